@@ -1,0 +1,150 @@
+"""Every exception that PiBot raises on purpose. One root, one sentence a class.
+
+A message says what was wrong, where, and what to do about it; it never holds a key.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class PibotError(Exception):
+    """The root: catch this to catch everything that PiBot raises on purpose."""
+
+
+class SettingsError(PibotError):
+    """A setting is missing or wrong; the message names the variable to change."""
+
+
+class InvalidRequest(PibotError):
+    """A caller sent something that does not fit; the message names the field."""
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class ContractError(PibotError):
+    """A peer's JSON does not have the agreed form."""
+
+
+# --- skills and tools -------------------------------------------------------
+
+
+class SkillError(PibotError):
+    """A skill's folder is not usable: no SKILL.md, a broken front matter, a tools.py that fails."""
+
+
+class UnknownSkill(SkillError):
+    """A task names a skill that this machine does not have."""
+
+    def __init__(self, name: str, available: tuple[str, ...]) -> None:
+        there_are = ", ".join(available) or "none"
+        super().__init__(f"unknown skill {name!r}; the skills here are: {there_are}")
+        self.name = name
+        self.available = available
+
+
+class ToolError(PibotError):
+    """A tool could not do what was asked; the text goes back to the model, which may try otherwise."""
+
+
+class SandboxUnavailable(ToolError):
+    """Commands cannot be confined on this machine, so they are not run at all."""
+
+
+# --- the model --------------------------------------------------------------
+
+
+class LLMError(PibotError):
+    """A chat completion could not be had."""
+
+
+class LLMConfigurationError(LLMError, SettingsError):
+    """The model's key, address or name is missing or a placeholder; the message says where to put it."""
+
+
+class LLMRejected(LLMError):
+    """The model's server refused the request for good: a wrong key, an unknown model, a bad request."""
+
+    def __init__(self, message: str, *, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class LLMUnavailable(LLMError):
+    """The model's server could not be reached, or kept failing until the retries were used up."""
+
+
+class LLMProtocolError(LLMError):
+    """The model's server answered with something that is no chat completion."""
+
+
+# --- the worker -------------------------------------------------------------
+
+
+class WorkerBusy(PibotError):
+    """The worker runs another task; ask again when it has ended."""
+
+    def __init__(self, current_task: str | None) -> None:
+        super().__init__(f"busy with task {current_task!r}")
+        self.current_task = current_task
+
+
+class TaskConflict(PibotError):
+    """The same task id came again with another body."""
+
+
+class TaskNotFound(PibotError):
+    """No task of that id is known here, or its result was dropped to make room."""
+
+
+class ShuttingDown(PibotError):
+    """The process is stopping and takes no new work."""
+
+
+# --- the master's view of its workers --------------------------------------
+
+
+class WorkerError(PibotError):
+    """Something between the master and one worker went wrong."""
+
+    def __init__(self, worker_id: str, message: str, **details: Any) -> None:
+        super().__init__(f"{worker_id}: {message}")
+        self.worker_id = worker_id
+        self.details = details
+
+
+class WorkerUnreachable(WorkerError):
+    """The worker did not answer at all, or the connection broke before its answer was whole."""
+
+
+class WorkerRejected(WorkerError):
+    """The worker refused the task for good (a wrong key, an unknown skill, a malformed field)."""
+
+
+class NoWorkers(PibotError):
+    """The pool knows no worker at all."""
+
+
+class PlanError(PibotError):
+    """What the model gave as a plan does not fit the schema; the text is shown to the model once."""
+
+
+# --- the job store ----------------------------------------------------------
+
+
+class StoreError(PibotError):
+    """The job database could not do what was asked."""
+
+
+class JobNotFound(StoreError):
+    """No job of that id."""
+
+
+class LeaseLost(StoreError):
+    """The token is not the lease's any more: the subtask was taken over, finished or cancelled."""
+
+
+class IllegalTransition(StoreError):
+    """A job or subtask may not go from its state to the one asked for."""

@@ -1,0 +1,91 @@
+"""What this machine reports of itself: memory, load, temperature. A reading that doesn't exist is None."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from pibot.contracts import JsonObject
+
+
+@dataclass(frozen=True)
+class HostReading:
+    """One look at the machine.
+
+    Args:
+        memory_total, memory_available: bytes, of the whole machine.
+        process_memory: bytes, this process's proportional set size.
+        load_1m: the load average of the last minute.
+        temperature: degrees Celsius of the processor; None where there is no sensor.
+        uptime: seconds since the machine started.
+    """
+
+    memory_total: int | None
+    memory_available: int | None
+    process_memory: int | None
+    load_1m: float | None
+    temperature: float | None
+    uptime: float | None
+
+    def to_json(self) -> JsonObject:
+        return {
+            "memory_total_bytes": self.memory_total,
+            "memory_available_bytes": self.memory_available,
+            "process_memory_bytes": self.process_memory,
+            "load_1m": self.load_1m,
+            "temperature_celsius": self.temperature,
+            "uptime_seconds": self.uptime,
+        }
+
+
+def read_host(root: Path = Path("/")) -> HostReading:
+    """Read the machine's state from ``/proc`` and ``/sys``.
+
+    Args:
+        root: where these are, for a tree of another machine.
+    """
+    memory = _kilobytes(root / "proc/meminfo")
+    process = _kilobytes(root / "proc/self/smaps_rollup")
+    uptime = _first_number(root / "proc/uptime")
+    millidegrees = _first_number(root / "sys/class/thermal/thermal_zone0/temp")
+    return HostReading(
+        memory_total=memory.get("MemTotal"),
+        memory_available=memory.get("MemAvailable"),
+        process_memory=process.get("Pss"),
+        load_1m=_first_number(root / "proc/loadavg"),
+        temperature=None if millidegrees is None else millidegrees / 1000,
+        uptime=uptime,
+    )
+
+
+def _read(path: Path) -> str:
+    """The file's text; empty where there is no such reading on this machine."""
+    try:
+        return path.read_text("ascii", "replace")
+    except OSError:
+        return ""
+
+
+def _kilobytes(path: Path) -> dict[str, int]:
+    """The ``Name: n kB`` lines of a file in ``/proc``, in bytes."""
+    found = {}
+    for line in _read(path).splitlines():
+        name, _, rest = line.partition(":")
+        words = rest.split()
+        if len(words) == 2 and words[1] == "kB" and words[0].isdigit():
+            found[name] = int(words[0]) * 1024
+    return found
+
+
+def _first_number(path: Path) -> float | None:
+    words = _read(path).split()
+    try:
+        return float(words[0]) if words else None
+    except ValueError:
+        return None
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0))

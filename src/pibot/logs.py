@@ -1,0 +1,142 @@
+"""Logs: one line an event, with the ids that it is about, to stderr (the journal) and to the guide's files."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import os
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+
+from pibot.errors import SettingsError
+
+FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
+
+WORKER_LOG_BYTES = 2 * 1024 * 1024
+"""Bytes of ``worker.log`` before it is rotated: small, because it lies on an SD card."""
+
+WORKER_LOG_FILES = 3
+
+
+def event(logger: logging.Logger, name: str, *, level: int = logging.INFO, **fields: object) -> None:
+    """Log one event as ``name key=value …`` on one line.
+
+    Args:
+        name: what happened, such as ``task_finished``.
+        level: a level of :mod:`logging`.
+        fields: the ids and figures; one that is None is left out.
+    """
+    if logger.isEnabledFor(level):
+        parts = [name, *(f"{key}={_quoted(value)}" for key, value in fields.items() if value is not None)]
+        logger.log(level, "%s", " ".join(parts))
+
+
+def configure(role: str, directory: Path | None, *, days: int = 14) -> None:
+    """Send the process's log to stderr and to the guide's file for ``role``.
+
+    Args:
+        role: ``master`` logs to ``logs/master_YYYYMMDD.log``, ``worker`` to ``worker.log``; any other to stderr alone.
+        directory: the folder of the file; None for the guide's own, in the working directory.
+        days: how many days of the master's files to keep.
+
+    Raises:
+        SettingsError: the folder can't be written.
+    """
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    try:
+        if role == "master":
+            handlers.append(DailyFileHandler(directory or Path("logs"), "master", days=days))
+        elif role == "worker":
+            path = (directory or Path()) / "worker.log"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not _is_stderr(path):
+                handlers.append(
+                    logging.handlers.RotatingFileHandler(
+                        path, maxBytes=WORKER_LOG_BYTES, backupCount=WORKER_LOG_FILES, encoding="utf-8"
+                    )
+                )
+    except OSError as exc:
+        raise SettingsError(f"the log can't be written: {exc}; set PIBOT_LOG_DIR to a folder that can") from exc
+    formatter = OneLineFormatter(FORMAT)
+    for handler in handlers:
+        handler.setFormatter(formatter)
+    root = logging.getLogger()
+    for old in list(root.handlers):
+        root.removeHandler(old)
+        old.close()
+    root.setLevel(logging.INFO)
+    for handler in handlers:
+        root.addHandler(handler)
+
+
+class OneLineFormatter(logging.Formatter):
+    """Times with the zone's offset, and no line break that a logged text could have brought in."""
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
+        return datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        return super().formatMessage(record).replace("\r", "\\r").replace("\n", "\\n")
+
+
+class DailyFileHandler(logging.FileHandler):
+    """Writes ``PREFIX_YYYYMMDD.log``, a new file each day, and keeps the newest ones.
+
+    The standard library's timed handler names the current file without its date; the guide's ``tail -f`` wants it.
+
+    Args:
+        directory: made if it is not there.
+        prefix: the files' first part.
+        days: how many files to keep.
+
+    Raises:
+        OSError: the folder can't be written.
+    """
+
+    def __init__(self, directory: Path, prefix: str, *, days: int) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._directory = directory
+        self._prefix = prefix
+        self._days = days
+        self._date = self._date_of(time.time())
+        super().__init__(self._path(), encoding="utf-8")
+        self._prune()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        date = self._date_of(record.created)
+        if date != self._date:
+            self._date = date
+            self.close()
+            self.baseFilename = os.fspath(self._path().absolute())
+            self.stream = self._open()
+            self._prune()
+        super().emit(record)
+
+    def _path(self) -> Path:
+        return self._directory / f"{self._prefix}_{self._date}.log"
+
+    def _prune(self) -> None:
+        files = sorted(self._directory.glob(f"{self._prefix}_[0-9]*.log"))
+        for old in files[: -self._days]:
+            old.unlink(missing_ok=True)
+
+    @staticmethod
+    def _date_of(seconds: float) -> str:
+        return time.strftime("%Y%m%d", time.localtime(seconds))
+
+
+def _is_stderr(path: Path) -> bool:
+    """Whether stderr goes to this very file, as in the guide's ``nohup … > worker.log 2>&1``: once is enough."""
+    try:
+        return os.path.samestat(os.fstat(sys.stderr.fileno()), path.stat())
+    except (OSError, ValueError):
+        return False
+
+
+def _quoted(value: object) -> str:
+    text = f"{value:.3f}" if isinstance(value, float) else str(value)
+    if text and not any(c in text for c in ' "=\n\r'):
+        return text
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,0 +1,306 @@
+"""Typed settings, and the only reader of the environment and of ``.env``.
+
+A value in the environment wins over the same name in ``.env`` in the working directory; a command-line flag,
+applied by the caller with :meth:`Settings.replace`, wins over both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dotenv import dotenv_values
+
+from pibot.contracts import Budget, WorkerAddress
+from pibot.errors import SettingsError
+
+DEFAULT_PORT = 5000
+VOLC_BASE_URL = "https://ark.cn-beijing.volces.com/api/coding/v3"
+VOLC_MODEL = "doubao-seed-code"
+OPENAI_BASE_URL = "https://api.openai.com/v1"
+
+_WORKER_IP = re.compile(r"WORKER_(\d+)_IP\Z")
+_TRUE = frozenset({"1", "true", "yes", "on"})
+_FALSE = frozenset({"0", "false", "no", "off", ""})
+
+
+class Secret:
+    """A text that must not be seen: its ``repr`` and ``str`` hide it, :meth:`reveal` gives it."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret('***')"
+
+    __str__ = __repr__
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._value == self._value
+
+    def __hash__(self) -> int:
+        return hash((Secret, self._value))
+
+
+@dataclass(frozen=True)
+class LLMSettings:
+    """Where the model is.
+
+    Args:
+        api_key: its key; None where none was given.
+        base_url: the address that ``/chat/completions`` is appended to.
+        model: the model's name; empty where none was given and none can be guessed.
+        backend: ``aiohttp`` or ``openai``.
+        timeout: seconds for one attempt of one call.
+        retries: how many more attempts a call gets after a failure that may pass.
+    """
+
+    api_key: Secret | None = None
+    base_url: str = VOLC_BASE_URL
+    model: str = VOLC_MODEL
+    backend: str = "aiohttp"
+    timeout: float = 120.0
+    retries: int = 4
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that can be set. See README.md for the names in the environment."""
+
+    llm: LLMSettings = field(default_factory=LLMSettings)
+    worker_id: str = "worker-1"
+    workers: tuple[WorkerAddress, ...] = ()
+    api_key: Secret | None = None
+    allow_open: bool = False
+    hub_url: str = f"http://127.0.0.1:{DEFAULT_PORT}"
+    data_dir: Path = Path("data")
+    log_dir: Path | None = None
+    workspace_dir: Path = Path("workspace")
+    skills_dir: Path = Path("skills")
+    worker_soul: Path = Path("worker_soul.md")
+    soul: Path = Path("soul.md")
+    sandbox: str = "bwrap"
+    web_allow: tuple[str, ...] = ()
+    read_paths: tuple[Path, ...] = ()
+    budget: Budget = field(default_factory=Budget)
+    results_kept: int = 200
+    results_ttl: float = 24 * 3600.0
+    stop_grace: float = 20.0
+    log_days: int = 14
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str] | None = None, directory: Path | None = None) -> Settings:
+        """Read the settings.
+
+        Args:
+            environ: the environment; the process's own by default.
+            directory: where ``.env`` may lie and what relative paths start from; the working directory by default.
+
+        Raises:
+            SettingsError: a value does not fit; it names the variable.
+        """
+        directory = Path.cwd() if directory is None else directory
+        env = _Env({**_read_dotenv(directory / ".env"), **(os.environ if environ is None else environ)}, directory)
+        defaults = cls()
+        return cls(
+            llm=_llm(env),
+            worker_id=env.text("WORKER_ID", defaults.worker_id),
+            workers=_workers(env),
+            api_key=env.secret("PIBOT_API_KEY"),
+            allow_open=env.flag("PIBOT_ALLOW_OPEN"),
+            hub_url=env.text("PIBOT_HUB_URL", defaults.hub_url).rstrip("/"),
+            data_dir=env.path("PIBOT_DATA_DIR", directory / "data"),
+            log_dir=env.path("PIBOT_LOG_DIR", None),
+            workspace_dir=env.path("PIBOT_WORKSPACE_DIR", directory / "workspace"),
+            skills_dir=env.path("PIBOT_SKILLS_DIR", _bundled(directory, "skills")),
+            worker_soul=_bundled(directory, "worker_soul.md"),
+            soul=_bundled(directory, "soul.md"),
+            sandbox=env.choice("PIBOT_SANDBOX", ("bwrap", "off"), defaults.sandbox),
+            web_allow=env.words("PIBOT_WEB_ALLOW"),
+            read_paths=tuple(env.absolute(p, "PIBOT_READ_PATHS") for p in env.words("PIBOT_READ_PATHS")),
+            budget=Budget(
+                max_steps=env.integer("PIBOT_MAX_STEPS", Budget.max_steps, minimum=1),
+                max_seconds=env.seconds("PIBOT_TASK_TIMEOUT", Budget.max_seconds),
+                max_tokens=env.integer("PIBOT_MAX_TOKENS", Budget.max_tokens, minimum=1),
+                max_output_chars=env.integer("PIBOT_MAX_OUTPUT_CHARS", Budget.max_output_chars, minimum=100),
+            ),
+            results_kept=env.integer("PIBOT_RESULTS_KEPT", defaults.results_kept, minimum=1),
+            results_ttl=env.seconds("PIBOT_RESULTS_TTL", defaults.results_ttl),
+            stop_grace=env.seconds("PIBOT_STOP_GRACE", defaults.stop_grace),
+            log_days=env.integer("PIBOT_LOG_DAYS", defaults.log_days, minimum=1),
+        )
+
+    def replace(self, **changes: Any) -> Settings:
+        """A copy with some fields changed, for the command line's flags."""
+        return dataclasses.replace(self, **changes)
+
+    def listen_host(self, wanted: str | None) -> str:
+        """The address to listen on: all of them with a key, loopback alone without one.
+
+        Raises:
+            SettingsError: an address beyond loopback is wanted, there is no key, and nobody allowed that.
+        """
+        open_to_all = self.api_key is not None or self.allow_open
+        host = wanted or ("0.0.0.0" if open_to_all else "127.0.0.1")
+        if open_to_all or is_loopback(host):
+            return host
+        raise SettingsError(
+            f"refusing to listen on {host} without a key: anyone there could run commands. "
+            "Set PIBOT_API_KEY, or PIBOT_ALLOW_OPEN=1 if that is what you want"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host``, an address or ``localhost``, can be reached from this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class _Env:
+    """Names to values, with the conversions; each error names the variable."""
+
+    def __init__(self, values: Mapping[str, str], directory: Path) -> None:
+        self._values = values
+        self._directory = directory
+
+    def names(self) -> list[str]:
+        return list(self._values)
+
+    def get(self, name: str) -> str | None:
+        value = self._values.get(name, "").strip()
+        return value or None
+
+    def text(self, name: str, default: str) -> str:
+        return self.get(name) or default
+
+    def secret(self, name: str) -> Secret | None:
+        value = self.get(name)
+        return None if value is None else Secret(value)
+
+    def flag(self, name: str) -> bool:
+        value = (self.get(name) or "").lower()
+        if value in _TRUE:
+            return True
+        if value in _FALSE:
+            return False
+        raise SettingsError(f"{name} must be 1 or 0, not {value!r}")
+
+    def choice(self, name: str, choices: tuple[str, ...], default: str) -> str:
+        value = self.text(name, default)
+        if value not in choices:
+            raise SettingsError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+        return value
+
+    def integer(self, name: str, default: int, *, minimum: int) -> int:
+        value = self.get(name)
+        if value is None:
+            return default
+        if not value.isascii() or not value.isdigit() or int(value) < minimum:
+            raise SettingsError(f"{name} must be a whole number from {minimum} up, not {value!r}")
+        return int(value)
+
+    def seconds(self, name: str, default: float) -> float:
+        value = self.get(name)
+        if value is None:
+            return default
+        try:
+            number = float(value)
+        except ValueError:
+            number = -1.0
+        if not 0 < number < float("inf"):
+            raise SettingsError(f"{name} must be a number of seconds above 0, not {value!r}")
+        return number
+
+    def port(self, name: str) -> int:
+        number = self.integer(name, DEFAULT_PORT, minimum=1)
+        if number > 65535:
+            raise SettingsError(f"{name} must be a port from 1 to 65535, not {number}")
+        return number
+
+    def words(self, name: str) -> tuple[str, ...]:
+        return tuple(word for word in re.split(r"[,\s]+", self.get(name) or "") if word)
+
+    def path(self, name: str, default: Any) -> Any:
+        value = self.get(name)
+        return default if value is None else self._directory / Path(value).expanduser()
+
+    def absolute(self, value: str, name: str) -> Path:
+        path = Path(value).expanduser()
+        if not path.is_absolute():
+            raise SettingsError(f"{name} must hold absolute paths, not {value!r}")
+        return path
+
+
+def _read_dotenv(path: Path) -> dict[str, str]:
+    """The names and values of ``.env``; none where there is no such file.
+
+    Raises:
+        SettingsError: the file is there and cannot be read, or is not UTF-8.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        return {name: value for name, value in dotenv_values(path, interpolate=False).items() if value is not None}
+    except (OSError, UnicodeDecodeError) as exc:
+        raise SettingsError(f"{path} cannot be read: {exc}") from exc
+
+
+def _llm(env: _Env) -> LLMSettings:
+    """The model's settings: the VOLC names first, the OPENAI ones where these are absent."""
+    key = env.secret("VOLC_API_KEY")
+    base_url = env.get("VOLC_BASE_URL")
+    model = env.get("MODEL_NAME")
+    if key is None and env.secret("OPENAI_API_KEY") is not None:
+        key = env.secret("OPENAI_API_KEY")
+        base_url = base_url or env.text("OPENAI_BASE_URL", OPENAI_BASE_URL)
+        model = model or ""
+    base_url = base_url or env.get("OPENAI_BASE_URL") or VOLC_BASE_URL
+    if not re.match(r"https?://[^/\s]+", base_url):
+        raise SettingsError(f"VOLC_BASE_URL must be an http or https address, not {base_url!r}")
+    return LLMSettings(
+        api_key=key,
+        base_url=base_url.rstrip("/"),
+        model=VOLC_MODEL if model is None else model,
+        backend=env.choice("PIBOT_LLM_BACKEND", ("aiohttp", "openai"), "aiohttp"),
+        timeout=env.seconds("PIBOT_LLM_TIMEOUT", LLMSettings.timeout),
+        retries=env.integer("PIBOT_LLM_RETRIES", LLMSettings.retries, minimum=0),
+    )
+
+
+def _workers(env: _Env) -> tuple[WorkerAddress, ...]:
+    """``WORKER_1_IP`` … ``WORKER_n_IP`` in the order of their numbers, each with its optional port."""
+    numbers = sorted({int(m.group(1)) for m in map(_WORKER_IP.match, env.names()) if m})
+    workers = []
+    for number in numbers:
+        host = env.get(f"WORKER_{number}_IP")
+        if host is None:
+            continue
+        if not re.fullmatch(r"[A-Za-z0-9._:-]+", host):
+            raise SettingsError(
+                f"WORKER_{number}_IP must be an address or a host's name, not {host!r}; "
+                f"a port goes into WORKER_{number}_PORT"
+            )
+        workers.append(WorkerAddress(f"worker-{number}", host, env.port(f"WORKER_{number}_PORT")))
+    return tuple(workers)
+
+
+def _bundled(directory: Path, name: str) -> Path:
+    """``name`` in the working directory, else the one that came with the package."""
+    package = Path(__file__).resolve().parent
+    candidates = (directory / name, package / "bundled" / name, package.parent.parent / name)
+    return next((c for c in candidates if c.exists()), candidates[0])

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pibot.contracts import (
+    Message,
+    SubTask,
+    TaskComplexity,
+    TaskPlan,
+    TaskRequest,
+    TaskResult,
+    TaskState,
+    ToolCall,
+    Usage,
+)
+from pibot.errors import ContractError, InvalidRequest
+
+TASK: dict[str, Any] = {"task_id": "test_001", "description": "List files", "skills": ["shell_exec"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"task_id": ""}, "task_id"),
+        ({"task_id": "../etc"}, "task_id"),
+        ({"task_id": "a" * 101}, "task_id"),
+        ({"task_id": "a\n"}, "task_id"),
+        ({"task_id": 7}, "task_id"),
+        ({"task_id": "ü"}, "task_id"),
+        ({"description": ""}, "description"),
+        ({"description": " \n"}, "description"),
+        ({"description": None}, "description"),
+        ({"description": "x" * 100_001}, "description"),
+        ({"description": "\ud800"}, "description"),
+        ({"skills": "shell_exec"}, "skills"),
+        ({"skills": [1]}, "skills"),
+        ({"skills": ["../x"]}, "skills"),
+        ({"skills": [f"s{n}" for n in range(33)]}, "skills"),
+        ({"timeout": 0}, "timeout"),
+        ({"timeout": True}, "timeout"),
+        ({"timeout": "5"}, "timeout"),
+        ({"timeout": float("nan")}, "timeout"),
+        ({"timeout": 86401}, "timeout"),
+        ({"prompt": "x"}, "prompt"),
+    ],
+)
+def test_a_task_with_a_field_that_does_not_fit_is_refused_by_its_name(change: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        TaskRequest.from_json({**TASK, **change})
+    assert caught.value.field == field
+    assert field in str(caught.value)
+
+
+@pytest.mark.parametrize("missing", ["task_id", "description"])
+def test_a_task_without_a_needed_field_is_refused_by_its_name(missing: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"{missing} is missing"):
+        TaskRequest.from_json({name: value for name, value in TASK.items() if name != missing})
+
+
+def test_skills_may_be_left_out_and_named_twice() -> None:
+    assert TaskRequest.from_json({"task_id": "t", "description": "d"}).skills == ()
+    assert TaskRequest.from_json({**TASK, "skills": ["a", "b", "a"]}).skills == ("a", "b")
+
+
+@given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), lambda inner: st.lists(inner), max_leaves=5))
+def test_whatever_a_body_holds_it_is_a_task_or_an_invalid_request(value: object) -> None:
+    for name in (*TASK, "timeout"):
+        try:
+            task = TaskRequest.from_json({**TASK, name: value})
+        except InvalidRequest:
+            continue
+        assert TaskRequest.from_json(json.loads(json.dumps(task.to_json()))) == task
+
+
+def test_a_task_comes_back_from_its_json_as_it_was() -> None:
+    task = TaskRequest("t", "d", ("a",), 2.5)
+    assert TaskRequest.from_json(json.loads(json.dumps(task.to_json()))) == task
+
+
+def test_a_plan_comes_back_from_its_json_as_it_was() -> None:
+    plan = TaskPlan(
+        TaskComplexity.COMPLEX, False, (SubTask("a", "x", ("s",)), SubTask("b", "y", (), ("a",), 3.0)), None, "why"
+    )
+    assert TaskPlan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+
+
+def test_a_results_json_has_the_agreed_fields_and_its_output_twice() -> None:
+    result = TaskResult("t", "worker-1", TaskState.COMPLETED, "done", {"n": 1}, None, Usage(3, 4, 1), 2, 1.0, 2.0)
+    assert result.to_json() == {
+        "success": True,
+        "task_id": "t",
+        "worker_id": "worker-1",
+        "status": "completed",
+        "data": {"n": 1, "output": "done"},
+        "output": "done",
+        "usage": {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7, "llm_calls": 1},
+        "steps": 2,
+        "started_at": 1.0,
+        "finished_at": 2.0,
+    }
+
+
+def test_a_failed_result_says_why_and_comes_back_as_it_was() -> None:
+    result = TaskResult("t", None, TaskState.FAILED, "", {"output": ""}, "no disk", started_at=1.0, finished_at=2.0)
+    body = result.to_json()
+    assert (body["success"], body["error"]) == (False, "no disk")
+    assert TaskResult.from_json(json.loads(json.dumps(body))) == result
+
+
+@pytest.mark.parametrize(
+    "body", [None, [], {}, {"task_id": "t"}, {"task_id": "t", "status": "great"}, {"task_id": "t", "status": "running"}]
+)
+def test_what_is_no_result_is_refused(body: object) -> None:
+    with pytest.raises(ContractError):
+        TaskResult.from_json(body)
+
+
+def test_usage_is_added_up_and_read_leniently() -> None:
+    assert Usage(1, 2, 3) + Usage(10, 20, 30) == Usage(11, 22, 33)
+    assert Usage.from_json({"prompt_tokens": "7", "completion_tokens": -1, "llm_calls": True}) == Usage()
+
+
+def test_a_message_has_the_protocols_form() -> None:
+    call = ToolCall("c1", "shell_exec", {"command": "ls"}, '{"command": "ls"}')
+    assert Message("assistant", "", (call,)).to_json() == {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [
+            {"id": "c1", "type": "function", "function": {"name": "shell_exec", "arguments": '{"command": "ls"}'}}
+        ],
+    }
+    assert Message("tool", "out", tool_call_id="c1").to_json() == {
+        "role": "tool",
+        "content": "out",
+        "tool_call_id": "c1",
+    }

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pibot.errors import SettingsError
+from pibot.settings import Secret, Settings
+
+
+def load(tmp_path: Path, dotenv: str = "", **environ: str) -> Settings:
+    (tmp_path / ".env").write_text(dotenv, "utf-8")
+    return Settings.load(environ, tmp_path)
+
+
+def test_the_guides_dotenv_is_read_with_its_inline_comment(tmp_path: Path) -> None:
+    settings = load(
+        tmp_path,
+        "VOLC_API_KEY=abc\n"
+        "VOLC_BASE_URL=https://ark.cn-beijing.volces.com/api/coding/v3\n"
+        "MODEL_NAME=doubao-seed-code\n"
+        "WORKER_ID=worker-2  # Change to worker-2, worker-3 on other Workers\n",
+    )
+    assert settings.llm.api_key == Secret("abc")
+    assert settings.llm.model == "doubao-seed-code"
+    assert settings.worker_id == "worker-2"
+
+
+def test_the_environment_wins_over_dotenv(tmp_path: Path) -> None:
+    assert load(tmp_path, "WORKER_ID=from-file\n", WORKER_ID="from-env").worker_id == "from-env"
+
+
+def test_a_dollar_in_a_key_is_kept_as_it_is(tmp_path: Path) -> None:
+    settings = load(tmp_path, "PIBOT_API_KEY=a${HOME}b\n")
+    assert settings.api_key is not None
+    assert settings.api_key.reveal() == "a${HOME}b"
+
+
+def test_openai_names_are_read_where_the_volc_ones_are_absent(tmp_path: Path) -> None:
+    settings = load(tmp_path, OPENAI_API_KEY="o", OPENAI_BASE_URL="http://127.0.0.1:9/v1/", MODEL_NAME="m")
+    assert settings.llm.api_key == Secret("o")
+    assert settings.llm.base_url == "http://127.0.0.1:9/v1"
+    assert settings.llm.model == "m"
+
+
+def test_volc_names_win_over_openai_ones(tmp_path: Path) -> None:
+    settings = load(tmp_path, VOLC_API_KEY="v", OPENAI_API_KEY="o", OPENAI_BASE_URL="http://127.0.0.1:9/v1")
+    assert settings.llm.api_key == Secret("v")
+
+
+def test_workers_are_read_in_the_order_of_their_numbers_with_optional_ports(tmp_path: Path) -> None:
+    settings = load(
+        tmp_path,
+        WORKER_10_IP="10.0.0.10",
+        WORKER_1_IP="192.168.10.66",
+        WORKER_2_IP="pi-two.local",
+        WORKER_2_PORT="5002",
+    )
+    assert [(w.worker_id, w.host, w.port) for w in settings.workers] == [
+        ("worker-1", "192.168.10.66", 5000),
+        ("worker-2", "pi-two.local", 5002),
+        ("worker-10", "10.0.0.10", 5000),
+    ]
+
+
+def test_an_ipv6_worker_gets_brackets_in_its_address(tmp_path: Path) -> None:
+    assert load(tmp_path, WORKER_1_IP="fd00::1").workers[0].url == "http://[fd00::1]:5000"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("WORKER_1_PORT", "70000"),
+        ("WORKER_1_PORT", "http"),
+        ("WORKER_1_IP", "http://192.168.10.66"),
+        ("PIBOT_ALLOW_OPEN", "perhaps"),
+        ("PIBOT_SANDBOX", "docker"),
+        ("PIBOT_LLM_BACKEND", "curl"),
+        ("PIBOT_TASK_TIMEOUT", "-1"),
+        ("PIBOT_TASK_TIMEOUT", "inf"),
+        ("PIBOT_TASK_TIMEOUT", "nan"),
+        ("PIBOT_MAX_STEPS", "0"),
+        ("PIBOT_MAX_STEPS", "²"),
+        ("PIBOT_READ_PATHS", "relative/path"),
+        ("VOLC_BASE_URL", "ark.example"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_refused_by_the_name_of_its_variable(
+    tmp_path: Path, name: str, value: str
+) -> None:
+    environ = {"WORKER_1_IP": "127.0.0.1", name: value}
+    with pytest.raises(SettingsError, match=name):
+        load(tmp_path, **environ)
+
+
+def test_an_empty_value_counts_as_absent(tmp_path: Path) -> None:
+    settings = load(tmp_path, "PIBOT_API_KEY=\nWORKER_1_IP=\nPIBOT_TASK_TIMEOUT=\n")
+    assert settings.api_key is None
+    assert settings.workers == ()
+    assert settings.budget.max_seconds == 300
+
+
+def test_a_dotenv_that_is_no_text_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"\xff\xfe\x00K=V")
+    with pytest.raises(SettingsError, match=r"\.env cannot be read"):
+        Settings.load({}, tmp_path)
+
+
+def test_a_secret_never_shows_in_a_repr(tmp_path: Path) -> None:
+    settings = load(tmp_path, VOLC_API_KEY="hunter2", PIBOT_API_KEY="hunter3")
+    assert "hunter" not in repr(settings)
+    assert "hunter" not in f"{settings.api_key}"
+
+
+def test_without_a_key_only_loopback_is_listened_on(tmp_path: Path) -> None:
+    settings = load(tmp_path)
+    assert settings.listen_host(None) == "127.0.0.1"
+    assert settings.listen_host("::1") == "::1"
+    with pytest.raises(SettingsError, match="PIBOT_API_KEY"):
+        settings.listen_host("192.168.10.66")
+    with pytest.raises(SettingsError, match="PIBOT_ALLOW_OPEN"):
+        settings.listen_host("0.0.0.0")
+
+
+def test_with_a_key_or_the_owners_word_all_addresses_are_listened_on(tmp_path: Path) -> None:
+    assert load(tmp_path, PIBOT_API_KEY="k").listen_host(None) == "0.0.0.0"
+    assert load(tmp_path, PIBOT_ALLOW_OPEN="1").listen_host(None) == "0.0.0.0"
+    assert load(tmp_path, PIBOT_API_KEY="k").listen_host("127.0.0.1") == "127.0.0.1"
+
+
+def test_skills_and_souls_in_the_working_directory_come_before_the_bundled_ones(tmp_path: Path) -> None:
+    assert load(tmp_path).worker_soul.is_file()
+    (tmp_path / "worker_soul.md").write_text("mine", "utf-8")
+    (tmp_path / "skills").mkdir()
+    settings = load(tmp_path)
+    assert settings.worker_soul == tmp_path / "worker_soul.md"
+    assert settings.skills_dir == tmp_path / "skills"
