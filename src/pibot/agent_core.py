@@ -1,0 +1,171 @@
+"""The agent's loop: ask the model, run the tools that it asks for, finish. One agent runs one task."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from pibot.contracts import (
+    AgentOutcome,
+    Budget,
+    Completion,
+    LLMClient,
+    Message,
+    TaskRequest,
+    TaskState,
+    ToolCall,
+    ToolResult,
+    ToolSpec,
+    Usage,
+)
+from pibot.errors import LLMError
+from pibot.jsontext import extract_json_object
+from pibot.logs import event
+
+log = logging.getLogger("pibot.agent")
+
+MAX_CALLS_PER_STEP = 16
+"""Tool calls that one answer of the model may ask for; each may be a process, on a machine with 512 MB."""
+
+EMPTY_ANSWER = (
+    "Your last answer was empty. Call a tool, or give your final answer as the JSON object with "
+    '"success", "data" and "output".'
+)
+
+
+class Tools(Protocol):
+    """The tools of one task."""
+
+    @property
+    def specs(self) -> Sequence[ToolSpec]: ...
+
+    @property
+    def instructions(self) -> str: ...
+
+    async def execute(self, call: ToolCall) -> ToolResult: ...
+
+
+class ToolAgent:
+    """Runs one task with one model and the task's own tools.
+
+    Args:
+        llm: the model.
+        tools: what it may call.
+        system_prompt: its standing orders; the skills' instructions are added.
+        budget: how far it may go.
+    """
+
+    def __init__(self, llm: LLMClient, tools: Tools, system_prompt: str, budget: Budget) -> None:
+        self._llm = llm
+        self._tools = tools
+        self._system_prompt = "\n\n".join(part for part in (system_prompt.strip(), tools.instructions.strip()) if part)
+        self._budget = budget
+        self._usage = Usage()
+        self._steps = 0
+
+    async def run(self, request: TaskRequest) -> AgentOutcome:
+        """Run the task to its end, at the latest when its time is up.
+
+        Raises:
+            asyncio.CancelledError: the awaiting task was cancelled; every tool has ended by then.
+        """
+        messages = [Message("system", self._system_prompt), Message("user", request.description)]
+        try:
+            return await asyncio.wait_for(self._loop(messages, request.task_id), self._budget.max_seconds)
+        except asyncio.TimeoutError:
+            reason = f"the task's {self._budget.max_seconds:g} seconds were up at step {self._steps}"
+            return self._outcome(TaskState.TIMEOUT, error=reason)
+        except LLMError as exc:
+            return self._outcome(TaskState.FAILED, error=f"the model could not be asked: {exc}")
+
+    async def _loop(self, messages: list[Message], task_id: str) -> AgentOutcome:
+        empty_answers = 0
+        while True:
+            spent = self._spent_budget()
+            if spent is not None:
+                return self._outcome(TaskState.FAILED, error=spent)
+            completion = await self._query(messages)
+            messages.append(Message("assistant", completion.text, completion.tool_calls))
+            if completion.tool_calls:
+                messages += await self._execute(completion.tool_calls, task_id)
+            elif completion.text.strip():
+                return self._finish(completion)
+            else:
+                empty_answers += 1
+                if empty_answers == 2:
+                    return self._outcome(TaskState.FAILED, error="the model gave an empty answer twice")
+                messages.append(Message("user", EMPTY_ANSWER))
+
+    def _spent_budget(self) -> str | None:
+        """Which budget is used up; the time is watched by :meth:`run`, also while a tool works."""
+        if self._steps >= self._budget.max_steps:
+            return f"the task used its {self._budget.max_steps} steps without a final answer (PIBOT_MAX_STEPS)"
+        if self._usage.total_tokens >= self._budget.max_tokens:
+            return (
+                f"the task used {self._usage.total_tokens} tokens, {self._budget.max_tokens} are allowed "
+                "(PIBOT_MAX_TOKENS)"
+            )
+        return None
+
+    async def _query(self, messages: Sequence[Message]) -> Completion:
+        self._steps += 1
+        completion = await self._llm.complete(messages, self._tools.specs)
+        self._usage += completion.usage
+        return completion
+
+    async def _execute(self, calls: Sequence[ToolCall], task_id: str) -> list[Message]:
+        """Run the calls of one answer at the same time; each gets its answer, in their order."""
+        for call in calls:
+            event(log, "tool_call", task=task_id, tool=call.name, step=self._steps)
+        results = await asyncio.gather(
+            *(
+                self._tools.execute(call) if number < MAX_CALLS_PER_STEP else _refused(call)
+                for number, call in enumerate(calls)
+            )
+        )
+        return [
+            Message(
+                "tool", f"ERROR: {result.content}" if result.is_error else result.content, tool_call_id=call.call_id
+            )
+            for call, result in zip(calls, results)
+        ]
+
+    def _finish(self, completion: Completion) -> AgentOutcome:
+        """Make the outcome of the final answer: the JSON of ``worker_soul.md`` where it is there, else plain prose."""
+        found = extract_json_object(completion.text)
+        if found is None or not {"success", "output", "data"} & found.keys():
+            output = completion.text.strip()
+            if completion.finish_reason == "length":
+                output += "\n[the model's answer ends here: it reached its length limit]"
+            return self._outcome(TaskState.COMPLETED, output=output)
+        raw = found.get("data")
+        data = raw if isinstance(raw, dict) else {} if raw is None else {"value": raw}
+        output = _text(found.get("output", data.get("output")))
+        if found.get("success", True) is not False:
+            return self._outcome(TaskState.COMPLETED, output=output or _text(raw), data=data)
+        error = _text(found.get("error")) or _text(data.get("error")) or output or "the agent reports a failure"
+        return self._outcome(TaskState.FAILED, output=output, data=data, error=error)
+
+    def _outcome(
+        self, state: TaskState, *, output: str = "", data: dict[str, Any] | None = None, error: str | None = None
+    ) -> AgentOutcome:
+        limit = self._budget.max_output_chars
+        if len(output) > limit:
+            output = f"{output[:limit]}\n[{len(output) - limit} more characters were cut]"
+        data = data or {}
+        if len(json.dumps(data, default=str)) > limit:
+            data = {"note": f"the data was dropped: it had more than {limit} characters"}
+        return AgentOutcome(state, output, data, error, self._usage, self._steps)
+
+
+async def _refused(call: ToolCall) -> ToolResult:
+    return ToolResult(call.call_id, f"not run: at most {MAX_CALLS_PER_STEP} calls at a time; ask again", is_error=True)
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,8 @@
+"""The master's parts, under the names that the guide's scripts import."""
+
+from __future__ import annotations
+
+from pibot.contracts import SubTask, TaskComplexity, TaskPlan
+from pibot.master_components.worker_pool import WorkerPool, create_default_worker_pool
+
+__all__ = ["SubTask", "TaskComplexity", "TaskPlan", "WorkerPool", "create_default_worker_pool"]

@@ -1,0 +1,103 @@
+"""The worker's HTTP API: a Flask app over a :class:`~pibot.worker_task_executor.TaskExecutor`."""
+
+from __future__ import annotations
+
+import time
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, cast
+
+from flask import Response
+
+from pibot import __version__
+from pibot.contracts import TaskRequest, TaskResult
+from pibot.host import read_host
+from pibot.settings import Settings
+from pibot.web import WaitingRoom, answer, create_app, json_body, wait_preference
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from pibot.tool_registry import SkillLibrary
+    from pibot.worker_task_executor import TaskExecutor
+
+MAX_WAIT = 60.0
+"""Seconds that one request may wait for a result; a caller that wants more asks again."""
+
+WAITING_PLACES = 6
+"""Of the server's 10 threads, how many may wait; the others answer ``/health`` and take cancels."""
+
+
+def create_worker_app(executor: TaskExecutor, library: SkillLibrary, settings: Settings) -> Flask:
+    """Make the worker's app.
+
+    Args:
+        executor: runs the tasks.
+        library: the skills that tasks may name.
+        settings: for the key and for what ``/status`` says.
+    """
+    app = create_app(__name__, api_key=settings.api_key, open_paths=("/health", "/openapi.json"))
+    waiting = WaitingRoom(WAITING_PLACES)
+    started = time.monotonic()
+
+    def result_or(task_id: str, not_yet: dict[str, Any]) -> Response:
+        """The task's result, waiting for it if the caller prefers to, else a 202."""
+        seconds = wait_preference(MAX_WAIT)
+        result = waiting.wait(seconds, lambda limit: executor.wait(task_id, limit))
+        headers = {"Preference-Applied": f"wait={seconds:.0f}"} if seconds else None
+        if result is None:
+            return answer(not_yet, 202, headers)
+        return answer(cast(TaskResult, result).to_json(), 200, headers)
+
+    @app.get("/health")
+    def health() -> Response:
+        return answer({"status": "healthy", "worker_id": executor.worker_id, "current_task": executor.current_task})
+
+    @app.post("/task")
+    def submit() -> Response:
+        task = TaskRequest.from_json(json_body())
+        library.check(task.skills)
+        executor.submit(task)
+        return result_or(task.task_id, {"success": True, "task_id": task.task_id, "status": "accepted"})
+
+    @app.get("/task/<task_id>/result")
+    def result(task_id: str) -> Response:
+        return result_or(task_id, {"success": True, "task_id": task_id, "status": "running"})
+
+    @app.post("/task/<task_id>/cancel")
+    def cancel(task_id: str) -> Response:
+        return answer(executor.cancel(task_id).to_json())
+
+    @app.get("/status")
+    def status() -> Response:
+        return answer(
+            {
+                "worker_id": executor.worker_id,
+                "version": __version__,
+                "uptime_seconds": round(time.monotonic() - started, 3),
+                "current_task": executor.current_task,
+                "tasks": {state.value: number for state, number in executor.ended().items()},
+                "skills": list(library.names()),
+                "model": settings.llm.model,
+                "sandbox": settings.sandbox,
+                "host": read_host().to_json(),
+            }
+        )
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        from pibot.worker_metrics import worker_metrics
+
+        text = worker_metrics(executor.worker_id, executor.current_task is not None, executor.ended(), read_host())
+        return Response(text, content_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/openapi.json")
+    def openapi() -> Response:
+        return Response(_openapi(), mimetype="application/json")
+
+    return app
+
+
+@cache
+def _openapi() -> str:
+    return files("pibot").joinpath("worker_openapi.json").read_text("utf-8")

@@ -1,0 +1,443 @@
+"""Runs tasks one at a time, each in a fresh agent; and the worker's ``main``.
+
+``python -m pibot.worker_task_executor --port 5000 --worker-id worker-1`` starts a worker.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import shutil
+import sys
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable
+
+from pibot import __version__, logs
+from pibot.background import BackgroundLoop
+from pibot.contracts import (
+    Agent,
+    AgentOutcome,
+    Budget,
+    Clock,
+    CommandRunner,
+    LLMClient,
+    TaskRequest,
+    TaskResult,
+    TaskState,
+    ToolContext,
+)
+from pibot.errors import PibotError, SettingsError, ShuttingDown, TaskConflict, TaskNotFound, WorkerBusy
+from pibot.logs import event
+from pibot.settings import DEFAULT_PORT, Settings
+
+if TYPE_CHECKING:
+    import asyncio
+    from concurrent.futures import Future
+
+    from pibot.tool_registry import SkillLibrary
+
+log = logging.getLogger("pibot.worker")
+
+CANCEL_WAIT = 30.0
+"""Seconds that a cancelled task gets to end its processes before the caller is told that it hangs."""
+
+
+class _Entry:
+    """One task that this worker has taken."""
+
+    __slots__ = ("cancel_reason", "done", "finished_at", "request", "result", "running")
+
+    def __init__(self, request: TaskRequest) -> None:
+        self.request = request
+        self.running: asyncio.Future[AgentOutcome] | None = None
+        self.cancel_reason: str | None = None
+        self.done: Future[TaskResult] | None = None
+        self.result: TaskResult | None = None
+        self.finished_at = 0.0
+
+
+class TaskExecutor:
+    """Runs one task at a time and keeps the results of the last ones. Its methods may be called from any thread.
+
+    Args:
+        worker_id: this worker's name, as results carry it.
+        create_agent: makes the agent of one task; called in the loop, so imports that cost wait for the first task.
+        loop: where agents run.
+        results_kept: how many ended tasks are remembered.
+        results_ttl: seconds that they are remembered.
+        clock: seconds since the epoch, for the times that results carry.
+        monotonic: seconds, for ages.
+    """
+
+    def __init__(
+        self,
+        worker_id: str,
+        create_agent: Callable[[TaskRequest], Agent],
+        loop: BackgroundLoop,
+        *,
+        results_kept: int = 200,
+        results_ttl: float = 24 * 3600.0,
+        clock: Clock = time.time,
+        monotonic: Clock = time.monotonic,
+    ) -> None:
+        self.worker_id = worker_id
+        self._create_agent = create_agent
+        self._loop = loop
+        self._results_kept = results_kept
+        self._results_ttl = results_ttl
+        self._clock = clock
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._current: _Entry | None = None
+        self._stopping = False
+        self._ended: dict[TaskState, int] = {s: 0 for s in TaskState if s is not TaskState.RUNNING}
+
+    @property
+    def current_task(self) -> str | None:
+        """The id of the task that runs now."""
+        current = self._current
+        return None if current is None else current.request.task_id
+
+    def ended(self) -> Mapping[TaskState, int]:
+        """How many tasks have ended since the start, by how they ended."""
+        with self._lock:
+            return dict(self._ended)
+
+    def submit(self, request: TaskRequest) -> None:
+        """Take a task and start it. A task that was taken before, with the same body, is not run again.
+
+        Raises:
+            TaskConflict: its id was taken before, with another body.
+            WorkerBusy: another task runs.
+            ShuttingDown: no more tasks are taken.
+        """
+        with self._lock:
+            known = self._lookup(request.task_id)
+            if known is not None:
+                if known.request == request:
+                    return
+                raise TaskConflict(
+                    f"task {request.task_id!r} was sent before with another body; choose another task_id"
+                )
+            if self._stopping:
+                raise ShuttingDown(f"{self.worker_id} is stopping and takes no new task")
+            if self._current is not None:
+                raise WorkerBusy(self._current.request.task_id)
+            entry = _Entry(request)
+            # Under the lock, so that nobody finds an entry without its future.
+            entry.done = self._loop.run(self._supervise(entry))
+            self._current = self._entries[request.task_id] = entry
+        event(log, "task_started", task=request.task_id, skills=",".join(request.skills) or "-")
+
+    def wait(self, task_id: str, seconds: float) -> TaskResult | None:
+        """The task's result, waiting for it up to ``seconds``; None where it still runs.
+
+        Raises:
+            TaskNotFound: no such task is known here.
+        """
+        with self._lock:
+            entry = self._lookup(task_id)
+        if entry is None:
+            raise TaskNotFound(
+                f"no task {task_id!r} on {self.worker_id}: it was never sent here, or its result was dropped since"
+            )
+        if entry.result is None and seconds > 0:
+            self._await(entry, seconds)
+        return entry.result
+
+    def cancel(self, task_id: str, reason: str = "cancelled by request") -> TaskResult:
+        """End a task, and return how it ended once its last process is gone. An ended task stays as it is.
+
+        Raises:
+            TaskNotFound: no such task is known here.
+            PibotError: it did not end within :data:`CANCEL_WAIT` seconds.
+        """
+        result = self.wait(task_id, 0.0)
+        if result is not None:
+            return result
+        entry = self._entries[task_id]
+        self._loop.call_soon(self._cancel_in_loop, entry, reason)
+        self._await(entry, CANCEL_WAIT)
+        if entry.result is None:
+            raise PibotError(f"task {task_id!r} did not end within {CANCEL_WAIT:g} seconds; restart the worker")
+        return entry.result
+
+    def stop(self, grace: float) -> None:
+        """Take no new task; let the running one end within ``grace`` seconds, else end it as cancelled."""
+        with self._lock:
+            self._stopping = True
+            entry = self._current
+        if entry is None:
+            return
+        event(log, "waiting_for_task", task=entry.request.task_id, grace=grace)
+        self._await(entry, grace)
+        if entry.result is None:
+            self.cancel(entry.request.task_id, f"{self.worker_id} was stopped, and the task's {grace:g} s were up")
+
+    # --- in the loop ---
+
+    async def _supervise(self, entry: _Entry) -> TaskResult:
+        """Run one task's agent, whatever becomes of it, and record how it ended."""
+        import asyncio
+
+        request = entry.request
+        started = self._clock()
+        try:
+            entry.running = asyncio.ensure_future(self._create_agent(request).run(request))
+            if entry.cancel_reason is not None:
+                entry.running.cancel()
+            outcome = await entry.running
+        except asyncio.CancelledError:
+            outcome = AgentOutcome(TaskState.CANCELLED, error=entry.cancel_reason or "the worker's loop was stopped")
+        except PibotError as exc:
+            outcome = AgentOutcome(TaskState.FAILED, error=str(exc))
+        except Exception as exc:
+            log.exception("task_broke task=%s", request.task_id)
+            outcome = AgentOutcome(TaskState.FAILED, error=f"a defect in the worker: {type(exc).__name__}: {exc}")
+        result = TaskResult(
+            task_id=request.task_id,
+            worker_id=self.worker_id,
+            state=outcome.state,
+            output=outcome.output,
+            data=outcome.data,
+            error=outcome.error,
+            usage=outcome.usage,
+            steps=outcome.steps,
+            started_at=started,
+            finished_at=self._clock(),
+        )
+        self._record(entry, result)
+        return result
+
+    def _record(self, entry: _Entry, result: TaskResult) -> None:
+        with self._lock:
+            entry.finished_at = self._monotonic()
+            entry.result = result
+            self._current = None
+            self._ended[result.state] += 1
+            self._entries.move_to_end(entry.request.task_id)
+            self._evict()
+        event(
+            log,
+            "task_finished",
+            task=result.task_id,
+            status=result.state.value,
+            steps=result.steps,
+            tokens=result.usage.total_tokens,
+            error=result.error,
+        )
+
+    @staticmethod
+    def _cancel_in_loop(entry: _Entry, reason: str) -> None:
+        if entry.cancel_reason is None:
+            entry.cancel_reason = reason
+        if entry.running is not None:
+            entry.running.cancel()
+
+    # --- with the lock held ---
+
+    def _lookup(self, task_id: str) -> _Entry | None:
+        self._evict()
+        return self._entries.get(task_id)
+
+    def _evict(self) -> None:
+        """Forget the oldest ended tasks; they lie at the front, the running one at the end."""
+        oldest_allowed = self._monotonic() - self._results_ttl
+        while self._entries:
+            entry = next(iter(self._entries.values()))
+            if entry.result is None:
+                return
+            if len(self._entries) <= self._results_kept and entry.finished_at >= oldest_allowed:
+                return
+            del self._entries[entry.request.task_id]
+
+    # --- without it ---
+
+    @staticmethod
+    def _await(entry: _Entry, seconds: float) -> None:
+        from concurrent.futures import TimeoutError as FutureTimeout
+
+        assert entry.done is not None
+        with contextlib.suppress(FutureTimeout):
+            entry.done.result(timeout=seconds)
+
+
+class TaskAgents:
+    """Makes the agent of each task: its own workspace, its own freshly imported skills, its own conversation.
+
+    Args:
+        library: the skills of this machine.
+        commands: how skills run commands.
+        create_llm: makes the model's client, on the first task.
+        system_prompt: the text of ``worker_soul.md``.
+        workspaces: the folder in which each task gets one, for as long as it runs.
+        budget: how far a task may go; a task's own timeout replaces ``max_seconds``.
+        options: the owner's settings for skills.
+    """
+
+    def __init__(
+        self,
+        library: SkillLibrary,
+        commands: CommandRunner,
+        create_llm: Callable[[], LLMClient],
+        system_prompt: str,
+        workspaces: Path,
+        budget: Budget,
+        options: Mapping[str, Any],
+    ) -> None:
+        self._library = library
+        self._commands = commands
+        self._create_llm = create_llm
+        self._system_prompt = system_prompt
+        self._workspaces = workspaces
+        self._budget = budget
+        self._options = options
+        self._llm: LLMClient | None = None
+
+    def __call__(self, request: TaskRequest) -> Agent:
+        """Make the agent of ``request``.
+
+        Raises:
+            LLMConfigurationError: the model's key or name is missing.
+        """
+        if self._llm is None:
+            self._llm = self._create_llm()
+        return _TaskAgent(self, self._llm)
+
+    async def close(self) -> None:
+        """Give back the model client's connections."""
+        if self._llm is not None:
+            await self._llm.close()
+
+    async def run(self, request: TaskRequest, llm: LLMClient) -> AgentOutcome:
+        """Run one task in a workspace that is there only for it."""
+        from pibot.agent_core import ToolAgent
+
+        workspace = self._workspaces / request.task_id
+        if workspace.exists():
+            shutil.rmtree(workspace)  # left behind by a power cut
+        workspace.mkdir(parents=True, mode=0o700)
+        try:
+            context = ToolContext(request.task_id, workspace, self._commands, self._options)
+            tools = self._library.load(request.skills, context)
+            budget = self._budget if request.timeout is None else replace(self._budget, max_seconds=request.timeout)
+            return await ToolAgent(llm, tools, self._system_prompt, budget).run(request)
+        finally:
+            shutil.rmtree(workspace, ignore_errors=True)
+
+
+class _TaskAgent:
+    def __init__(self, agents: TaskAgents, llm: LLMClient) -> None:
+        self._agents = agents
+        self._llm = llm
+
+    async def run(self, request: TaskRequest) -> AgentOutcome:
+        return await self._agents.run(request, self._llm)
+
+
+# --- the process ------------------------------------------------------------
+
+
+def run_worker(settings: Settings, *, host: str | None = None, port: int = DEFAULT_PORT) -> None:
+    """Run a worker until SIGTERM or SIGINT.
+
+    Args:
+        settings: all of it; see :class:`~pibot.settings.Settings`.
+        host: the address to listen on; None for :meth:`Settings.listen_host`'s choice.
+        port: where to listen.
+
+    Raises:
+        SettingsError: something is set wrong, or the port is taken.
+    """
+    from pibot import web
+    from pibot.tool_registry import SkillLibrary
+    from pibot.worker_api import create_worker_app
+
+    logs.configure("worker", settings.log_dir)
+    address = settings.listen_host(host)
+    library = SkillLibrary(settings.skills_dir)
+    agents = create_task_agents(settings, library)
+    loop = BackgroundLoop()
+    executor = TaskExecutor(
+        settings.worker_id, agents, loop, results_kept=settings.results_kept, results_ttl=settings.results_ttl
+    )
+    app = create_worker_app(executor, library, settings)
+
+    def ready(bound_port: int) -> None:
+        event(
+            log,
+            "worker_ready",
+            worker=settings.worker_id,
+            version=__version__,
+            listen=f"http://{address}:{bound_port}",
+            model=settings.llm.model,
+            skills=",".join(library.names()),
+            sandbox=settings.sandbox,
+            key="set" if settings.api_key else "none",
+        )
+        if settings.sandbox == "off":
+            log.warning("PIBOT_SANDBOX=off: commands that the model picks run without confinement, as this user")
+
+    def stop() -> None:
+        executor.stop(settings.stop_grace)
+
+    web.serve(app, host=address, port=port, stop=stop, ready=ready)
+    loop.run(agents.close()).result()
+    loop.stop()
+
+
+def create_task_agents(settings: Settings, library: SkillLibrary) -> TaskAgents:
+    """Put together what a worker's tasks need.
+
+    Raises:
+        SettingsError: ``worker_soul.md`` can't be read.
+    """
+    from pibot.sandbox import create_command_runner
+
+    def create_llm() -> LLMClient:
+        from pibot.llm_client import create_llm_client
+
+        return create_llm_client(settings.llm)
+
+    try:
+        soul = settings.worker_soul.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise SettingsError(f"{settings.worker_soul}, the worker's system prompt, can't be read: {exc}") from exc
+    return TaskAgents(
+        library,
+        create_command_runner(settings.sandbox),
+        create_llm,
+        soul,
+        settings.workspace_dir,
+        settings.budget,
+        {"web_allow": settings.web_allow, "read_paths": settings.read_paths},
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Start a worker from the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m pibot.worker_task_executor", description="Run a PiBot worker.")
+    parser.add_argument("--host", help="address to listen on (default: all with PIBOT_API_KEY set, else loopback)")
+    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="port to listen on (default: %(default)s)")
+    parser.add_argument("--worker-id", help="this worker's name (default: WORKER_ID, else worker-1)")
+    arguments = parser.parse_args(argv)
+    try:
+        settings = Settings.load()
+        if arguments.worker_id:
+            settings = settings.replace(worker_id=arguments.worker_id)
+        run_worker(settings, host=arguments.host, port=arguments.port)
+    except SettingsError as exc:
+        print(f"pibot worker: {exc}", file=sys.stderr)  # noqa: T201  # the command's own output
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

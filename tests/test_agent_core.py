@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from pibot.agent_core import MAX_CALLS_PER_STEP, ToolAgent
+from pibot.contracts import AgentOutcome, Budget, Message, TaskRequest, TaskState, ToolCall, ToolResult, Usage
+from pibot.errors import LLMUnavailable
+from tests.support.fakes import FakeLLM, FakeTools, asked, said
+
+TASK = TaskRequest("t1", "List files in home directory", ("shell_exec",))
+
+
+def call(name: str = "tool", number: int = 1) -> ToolCall:
+    return ToolCall(f"c{number}", name, {}, "{}")
+
+
+def final(**fields: object) -> str:
+    return json.dumps({"success": True, "data": {}, "output": "done", **fields})
+
+
+async def run(llm: FakeLLM, tools: FakeTools | None = None, **budget: float) -> AgentOutcome:
+    agent = ToolAgent(llm, tools or FakeTools(lambda c: "out"), "SOUL", Budget(**budget))  # type: ignore[arg-type]  # ints and floats
+    return await agent.run(TASK)
+
+
+async def test_a_task_without_tools_is_one_question() -> None:
+    llm = FakeLLM(said(final(data={"n": 1})))
+    outcome = await run(llm)
+    assert outcome == AgentOutcome(TaskState.COMPLETED, "done", {"n": 1}, None, Usage(10, 0, 1), 1)
+    assert llm.sent == [(Message("system", "SOUL"), Message("user", "List files in home directory"))]
+
+
+async def test_a_tools_result_goes_back_to_the_model() -> None:
+    llm = FakeLLM(asked(call()), said(final(output="two files")))
+    tools = FakeTools(lambda c: "a.txt b.txt", instructions="USE THEM WELL")
+    outcome = await run(llm, tools)
+    assert (outcome.output, outcome.steps, outcome.usage.llm_calls) == ("two files", 2, 2)
+    assert llm.sent[1][0].content == "SOUL\n\nUSE THEM WELL"
+    assert llm.sent[1][2:] == (Message("assistant", "", (call(),)), Message("tool", "a.txt b.txt", tool_call_id="c1"))
+
+
+async def test_calls_of_one_answer_run_at_the_same_time_and_are_answered_in_their_order() -> None:
+    entered: list[str] = []
+    everyone = asyncio.Event()
+
+    async def together(c: ToolCall) -> str:
+        entered.append(c.call_id)
+        if len(entered) == 2:
+            everyone.set()
+        await everyone.wait()
+        return f"result {c.call_id}"
+
+    llm = FakeLLM(asked(call(number=1), call(number=2)), said(final()))
+    await run(llm, FakeTools(together))
+    assert [m.content for m in llm.sent[1][-2:]] == ["result c1", "result c2"]
+
+
+async def test_a_failed_call_is_shown_to_the_model_as_an_error_and_the_loop_goes_on() -> None:
+    llm = FakeLLM(asked(call("lss")), said(final(output="corrected")))
+    tools = FakeTools(lambda c: ToolResult(c.call_id, "there is no tool 'lss'", is_error=True))
+    assert (await run(llm, tools)).output == "corrected"
+    assert llm.sent[1][-1].content == "ERROR: there is no tool 'lss'"
+
+
+async def test_more_calls_than_a_small_machine_can_take_at_once_are_refused_one_by_one() -> None:
+    calls = [call(number=n) for n in range(MAX_CALLS_PER_STEP + 2)]
+    llm = FakeLLM(asked(*calls), said(final()))
+    tools = FakeTools(lambda c: "ok")
+    await run(llm, tools)
+    assert len(tools.calls) == MAX_CALLS_PER_STEP
+    assert [m.content.startswith("ERROR: not run") for m in llm.sent[1][-3:]] == [False, True, True]
+
+
+# --- the final answer ---
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"success": true, "data": {"n": 1}, "output": "done"}',
+        'Here you are:\n```json\n{"success": true, "data": {"n": 1}, "output": "done"}\n```\nAnything else?',
+        'I am finished. {"success": true, "data": {"n": 1}, "output": "done"}',
+    ],
+)
+async def test_the_final_json_is_found_also_in_prose_and_in_a_code_fence(text: str) -> None:
+    outcome = await run(FakeLLM(said(text)))
+    assert (outcome.state, outcome.output, outcome.data) == (TaskState.COMPLETED, "done", {"n": 1})
+
+
+@pytest.mark.parametrize("text", ["The title is Example Domain.", 'It says {"a": 1}.', "[1, 2]", "{broken"])
+async def test_plain_prose_is_still_a_result(text: str) -> None:
+    outcome = await run(FakeLLM(said(text)))
+    assert (outcome.state, outcome.output, outcome.data) == (TaskState.COMPLETED, text, {})
+
+
+async def test_a_reported_failure_is_a_failed_task_with_its_reason() -> None:
+    outcome = await run(FakeLLM(said(final(success=False, output="no such host", data={"tried": 3}))))
+    assert outcome.state is TaskState.FAILED
+    assert outcome.error == "no such host"
+    assert outcome.data == {"tried": 3}
+
+
+async def test_a_failure_without_a_reason_is_still_said() -> None:
+    outcome = await run(FakeLLM(said('{"success": false}')))
+    assert (outcome.state, outcome.error) == (TaskState.FAILED, "the agent reports a failure")
+
+
+async def test_data_and_output_of_other_types_are_kept_in_a_form_that_fits() -> None:
+    outcome = await run(FakeLLM(said('{"success": true, "data": [1, 2], "output": {"a": 1}}')))
+    assert (outcome.output, outcome.data) == ('{"a": 1}', {"value": [1, 2]})
+
+
+async def test_an_answer_cut_by_the_models_limit_says_so() -> None:
+    outcome = await run(FakeLLM(said("Once upon a", finish_reason="length")))
+    assert "reached its length limit" in outcome.output
+
+
+async def test_an_empty_answer_is_asked_for_again_once() -> None:
+    assert (await run(FakeLLM(said(" "), said(final())))).output == "done"
+    outcome = await run(FakeLLM(said(""), said("")))
+    assert (outcome.state, outcome.error) == (TaskState.FAILED, "the model gave an empty answer twice")
+
+
+# --- budgets ---
+
+
+async def test_the_step_budget_is_checked_before_each_question() -> None:
+    llm = FakeLLM(*[asked(call()) for _ in range(9)])
+    outcome = await run(llm, max_steps=3)
+    assert (outcome.state, outcome.steps, len(llm.sent)) == (TaskState.FAILED, 3, 3)
+    assert "PIBOT_MAX_STEPS" in (outcome.error or "")
+
+
+async def test_the_token_budget_is_checked_before_each_question() -> None:
+    llm = FakeLLM(*[asked(call(), tokens=60) for _ in range(9)])
+    outcome = await run(llm, max_tokens=100)
+    assert (len(llm.sent), outcome.usage.total_tokens) == (2, 120)
+    assert "PIBOT_MAX_TOKENS" in (outcome.error or "")
+
+
+async def test_the_time_budget_ends_a_model_that_never_answers() -> None:
+    outcome = await run(FakeLLM(), max_seconds=0.02)
+    assert (outcome.state, outcome.steps) == (TaskState.TIMEOUT, 1)
+    assert outcome.error == "the task's 0.02 seconds were up at step 1"
+
+
+async def test_the_time_budget_ends_a_tool_and_keeps_what_was_used() -> None:
+    ended: list[str] = []
+
+    async def forever(c: ToolCall) -> str:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(c.call_id)
+        return ""
+
+    outcome = await run(FakeLLM(asked(call())), FakeTools(forever), max_seconds=0.02)
+    assert (outcome.state, outcome.usage, ended) == (TaskState.TIMEOUT, Usage(10, 0, 1), ["c1"])
+
+
+async def test_output_and_data_beyond_their_budget_are_cut_and_said_to_be() -> None:
+    outcome = await run(FakeLLM(said(final(output="x" * 500, data={"y": "z" * 500}))), max_output_chars=100)
+    assert outcome.output == "x" * 100 + "\n[400 more characters were cut]"
+    assert outcome.data == {"note": "the data was dropped: it had more than 100 characters"}
+
+
+async def test_a_model_that_cannot_be_asked_is_a_failed_task_that_says_why() -> None:
+    outcome = await run(FakeLLM(LLMUnavailable("127.0.0.1:9 refused the connection")))
+    assert outcome.state is TaskState.FAILED
+    assert outcome.error == "the model could not be asked: 127.0.0.1:9 refused the connection"
+
+
+async def test_cancelling_ends_the_tools_first() -> None:
+    started, ended = asyncio.Event(), asyncio.Event()
+
+    async def forever(c: ToolCall) -> str:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+        return ""
+
+    task = asyncio.ensure_future(run(FakeLLM(asked(call())), FakeTools(forever)))
+    await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended.is_set()
