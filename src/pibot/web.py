@@ -28,6 +28,9 @@ log = logging.getLogger("pibot.web")
 MAX_BODY = 1024 * 1024
 """Bytes of a request's body. A task's description is at most a tenth of it."""
 
+MAX_DRAINED = 16 * MAX_BODY
+"""Bytes of a refused body that are still read, piece by piece, so that its sender gets the answer and no reset."""
+
 MAX_HEADERS = 64 * 1024
 """Bytes of a request's head."""
 
@@ -85,9 +88,13 @@ class _Guard:
     def __call__(self) -> Response | None:
         if not request.headers.get("Content-Length", "0").isdigit():
             return error(400, "the Content-Length is not a number of bytes")
-        # While the body is unread: cheroot closes the connection after a 413 instead of reading on.
-        if (request.content_length or 0) > self._max_body:
-            return error(413, f"the body has {request.content_length} bytes, {self._max_body} are allowed")
+        # Before the key is looked at: cheroot closes the connection after a 413 instead of reading on.
+        length = request.content_length or 0
+        if length > self._max_body:
+            if length <= MAX_DRAINED:
+                while request.stream.read(65536):
+                    pass
+            return error(413, f"the body has {length} bytes, {self._max_body} are allowed")
         if request.headers.get("Transfer-Encoding"):
             # Flask cuts a chunked body at its limit without an error, so a length is demanded instead.
             return error(411, "send the body with a Content-Length; a chunked body is not read")

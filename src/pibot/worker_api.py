@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from flask import Response
 
@@ -40,13 +40,13 @@ def create_worker_app(executor: TaskExecutor, library: SkillLibrary, settings: S
     waiting = WaitingRoom(WAITING_PLACES)
     started = time.monotonic()
 
-    def result_or(task_id: str, not_yet: dict[str, Any]) -> Response:
-        """The task's result, waiting for it if the caller prefers to, else a 202."""
+    def result_or(task_id: str, status: str) -> Response:
+        """The task's result, waiting for it if the caller prefers to; a 202 with ``status`` where it still runs."""
         seconds = wait_preference(MAX_WAIT)
         result = waiting.wait(seconds, lambda limit: executor.wait(task_id, limit))
         headers = {"Preference-Applied": f"wait={seconds:.0f}"} if seconds else None
         if result is None:
-            return answer(not_yet, 202, headers)
+            return _not_ended(task_id, status, headers)
         return answer(cast(TaskResult, result).to_json(), 200, headers)
 
     @app.get("/health")
@@ -58,11 +58,13 @@ def create_worker_app(executor: TaskExecutor, library: SkillLibrary, settings: S
         task = TaskRequest.from_json(json_body())
         library.check(task.skills)
         executor.submit(task)
-        return result_or(task.task_id, {"success": True, "task_id": task.task_id, "status": "accepted"})
+        if wait_preference(MAX_WAIT):
+            return result_or(task.task_id, "accepted")
+        return _not_ended(task.task_id, "accepted")
 
     @app.get("/task/<task_id>/result")
     def result(task_id: str) -> Response:
-        return result_or(task_id, {"success": True, "task_id": task_id, "status": "running"})
+        return result_or(task_id, "running")
 
     @app.post("/task/<task_id>/cancel")
     def cancel(task_id: str) -> Response:
@@ -96,6 +98,10 @@ def create_worker_app(executor: TaskExecutor, library: SkillLibrary, settings: S
         return Response(_openapi(), mimetype="application/json")
 
     return app
+
+
+def _not_ended(task_id: str, status: str, headers: dict[str, str] | None = None) -> Response:
+    return answer({"success": True, "task_id": task_id, "status": status}, 202, headers)
 
 
 @cache

@@ -329,11 +329,12 @@ class WorkerPool:
 
     async def _run(self, worker_id: str, task: TaskRequest, deadline: float) -> TaskResultDict:
         """One execution: under an id of its own, because an id that a worker has seen is not run again."""
+        left = max(0.001, deadline - self._monotonic())  # a caller that has left wants no result
         remote = TaskRequest(
             f"{task.task_id[:80]}.{secrets.token_hex(6)}",
             task.description,
             task.skills,
-            task.timeout or min(MAX_TASK_TIMEOUT, max(1.0, round(deadline - self._monotonic(), 3))),
+            round(min(task.timeout or left, left, MAX_TASK_TIMEOUT), 3),
         )
         return await self._exchange(worker_id, remote, deadline)
 
