@@ -30,6 +30,9 @@ log = logging.getLogger("pibot.agent")
 MAX_CALLS_PER_STEP = 16
 """Tool calls that one answer of the model may ask for; each may be a process, on a machine with 512 MB."""
 
+FINAL_KEYS = frozenset({"success", "data", "output"})
+"""What the final JSON of ``worker_soul.md`` is known by."""
+
 EMPTY_ANSWER = (
     "Your last answer was empty. Call a tool, or give your final answer as the JSON object with "
     '"success", "data" and "output".'
@@ -135,8 +138,8 @@ class ToolAgent:
 
     def _finish(self, completion: Completion) -> AgentOutcome:
         """Make the outcome of the final answer: the JSON of ``worker_soul.md`` where it is there, else plain prose."""
-        found = extract_json_object(completion.text)
-        if found is None or not {"success", "output", "data"} & found.keys():
+        found = extract_json_object(completion.text, keys=FINAL_KEYS)
+        if found is None or not FINAL_KEYS & found.keys():
             output = completion.text.strip()
             if completion.finish_reason == "length":
                 output += "\n[the model's answer ends here: it reached its length limit]"

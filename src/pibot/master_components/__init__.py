@@ -3,6 +3,18 @@
 from __future__ import annotations
 
 from pibot.contracts import SubTask, TaskComplexity, TaskPlan
+from pibot.master_components.dispatcher import Dispatcher
+from pibot.master_components.job_store import JobStore
+from pibot.master_components.planner import TaskPlanner
 from pibot.master_components.worker_pool import WorkerPool, create_default_worker_pool
 
-__all__ = ["SubTask", "TaskComplexity", "TaskPlan", "WorkerPool", "create_default_worker_pool"]
+__all__ = [
+    "Dispatcher",
+    "JobStore",
+    "SubTask",
+    "TaskComplexity",
+    "TaskPlan",
+    "TaskPlanner",
+    "WorkerPool",
+    "create_default_worker_pool",
+]

@@ -340,7 +340,7 @@ class WorkerPool:
 
     async def _exchange(self, worker_id: str, request: TaskRequest, deadline: float) -> TaskResultDict:
         """Post the task and wait for its result, a piece of time at a request."""
-        worker = self._workers[worker_id]
+        worker = self._worker(worker_id)
         worker.state = WorkerState.BUSY
         worker.current_task = request.task_id
         try:
@@ -383,6 +383,12 @@ class WorkerPool:
 
     # --- HTTP ---
 
+    def _worker(self, worker_id: str) -> _Worker:
+        try:
+            return self._workers[worker_id]
+        except KeyError:
+            raise WorkerUnreachable(worker_id, "it is none of this master's workers any more") from None
+
     async def _check(self, worker: _Worker) -> bool:
         try:
             _, body = await self._request(worker.address.worker_id, "GET", "/health", timeout=HEALTH_TIMEOUT)
@@ -415,7 +421,7 @@ class WorkerPool:
         """
         import aiohttp
 
-        worker = self._workers[worker_id]
+        worker = self._worker(worker_id)
         session = self._open_session()
         try:
             async with session.request(

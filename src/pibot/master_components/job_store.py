@@ -1,0 +1,564 @@
+"""Jobs on disk: one SQLite file, written by one connection, so that what was accepted outlives a power cut."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pibot.contracts import Clock, SubTask, TaskComplexity, TaskPlan, TaskResult, Usage
+from pibot.errors import IllegalTransition, JobNotFound, LeaseLost, StoreError, TaskConflict
+from pibot.master_components.records import Event, Job, Lease, Submission
+from pibot.master_components.rows import attempt_from, job_from, subtask_from
+from pibot.master_components.states import ENDED_JOBS, JobState, SubtaskState, sources_of
+
+SCHEMA_VERSION = 1
+
+EVENTS_KEPT = 5000
+"""Events of the recent activity; older ones go."""
+
+_PRUNE_EVERY = 100
+
+SINGLE_STEP = "step-1"
+"""The id of the one subtask of a job that is not planned."""
+
+
+class JobStore:
+    """The job database. Its methods block for as long as the disk takes, and may be called from any thread.
+
+    SQLite before 3.51.3 can damage a file in WAL mode that two connections write
+    (https://sqlite.org/wal.html#walresetbug), so there is one connection, behind a lock. ``synchronous=FULL``: in WAL
+    mode a commit is on disk when it returns, and not before.
+
+    Args:
+        path: the file, made if it is not there; its folder must be.
+        clock: seconds since the epoch.
+
+    Raises:
+        StoreError: the file can't be opened, is damaged, or comes from a newer version; it says what to do.
+    """
+
+    def __init__(self, path: Path, *, clock: Clock = time.time) -> None:
+        self._path = path
+        self._clock = clock
+        self._lock = threading.RLock()
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
+        except sqlite3.Error as exc:
+            raise StoreError(f"the job database {path} can't be opened: {exc}; set PIBOT_DATA_DIR") from exc
+        self._db.row_factory = sqlite3.Row
+        try:
+            self._prepare()
+        except sqlite3.Error as exc:
+            self._db.close()
+            raise StoreError(
+                f"the job database {path} can't be used: {exc}; move it away to start with an empty one"
+            ) from exc
+        except StoreError:
+            self._db.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file. Calling it twice is fine."""
+        with self._lock:
+            self._db.close()
+
+    # --- jobs ---
+
+    def submit(self, submission: Submission) -> Job:
+        """Take a job; it is on disk when this returns. A job with ``skills`` has its plan of one subtask at once.
+
+        Raises:
+            TaskConflict: its id was taken before, with another body.
+            StoreError: it can't be written; nothing was taken.
+        """
+        body = json.dumps(
+            [submission.description, submission.skills, submission.timeout, submission.priority], sort_keys=True
+        )
+        with self._transaction() as db:
+            job_id = submission.job_id or self._new_id()
+            known = db.execute("SELECT body FROM job WHERE job_id = ?", (job_id,)).fetchone()
+            if known is not None:
+                if known["body"] != body:
+                    raise TaskConflict(f"job {job_id!r} was sent before with another body; choose another job_id")
+                return self._job(job_id)
+            db.execute(
+                "INSERT INTO job (job_id, body, description, state, priority, timeout, created_at)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    job_id,
+                    body,
+                    submission.description,
+                    JobState.QUEUED.value,
+                    submission.priority,
+                    submission.timeout,
+                    self._clock(),
+                ),
+            )
+            self._event("job_accepted", job_id, message=submission.description[:200])
+            if submission.skills is not None:
+                step = SubTask(SINGLE_STEP, submission.description, submission.skills)
+                self._insert_plan(job_id, TaskPlan(TaskComplexity.SIMPLE, False, (step,)))
+            return self._job(job_id)
+
+    def job(self, job_id: str) -> Job:
+        """A job with its subtasks and their attempts.
+
+        Raises:
+            JobNotFound: there is none of that id.
+        """
+        with self._reading():
+            return self._job(job_id)
+
+    def jobs(self, *, state: JobState | None = None, limit: int = 50, before: str | None = None) -> tuple[Job, ...]:
+        """Jobs without their subtasks, the newest first.
+
+        Args:
+            state: only those in it.
+            limit: how many at most.
+            before: only those accepted before this one.
+
+        Raises:
+            JobNotFound: there is none of the id ``before``.
+        """
+        conditions, values = [], []
+        with self._reading() as db:
+            if state is not None:
+                conditions.append("state = ?")
+                values.append(state.value)
+            if before is not None:
+                conditions.append("seq < ?")
+                values.append(self._row(before)["seq"])
+            where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
+            # The conditions are the constants above; what a caller gave is bound.
+            rows = db.execute(f"SELECT * FROM job {where} ORDER BY seq DESC LIMIT ?", (*values, limit))
+            return tuple(job_from(row) for row in rows)
+
+    def unfinished(self, limit: int = -1) -> tuple[str, ...]:
+        """The ids of the first ``limit`` jobs that have not ended: higher priority first, then the older."""
+        with self._reading() as db:
+            rows = db.execute(
+                "SELECT job_id FROM job WHERE state IN ('queued', 'planning', 'running')"
+                " ORDER BY priority DESC, seq LIMIT ?",
+                (limit,),
+            )
+            return tuple(row["job_id"] for row in rows)
+
+    def counts(self) -> dict[JobState, int]:
+        """How many jobs there are in each state."""
+        with self._reading() as db:
+            known = {row["state"]: row["number"] for row in db.execute("SELECT * FROM tally")}
+        return {state: known.get(state.value, 0) for state in JobState}
+
+    def request_cancel(self, job_id: str) -> Job:
+        """Note that a job is not wanted any more, and cancel those of its subtasks that no worker has.
+
+        Raises:
+            JobNotFound: there is none of that id.
+        """
+        with self._transaction() as db:
+            job = self._job(job_id)
+            if job.state in ENDED_JOBS or job.cancel_requested:
+                return job
+            db.execute("UPDATE job SET cancel_requested = 1 WHERE job_id = ?", (job_id,))
+            self._end_steps(job_id, ("waiting", "ready"), "the job was cancelled")
+            self._event("cancel_requested", job_id)
+            return self._job(job_id)
+
+    def finish(
+        self,
+        job_id: str,
+        state: JobState,
+        *,
+        answer: str | None = None,
+        error: str | None = None,
+        usage: Usage | None = None,
+    ) -> None:
+        """End a job; a subtask of it that has not ended is cancelled, and a lease of it lost.
+
+        Raises:
+            IllegalTransition: it has ended before.
+        """
+        with self._transaction():
+            self._finish(job_id, state, answer, error, usage)
+
+    def prune(self, *, keep_seconds: float, keep_jobs: int) -> int:
+        """Forget ended jobs that are older than ``keep_seconds``, and the oldest beyond ``keep_jobs``; how many."""
+        ended = [state.value for state in ENDED_JOBS]
+        marks = ", ".join("?" * len(ended))
+        with self._transaction() as db:
+            done = db.execute(
+                f"DELETE FROM job WHERE state IN ({marks}) AND (finished_at < ? OR seq <= "  # marks only
+                "(SELECT coalesce(max(seq), 0) FROM job) - ?)",
+                (*ended, self._clock() - keep_seconds, keep_jobs),
+            )
+            return done.rowcount
+
+    # --- plans ---
+
+    def start_planning(self, job_id: str) -> None:
+        """Note that a job is being planned.
+
+        Raises:
+            IllegalTransition: it has a plan, or has ended.
+        """
+        with self._transaction():
+            self._move(job_id, JobState.PLANNING)
+
+    def save_plan(self, job_id: str, plan: TaskPlan, usage: Usage | None = None) -> None:
+        """Store a job's plan, before anything of it is run; the job is running then.
+
+        Raises:
+            IllegalTransition: it has a plan, or has ended.
+        """
+        with self._transaction():
+            self._move(job_id, JobState.RUNNING)
+            self._insert_plan(job_id, plan)
+            self._add_usage(job_id, usage)
+            steps = len(plan.subtasks)
+            self._event("job_planned", job_id, message=f"{steps} step{'' if steps == 1 else 's'}. {plan.note}".strip())
+
+    # --- leases ---
+
+    def lease(self, job_id: str, task_id: str, worker_id: str, seconds: float) -> Lease:
+        """Give a ready subtask to a worker for ``seconds``.
+
+        Raises:
+            IllegalTransition: it is not ready.
+        """
+        now = self._clock()
+        token = secrets.token_hex(12)
+        with self._transaction() as db:
+            done = db.execute(
+                "UPDATE subtask SET state = 'leased', worker_id = ?, token = ?, attempt = attempt + 1, expires_at = ?"
+                " WHERE job_id = ? AND task_id = ? AND state = 'ready'",
+                (worker_id, token, now + seconds, job_id, task_id),
+            )
+            if done.rowcount == 0:
+                raise IllegalTransition(f"subtask {task_id!r} of {job_id} is not ready")
+            (attempt,) = db.execute(
+                "SELECT attempt FROM subtask WHERE job_id = ? AND task_id = ?", (job_id, task_id)
+            ).fetchone()
+            db.execute(
+                "INSERT INTO attempt (job_id, task_id, number, worker_id, started_at) VALUES (?, ?, ?, ?, ?)",
+                (job_id, task_id, attempt, worker_id, now),
+            )
+            db.execute(
+                "UPDATE job SET state = 'running', started_at = coalesce(started_at, ?)"
+                " WHERE job_id = ? AND state IN ('queued', 'planning', 'running')",
+                (now, job_id),
+            )
+            self._event("subtask_started", job_id, task_id, worker_id)
+        return Lease(job_id, task_id, worker_id, token, attempt, now + seconds)
+
+    def renew(self, lease: Lease, seconds: float) -> Lease:
+        """Hold a lease for ``seconds`` from now.
+
+        Raises:
+            LeaseLost: it is not the subtask's lease any more.
+        """
+        expires_at = self._clock() + seconds
+        with self._transaction() as db:
+            self._change_leased(db, lease, "expires_at = ?", (expires_at,))
+        return Lease(lease.job_id, lease.task_id, lease.worker_id, lease.token, lease.attempt, expires_at)
+
+    def complete(self, lease: Lease, result: TaskResult, *, finish_job: bool = False) -> None:
+        """Record how a leased subtask ended: once, and only for the holder of the lease.
+
+        Args:
+            result: of any state; what needed a subtask that did not complete is skipped.
+            finish_job: end the job with this result too, in the same commit; for a job of one subtask.
+
+        Raises:
+            LeaseLost: it is not the subtask's lease any more; the result is kept with the attempt, and changes nothing.
+        """
+        late = False
+        with self._transaction() as db:
+            state = _SUBTASK_STATE[result.state.value]
+            try:
+                self._change_leased(
+                    db,
+                    lease,
+                    "state = ?, result = ?, error = ?, token = NULL, expires_at = NULL",
+                    (state.value, json.dumps(result.to_json()), result.error),
+                )
+            except LeaseLost:
+                self._keep_late(lease, result)
+                late = True
+            else:
+                self._end_attempt(lease, result.error)
+                self._add_usage(lease.job_id, result.usage)
+                self._event(f"subtask_{state.value}", lease.job_id, lease.task_id, lease.worker_id, result.error or "")
+                self._move_on(lease.job_id)
+                if finish_job:
+                    job_state = JobState(state.value)
+                    self._finish(lease.job_id, job_state, result.output, result.error, None)
+        if late:
+            raise LeaseLost(f"{lease.worker_id} lost its lease of {lease.task_id!r} of {lease.job_id}")
+
+    def fail_attempt(self, lease: Lease, error: str, *, final: bool, count: bool = True) -> None:
+        """End a lease without a result: the subtask is ready again, or failed where this was the last attempt.
+
+        Args:
+            error: why, kept with the attempt.
+            final: no other attempt is made.
+            count: False for what was no attempt, such as a busy worker; it leaves no trace then.
+
+        Raises:
+            LeaseLost: it is not the subtask's lease any more.
+        """
+        state = SubtaskState.FAILED if final else SubtaskState.READY
+        with self._transaction() as db:
+            self._change_leased(
+                db,
+                lease,
+                "state = ?, error = ?, token = NULL, expires_at = NULL, attempt = attempt - ?",
+                (state.value, error if final else None, 0 if count else 1),
+            )
+            if not count:
+                db.execute(
+                    "DELETE FROM attempt WHERE job_id = ? AND task_id = ? AND number = ?",
+                    (lease.job_id, lease.task_id, lease.attempt),
+                )
+                return
+            self._end_attempt(lease, error)
+            self._event("attempt_failed", lease.job_id, lease.task_id, lease.worker_id, error)
+            if final:
+                self._move_on(lease.job_id)
+
+    def give_up(self, job_id: str, task_id: str, error: str) -> None:
+        """Fail a ready subtask that no worker can be had for."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE subtask SET state = 'failed', error = ? WHERE job_id = ? AND task_id = ? AND state = 'ready'",
+                (error, job_id, task_id),
+            )
+            self._event("subtask_failed", job_id, task_id, message=error)
+            self._move_on(job_id)
+
+    # --- recent activity ---
+
+    def note(self, kind: str, *, worker_id: str | None = None, message: str = "") -> None:
+        """Add to the recent activity something that is not about a job."""
+        with self._transaction():
+            self._event(kind, worker_id=worker_id, message=message)
+
+    def events(self, limit: int = 50, after: int = 0) -> tuple[Event, ...]:
+        """What happened last, the newest first; only what came after the event number ``after``."""
+        with self._reading() as db:
+            rows = db.execute("SELECT * FROM event WHERE seq > ? ORDER BY seq DESC LIMIT ?", (after, limit))
+            return tuple(Event(**dict(row)) for row in rows)
+
+    # --- within a transaction ---
+
+    def _insert_plan(self, job_id: str, plan: TaskPlan) -> None:
+        self._db.execute("UPDATE job SET plan = ? WHERE job_id = ?", (json.dumps(plan.to_json()), job_id))
+        self._db.executemany(
+            "INSERT INTO subtask (job_id, task_id, position, description, skills, depends_on, timeout, state)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (
+                    job_id,
+                    step.task_id,
+                    position,
+                    step.description,
+                    json.dumps(list(step.skills)),
+                    json.dumps(list(step.depends_on)),
+                    step.timeout,
+                    (SubtaskState.WAITING if step.depends_on else SubtaskState.READY).value,
+                )
+                for position, step in enumerate(plan.subtasks)
+            ],
+        )
+
+    def _move(self, job_id: str, state: JobState) -> None:
+        """Change a job's state as the table of transitions allows."""
+        sources = sources_of(state)
+        marks = ", ".join("?" * len(sources))
+        now = self._clock()
+        ended = now if state in ENDED_JOBS else None
+        done = self._db.execute(
+            "UPDATE job SET state = ?, started_at = coalesce(started_at, ?), finished_at = ?"
+            f" WHERE job_id = ? AND state IN ({marks})",  # marks only
+            (state.value, now, ended, job_id, *(source.value for source in sources)),
+        )
+        if done.rowcount == 0:
+            current = self._row(job_id)["state"]
+            raise IllegalTransition(f"{job_id} is {current}; it can't become {state.value}")
+
+    def _finish(self, job_id: str, state: JobState, answer: str | None, error: str | None, usage: Usage | None) -> None:
+        self._move(job_id, state)
+        self._end_steps(job_id, ("waiting", "ready", "leased"), error or "the job has ended")
+        self._db.execute("UPDATE job SET answer = ?, error = ? WHERE job_id = ?", (answer, error, job_id))
+        self._add_usage(job_id, usage)
+        self._event(f"job_{state.value}", job_id, message=error or "")
+
+    def _change_leased(self, db: sqlite3.Connection, lease: Lease, changes: str, values: Sequence[Any]) -> None:
+        """The one way to change a leased subtask: whoever does it shows the lease's token."""
+        done = db.execute(
+            f"UPDATE subtask SET {changes}"  # the changes are this module's own constants
+            " WHERE job_id = ? AND task_id = ? AND state = 'leased' AND token = ?",
+            (*values, lease.job_id, lease.task_id, lease.token),
+        )
+        if done.rowcount == 0:
+            raise LeaseLost(f"{lease.worker_id} lost its lease of {lease.task_id!r} of {lease.job_id}")
+
+    def _end_attempt(self, lease: Lease, error: str | None) -> None:
+        self._db.execute(
+            "UPDATE attempt SET finished_at = ?, error = ? WHERE job_id = ? AND task_id = ? AND number = ?",
+            (self._clock(), error, lease.job_id, lease.task_id, lease.attempt),
+        )
+
+    def _keep_late(self, lease: Lease, result: TaskResult) -> None:
+        self._db.execute(
+            "UPDATE attempt SET late_result = ? WHERE job_id = ? AND task_id = ? AND number = ?",
+            (json.dumps(result.to_json()), lease.job_id, lease.task_id, lease.attempt),
+        )
+        self._event("late_result", lease.job_id, lease.task_id, lease.worker_id, "its lease was lost before")
+
+    def _move_on(self, job_id: str) -> None:
+        """After a subtask has ended: ready what has all it needs now, skip what can't have it any more."""
+        rows = self._db.execute("SELECT task_id, depends_on, state FROM subtask WHERE job_id = ?", (job_id,)).fetchall()
+        states = {row["task_id"]: SubtaskState(row["state"]) for row in rows}
+        changed = True
+        while changed:
+            changed = False
+            for row in rows:
+                task_id, needs = row["task_id"], json.loads(row["depends_on"])
+                if states[task_id] is not SubtaskState.WAITING:
+                    continue
+                lost = next((name for name in needs if states[name] in _NEVER), None)
+                if lost is not None:
+                    states[task_id], error = SubtaskState.SKIPPED, f"it needs {lost!r}, which did not complete"
+                elif all(states[name] is SubtaskState.COMPLETED for name in needs):
+                    states[task_id], error = SubtaskState.READY, None
+                else:
+                    continue
+                changed = True
+                self._db.execute(
+                    "UPDATE subtask SET state = ?, error = ? WHERE job_id = ? AND task_id = ? AND state = 'waiting'",
+                    (states[task_id].value, error, job_id, task_id),
+                )
+
+    def _end_steps(self, job_id: str, states: Sequence[str], reason: str) -> None:
+        """Cancel the job's subtasks that are in one of ``states``."""
+        marks = ", ".join("?" * len(states))
+        self._db.execute(
+            "UPDATE subtask SET state = 'cancelled', error = ?, token = NULL, expires_at = NULL"
+            f" WHERE job_id = ? AND state IN ({marks})",  # marks only
+            (reason, job_id, *states),
+        )
+
+    def _add_usage(self, job_id: str, usage: Usage | None) -> None:
+        if usage is not None and usage != Usage():
+            self._db.execute(
+                "UPDATE job SET prompt_tokens = prompt_tokens + ?, completion_tokens = completion_tokens + ?,"
+                " llm_calls = llm_calls + ? WHERE job_id = ?",
+                (usage.prompt_tokens, usage.completion_tokens, usage.llm_calls, job_id),
+            )
+
+    def _event(
+        self,
+        kind: str,
+        job_id: str | None = None,
+        task_id: str | None = None,
+        worker_id: str | None = None,
+        message: str = "",
+    ) -> None:
+        done = self._db.execute(
+            "INSERT INTO event (at, kind, job_id, task_id, worker_id, message) VALUES (?, ?, ?, ?, ?, ?)",
+            (self._clock(), kind, job_id, task_id, worker_id, message[:1000]),
+        )
+        assert done.lastrowid is not None
+        if done.lastrowid % _PRUNE_EVERY == 0:
+            self._db.execute("DELETE FROM event WHERE seq <= ?", (done.lastrowid - EVENTS_KEPT,))
+
+    def _row(self, job_id: str) -> sqlite3.Row:
+        row: sqlite3.Row | None = self._db.execute("SELECT * FROM job WHERE job_id = ?", (job_id,)).fetchone()
+        if row is None:
+            raise JobNotFound(f"no job {job_id!r}")
+        return row
+
+    def _job(self, job_id: str) -> Job:
+        row = self._row(job_id)
+        attempts: dict[str, list[Any]] = {}
+        for attempt in self._db.execute("SELECT * FROM attempt WHERE job_id = ? ORDER BY task_id, number", (job_id,)):
+            attempts.setdefault(attempt["task_id"], []).append(attempt_from(attempt))
+        steps = self._db.execute("SELECT * FROM subtask WHERE job_id = ? ORDER BY position", (job_id,))
+        return job_from(row, tuple(subtask_from(step, tuple(attempts.get(step["task_id"], ()))) for step in steps))
+
+    def _new_id(self) -> str:
+        """Sorts by time, says when, and is short enough to type: ``job-20261124-081418-3f9a2c``."""
+        return f"job-{time.strftime('%Y%m%d-%H%M%S', time.gmtime(self._clock()))}-{secrets.token_hex(3)}"
+
+    # --- the connection ---
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing, and on disk at the end."""
+        with self._lock:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._db
+                except BaseException:
+                    self._db.execute("ROLLBACK") if self._db.in_transaction else None
+                    raise
+                self._db.execute("COMMIT")
+            except sqlite3.Error as exc:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise self._trouble("written", exc) from exc
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            try:
+                yield self._db
+            except sqlite3.Error as exc:
+                raise self._trouble("read", exc) from exc
+
+    def _trouble(self, doing: str, exc: sqlite3.Error) -> StoreError:
+        advice = "; free some space" if "full" in str(exc) else ""
+        return StoreError(f"the job database {self._path} can't be {doing}: {exc}{advice}")
+
+    def _prepare(self) -> None:
+        db = self._db
+        db.execute("PRAGMA foreign_keys = ON")
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise StoreError(
+                f"the job database {self._path} is damaged ({' '.join(found.split())}); restore a copy, or move it away to start afresh"
+            )
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version > SCHEMA_VERSION:
+            raise StoreError(
+                f"the job database {self._path} is of version {version}, this program knows {SCHEMA_VERSION}; "
+                "use the newer program again, or another PIBOT_DATA_DIR"
+            )
+        for number, script in enumerate(_migrations()[version:], version + 1):
+            db.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version = {number};\nCOMMIT;")
+
+
+def _migrations() -> list[str]:
+    """The scripts that lead from an empty file to the newest version, one a version."""
+    return [files("pibot.master_components").joinpath("schema.sql").read_text("utf-8")]
+
+
+_SUBTASK_STATE = {
+    "completed": SubtaskState.COMPLETED,
+    "failed": SubtaskState.FAILED,
+    "timeout": SubtaskState.FAILED,
+    "cancelled": SubtaskState.CANCELLED,
+}
+
+_NEVER = frozenset({SubtaskState.FAILED, SubtaskState.CANCELLED, SubtaskState.SKIPPED})

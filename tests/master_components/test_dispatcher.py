@@ -1,0 +1,426 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Collection, Sequence
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+from pibot.contracts import SubTask, TaskComplexity, TaskPlan, TaskRequest, TaskResult, TaskState, Usage
+from pibot.errors import JobNotFound, LLMUnavailable, NoWorkers, WorkerBusy, WorkerRejected, WorkerUnreachable
+from pibot.master_components.dispatcher import ATTEMPTS, Dispatcher, Timing
+from pibot.master_components.job_store import JobStore
+from pibot.master_components.records import Job, Submission
+from pibot.master_components.states import JobState, SubtaskState
+
+
+class FakePlanner:
+    """Plans what its test says, and lists the results as the answer."""
+
+    def __init__(self, plan: TaskPlan | Exception) -> None:
+        self.plan = plan
+        self.planned = 0
+
+    async def analyze(self, description: str) -> tuple[TaskPlan, Usage]:
+        self.planned += 1
+        if isinstance(self.plan, Exception):
+            raise self.plan
+        return self.plan, Usage(1, 1, 1)
+
+    async def compose(self, description: str, results: Sequence[tuple[SubTask, TaskResult]]) -> tuple[str, Usage]:
+        return "; ".join(f"{step.task_id}={result.output or result.error}" for step, result in results), Usage(2, 2, 1)
+
+
+class FakePool:
+    """Workers whose answers are its test's; it keeps what they were asked."""
+
+    def __init__(self, answer: Callable[[str, TaskRequest], Any], workers: int = 3) -> None:
+        self.free = [f"worker-{n}" for n in range(1, workers + 1)]
+        self.known = len(self.free)
+        self.asked: list[tuple[str, TaskRequest]] = []
+        self.cancelled: list[tuple[str, str]] = []
+        self._answer = answer
+        self._freed = asyncio.Event()
+
+    async def acquire(self, timeout: float | None, *, avoid: Collection[str] = ()) -> str:
+        if not self.known:
+            raise NoWorkers("no worker is known; set WORKER_1_IP")
+        while True:
+            wanted = [w for w in self.free if w not in avoid] or (list(self.free) if len(avoid) >= self.known else [])
+            if wanted:
+                self.free.remove(wanted[0])
+                return wanted[0]
+            self._freed.clear()
+            await asyncio.wait_for(self._freed.wait(), timeout)
+
+    def release(self, worker_id: str) -> None:
+        assert worker_id not in self.free
+        self.free.append(worker_id)
+        self._freed.set()
+
+    async def run_on(self, worker_id: str, request: TaskRequest, *, timeout: float) -> TaskResult:
+        self.asked.append((worker_id, request))
+        answer = self._answer(worker_id, request)
+        if asyncio.iscoroutine(answer):
+            answer = await answer
+        if isinstance(answer, Exception):
+            raise answer
+        assert isinstance(answer, TaskResult)
+        return answer
+
+    async def cancel(self, worker_id: str, task_id: str) -> None:
+        self.cancelled.append((worker_id, task_id))
+
+
+def ok(worker_id: str, request: TaskRequest) -> TaskResult:
+    return TaskResult(
+        request.task_id, worker_id, TaskState.COMPLETED, f"did {request.description}", usage=Usage(3, 3, 1)
+    )
+
+
+def plan(**needs: tuple[str, ...]) -> TaskPlan:
+    steps = tuple(SubTask(name, name, ("shell_exec",), needed) for name, needed in needs.items())
+    return TaskPlan(TaskComplexity.COMPLEX, False, steps)
+
+
+class Sleeps:
+    """Keeps how long the dispatcher wished to sleep."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    async def __call__(self, seconds: float) -> None:
+        if seconds == 20.0:  # a third of the lease: the heartbeat
+            await asyncio.Event().wait()
+        self.seconds.append(seconds)
+
+
+@contextlib.asynccontextmanager
+async def dispatching(
+    path: Path, pool: FakePool, planner: FakePlanner | None = None, timing: Timing | None = None, **more: Any
+) -> AsyncIterator[tuple[Dispatcher, JobStore]]:
+    store = JobStore(path / "jobs.db")
+    timing = timing or Timing(lease=60.0, sleep=Sleeps(), jitter=lambda: 0.0)
+    dispatcher = Dispatcher(store, planner or FakePlanner(plan(a=())), pool, timing=timing, **more)
+    await dispatcher.start()
+    try:
+        yield dispatcher, store
+    finally:
+        await dispatcher.stop()
+        store.close()
+
+
+async def ended(dispatcher: Dispatcher, store: JobStore, submission: Submission) -> Job:
+    job_id = store.submit(submission).job_id
+    dispatcher.notify(job_id)
+    assert await dispatcher.wait(job_id, 20)
+    return store.job(job_id)
+
+
+async def begun(pool: FakePool, count: int = 1) -> None:
+    while len(pool.asked) < count:  # noqa: ASYNC110  # the store's thread has its part in it
+        await asyncio.sleep(0)
+
+
+# --- the way of a job ---
+
+
+async def test_a_job_is_planned_run_and_answered(tmp_path: Path) -> None:
+    pool = FakePool(ok)
+    async with dispatching(tmp_path, pool, FakePlanner(plan(a=(), b=()))) as (dispatcher, store):
+        job = await ended(dispatcher, store, Submission("the job"))
+        assert (job.state, job.answer, job.error) == (JobState.COMPLETED, "a=did a; b=did b", None)
+        assert job.usage == Usage(1 + 2 + 6, 1 + 2 + 6, 4)
+        assert {s.state for s in job.subtasks} == {SubtaskState.COMPLETED}
+        assert {worker for worker, _ in pool.asked} == {"worker-1", "worker-2"}
+        assert sorted(pool.free) == ["worker-1", "worker-2", "worker-3"]
+
+
+async def test_a_job_with_skills_is_not_planned_and_not_summed_up(tmp_path: Path) -> None:
+    planner = FakePlanner(LLMUnavailable("down"))
+    async with dispatching(tmp_path, FakePool(ok), planner) as (dispatcher, store):
+        job = await ended(dispatcher, store, Submission("list files", ("shell_exec",)))
+        assert (job.state, job.answer, planner.planned) == (JobState.COMPLETED, "did list files", 0)
+
+
+async def test_a_job_that_the_master_handles_needs_no_worker(tmp_path: Path) -> None:
+    planner = FakePlanner(TaskPlan(TaskComplexity.SIMPLE, True, (), "4"))
+    pool = FakePool(ok, workers=0)
+    async with dispatching(tmp_path, pool, planner) as (dispatcher, store):
+        job = await ended(dispatcher, store, Submission("what is 2+2?"))
+        assert (job.state, job.answer, pool.asked) == (JobState.COMPLETED, "4", [])
+
+
+async def test_independent_steps_run_at_the_same_time_and_needed_results_are_handed_on(tmp_path: Path) -> None:
+    together = asyncio.Event()
+
+    async def both(worker_id: str, request: TaskRequest) -> TaskResult:
+        if request.description in ("a", "b"):
+            if len(pool.asked) == 2:
+                together.set()
+            await together.wait()
+        return ok(worker_id, request)
+
+    pool = FakePool(both)
+    async with dispatching(tmp_path, pool, FakePlanner(plan(a=(), b=(), c=("a",)))) as (dispatcher, store):
+        job = await ended(dispatcher, store, Submission("x"))
+        assert job.state is JobState.COMPLETED
+        last = pool.asked[-1][1].description
+        assert last.startswith("c\n\nResults of earlier steps")
+        assert '"did a"' in last
+        assert "did b" not in last
+
+
+async def test_a_failed_step_keeps_the_others_results_and_names_itself(tmp_path: Path) -> None:
+    def answer(worker_id: str, request: TaskRequest) -> TaskResult:
+        if request.description == "a":
+            return TaskResult(request.task_id, worker_id, TaskState.FAILED, error="no such file")
+        return ok(worker_id, request)
+
+    pool = FakePool(answer)
+    async with dispatching(tmp_path, pool, FakePlanner(plan(a=(), b=("a",), c=()))) as (dispatcher, store):
+        job = await ended(dispatcher, store, Submission("x"))
+        assert job.state is JobState.FAILED
+        assert "step 'a' failed: no such file" in (job.error or "")
+        assert "step 'b' skipped: it needs 'a'" in (job.error or "")
+        assert "c=did c" in (job.answer or "")
+        assert len(pool.asked) == 2  # what the agent says it could not do is not tried again
+
+
+async def test_a_job_that_cannot_be_planned_fails_with_the_models_sentence(tmp_path: Path) -> None:
+    async with dispatching(tmp_path, FakePool(ok), FakePlanner(LLMUnavailable("set VOLC_API_KEY"))) as (d, store):
+        job = await ended(d, store, Submission("x"))
+        assert (job.state, job.error) == (JobState.FAILED, "the job could not be planned: set VOLC_API_KEY")
+
+
+async def test_a_job_without_any_worker_fails_and_says_what_to_set(tmp_path: Path) -> None:
+    async with dispatching(tmp_path, FakePool(ok, workers=0)) as (dispatcher, store):
+        job = await ended(dispatcher, store, Submission("x", ()))
+        assert job.state is JobState.FAILED
+        assert "WORKER_1_IP" in (job.error or "")
+
+
+# --- workers that fail ---
+
+
+async def test_a_lost_worker_is_replaced_and_each_attempts_error_is_kept(tmp_path: Path) -> None:
+    def answer(worker_id: str, request: TaskRequest) -> Any:
+        return ok(worker_id, request) if worker_id == "worker-3" else WorkerUnreachable(worker_id, "no answer")
+
+    pool, sleeps = FakePool(answer), Sleeps()
+    timing = Timing(lease=60.0, sleep=sleeps, jitter=lambda: 0.0)
+    async with dispatching(tmp_path, pool, timing=timing) as (dispatcher, store):
+        job = await ended(dispatcher, store, Submission("x", ()))
+        assert job.state is JobState.COMPLETED
+        assert [(a.worker_id, a.error) for a in job.subtasks[0].attempts] == [
+            ("worker-1", "worker-1: no answer"),
+            ("worker-2", "worker-2: no answer"),
+            ("worker-3", None),
+        ]
+        assert sleeps.seconds == [1.0, 2.0]
+        assert len({request.task_id for _, request in pool.asked}) == 3
+
+
+async def test_after_the_last_attempt_the_step_fails(tmp_path: Path) -> None:
+    pool = FakePool(lambda worker_id, request: WorkerRejected(worker_id, "unknown skill 'x'"), workers=2)
+    async with dispatching(tmp_path, pool) as (dispatcher, store):
+        job = await ended(dispatcher, store, Submission("x", ()))
+        assert job.state is JobState.FAILED
+        assert "unknown skill 'x'" in (job.error or "")
+        assert len(pool.asked) == ATTEMPTS
+        assert sorted(pool.free) == ["worker-1", "worker-2"]
+
+
+async def test_a_busy_worker_is_no_attempt(tmp_path: Path) -> None:
+    busy = [True] * 5
+
+    def answer(worker_id: str, request: TaskRequest) -> Any:
+        return WorkerBusy("other") if busy and busy.pop() else ok(worker_id, request)
+
+    async with dispatching(tmp_path, FakePool(answer)) as (dispatcher, store):
+        job = await ended(dispatcher, store, Submission("x", ()))
+        assert job.state is JobState.COMPLETED
+        assert [a.number for a in job.subtasks[0].attempts] == [1]
+
+
+async def test_a_task_that_its_worker_cancelled_is_tried_elsewhere(tmp_path: Path) -> None:
+    def answer(worker_id: str, request: TaskRequest) -> TaskResult:
+        if worker_id == "worker-1":
+            return TaskResult(request.task_id, worker_id, TaskState.CANCELLED, error="worker-1 was stopped")
+        return ok(worker_id, request)
+
+    async with dispatching(tmp_path, FakePool(answer)) as (dispatcher, store):
+        job = await ended(dispatcher, store, Submission("x", ()))
+        assert (job.state, job.subtasks[0].worker_id) == (JobState.COMPLETED, "worker-2")
+
+
+async def test_a_lease_is_renewed_while_its_worker_works(tmp_path: Path) -> None:
+    release = asyncio.Event()
+    beats = 0
+
+    async def beat(seconds: float) -> None:
+        nonlocal beats
+        assert seconds == 10.0
+        beats += 1
+        if beats == 3:
+            release.set()
+        await asyncio.sleep(0)
+
+    async def answer(worker_id: str, request: TaskRequest) -> TaskResult:
+        await release.wait()
+        return ok(worker_id, request)
+
+    pool = FakePool(lambda w, r: answer(w, r))
+    async with dispatching(tmp_path, pool, timing=Timing(lease=30.0, sleep=beat)) as (dispatcher, store):
+        job = await ended(dispatcher, store, Submission("x", ()))
+        assert job.state is JobState.COMPLETED
+        assert beats >= 3
+
+
+async def test_a_defect_fails_its_job_and_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def answer(worker_id: str, request: TaskRequest) -> Any:
+        return ZeroDivisionError("oh") if request.description == "bad" else ok(worker_id, request)
+
+    async with dispatching(tmp_path, FakePool(answer)) as (dispatcher, store):
+        bad = await ended(dispatcher, store, Submission("bad", ()))
+        assert (bad.state, bad.error) == (JobState.FAILED, "a defect in the hub: ZeroDivisionError: oh")
+        assert "Traceback" in caplog.text
+        assert (await ended(dispatcher, store, Submission("good", ()))).state is JobState.COMPLETED
+
+
+# --- cancelling and deadlines ---
+
+
+async def hang(worker_id: str, request: TaskRequest) -> TaskResult:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+async def test_cancelling_a_job_reaches_its_workers_and_its_waiting_steps(tmp_path: Path) -> None:
+    pool = FakePool(hang)
+    async with dispatching(tmp_path, pool, FakePlanner(plan(a=(), b=("a",)))) as (dispatcher, store):
+        job_id = store.submit(Submission("x")).job_id
+        dispatcher.notify(job_id)
+        await begun(pool)
+        await dispatcher.cancel(job_id)
+        job = store.job(job_id)
+        assert (job.state, job.error) == (JobState.CANCELLED, "the job was cancelled")
+        assert {s.state for s in job.subtasks} == {SubtaskState.CANCELLED}
+        assert pool.cancelled == [("worker-1", f"{job_id}.a.1")]
+        assert sorted(pool.free) == ["worker-1", "worker-2", "worker-3"]
+        await dispatcher.cancel(job_id)  # again: nothing more
+        assert len(pool.cancelled) == 1
+
+
+async def test_cancelling_a_job_that_waits_for_its_turn_ends_it_and_tells_who_waits(tmp_path: Path) -> None:
+    pool = FakePool(hang)
+    async with dispatching(tmp_path, pool, jobs_at_once=1) as (dispatcher, store):
+        first, second = (store.submit(Submission(text, ())).job_id for text in ("1", "2"))
+        for job_id in (first, second):
+            dispatcher.notify(job_id)
+        await begun(pool)
+        waiting = asyncio.ensure_future(dispatcher.wait(second, 20))
+        await dispatcher.cancel(second)
+        assert await waiting
+        assert store.job(second).state is JobState.CANCELLED
+        with pytest.raises(JobNotFound):
+            await dispatcher.cancel("nope")
+
+
+async def test_a_job_whose_time_is_up_fails_and_its_tasks_are_cancelled(tmp_path: Path) -> None:
+    pool = FakePool(hang)
+    async with dispatching(tmp_path, pool) as (dispatcher, store):
+        job = await ended(dispatcher, store, Submission("x", (), timeout=0.1))
+        assert (job.state, job.error) == (JobState.FAILED, "the job's 0.1 seconds were up")
+        assert len(pool.cancelled) == len(pool.asked)
+        assert {s.state for s in job.subtasks} == {SubtaskState.CANCELLED}
+
+
+# --- order, waiting, restart ---
+
+
+async def test_the_more_urgent_job_goes_first_then_the_older(tmp_path: Path) -> None:
+    release = asyncio.Event()
+
+    async def answer(worker_id: str, request: TaskRequest) -> TaskResult:
+        await release.wait()
+        return ok(worker_id, request)
+
+    pool = FakePool(lambda w, r: answer(w, r))
+    async with dispatching(tmp_path, pool, jobs_at_once=1) as (dispatcher, store):
+        submissions = [Submission("first", ()), Submission("low", (), priority=-1), Submission("high", (), priority=1)]
+        ids = [store.submit(s).job_id for s in submissions]
+        for job_id in ids:
+            dispatcher.notify(job_id)
+        await begun(pool)
+        release.set()
+        for job_id in ids:
+            assert await dispatcher.wait(job_id, 20)
+        assert [request.description for _, request in pool.asked] == ["first", "high", "low"]
+
+
+async def test_waiting_ends_with_the_time_of_the_one_who_waits(tmp_path: Path) -> None:
+    async with dispatching(tmp_path, FakePool(hang)) as (dispatcher, store):
+        job_id = store.submit(Submission("x", ())).job_id
+        dispatcher.notify(job_id)
+        assert await dispatcher.wait(job_id, 0.01) is False
+        with pytest.raises(JobNotFound):
+            await dispatcher.wait("nope", 1)
+
+
+async def test_a_restart_takes_up_the_job_where_it_was_and_asks_its_worker_first(tmp_path: Path) -> None:
+    def first(worker_id: str, request: TaskRequest) -> Any:
+        return ok(worker_id, request) if request.description == "a" else hang(worker_id, request)
+
+    before = FakePool(first)
+    async with dispatching(tmp_path, before, FakePlanner(plan(a=(), b=("a",)))) as (dispatcher, store):
+        job_id = store.submit(Submission("x")).job_id
+        dispatcher.notify(job_id)
+        await begun(before, 2)
+    assert before.cancelled == []  # the task goes on at its worker
+
+    after, planner = FakePool(ok), FakePlanner(AssertionError("it is planned already"))
+    async with dispatching(tmp_path, after, planner) as (dispatcher, store):
+        assert await dispatcher.wait(job_id, 20)
+        job = store.job(job_id)
+        assert job.state is JobState.COMPLETED
+        # The same task, to the same worker, under the same id: it is not run twice there.
+        assert after.asked == [before.asked[1]]
+        assert [len(s.attempts) for s in job.subtasks] == [1, 1]
+
+
+async def test_a_restart_gives_a_lost_workers_task_to_another(tmp_path: Path) -> None:
+    before = FakePool(hang)
+    async with dispatching(tmp_path, before) as (dispatcher, store):
+        job_id = store.submit(Submission("x", ())).job_id
+        dispatcher.notify(job_id)
+        await begun(before)
+
+    def gone(worker_id: str, request: TaskRequest) -> Any:
+        return WorkerUnreachable(worker_id, "gone") if worker_id == "worker-1" else ok(worker_id, request)
+
+    async with dispatching(tmp_path, FakePool(gone)) as (dispatcher, store):
+        assert await dispatcher.wait(job_id, 20)
+        assert [a.worker_id for a in store.job(job_id).subtasks[0].attempts] == ["worker-1", "worker-2"]
+
+
+async def test_a_job_cancelled_while_the_hub_was_down_is_not_run(tmp_path: Path) -> None:
+    store = JobStore(tmp_path / "jobs.db")
+    job_id = store.submit(Submission("x", ())).job_id
+    store.request_cancel(job_id)
+    store.close()
+    pool = FakePool(ok)
+    async with dispatching(tmp_path, pool) as (dispatcher, store):
+        assert await dispatcher.wait(job_id, 20)
+        assert (store.job(job_id).state, pool.asked) == (JobState.CANCELLED, [])
+
+
+async def test_stopping_tells_who_waits(tmp_path: Path) -> None:
+    async with dispatching(tmp_path, FakePool(hang)) as (dispatcher, store):
+        job_id = store.submit(Submission("x", ())).job_id
+        dispatcher.notify(job_id)
+        waiting = asyncio.ensure_future(dispatcher.wait(job_id, 60))
+        await asyncio.sleep(0)
+    assert await waiting
