@@ -5,8 +5,6 @@ A message says what was wrong, where, and what to do about it; it never holds a 
 
 from __future__ import annotations
 
-from typing import Any
-
 
 class PibotError(Exception):
     """The root: catch this to catch everything that PiBot raises on purpose."""
@@ -109,10 +107,10 @@ class ShuttingDown(PibotError):
 class WorkerError(PibotError):
     """Something between the master and one worker went wrong."""
 
-    def __init__(self, worker_id: str, message: str, **details: Any) -> None:
-        super().__init__(f"{worker_id}: {message}")
+    def __init__(self, worker_id: str, problem: str) -> None:
+        super().__init__(f"{worker_id}: {problem}")
         self.worker_id = worker_id
-        self.details = details
+        self.problem = problem
 
 
 class WorkerUnreachable(WorkerError):

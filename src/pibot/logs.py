@@ -20,6 +20,10 @@ WORKER_LOG_BYTES = 2 * 1024 * 1024
 WORKER_LOG_FILES = 3
 
 
+MAX_VALUE_CHARS = 500
+"""Characters of one value in a line: an error may repeat what a model wrote."""
+
+
 def event(logger: logging.Logger, name: str, *, level: int = logging.INFO, **fields: object) -> None:
     """Log one event as ``name key=value …`` on one line.
 
@@ -137,6 +141,8 @@ def _is_stderr(path: Path) -> bool:
 
 def _quoted(value: object) -> str:
     text = f"{value:.3f}" if isinstance(value, float) else str(value)
+    if len(text) > MAX_VALUE_CHARS:
+        text = text[:MAX_VALUE_CHARS] + "…"
     if text and not any(c in text for c in ' "=\n\r'):
         return text
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

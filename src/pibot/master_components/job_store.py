@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import secrets
 import sqlite3
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from importlib.resources import files
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pibot.contracts import Clock, SubTask, TaskComplexity, TaskPlan, TaskResult, Usage
-from pibot.errors import IllegalTransition, JobNotFound, LeaseLost, StoreError, TaskConflict
+from pibot.errors import IllegalTransition, JobNotFound, LeaseLost, TaskConflict
+from pibot.master_components.database import Database
 from pibot.master_components.records import Event, Job, Lease, Submission
 from pibot.master_components.rows import attempt_from, job_from, subtask_from
 from pibot.master_components.states import ENDED_JOBS, JobState, SubtaskState, sources_of
-
-SCHEMA_VERSION = 1
 
 EVENTS_KEPT = 5000
 """Events of the recent activity; older ones go."""
@@ -33,10 +29,6 @@ SINGLE_STEP = "step-1"
 class JobStore:
     """The job database. Its methods block for as long as the disk takes, and may be called from any thread.
 
-    SQLite before 3.51.3 can damage a file in WAL mode that two connections write
-    (https://sqlite.org/wal.html#walresetbug), so there is one connection, behind a lock. ``synchronous=FULL``: in WAL
-    mode a commit is on disk when it returns, and not before.
-
     Args:
         path: the file, made if it is not there; its folder must be.
         clock: seconds since the epoch.
@@ -46,29 +38,15 @@ class JobStore:
     """
 
     def __init__(self, path: Path, *, clock: Clock = time.time) -> None:
-        self._path = path
         self._clock = clock
-        self._lock = threading.RLock()
-        try:
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
-        except sqlite3.Error as exc:
-            raise StoreError(f"the job database {path} can't be opened: {exc}; set PIBOT_DATA_DIR") from exc
-        self._db.row_factory = sqlite3.Row
-        try:
-            self._prepare()
-        except sqlite3.Error as exc:
-            self._db.close()
-            raise StoreError(
-                f"the job database {path} can't be used: {exc}; move it away to start with an empty one"
-            ) from exc
-        except StoreError:
-            self._db.close()
-            raise
+        self._file = Database(path)
+        self._transaction = self._file.transaction
+        self._reading = self._file.reading
+        self._db = self._file.connection
 
     def close(self) -> None:
         """Close the file. Calling it twice is fine."""
-        with self._lock:
-            self._db.close()
+        self._file.close()
 
     # --- jobs ---
 
@@ -156,6 +134,21 @@ class JobStore:
         with self._reading() as db:
             known = {row["state"]: row["number"] for row in db.execute("SELECT * FROM tally")}
         return {state: known.get(state.value, 0) for state in JobState}
+
+    def open_subtasks(self) -> dict[SubtaskState, int]:
+        """How many subtasks of the jobs that have not ended are in each state."""
+        with self._reading() as db:
+            rows = db.execute(
+                "SELECT subtask.state, count(*) AS number FROM job JOIN subtask USING (job_id)"
+                " WHERE job.state IN ('queued', 'planning', 'running') GROUP BY subtask.state"
+            )
+            known = {row["state"]: row["number"] for row in rows}
+        return {state: known.get(state.value, 0) for state in SubtaskState}
+
+    @property
+    def used(self) -> Usage:
+        """What the models were asked for, over all jobs, since the file was opened."""
+        return self._used
 
     def request_cancel(self, job_id: str) -> Job:
         """Note that a job is not wanted any more, and cancel those of its subtasks that no worker has.
@@ -463,6 +456,7 @@ class JobStore:
                 " llm_calls = llm_calls + ? WHERE job_id = ?",
                 (usage.prompt_tokens, usage.completion_tokens, usage.llm_calls, job_id),
             )
+            self._used += usage
 
     def _event(
         self,
@@ -497,61 +491,6 @@ class JobStore:
     def _new_id(self) -> str:
         """Sorts by time, says when, and is short enough to type: ``job-20261124-081418-3f9a2c``."""
         return f"job-{time.strftime('%Y%m%d-%H%M%S', time.gmtime(self._clock()))}-{secrets.token_hex(3)}"
-
-    # --- the connection ---
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing, and on disk at the end."""
-        with self._lock:
-            try:
-                self._db.execute("BEGIN IMMEDIATE")
-                try:
-                    yield self._db
-                except BaseException:
-                    self._db.execute("ROLLBACK") if self._db.in_transaction else None
-                    raise
-                self._db.execute("COMMIT")
-            except sqlite3.Error as exc:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise self._trouble("written", exc) from exc
-
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            try:
-                yield self._db
-            except sqlite3.Error as exc:
-                raise self._trouble("read", exc) from exc
-
-    def _trouble(self, doing: str, exc: sqlite3.Error) -> StoreError:
-        advice = "; free some space" if "full" in str(exc) else ""
-        return StoreError(f"the job database {self._path} can't be {doing}: {exc}{advice}")
-
-    def _prepare(self) -> None:
-        db = self._db
-        db.execute("PRAGMA foreign_keys = ON")
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
-        if found != "ok":
-            raise StoreError(
-                f"the job database {self._path} is damaged ({' '.join(found.split())}); restore a copy, or move it away to start afresh"
-            )
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version > SCHEMA_VERSION:
-            raise StoreError(
-                f"the job database {self._path} is of version {version}, this program knows {SCHEMA_VERSION}; "
-                "use the newer program again, or another PIBOT_DATA_DIR"
-            )
-        for number, script in enumerate(_migrations()[version:], version + 1):
-            db.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version = {number};\nCOMMIT;")
-
-
-def _migrations() -> list[str]:
-    """The scripts that lead from an empty file to the newest version, one a version."""
-    return [files("pibot.master_components").joinpath("schema.sql").read_text("utf-8")]
 
 
 _SUBTASK_STATE = {

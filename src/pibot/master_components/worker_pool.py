@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import secrets
 import time
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from pibot.contracts import (
     MAX_TASK_TIMEOUT,
     Clock,
+    JsonObject,
     SubTask,
     TaskRequest,
     TaskResult,
@@ -37,10 +37,8 @@ from pibot.errors import (
     WorkerUnreachable,
 )
 from pibot.logs import event
+from pibot.master_components.worker_client import WorkerClient
 from pibot.settings import Secret, Settings
-
-if TYPE_CHECKING:
-    import aiohttp
 
 log = logging.getLogger("pibot.pool")
 
@@ -48,14 +46,9 @@ DEFAULT_TIMEOUT = 300.0
 """Seconds that ``execute_task`` waits for a free worker and its result together."""
 
 WAIT_CHUNK = 20
-"""Seconds that one request waits at the worker: the longest time in which a dead worker goes unnoticed is this
-and :data:`ANSWER_MARGIN`."""
-
-ANSWER_MARGIN = 10.0
-"""Seconds beyond its waiting time that a worker gets to answer: a Zero on bad Wi-Fi, swapping."""
+"""Seconds that one request waits at the worker: a dead worker goes unnoticed for so long, and the client's margin."""
 
 HEALTH_TIMEOUT = 5.0
-CONNECT_TIMEOUT = 5.0
 
 ATTEMPTS = 3
 """Workers that ``execute_task`` tries before it gives up on a task that none of them brought to an end."""
@@ -107,13 +100,12 @@ class WorkerPool:
         monotonic: Clock = time.monotonic,
     ) -> None:
         self._workers = {address.worker_id: _Worker(address) for address in workers}
-        self._api_key = api_key
         self._clock = clock
         self._monotonic = monotonic
         self._idle: deque[str] = deque(self._workers)  # least recently used first
         self._waiters: deque[tuple[asyncio.Future[str], frozenset[str]]] = deque()
         self._wake: asyncio.TimerHandle | None = None
-        self._session: aiohttp.ClientSession | None = None
+        self._client = WorkerClient(api_key)
 
     # --- what the guide's scripts use ---
 
@@ -189,9 +181,7 @@ class WorkerPool:
         if self._wake is not None:
             self._wake.cancel()
             self._wake = None
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        await self._client.close()
 
     # --- what the dispatcher uses ---
 
@@ -358,7 +348,9 @@ class WorkerPool:
             log.info("abandoned task=%s worker=%s", request.task_id, worker_id)
             raise
         if "success" not in body or "status" not in body:
-            raise self._lost(worker, f"{worker.address.url} answered 200 with no task's result: no PiBot worker?")
+            lost = WorkerUnreachable(worker_id, "it answered 200 with no task's result: no PiBot worker?")
+            self._lost(worker, lost)
+            raise lost
         return cast(TaskResultDict, body)
 
     async def _give_up(self, worker_id: str, request: TaskRequest) -> TaskResultDict:
@@ -375,27 +367,15 @@ class WorkerPool:
     def _chunk(self, deadline: float) -> int:
         return max(1, min(WAIT_CHUNK, int(deadline - self._monotonic())))
 
-    def _parse(self, worker_id: str, body: Mapping[str, Any]) -> TaskResult:
-        try:
-            return TaskResult.from_json(body)
-        except ContractError as exc:
-            raise self._lost(self._workers[worker_id], f"its result has not the agreed form: {exc}") from exc
-
-    # --- HTTP ---
-
-    def _worker(self, worker_id: str) -> _Worker:
-        try:
-            return self._workers[worker_id]
-        except KeyError:
-            raise WorkerUnreachable(worker_id, "it is none of this master's workers any more") from None
+    # --- what each answer says of its worker ---
 
     async def _check(self, worker: _Worker) -> bool:
         try:
             _, body = await self._request(worker.address.worker_id, "GET", "/health", timeout=HEALTH_TIMEOUT)
-        except (WorkerError, TaskNotFound):
+        except (WorkerError, WorkerBusy, TaskNotFound):
             return False
         if body.get("status") != "healthy":
-            self._lost(worker, f"it says that it is {body.get('status')!r}")
+            self._lost(worker, WorkerUnreachable(worker.address.worker_id, f"it says {body.get('status')!r} of itself"))
             return False
         if not worker.reserved:
             worker.current_task = body.get("current_task")
@@ -404,87 +384,55 @@ class WorkerPool:
         return True
 
     async def _request(
-        self,
-        worker_id: str,
-        method: str,
-        path: str,
-        body: Mapping[str, Any] | None = None,
-        *,
-        wait: int = 0,
-        timeout: float = 15.0,
-    ) -> tuple[int, dict[str, Any]]:
-        """One request to a worker; its status and its JSON.
-
-        Raises:
-            WorkerBusy, TaskNotFound, WorkerRejected: as it answered.
-            WorkerUnreachable: there was no whole answer.
-        """
-        import aiohttp
-
+        self, worker_id: str, method: str, path: str, body: JsonObject | None = None, **limits: float
+    ) -> tuple[int, JsonObject]:
+        """One request to a worker, noting what it says of the worker's state; errors as the client's."""
         worker = self._worker(worker_id)
-        session = self._open_session()
         try:
-            async with session.request(
-                method,
-                worker.address.url + path,
-                data=None if body is None else json.dumps(body).encode(),
-                headers={"Prefer": f"wait={wait}"} if wait else None,
-                timeout=aiohttp.ClientTimeout(total=wait + ANSWER_MARGIN if wait else timeout, connect=CONNECT_TIMEOUT),
-                allow_redirects=False,
-            ) as response:
-                status = response.status
-                answer = json.loads(await response.read())
-        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as exc:
-            raise self._lost(worker, _transport_problem(worker.address, exc)) from exc
-        except ValueError as exc:
-            raise self._lost(worker, f"{worker.address.url} answered {status} without JSON: no PiBot worker?") from exc
-        if not isinstance(answer, dict):
-            raise self._lost(worker, f"{worker.address.url} answered {status} with no JSON object: no PiBot worker?")
-        worker.seen(self._clock())
-        if status in (200, 202):
-            if worker.state is WorkerState.OFFLINE:
-                worker.state = WorkerState.IDLE
-            return status, answer
-        raise self._refusal(worker, status, answer)
-
-    def _refusal(self, worker: _Worker, status: int, answer: dict[str, Any]) -> WorkerBusy | WorkerError | TaskNotFound:
-        message = str(answer.get("error") or f"it answered {status}")
-        if status == 404:
-            return TaskNotFound(f"{worker.address.worker_id}: {message}")
-        if answer.get("status") == "busy" or status == 503:
+            status, answer = await self._client.request(worker.address, method, path, body, **limits)
+        except WorkerUnreachable as exc:
+            self._lost(worker, exc)
+            raise
+        except WorkerBusy:
+            worker.seen(self._clock())
             worker.state = WorkerState.BUSY
             worker.not_before = self._monotonic() + BUSY_DELAY
-            return WorkerBusy(answer.get("current_task"))
-        if status == 401:
-            message += " (PIBOT_API_KEY must be the same on the master and the worker)"
-        worker.error = message
-        return WorkerRejected(worker.address.worker_id, message, status=status)
+            raise
+        except WorkerRejected as exc:
+            worker.seen(self._clock())
+            worker.error = exc.problem
+            raise
+        except TaskNotFound:
+            worker.seen(self._clock())
+            raise
+        worker.seen(self._clock())
+        if worker.state is WorkerState.OFFLINE:
+            worker.state = WorkerState.IDLE
+        return status, answer
 
-    def _lost(self, worker: _Worker, message: str) -> WorkerUnreachable:
+    def _parse(self, worker_id: str, body: Mapping[str, Any]) -> TaskResult:
+        try:
+            return TaskResult.from_json(body)
+        except ContractError as exc:
+            lost = WorkerUnreachable(worker_id, f"its result has not the agreed form: {exc}")
+            self._lost(self._worker(worker_id), lost)
+            raise lost from exc
+
+    def _lost(self, worker: _Worker, exc: WorkerUnreachable) -> None:
         """Note that a worker did not answer; it is tried again after a growing delay."""
         if worker.state is not WorkerState.OFFLINE:
-            event(log, "worker_offline", level=logging.WARNING, worker=worker.address.worker_id, error=message)
+            event(log, "worker_offline", level=logging.WARNING, worker=worker.address.worker_id, error=exc.problem)
         worker.state = WorkerState.OFFLINE
-        worker.error = message
+        worker.error = exc.problem
         worker.failures += 1
         delay = min(MAX_OFFLINE_DELAY, OFFLINE_DELAY * 2 ** (worker.failures - 1))
         worker.not_before = self._monotonic() + delay
-        return WorkerUnreachable(worker.address.worker_id, message)
 
-    def _open_session(self) -> aiohttp.ClientSession:
-        """The one session, made inside the loop that uses it."""
-        if self._session is None:
-            import aiohttp
-
-            headers = {"Content-Type": "application/json"}
-            if self._api_key is not None:
-                headers["Authorization"] = f"Bearer {self._api_key.reveal()}"
-            self._session = aiohttp.ClientSession(
-                headers=headers,
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=8.0),
-                cookie_jar=aiohttp.DummyCookieJar(),
-            )
-        return self._session
+    def _worker(self, worker_id: str) -> _Worker:
+        try:
+            return self._workers[worker_id]
+        except KeyError:
+            raise WorkerUnreachable(worker_id, "it is none of this master's workers any more") from None
 
 
 def create_default_worker_pool(environ: Mapping[str, str] | None = None) -> WorkerPool:
@@ -502,9 +450,3 @@ def create_default_worker_pool(environ: Mapping[str, str] | None = None) -> Work
 
 def _no_result(task_id: str, state: TaskState, problems: list[str]) -> TaskResultDict:
     return TaskResult(task_id, None, state, error="; ".join(problems)).to_json()
-
-
-def _transport_problem(address: WorkerAddress, exc: Exception) -> str:
-    if isinstance(exc, asyncio.TimeoutError):
-        return f"no answer from {address.url} in time"
-    return f"no answer from {address.url}: {exc or type(exc).__name__}"

@@ -1,0 +1,117 @@
+"""HTTP to one worker: a request, and what its answer means."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING
+
+from pibot.contracts import JsonObject, WorkerAddress
+from pibot.errors import TaskNotFound, WorkerBusy, WorkerRejected, WorkerUnreachable
+from pibot.settings import Secret
+
+if TYPE_CHECKING:
+    import aiohttp
+
+ANSWER_MARGIN = 10.0
+"""Seconds beyond its waiting time that a worker gets to answer: a Zero on bad Wi-Fi, swapping."""
+
+CONNECT_TIMEOUT = 5.0
+"""Seconds in which a worker takes a connection, or counts as not there."""
+
+KEEPALIVE = 8.0
+"""Seconds that an idle connection is kept; a worker closes it after 10 (:data:`pibot.web.REQUEST_TIMEOUT`)."""
+
+
+class WorkerClient:
+    """Talks to workers over kept connections. Made anywhere; used within one event loop.
+
+    Args:
+        api_key: what they ask for.
+    """
+
+    def __init__(self, api_key: Secret | None) -> None:
+        self._headers = {"Content-Type": "application/json"}
+        if api_key is not None:
+            self._headers["Authorization"] = f"Bearer {api_key.reveal()}"
+        self._session: aiohttp.ClientSession | None = None
+
+    async def request(
+        self,
+        address: WorkerAddress,
+        method: str,
+        path: str,
+        body: JsonObject | None = None,
+        *,
+        wait: float = 0,
+        timeout: float = 15.0,
+    ) -> tuple[int, JsonObject]:
+        """One request.
+
+        Args:
+            wait: seconds, whole ones, that the worker may wait before it answers.
+            timeout: seconds for the whole request where it does not wait.
+
+        Returns:
+            200 or 202, and the JSON.
+
+        Raises:
+            WorkerBusy, TaskNotFound, WorkerRejected: as it answered.
+            WorkerUnreachable: there was no whole answer, or none of a worker's.
+        """
+        import aiohttp
+
+        session = self._session or self._open()
+        try:
+            async with session.request(
+                method,
+                address.url + path,
+                data=None if body is None else json.dumps(body).encode(),
+                headers={"Prefer": f"wait={wait:.0f}"} if wait else None,
+                timeout=aiohttp.ClientTimeout(total=wait + ANSWER_MARGIN if wait else timeout, connect=CONNECT_TIMEOUT),
+                allow_redirects=False,
+            ) as response:
+                status = response.status
+                answer = json.loads(await response.read())
+        except asyncio.TimeoutError as exc:
+            raise WorkerUnreachable(address.worker_id, f"no answer from {address.url} in time") from exc
+        except (aiohttp.ClientError, OSError) as exc:
+            problem = f"no answer from {address.url}: {exc or type(exc).__name__}"
+            raise WorkerUnreachable(address.worker_id, problem) from exc
+        except ValueError as exc:
+            problem = f"{address.url} answered {status} without JSON: no PiBot worker?"
+            raise WorkerUnreachable(address.worker_id, problem) from exc
+        if not isinstance(answer, dict):
+            problem = f"{address.url} answered {status} with no JSON object: no PiBot worker?"
+            raise WorkerUnreachable(address.worker_id, problem)
+        if status in (200, 202):
+            return status, answer
+        raise _refusal(address, status, answer)
+
+    async def close(self) -> None:
+        """Close the connections. Calling it twice is fine."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    def _open(self) -> aiohttp.ClientSession:
+        """The one session, made inside the loop that uses it."""
+        import aiohttp
+
+        self._session = aiohttp.ClientSession(
+            headers=self._headers,
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE),
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+        return self._session
+
+
+def _refusal(address: WorkerAddress, status: int, answer: JsonObject) -> Exception:
+    message = str(answer.get("error") or f"it answered {status}")
+    if status == 404:
+        return TaskNotFound(f"{address.worker_id}: {message}")
+    if answer.get("status") == "busy" or status == 503:
+        return WorkerBusy(answer.get("current_task"))
+    if status == 401:
+        message += " (PIBOT_API_KEY must be the same on the master and the worker)"
+    return WorkerRejected(address.worker_id, message)
