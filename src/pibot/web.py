@@ -58,7 +58,12 @@ _STATUS: tuple[tuple[type[PibotError], int], ...] = (
 
 
 def create_app(
-    name: str, *, api_key: Secret | None, open_paths: Collection[str] = (), max_body: int = MAX_BODY
+    name: str,
+    *,
+    api_key: Secret | None,
+    open_paths: Collection[str] = (),
+    form_paths: Collection[str] = (),
+    max_body: int = MAX_BODY,
 ) -> Flask:
     """Make a Flask app whose errors are JSON and whose every route asks for the key.
 
@@ -66,10 +71,12 @@ def create_app(
         name: the import name of the module whose templates and static files it uses.
         api_key: what callers must show; None lets everyone in.
         open_paths: paths that need no key.
+        form_paths: paths of forms, on which a browser's Basic credentials count for every method, because their views
+            ask for a token that only the app's own pages hold.
         max_body: bytes.
     """
     app = Flask(name, static_folder=None)
-    guard = _Guard(api_key, frozenset(open_paths), max_body)
+    guard = _Guard(api_key, frozenset(open_paths), frozenset(form_paths), max_body)
     app.before_request(guard)
     app.register_error_handler(PibotError, _pibot_error)
     app.register_error_handler(HTTPException, _http_error)
@@ -80,9 +87,12 @@ def create_app(
 class _Guard:
     """Looks at each request before its view does."""
 
-    def __init__(self, api_key: Secret | None, open_paths: frozenset[str], max_body: int) -> None:
+    def __init__(
+        self, api_key: Secret | None, open_paths: frozenset[str], form_paths: frozenset[str], max_body: int
+    ) -> None:
         self._key = None if api_key is None else api_key.reveal().encode()
         self._open_paths = open_paths
+        self._form_paths = form_paths
         self._max_body = max_body
 
     def __call__(self) -> Response | None:
@@ -100,7 +110,11 @@ class _Guard:
             return error(411, "send the body with a Content-Length; a chunked body is not read")
         if not _is_same_origin():
             return error(403, "this request came from another site's page")
-        if self._key is None or request.path in self._open_paths or self._shows_key(self._key):
+        if request.path in self._open_paths:
+            return None
+        if self._key is None:
+            return None if _is_local_name(request.host) else error(403, _FOREIGN_NAME.format(request.host))
+        if self._shows_key(self._key):
             return None
         response = error(401, "the key is missing or wrong; send it as 'Authorization: Bearer <PIBOT_API_KEY>'")
         response.headers["WWW-Authenticate"] = 'Bearer realm="pibot"'
@@ -108,13 +122,13 @@ class _Guard:
             response.headers.add("WWW-Authenticate", 'Basic realm="PiBot: any name, the key as password"')
         return response
 
-    @staticmethod
-    def _shows_key(key: bytes) -> bool:
+    def _shows_key(self, key: bytes) -> bool:
         scheme, _, value = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() == "basic":
-            # A browser sends these by itself, also for a request that another site's page made it send: reading only.
+            # A browser sends these by itself, also for a request that another site's page made it send: they count for
+            # reading, and for forms whose token such a page can't know.
             password = request.authorization.password if request.authorization else None
-            if request.method not in ("GET", "HEAD") or password is None:
+            if password is None or (request.method not in ("GET", "HEAD") and request.path not in self._form_paths):
                 return False
             shown = password.encode("utf-8", "surrogateescape")
         elif scheme.lower() == "bearer":
@@ -135,6 +149,25 @@ def _is_same_origin() -> bool:
         return False
     origin = request.headers.get("Origin")
     return origin is None or urlsplit(origin).netloc == request.host
+
+
+_LOCAL_NAME = re.compile(
+    r"(?i)[a-z0-9_-]+|[a-z0-9_.-]+\.(?:local|localhost|lan|home|internal|home\.arpa)|\[[0-9a-f:.%]+\]"
+)
+
+_FOREIGN_NAME = (
+    "asked for as {!r}: without PIBOT_API_KEY only an address or a local name is answered; use one, or set it"
+)
+
+
+def _is_local_name(host: str) -> bool:
+    """Whether ``host`` is an address, or a name that nobody on the internet can own.
+
+    Where no key is asked for, a page on the internet could have its own name point here (DNS rebinding) and so pass
+    for this origin.
+    """
+    name = re.sub(r":\d+\Z", "", host)
+    return bool(re.fullmatch(r"[\d.]+", name) or _LOCAL_NAME.fullmatch(name))
 
 
 def answer(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -13,9 +13,9 @@ from pibot.web import Server
 
 
 @contextlib.contextmanager
-def serving(app: Any, *, threads: int = 10) -> Iterator[int]:
-    """Serve a WSGI app on a free port, with the product's own server; the port is what you get."""
-    server = Server(app, host="127.0.0.1", port=0, threads=threads)
+def serving(app: Any, *, threads: int = 10, port: int = 0) -> Iterator[int]:
+    """Serve a WSGI app on a free port (or ``port``), with the product's own server; the port is what you get."""
+    server = Server(app, host="127.0.0.1", port=port, threads=threads)
     server.start()
     try:
         yield server.port

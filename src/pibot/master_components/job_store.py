@@ -43,6 +43,7 @@ class JobStore:
         self._transaction = self._file.transaction
         self._reading = self._file.reading
         self._db = self._file.connection
+        self._used = Usage()
 
     def close(self) -> None:
         """Close the file. Calling it twice is fine."""
