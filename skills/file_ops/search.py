@@ -1,0 +1,138 @@
+"""Finding files by name, and lines by what is in them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Callable
+
+from pibot.contracts import ToolContext
+from pibot.errors import ToolError
+
+from .tree import Place, describe, errors, folder, opened, parent, walk
+
+MAX_SEARCHED_FILE = 4 * 1024 * 1024
+"""Bytes; a larger file is passed over."""
+
+MAX_VISITED = 5_000
+MAX_MATCHES = 100
+MAX_MATCH_CHARS = 200
+REGEX_SECONDS = 20.0
+_SNIFF = 8192
+
+
+@dataclass(frozen=True)
+class Query:
+    """What to look for.
+
+    Args:
+        text: what a line must hold; empty for the files themselves.
+        name: a pattern for the files' names.
+        ignore_case: capitals and small letters are the same.
+    """
+
+    text: str
+    name: str = "*"
+    ignore_case: bool = False
+
+    def matches(self, line: str) -> bool:
+        return self.text.casefold() in line.casefold() if self.ignore_case else self.text in line
+
+    def not_found(self, place: Place) -> str:
+        named = "" if self.name == "*" else f" in files named {self.name}"
+        what = f"no line holds {self.text!r}{named}" if self.text else f"no file is named {self.name}"
+        return f"nothing found: {what} under {place.shown}"
+
+
+async def search(query: Query, place: Place) -> str:
+    """Look in a thread, which stops soon when the caller is cancelled."""
+    stop = threading.Event()
+    looking = asyncio.get_running_loop().run_in_executor(None, _search, query, place, stop.is_set)
+    try:
+        return await asyncio.shield(looking)
+    except asyncio.CancelledError:
+        stop.set()
+        await asyncio.wait({looking})
+        raise
+
+
+async def grep(query: Query, place: Place, context: ToolContext) -> str:
+    """Take the text for a regular expression. A confined grep does it: a pattern that takes forever is ended.
+
+    Raises:
+        ToolError: the pattern is none, takes too long, or the place lies where commands see nothing.
+    """
+    if place.root != context.workspace:
+        raise ToolError("regex works in the task's folder only; search elsewhere for a plain text")
+    next(_candidates(place), None)  # refuses links on the way
+    where = "." if place.shown == "." else f"./{place.shown}"
+    flags = ["-rnHIE", "-D", "skip", f"--include={query.name}", "-m", str(MAX_MATCHES)]
+    argv = ["grep", *flags, *(["-i"] if query.ignore_case else []), "-e", query.text, "--", where]
+    result = await context.commands.run(argv, workspace=context.workspace, timeout=REGEX_SECONDS)
+    if result.timed_out:
+        raise ToolError(f"the search took longer than {REGEX_SECONDS:g} seconds; use a simpler pattern")
+    if result.exit_code == 1:
+        return query.not_found(place)
+    if result.exit_code != 0:
+        raise ToolError(f"the pattern could not be searched for: {result.output.strip()}")
+    lines = [line.removeprefix("./")[:MAX_MATCH_CHARS] for line in result.output.splitlines()]
+    return _limited(lines)
+
+
+def _search(query: Query, place: Place, stopped: Callable[[], bool]) -> str:
+    found: list[str] = []
+    visited = 0
+    for file, status in _candidates(place):
+        visited += 1
+        if stopped() or len(found) > MAX_MATCHES:
+            break
+        if not stat.S_ISREG(status.st_mode) or not fnmatchcase(file.names[-1], query.name):
+            continue
+        if not query.text:
+            found.append(describe(file.shown, status))
+        elif status.st_size <= MAX_SEARCHED_FILE:
+            found += _matches(query, file, MAX_MATCHES + 1 - len(found))
+    if visited > MAX_VISITED:
+        found.append(f"[stopped after {MAX_VISITED} entries; search one of the folders]")
+    return _limited(found) or query.not_found(place)
+
+
+def _candidates(place: Place) -> Iterator[tuple[Place, os.stat_result]]:
+    """``place`` itself where it is a file, else what is under it."""
+    if place.names:
+        with parent(place) as (fd, name), errors(place):
+            status = os.lstat(name, dir_fd=fd)
+        if not stat.S_ISDIR(status.st_mode):
+            yield place, status
+            return
+    with folder(place):
+        pass  # missing or no folder: said now, not by an empty result
+    yield from walk(place, limit=MAX_VISITED + 1)
+
+
+def _matches(query: Query, place: Place, limit: int) -> list[str]:
+    try:
+        with opened(place) as file:
+            data = file.read(MAX_SEARCHED_FILE)
+    except ToolError:
+        return []  # gone since, or not to be read
+    if b"\0" in data[:_SNIFF]:
+        return []
+    found: list[str] = []
+    for number, line in enumerate(data.decode("utf-8", "replace").split("\n"), 1):
+        if query.matches(line):
+            found.append(f"{place.shown}:{number}: {line.strip()[:MAX_MATCH_CHARS]}")
+            if len(found) == limit:
+                break
+    return found
+
+
+def _limited(lines: list[str]) -> str:
+    if len(lines) > MAX_MATCHES:
+        lines[MAX_MATCHES:] = [f"[only the first {MAX_MATCHES}; search for something rarer]"]
+    return "\n".join(lines)

@@ -1,0 +1,232 @@
+"""Files of the task's folder; reading also where the owner allows it. All of it is bounded, and none follows links."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from pibot.contracts import ToolContext
+from pibot.errors import ToolError
+
+from .search import Query, grep, search
+from .tree import Place, describe, entries, errors, kind_of, locate, open_file, opened, parent, remove, walk
+
+MAX_ENTRIES = 500
+MAX_CHARS = 18_000
+"""Characters of one answer, which leaves room below the 20,000 that a tool's result may have."""
+
+MAX_LINES = 2_000
+MAX_WRITE = 4 * 1024 * 1024
+"""Bytes of one write; larger files are made by commands."""
+
+MAX_FILE = 64 * 1024 * 1024
+"""Bytes up to which a file is appended to, and how far into one is read."""
+
+_SNIFF = 8192
+
+
+def list_files(context: ToolContext, path: str = ".", recursive: bool = False) -> str:
+    """List a folder, one entry a line: folders end in "/", files have their size.
+
+    Args:
+        path: the folder; the task's own by default.
+        recursive: also what lies in its folders.
+    """
+    place = _readable(context, path)
+    if recursive:
+        found = [(inside.shown, status) for inside, status in walk(place, limit=MAX_ENTRIES + 1)]
+    else:
+        found = entries(place)
+    lines = [describe(name, status) for name, status in found[:MAX_ENTRIES]]
+    if len(found) > MAX_ENTRIES:
+        lines.append(f"[only the first {MAX_ENTRIES} entries; list one of the folders]")
+    return "\n".join(lines) or "(nothing in it)"
+
+
+def read_file(context: ToolContext, path: str, offset: int = 1, limit: int = MAX_LINES) -> str:
+    """Read a text file, or a part of it.
+
+    Args:
+        path: the file.
+        offset: the number of the first line to read; 1 is the file's first.
+        limit: how many lines to read at most.
+    """
+    if offset < 1 or limit < 1:
+        raise ToolError("offset and limit must be 1 or more")
+    place = _readable(context, path)
+    with opened(place) as file:
+        start = file.read(_SNIFF)
+        if b"\0" in start:
+            size = os.fstat(file.fileno()).st_size
+            raise ToolError(f"{place.shown} is a binary file of {size} bytes, no text; use a command to look into it")
+        file.seek(0)
+        lines, more = _window(file, place, offset, min(limit, MAX_LINES))
+    if not lines and offset > 1:
+        raise ToolError(f"{place.shown} has fewer than {offset} lines; read it with a smaller offset")
+    text = "".join(lines)
+    if more:
+        text += f"\n[lines {offset} to {offset + len(lines) - 1}; go on with offset={offset + len(lines)}]"
+    return text or "(the file is empty)"
+
+
+def write_file(context: ToolContext, path: str, content: str) -> str:
+    """Write a text file: create it, with the folders it needs, or replace all that is in it.
+
+    Args:
+        path: the file.
+        content: the whole text.
+    """
+    place = locate(path, context.workspace)
+    data = _encoded(content)
+    with parent(place, create=True) as (fd, name), errors(place):
+        known = kind_of(fd, name)
+        if known is not None:
+            os.close(open_file(fd, name, place))  # so that a folder, link or device is refused
+        # Readers see the old file or the new one. It is not synced to disk, since the folder goes with the task.
+        temporary = f".{secrets.token_hex(8)}.tmp"
+        new = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=fd)
+        try:
+            with os.fdopen(new, "wb") as file:
+                if known is not None:
+                    os.fchmod(new, stat.S_IMODE(known.st_mode) & 0o777)
+                file.write(data)
+            os.rename(temporary, name, src_dir_fd=fd, dst_dir_fd=fd)
+        except BaseException:
+            os.unlink(temporary, dir_fd=fd)
+            raise
+    return f"{'replaced' if known is not None else 'created'} {place.shown} ({len(data)} bytes)"
+
+
+def append_file(context: ToolContext, path: str, content: str) -> str:
+    """Add text to the end of a file; it is created, with the folders it needs, where it is missing.
+
+    Args:
+        path: the file.
+        content: the text to add; start or end it with a newline where one is wanted.
+    """
+    place = locate(path, context.workspace)
+    data = _encoded(content)
+    with parent(place, create=True) as (fd, name), errors(place):
+        end = open_file(fd, name, place, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        with os.fdopen(end, "ab") as file:
+            size = os.fstat(end).st_size + len(data)
+            if size > MAX_FILE:
+                raise ToolError(f"{place.shown} would have {size} bytes, {MAX_FILE} are allowed; begin a new file")
+            file.write(data)
+    return f"appended {len(data)} bytes to {place.shown}, which has {size} now"
+
+
+def move_file(context: ToolContext, source: str, target: str, overwrite: bool = False) -> str:
+    """Move or rename a file or folder.
+
+    Args:
+        source: what to move.
+        target: its new path; an existing folder keeps the name and takes it in.
+        overwrite: replace a file that is there already.
+    """
+    origin, goal = locate(source, context.workspace), locate(target, context.workspace)
+    if len(goal.names) > len(origin.names) and goal.names[: len(origin.names)] == origin.names:
+        raise ToolError(f"{origin.shown} can't be moved into itself")
+    with parent(origin) as (from_fd, from_name), errors(origin):
+        os.lstat(from_name, dir_fd=from_fd)
+        if not goal.names or _is_folder(goal):
+            goal = goal.child(from_name)
+        with parent(goal, create=True) as (to_fd, to_name):
+            if kind_of(to_fd, to_name) is not None and not overwrite:
+                raise ToolError(f"{goal.shown} exists already; choose another target, or set overwrite to true")
+            os.rename(from_name, to_name, src_dir_fd=from_fd, dst_dir_fd=to_fd)
+    return f"moved {origin.shown} to {goal.shown}"
+
+
+def delete_file(context: ToolContext, path: str, recursive: bool = False) -> str:
+    """Delete a file, or a folder.
+
+    Args:
+        path: what to delete.
+        recursive: delete a folder with all that is in it; without this only an empty one.
+    """
+    place = locate(path, context.workspace)
+    with parent(place) as (fd, name), errors(place):
+        is_folder = stat.S_ISDIR(os.lstat(name, dir_fd=fd).st_mode)
+        if is_folder and not recursive and entries(place):
+            raise ToolError(f"{place.shown} is a folder with files in it; set recursive to true to delete them too")
+        count = remove(fd, name)
+    return f"deleted {place.shown}" + (f" with {count - 1} entries in it" if count > 1 else "")
+
+
+async def search_files(
+    context: ToolContext,
+    text: str = "",
+    path: str = ".",
+    name: str = "*",
+    regex: bool = False,
+    ignore_case: bool = False,
+) -> str:
+    """Find files by name, and lines in them by text. Without a text, the files are listed; with one, each line that
+    holds it comes as "path:number: line".
+
+    Args:
+        text: what the lines must hold, as it stands; leave it out to find files by name.
+        path: the folder or file to search.
+        name: a pattern for the files' names, such as *.txt.
+        regex: take the text for an extended regular expression (as grep -E does); in the task's folder only.
+        ignore_case: take capitals and small letters for the same.
+    """
+    place = _readable(context, path)
+    query = Query(text, name, ignore_case)
+    if regex and text:
+        return await grep(query, place, context)
+    return await search(query, place)
+
+
+def _readable(context: ToolContext, path: str) -> Place:
+    return locate(path, context.workspace, tuple(context.options.get("read_paths", ())))
+
+
+def _is_folder(place: Place) -> bool:
+    with parent(place, create=True) as (fd, name):
+        known = kind_of(fd, name)
+        return known is not None and stat.S_ISDIR(known.st_mode)
+
+
+def _encoded(content: str) -> bytes:
+    data = content.encode("utf-8", "replace")
+    if len(data) > MAX_WRITE:
+        raise ToolError(f"content has {len(data)} bytes, {MAX_WRITE} are allowed; write it in parts with append_file")
+    return data
+
+
+def _window(file: BinaryIO, place: Place, offset: int, limit: int) -> tuple[list[str], bool]:
+    """Lines ``offset`` to ``offset + limit - 1`` as far as they fit, and whether more follow."""
+    lines: list[str] = []
+    room = MAX_CHARS
+    for number, raw in enumerate(_lines(file, place), 1):
+        if number < offset:
+            continue
+        line = raw.decode("utf-8", "replace")
+        if len(line) > room:
+            if lines:
+                return lines, True
+            line = f"{line[:room]}[… the line is longer than can be shown]\n"
+        room -= len(line)
+        lines.append(line)
+        if len(lines) == limit or room <= 0:
+            return lines, file.read(1) != b""
+    return lines, False
+
+
+def _lines(file: BinaryIO, place: Place) -> Iterator[bytes]:
+    """The file's lines, each cut to what could be shown at most, so that an endless line does not fill the memory."""
+    size = 0
+    while line := file.readline(4 * MAX_CHARS + 4):
+        size += len(line)
+        rest = line
+        while rest and not rest.endswith(b"\n") and size <= MAX_FILE:
+            rest = file.readline(4 * MAX_CHARS)
+            size += len(rest)
+        if size > MAX_FILE:
+            raise ToolError(f"{place.shown} is too large to be read that far; use a command such as tail")
+        yield line

@@ -1,0 +1,284 @@
+"""Files under one folder, and nothing beside it, whatever lies there and whatever happens meanwhile.
+
+A path is walked name by name, each opened relative to the one before it and without following a symbolic link, as
+``openat2`` does with ``RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS``, which Python has no call for. So a command that swaps
+a folder for a link while we look gains nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, Optional
+
+from pibot.errors import ToolError
+
+WORKSPACE = "/workspace"
+"""What the task's folder is called inside the sandbox; models take the name from a command's output."""
+
+MAX_DEPTH = 60
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+Names = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A path that was found to lie in a folder that may be used.
+
+    Args:
+        root: that folder.
+        names: the way from there.
+        shown: the path as the model may write it.
+    """
+
+    root: Path
+    names: Names
+    shown: str
+
+    def child(self, name: str) -> Place:
+        return Place(self.root, (*self.names, name), name if self.shown == "." else f"{self.shown.rstrip('/')}/{name}")
+
+
+def locate(path: str, workspace: Path, read_paths: tuple[Path, ...] = ()) -> Place:
+    """Find out where ``path`` lies, by its words alone.
+
+    Args:
+        path: as a model writes it; relative paths start in the workspace.
+        workspace: the task's folder.
+        read_paths: further folders or files that may be used.
+
+    Raises:
+        ToolError: it lies in none of them.
+    """
+    if "\0" in path:
+        raise ToolError("the path holds a NUL character, which no path can")
+    for home in ("~", WORKSPACE, str(workspace)):
+        if path == home or path.startswith(f"{home}/"):
+            path = path[len(home) :].lstrip("/")
+            break
+    names = _flattened(path)
+    if not path.startswith("/"):
+        if names is None:
+            raise ToolError(f"{path} is outside of the task's folder; give a path inside it, such as notes.txt")
+        return Place(workspace, names, "/".join(names) or ".")
+    absolute = PurePosixPath("/", *(names or ()))
+    for allowed in read_paths:
+        with contextlib.suppress(ValueError):
+            beneath = absolute.relative_to(allowed).parts
+            if not beneath and not allowed.is_dir():
+                return Place(allowed.parent, (allowed.name,), str(absolute))
+            return Place(allowed, beneath, str(absolute))
+    if not read_paths:
+        raise ToolError(f"{path} is outside of the task's folder; only files in it can be used, by relative paths")
+    raise ToolError(
+        f"{path} is outside of the task's folder and can't be used so; "
+        f"reading is allowed in {', '.join(map(str, read_paths))}, everything else in the task's folder only"
+    )
+
+
+def _flattened(path: str) -> Optional[Names]:
+    """The path's names without ``.`` and ``..``; None where it climbs out.
+
+    Links are never followed, so taking back a name is the same as going up.
+    """
+    names: list[str] = []
+    for name in path.split("/"):
+        if name == "..":
+            if names:
+                names.pop()
+            elif not path.startswith("/"):  # above / is / again
+                return None
+        elif name not in ("", "."):
+            names.append(name)
+    return tuple(names)
+
+
+@contextlib.contextmanager
+def folder(place: Place, *, create: bool = False) -> Iterator[int]:
+    """An open descriptor of the folder at ``place``.
+
+    Args:
+        create: make it, and what leads to it, where it is missing.
+
+    Raises:
+        ToolError: a name on the way is missing, no folder, or a symbolic link.
+    """
+    if len(place.names) > MAX_DEPTH:
+        raise ToolError(f"{place.shown}: more than {MAX_DEPTH} folders deep; use shorter paths")
+    with errors(place):
+        fd = os.open(place.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for name in place.names:
+                if create:
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(name, dir_fd=fd)
+                inner = _enter(name, fd, place)
+                os.close(fd)
+                fd = inner
+            yield fd
+        finally:
+            os.close(fd)
+
+
+def _enter(name: str, fd: int, place: Place) -> int:
+    try:
+        return os.open(name, _FOLDER, dir_fd=fd)
+    except OSError as exc:
+        if exc.errno in (errno.ELOOP, errno.ENOTDIR):
+            mode = os.lstat(name, dir_fd=fd).st_mode
+            what = "is a symbolic link, and these are not followed" if stat.S_ISLNK(mode) else "is a file, not a folder"
+            if stat.S_ISDIR(mode):
+                what = "changed meanwhile; try again"
+            raise ToolError(f"{place.shown}: {name} {what}") from exc
+        raise
+
+
+@contextlib.contextmanager
+def parent(place: Place, *, create: bool = False) -> Iterator[tuple[int, str]]:
+    """The open folder that holds ``place``, and its name there.
+
+    Raises:
+        ToolError: it is the folder that everything lies in, or as :func:`folder`.
+    """
+    if not place.names:
+        raise ToolError(f"{place.shown} is the folder itself; name something in it")
+    with folder(Place(place.root, place.names[:-1], place.shown), create=create) as fd:
+        yield fd, place.names[-1]
+
+
+def kind_of(fd: int, name: str) -> Optional[os.stat_result]:
+    """What ``name`` in an open folder is, itself and not what it points to; None where it isn't."""
+    try:
+        return os.lstat(name, dir_fd=fd)
+    except FileNotFoundError:
+        return None
+
+
+def open_file(fd: int, name: str, place: Place, flags: int = os.O_RDONLY) -> int:
+    """Open a regular file in an open folder.
+
+    Raises:
+        ToolError: it is none: a folder, a link, or something that would never end, such as a pipe.
+    """
+    # O_NONBLOCK: if it became a pipe since it was looked at, this doesn't wait for its other end.
+    flags |= os.O_NOFOLLOW | os.O_CLOEXEC
+    known = kind_of(fd, name)
+    if known is not None:
+        _must_be_file(known.st_mode, place)
+    opened = os.open(name, flags, 0o644, dir_fd=fd)
+    try:
+        _must_be_file(os.fstat(opened).st_mode, place)
+    except ToolError:
+        os.close(opened)
+        raise
+    return opened
+
+
+def opened(place: Place) -> BinaryIO:
+    """The file at ``place``, open for reading.
+
+    Raises:
+        ToolError: as :func:`folder` and :func:`open_file`.
+    """
+    with parent(place) as (fd, name), errors(place):
+        return os.fdopen(open_file(fd, name, place), "rb")
+
+
+def _must_be_file(mode: int, place: Place) -> None:
+    if stat.S_ISREG(mode):
+        return
+    if stat.S_ISDIR(mode):
+        raise ToolError(f"{place.shown} is a folder; list_files shows what is in it")
+    if stat.S_ISLNK(mode):
+        raise ToolError(f"{place.shown} is a symbolic link, and these are not followed; use the path of its target")
+    raise ToolError(f"{place.shown} is a pipe, socket or device, no file that can be read or written")
+
+
+def remove(fd: int, name: str, depth: int = 0) -> int:
+    """Delete ``name`` in an open folder with all that is in it; how many entries that were.
+
+    Raises:
+        ToolError: folders lie too deep in each other.
+    """
+    entry = os.lstat(name, dir_fd=fd)
+    if not stat.S_ISDIR(entry.st_mode):
+        os.unlink(name, dir_fd=fd)
+        return 1
+    if depth > MAX_DEPTH:
+        raise ToolError(f"{name} lies more than {MAX_DEPTH} folders deep; delete it with a shell command")
+    count = 1
+    inner = os.open(name, _FOLDER, dir_fd=fd)
+    try:
+        for inside in _names(inner):
+            count += remove(inner, inside, depth + 1)
+    finally:
+        os.close(inner)
+    os.rmdir(name, dir_fd=fd)
+    return count
+
+
+def _names(fd: int) -> list[str]:
+    with os.scandir(fd) as found:
+        return sorted(entry.name for entry in found)
+
+
+def describe(name: str, status: os.stat_result) -> str:
+    """An entry of a folder in one line."""
+    shown = name if name.isprintable() else repr(name)
+    if stat.S_ISDIR(status.st_mode):
+        return f"{shown}/"
+    if stat.S_ISREG(status.st_mode):
+        return f"{shown} ({status.st_size} bytes)"
+    return f"{shown} ({'symbolic link' if stat.S_ISLNK(status.st_mode) else 'special file'})"
+
+
+def entries(place: Place) -> list[tuple[str, os.stat_result]]:
+    """Names in the folder at ``place``, sorted, and what each is."""
+    with folder(place) as fd:
+        found = [(name, kind_of(fd, name)) for name in _names(fd)]
+    return [(name, status) for name, status in found if status is not None]
+
+
+def walk(place: Place, *, limit: int) -> Iterator[tuple[Place, os.stat_result]]:
+    """Everything under ``place``, folders before what is in them, up to ``limit`` entries and :data:`MAX_DEPTH`."""
+    waiting = [place]
+    while waiting:
+        here = waiting.pop()
+        try:
+            found = entries(here)
+        except ToolError:
+            if here is place:
+                raise
+            continue  # it is gone since, or may not be read
+        folders = []
+        for name, status in found:
+            if limit <= 0:
+                return
+            limit -= 1
+            inside = here.child(name)
+            yield inside, status
+            if stat.S_ISDIR(status.st_mode) and len(inside.names) <= MAX_DEPTH:
+                folders.append(inside)
+        waiting += reversed(folders)
+
+
+@contextlib.contextmanager
+def errors(place: Place) -> Iterator[None]:
+    """Turn what the system says into what a model can act on.
+
+    Raises:
+        ToolError: an OSError came up.
+    """
+    try:
+        yield
+    except FileNotFoundError as exc:
+        raise ToolError(f"file not found: {place.shown}; list_files shows what is there") from exc
+    except PermissionError as exc:
+        raise ToolError(f"{place.shown}: permission denied") from exc
+    except OSError as exc:
+        raise ToolError(f"{place.shown}: {exc.strerror}") from exc

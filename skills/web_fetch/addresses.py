@@ -1,0 +1,124 @@
+"""Which addresses are public, decided on the address that a socket is about to connect to.
+
+Nothing before that can be trusted: a name may resolve differently a moment later, and an address has dozens of
+spellings (``2130706433``, ``0x7f.1``, ``[::ffff:127.0.0.1]``).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Sequence
+from typing import Any, NoReturn, Optional, Union
+
+from pibot.errors import ToolError
+
+Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
+Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
+
+# IANA's special-purpose registries, and what carries an IPv4 address within an IPv6 one. Written out, because
+# ``is_global`` differs between versions of Python and is wrong for some (6to4, NAT64, Teredo, multicast).
+_NOT_PUBLIC: tuple[Network, ...] = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "0.0.0.0/8",
+            "10.0.0.0/8",
+            "100.64.0.0/10",
+            "127.0.0.0/8",
+            "169.254.0.0/16",
+            "172.16.0.0/12",
+            "192.0.0.0/24",
+            "192.0.2.0/24",
+            "192.88.99.0/24",
+            "192.168.0.0/16",
+            "198.18.0.0/15",
+            "198.51.100.0/24",
+            "203.0.113.0/24",
+            "224.0.0.0/3",
+            "2001::/23",
+            "2001:db8::/32",
+            "2002::/16",
+            "3fff::/20",
+        ),
+    )
+)
+_PUBLIC_V6 = ipaddress.IPv6Network("2000::/3")
+
+
+def is_public(address: Address) -> bool:
+    """Whether an address is one of the public internet's."""
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    if address.version == 6 and address not in _PUBLIC_V6:
+        return False
+    return address.is_global and not any(address in n for n in _NOT_PUBLIC if n.version == address.version)
+
+
+class Guard:
+    """Makes the sockets of one fetch, and none to an address that is not public or allowed by the owner.
+
+    Args:
+        allow: host names, addresses or networks in CIDR form that are allowed whatever they are, each with or without
+            ``:port``.
+
+    Raises:
+        ToolError: an entry of ``allow`` is none of these.
+    """
+
+    def __init__(self, allow: Sequence[str] = ()) -> None:
+        self._allow = [_allowed(entry) for entry in allow]
+        self._host = ""
+        self.refused: list[str] = []
+
+    def expect(self, host: str) -> None:
+        """The next connections are for this host of an address."""
+        self._host = host.lower().rstrip(".")
+        self.refused.clear()
+
+    def __call__(self, addr_info: tuple[Any, ...]) -> socket.socket:
+        """Make a socket for an address as :func:`socket.getaddrinfo` gives it.
+
+        Raises:
+            OSError: the address is refused.
+        """
+        family, kind, protocol, _, place = addr_info
+        text = str(place[0])
+        try:
+            address = ipaddress.ip_address(text.partition("%")[0])
+        except ValueError:
+            # aiohttp before 3.14 hands on 2130706433 as it stands, and what it means is decided after this.
+            self._refuse(text)
+        if not is_public(address) and not self._is_allowed(address, int(place[1])):
+            self._refuse(str(address))
+        return socket.socket(family, kind, protocol)
+
+    def _refuse(self, address: str) -> NoReturn:
+        self.refused.append(address)
+        raise PermissionError(f"{address} is not public")
+
+    def _is_allowed(self, address: Address, port: int) -> bool:
+        mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+        for what, only_port in self._allow:
+            if only_port is not None and only_port != port:
+                continue
+            if self._host == what if isinstance(what, str) else (mapped or address) in what:
+                return True
+        return False
+
+
+def _allowed(entry: str) -> tuple[Union[str, Network], Optional[int]]:
+    """One entry of the owner's list: a host's name or a network, and the port if it has one."""
+    host, port = entry.strip().lower(), None
+    head, colon, tail = host.rpartition(":")
+    if colon and tail.isdigit() and (":" not in head or head.endswith("]")):
+        host, port = head, int(tail)
+    host = host.strip("[]").rstrip(".")
+    try:
+        return ipaddress.ip_network(host, strict=False), port
+    except ValueError:
+        if not host or set(host) & set("/:[]@ "):
+            raise ToolError(
+                f"PIBOT_WEB_ALLOW holds {entry!r}, which is no host, address or network; tell the owner"
+            ) from None
+        return host, port

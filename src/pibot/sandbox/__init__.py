@@ -1,0 +1,36 @@
+"""How a command that nobody vouches for is run: confined by bubblewrap, or unconfined where the owner chose so."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Union
+
+from pibot.errors import SettingsError
+from pibot.sandbox.limits import DEFAULT_LIMITS, Limits
+
+if TYPE_CHECKING:
+    from pibot.sandbox.bubblewrap import Bubblewrap
+    from pibot.sandbox.unconfined import Unconfined
+
+__all__ = ["Limits", "create_command_runner"]
+
+
+def create_command_runner(mode: str, limits: Limits = DEFAULT_LIMITS) -> Union[Bubblewrap, Unconfined]:
+    """Make what runs commands. Nothing is run yet, and one mode never falls back to the other.
+
+    Args:
+        mode: ``bwrap`` or ``off``.
+        limits: of each command.
+
+    Raises:
+        SettingsError: there is no such mode.
+    """
+    # Imported here: a worker that runs no command does without.
+    if mode == "bwrap":
+        from pibot.sandbox.bubblewrap import Bubblewrap
+
+        return Bubblewrap(limits)
+    if mode == "off":
+        from pibot.sandbox.unconfined import Unconfined
+
+        return Unconfined(limits)
+    raise SettingsError(f"PIBOT_SANDBOX must be bwrap or off, not {mode!r}")

@@ -1,0 +1,296 @@
+"""Commands confined by bubblewrap: own namespaces, a read-only system, one folder to write in, no network."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pibot.contracts import CommandResult
+from pibot.errors import SandboxUnavailable, ToolError
+from pibot.sandbox.child import Child, PidFd, attend
+from pibot.sandbox.limits import DEFAULT_LIMITS, ENVIRONMENT, Limits, tasks_of
+from pibot.sandbox.pipes import Output, Pipe
+from pibot.sandbox.seccomp import no_user_namespaces
+
+WORKSPACE = "/workspace"
+"""Where a command finds its task's folder."""
+
+_USER = "1000"
+_OWN_ETC = Path(__file__).resolve().parent / "etc"
+_HOST_ETC = ("ld.so.cache", "alternatives", "localtime", "ssl/certs", "ssl/openssl.cnf", "services", "protocols")
+_FIRST_TO_GO = 'echo 1000 >/proc/$$/oom_score_adj; exec "$@"'
+"""Run by sh: where memory runs out, the kernel ends the command and not the service. Raising it needs no rights."""
+_TRIAL_SECONDS = 30.0
+_PER_NAMESPACE = (5, 14)
+"""The kernel from which on a user namespace's processes are counted apart from the user's other ones."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the installed bubblewrap can; versions are from its repository.
+
+    Args:
+        disable_userns: it closes user namespaces inside the sandbox (0.8 and later).
+        size: it limits a tmpfs (0.7 and later).
+    """
+
+    disable_userns: bool
+    size: bool
+
+
+class Bubblewrap:
+    """Runs commands under bubblewrap, and not at all where that is not possible.
+
+    Args:
+        limits: of each command.
+        program: the bubblewrap to use; None for the one that is installed.
+        features: what it can; None for asking it.
+    """
+
+    def __init__(
+        self, limits: Limits = DEFAULT_LIMITS, *, program: str | None = None, features: Features | None = None
+    ) -> None:
+        self._limits = limits
+        self._program = program
+        self._features = features
+        self._works = False
+
+    async def check(self) -> None:
+        """Make sure, once, that a command can be confined here, by running ``true``.
+
+        Raises:
+            SandboxUnavailable: it can't; the message says what to install or to set. It is tried again next time.
+        """
+        if self._works:
+            return
+        from tempfile import TemporaryDirectory
+
+        if self._features is None:
+            self._features = await self._ask_features()
+        with TemporaryDirectory(prefix="pibot-check-") as folder:
+            result = await self._run(["true"], Path(folder), _TRIAL_SECONDS, b"", network=False)
+        if result.exit_code != 0:
+            how = "did not end" if result.timed_out else f"ended with {result.exit_code}"
+            raise SandboxUnavailable(_unavailable(f"'true' {how} in it: {result.output.strip()}"))
+        self._works = True
+
+    def describe(self) -> tuple[str, ...]:
+        """What holds for commands and what doesn't, in sentences for the owner; all of it after :meth:`check`."""
+        limits, features = self._limits, self._features
+        said = [
+            "Commands run under bubblewrap: without network, seeing no other processes, on a read-only system, "
+            "with the task's folder as the only one that they can write.",
+            f"A command gets {limits.processes} processes, each {limits.memory_bytes >> 20} MiB of memory. Their sum "
+            "is not limited here, but where memory runs out the kernel ends them before the service.",
+            f"A file gets {limits.file_bytes >> 20} MiB. The task's folder as a whole is not limited.",
+        ]
+        if features is not None and not features.disable_userns:
+            said.append(
+                "Nested user namespaces are closed by a seccomp filter, since this bubblewrap is older than 0.8."
+            )
+        if features is not None and not features.size:
+            said.append("A command's /tmp may take half of the memory, since this bubblewrap is older than 0.7.")
+        if os.geteuid() == 0:
+            said.append("The service runs as root, whose processes the kernel does not count: run it as another user.")
+        return tuple(said)
+
+    async def run(
+        self, argv: Sequence[str], *, workspace: Path, timeout: float, stdin: bytes = b"", network: bool = False
+    ) -> CommandResult:
+        """Run a command; see :class:`~pibot.contracts.CommandRunner`.
+
+        A program that a signal ended can't be told from one that exits with 128 and the signal's number, as by any
+        shell; both count as the signal.
+        """
+        await self.check()
+        return await self._run(argv, workspace, timeout, stdin, network=network)
+
+    async def _ask_features(self) -> Features:
+        output = Output(100_000)
+        child = self._start([self._found(), "--help"], output, b"", ())
+
+        async def end() -> None:
+            child.signal(signal.SIGKILL)
+            await child.ended
+
+        await attend(child, timeout=_TRIAL_SECONDS, end=end)
+        text, _ = output.text()
+        if child.exit_code != 0:
+            raise SandboxUnavailable(_unavailable(f"'bwrap --help' ended with {child.exit_code}: {text.strip()}"))
+        return Features(disable_userns="--disable-userns" in text, size="--size" in text)
+
+    def _found(self) -> str:
+        program = self._program or shutil.which("bwrap", path=ENVIRONMENT["PATH"])
+        if program is None:
+            raise SandboxUnavailable(_unavailable("bubblewrap is not installed"))
+        return program
+
+    def _start(self, argv: Sequence[str], output: Output, stdin: bytes, pass_fds: Sequence[int]) -> Child:
+        try:
+            return Child(
+                argv,
+                env=ENVIRONMENT,
+                cwd=Path("/"),
+                stdin=stdin,
+                pass_fds=pass_fds,
+                output=output,
+                flood_bytes=self._limits.flood_bytes,
+            )
+        except OSError as exc:
+            raise SandboxUnavailable(_unavailable(f"{argv[0]} can't be run: {exc}")) from exc
+
+    async def _run(
+        self, argv: Sequence[str], workspace: Path, timeout: float, stdin: bytes, *, network: bool
+    ) -> CommandResult:
+        output = Output(self._limits.output_chars)
+        with contextlib.ExitStack() as fds:
+            status, hold = Pipe(fds), Pipe(fds)
+            passed = [status.write_end, hold.read_end]
+            options = ["--json-status-fd", str(status.write_end), "--block-fd", str(hold.read_end)]
+            assert self._features is not None
+            if not self._features.disable_userns:
+                bpf = Pipe(fds)
+                bpf.write(no_user_namespaces())
+                bpf.close_write_end()  # it is read to its end
+                passed.append(bpf.read_end)
+                options += ["--seccomp", str(bpf.read_end)]
+            options += profile(self._features, self._limits, workspace, network=network)
+            command = ["/bin/sh", "-c", _FIRST_TO_GO, "sh", self._found(), *options, "--", *argv]
+            child = self._start(command, output, stdin, passed)
+            init: PidFd | None = None
+
+            def begin() -> None:
+                nonlocal init
+                status.close_write_end()
+                hold.close_read_end()
+                line = status.read_line()  # written at once, or not at all where bubblewrap fails
+                if line:
+                    pid = json.loads(line)["child-pid"]
+                    try:
+                        init = PidFd(pid)
+                    except BaseException:
+                        os.kill(pid, signal.SIGKILL)  # it waits for us, so the number is still its own
+                        raise
+                    self._limit(pid)
+                hold.write(b"x")
+
+            async def end() -> None:
+                if init is not None:
+                    # The first process of the namespace is gone when all others are: the kernel sees to that.
+                    init.signal(signal.SIGKILL)
+                    await init.gone
+                await child.ended
+
+            timed_out = await attend(child, timeout=timeout, begin=begin, end=end)
+            return _result(argv, status.read_rest(), output, timed_out=timed_out, flooded=child.flooded.done())
+
+    def _limit(self, pid: int) -> None:
+        """Set the limits of the sandbox's first process, which still waits, and of all that follow it.
+
+        From out here it takes neither a program in between nor code between fork and exec.
+        """
+        others = 0 if _kernel() >= _PER_NAMESPACE else tasks_of(os.geteuid())
+        for which, value in self._limits.rlimits(others=others).items():
+            try:
+                resource.prlimit(pid, which, (value, value))
+            except ProcessLookupError:
+                return  # bubblewrap failed, and its status says so
+            except PermissionError as exc:
+                # Not so with a bubblewrap that is installed setuid.
+                raise SandboxUnavailable(_unavailable(f"limits can't be set on its processes: {exc}")) from exc
+
+
+def profile(features: Features, limits: Limits, workspace: Path, *, network: bool) -> list[str]:
+    """bubblewrap's options: what a command may see and do."""
+
+    def tmpfs(path: str) -> list[str]:
+        return [*(["--size", str(limits.tmp_bytes)] if features.size else []), "--tmpfs", path]
+
+    options = ["--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
+    options += [] if network else ["--unshare-net"]
+    options += ["--disable-userns"] if features.disable_userns else []
+    options += ["--uid", _USER, "--gid", _USER, "--hostname", "pibot", "--cap-drop", "ALL"]
+    options += ["--new-session", "--die-with-parent", "--clearenv"]
+    for name, value in {**ENVIRONMENT, "HOME": WORKSPACE}.items():
+        options += ["--setenv", name, value]
+    options += ["--ro-bind", "/usr", "/usr", *_system_folders()]
+    for name in _HOST_ETC:
+        options += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
+    for own in sorted(_OWN_ETC.iterdir()):
+        options += ["--ro-bind", str(own), f"/etc/{own.name}"]
+    if network:
+        options += ["--ro-bind-try", "/etc/resolv.conf", "/etc/resolv.conf"]
+    options += ["--proc", "/proc", "--dev", "/dev", *tmpfs("/dev/shm"), *tmpfs("/tmp")]
+    options += ["--bind", str(workspace.resolve()), WORKSPACE, "--chdir", WORKSPACE]
+    # What is left to write to is the memory of the machine, and under root the kernel's own settings in /proc.
+    for memory in ("/proc", "/dev", "/"):
+        options += ["--remount-ro", memory]
+    return options
+
+
+def _system_folders() -> list[str]:
+    """/bin, /lib and the like: links into /usr on a merged system, folders on an old one."""
+    options = []
+    for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):
+        path = Path("/") / name
+        if path.is_symlink():
+            options += ["--symlink", str(path.readlink()), str(path)]
+        elif path.is_dir():
+            options += ["--ro-bind", str(path), str(path)]
+    return options
+
+
+def _result(argv: Sequence[str], status: str, output: Output, *, timed_out: bool, flooded: bool) -> CommandResult:
+    """What the ended command came to, from bubblewrap's own account of it."""
+    text, truncated = output.text()
+    account: dict[str, int] = {}
+    for line in status.splitlines():
+        account.update(json.loads(line))
+    code = account.get("exit-code")
+    if timed_out or flooded:
+        code = 128 + signal.SIGKILL
+    elif code is None:
+        message = text.strip()
+        if message.startswith("bwrap: execvp "):
+            raise ToolError(f"{argv[0]} can't be started: {message.rpartition(': ')[2]}")
+        raise SandboxUnavailable(_unavailable(message or "bwrap ended without a word"))
+    if 128 < code <= 128 + signal.SIGRTMAX:
+        code = 128 - code
+    return CommandResult(code, text, truncated or flooded, timed_out)
+
+
+def _unavailable(problem: str) -> str:
+    """The problem as a sentence, with what to do."""
+    if not shutil.which("bwrap", path=ENVIRONMENT["PATH"]):
+        hint = "run 'sudo apt install bubblewrap'"
+    elif _read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1":
+        hint = "AppArmor may refuse it: 'sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0', or a profile"
+    elif _read("/proc/sys/kernel/unprivileged_userns_clone") == "0":
+        hint = "run 'sudo sysctl kernel.unprivileged_userns_clone=1'"
+    else:
+        hint = "this user must be allowed to make user namespaces (in a container: by its runtime)"
+    return (
+        f"commands can't be confined, so none is run: {problem}. To mend it, {hint}. "
+        "The owner of this machine may choose PIBOT_SANDBOX=off instead, which runs them unconfined."
+    )
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text("ascii").strip()
+    except OSError:
+        return ""
+
+
+def _kernel() -> tuple[int, ...]:
+    """The kernel's version, such as (6, 1)."""
+    numbers = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    return tuple(int(n) for n in numbers.groups()) if numbers else (0, 0)

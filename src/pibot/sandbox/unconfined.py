@@ -1,0 +1,93 @@
+"""Commands run as the service's own user, for an owner who chose so. Limited, and ended as a tree, but not confined."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pibot.contracts import CommandResult
+from pibot.errors import SandboxUnavailable, ToolError
+from pibot.sandbox.child import Child, attend
+from pibot.sandbox.limits import DEFAULT_LIMITS, ENVIRONMENT, Limits, tasks_of
+from pibot.sandbox.pipes import Output, Pipe
+
+_SUPERVISOR = Path(__file__).resolve().with_name("supervisor.py")
+_TRIAL_SECONDS = 30.0
+
+
+class Unconfined:
+    """Runs commands with nothing around them but limits and :mod:`~pibot.sandbox.supervisor`.
+
+    A command can read and write what this user can, and reach the network. One that is bent on it can also end its
+    supervisor, and the service.
+
+    Args:
+        limits: of each command.
+    """
+
+    def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
+        self._limits = limits
+        self._works = False
+
+    async def check(self) -> None:
+        """Make sure, once, that a command can be run here, by running ``true``.
+
+        Raises:
+            SandboxUnavailable: it can't.
+        """
+        if not self._works:
+            await self.run(["true"], workspace=Path("/"), timeout=_TRIAL_SECONDS)
+            self._works = True
+
+    def describe(self) -> tuple[str, ...]:
+        """What holds for commands and what doesn't, in sentences for the owner."""
+        return (
+            "Commands run unconfined (PIBOT_SANDBOX=off): they read and write what this user can, "
+            "see its processes, and reach the network.",
+            f"A command gets {self._limits.processes} processes, each {self._limits.memory_bytes >> 20} MiB of memory.",
+        )
+
+    async def run(
+        self, argv: Sequence[str], *, workspace: Path, timeout: float, stdin: bytes = b"", network: bool = False
+    ) -> CommandResult:
+        """Run a command; see :class:`~pibot.contracts.CommandRunner`. It has the network whether asked for or not."""
+        output = Output(self._limits.output_chars)
+        # The user's other processes count too; the limit is to hold for what the command adds.
+        limits = self._limits.rlimits(others=tasks_of(os.geteuid()) + 1)
+        with contextlib.ExitStack() as fds:
+            status = Pipe(fds)
+            start = [sys.executable, "-I", "-S", str(_SUPERVISOR), str(os.getpid()), str(status.write_end)]
+            try:
+                child = Child(
+                    [*start, json.dumps(limits), *argv],
+                    env={**ENVIRONMENT, "HOME": str(workspace)},
+                    cwd=workspace,
+                    stdin=stdin,
+                    pass_fds=(status.write_end,),
+                    output=output,
+                    flood_bytes=self._limits.flood_bytes,
+                )
+            except OSError as exc:
+                raise SandboxUnavailable(f"commands can't be run: {exc}") from exc
+
+            async def end() -> None:
+                child.signal(signal.SIGTERM)
+                pass
+                await child.ended
+
+            timed_out = await attend(child, timeout=timeout, begin=status.close_write_end, end=end)
+            account: dict[str, Any] = json.loads(status.read_rest() or "{}")
+        text, truncated = output.text()
+        if "error" in account:
+            raise ToolError(f"{argv[0]} can't be started: {account['error']}")
+        if "exit-code" not in account and child.exit_code >= 0:
+            raise SandboxUnavailable(f"commands can't be run: their supervisor failed: {text.strip()}")
+        flooded = child.flooded.done()
+        code = -signal.SIGKILL if timed_out or flooded else account.get("exit-code", child.exit_code)
+        return CommandResult(code, text, truncated or flooded, timed_out)

@@ -1,0 +1,598 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import warnings
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Union
+from uuid import uuid4
+
+import pytest
+
+from pibot.background import BackgroundLoop
+from pibot.contracts import CommandResult
+from pibot.errors import SandboxUnavailable, SettingsError, ToolError
+from pibot.sandbox import Limits, create_command_runner
+from pibot.sandbox.bubblewrap import Bubblewrap, Features
+from pibot.sandbox.limits import DEFAULT_LIMITS, tasks_of
+from pibot.sandbox.pipes import Output
+from pibot.sandbox.unconfined import Unconfined
+
+Runner = Union[Bubblewrap, Unconfined]
+LONG = 60.0
+"""Seconds that no test here needs; a command that is not ended in time shows by that."""
+
+MODES = [pytest.param("bwrap", marks=pytest.mark.system), "off"]
+
+
+@pytest.fixture(params=MODES)
+def runner(request: pytest.FixtureRequest) -> Runner:
+    return create_command_runner(request.param)
+
+
+@pytest.fixture
+def confined() -> Bubblewrap:
+    return Bubblewrap()
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    folder = tmp_path / "workspace"
+    folder.mkdir()
+    return folder
+
+
+async def sh(runner: Runner, workspace: Path, command: str, **options: Any) -> CommandResult:
+    return await runner.run(["bash", "-c", command], workspace=workspace, **{"timeout": LONG, **options})
+
+
+def processes_with(token: str) -> list[int]:
+    """The processes on this machine, in whichever namespace, that have ``token`` in their command line."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with contextlib.suppress(OSError):
+                if token.encode() in (folder / "cmdline").read_bytes():
+                    found.append(int(folder.name))
+    return found
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+@pytest.fixture
+def token() -> Iterator[str]:
+    """A word for a command's arguments, to find its processes by; none may be left in the end."""
+    word = f"pibot-test-{uuid4().hex}"
+    yield word
+    assert processes_with(word) == []
+
+
+def sleeper(token: str) -> str:
+    """A process that sleeps for long and is found by ``token``."""
+    return f"bash -c 'sleep 1000; : {token}'"
+
+
+@contextlib.contextmanager
+def fifo(path: Path) -> Iterator[Callable[[], Awaitable[None]]]:
+    """A pipe that a command writes to when it is so far."""
+    os.mkfifo(path)
+    fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+
+    async def written() -> None:
+        event = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        loop.add_reader(fd, event.set)
+        try:
+            await asyncio.wait_for(event.wait(), LONG)
+        finally:
+            loop.remove_reader(fd)
+
+    try:
+        yield written
+    finally:
+        os.close(fd)
+
+
+def open_descriptors() -> int:
+    return len(names_in(Path("/proc/self/fd")))
+
+
+# --- what both do ---
+
+
+async def test_a_commands_output_and_exit_code_come_back(runner: Runner, workspace: Path) -> None:
+    result = await sh(runner, workspace, "echo out; echo err >&2; echo out again; exit 3")
+    assert result == CommandResult(3, "out\nerr\nout again\n")
+
+
+async def test_a_command_works_in_its_workspace_and_what_it_writes_stays(runner: Runner, workspace: Path) -> None:
+    result = await sh(runner, workspace, 'echo hello > ~/a.txt; [ "$PWD" = "$HOME" ] && cat a.txt')
+    assert result.output == "hello\n"
+    assert (workspace / "a.txt").read_text() == "hello\n"
+
+
+async def test_a_command_gets_none_of_the_services_environment(
+    runner: Runner, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VOLC_API_KEY", "sk-secret")
+    result = await runner.run(["env"], workspace=workspace, timeout=LONG)
+    names = {line.partition("=")[0] for line in result.output.splitlines()}
+    assert names - {"PWD"} == {"PATH", "HOME", "LANG", "TERM"}
+
+
+async def test_what_is_given_as_stdin_is_read_however_large_and_without_it_there_is_none(
+    runner: Runner, workspace: Path
+) -> None:
+    result = await runner.run(["wc", "-c"], workspace=workspace, timeout=LONG, stdin=b"x" * 3_000_000)
+    nothing = await runner.run(["wc", "-c"], workspace=workspace, timeout=LONG)
+    assert (result.output, nothing.output) == ("3000000\n", "0\n")
+
+
+async def test_the_signal_that_ended_a_program_is_its_negative_exit_code(runner: Runner, workspace: Path) -> None:
+    assert (await sh(runner, workspace, "kill -SEGV $$")).exit_code == -signal.SIGSEGV
+
+
+async def test_a_program_that_is_not_there_is_the_callers_mistake(runner: Runner, workspace: Path) -> None:
+    with pytest.raises(ToolError, match="no-such-program can't be started: No such file") as caught:
+        await runner.run(["no-such-program"], workspace=workspace, timeout=LONG)
+    assert not isinstance(caught.value, SandboxUnavailable)
+
+
+async def test_output_that_is_no_utf8_is_still_text(runner: Runner, workspace: Path) -> None:
+    assert (await sh(runner, workspace, r"printf 'a\xffb'")).output == "a\ufffdb"
+
+
+async def test_what_a_command_leaves_in_the_background_is_ended_with_it(
+    runner: Runner, workspace: Path, token: str
+) -> None:
+    command = (
+        f"{sleeper(token)} & setsid {sleeper(token)} & "
+        f"(env -i setsid -f setsid -f {sleeper(token)} </dev/null >/dev/null 2>&1); "
+        "echo done"
+    )
+    result = await sh(runner, workspace, command)
+    assert (result.exit_code, result.output, result.timed_out) == (0, "done\n", False)
+    assert processes_with(token) == []
+
+
+async def test_at_the_deadline_the_whole_tree_is_ended(runner: Runner, workspace: Path, token: str) -> None:
+    command = f"echo begun; {sleeper(token)} & setsid {sleeper(token)} & trap '' TERM INT HUP; {sleeper(token)}"
+    result = await sh(runner, workspace, command, timeout=1.0)
+    assert (result.exit_code, result.output, result.timed_out) == (-signal.SIGKILL, "begun\n", True)
+    assert processes_with(token) == []
+
+
+@pytest.mark.parametrize("times", [1, 3])
+async def test_when_a_cancellation_arrives_the_whole_tree_is_gone(
+    runner: Runner, workspace: Path, token: str, times: int
+) -> None:
+    with fifo(workspace / "ready") as ready:
+        command = f"{sleeper(token)} & setsid -f {sleeper(token)}; trap '' TERM; echo >ready; {sleeper(token)}"
+        running = asyncio.ensure_future(sh(runner, workspace, command))
+        await ready()
+        assert len(processes_with(token)) >= 3
+        for _ in range(times):
+            running.cancel()
+            await asyncio.sleep(0)
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    assert processes_with(token) == []
+
+
+async def test_a_command_cancelled_before_it_began_leaves_nothing(runner: Runner, workspace: Path, token: str) -> None:
+    await runner.check()
+    descriptors = open_descriptors()
+    running = asyncio.ensure_future(sh(runner, workspace, sleeper(token)))
+    await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert processes_with(token) == []
+    assert open_descriptors() == descriptors
+
+
+async def test_a_flood_of_output_is_ended_and_its_beginning_and_end_are_kept(runner: Runner, workspace: Path) -> None:
+    result = await sh(runner, workspace, "echo first; exec yes")
+    assert result.truncated
+    assert not result.timed_out
+    assert result.exit_code == -signal.SIGKILL
+    assert result.output.startswith("first\ny\ny\n")
+    assert result.output.endswith("y\ny\n")
+    assert len(result.output) < DEFAULT_LIMITS.output_chars + 100
+
+
+async def test_a_talkative_command_still_does_its_work(runner: Runner, workspace: Path) -> None:
+    result = await sh(runner, workspace, "seq 1 200000; echo finished | tee done.txt")
+    assert (result.exit_code, result.truncated) == (0, True)
+    assert result.output.startswith("1\n2\n")
+    assert result.output.endswith("200000\nfinished\n")
+    assert "bytes of output were dropped here" in result.output
+    assert (workspace / "done.txt").exists()
+
+
+async def test_a_file_beyond_the_limit_is_not_written(runner: Runner, workspace: Path) -> None:
+    result = await sh(runner, workspace, "head -c 70000000 /dev/zero > big; echo $?; stat -c %s big")
+    assert result.output.splitlines()[-1] == str(DEFAULT_LIMITS.file_bytes)
+
+
+async def test_memory_beyond_the_limit_is_not_given(runner: Runner, workspace: Path) -> None:
+    result = await sh(runner, workspace, "head -c 400000000 /dev/zero | tail -n 1 | wc -c")
+    assert "memory exhausted" in result.output
+
+
+async def test_the_other_limits_hold_and_the_kernel_would_end_the_command_first(
+    runner: Runner, workspace: Path
+) -> None:
+    result = await sh(runner, workspace, "ulimit -c; ulimit -t; ulimit -n; cat /proc/self/oom_score_adj")
+    assert result.output.split() == ["0", "600", "256", "1000"]
+
+
+async def test_no_descriptor_is_lost_on_either_side(runner: Runner, workspace: Path) -> None:
+    await runner.check()
+    descriptors = open_descriptors()
+    inside = await sh(runner, workspace, "cd /proc/self/fd && echo *")
+    await sh(runner, workspace, "cat", stdin=b"x")
+    with pytest.raises(ToolError):
+        await runner.run(["no-such-program"], workspace=workspace, timeout=LONG)
+    await sh(runner, workspace, "sleep 1000", timeout=0.2)
+    assert open_descriptors() == descriptors
+    assert [fd for fd in inside.output.split() if int(fd) > 2] in ([], ["3"], ["255"], ["3", "255"])
+
+
+async def test_commands_run_side_by_side(runner: Runner, workspace: Path) -> None:
+    with fifo(workspace / "a"), fifo(workspace / "b"):
+        results = await asyncio.gather(
+            sh(runner, workspace, "read x <a; echo got $x; echo 2 >b"),
+            sh(runner, workspace, "echo 1 >a; read x <b; echo got $x"),
+        )
+    assert [r.output for r in results] == ["got 1\n", "got 2\n"]
+
+
+def test_commands_run_in_a_loop_of_a_background_thread(runner: Runner, workspace: Path, token: str) -> None:
+    loop = BackgroundLoop()
+    try:
+        assert loop.run(sh(runner, workspace, "echo hi")).result(LONG).output == "hi\n"
+        assert loop.run(sh(runner, workspace, sleeper(token), timeout=0.2)).result(LONG).timed_out
+    finally:
+        loop.stop()
+
+
+SERVICE = """
+import asyncio, sys
+from pathlib import Path
+from pibot.sandbox import create_command_runner
+mode, workspace, command = sys.argv[1:]
+asyncio.run(create_command_runner(mode).run(["bash", "-c", command], workspace=Path(workspace), timeout=1000))
+"""
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("mode", ["bwrap", "off"])
+async def test_when_the_service_is_killed_its_commands_are_ended(mode: str, workspace: Path, token: str) -> None:
+    with fifo(workspace / "ready") as ready:
+        command = f"{sleeper(token)} & setsid -f {sleeper(token)}; echo >ready; {sleeper(token)}"
+        service = await asyncio.create_subprocess_exec(sys.executable, "-c", SERVICE, mode, str(workspace), command)
+        await ready()
+        left = {os.pidfd_open(pid) for pid in processes_with(token) if pid != service.pid}
+        service.kill()
+        await service.wait()
+    while left:
+        ended, _, _ = select.select(left, [], [], LONG)
+        assert ended
+        for fd in ended:
+            os.close(fd)
+        left -= set(ended)
+
+
+def test_another_mode_is_refused() -> None:
+    with pytest.raises(SettingsError, match="PIBOT_SANDBOX must be bwrap or off, not 'none'"):
+        create_command_runner("none")
+
+
+# --- bubblewrap ---
+
+
+@pytest.mark.system
+async def test_the_check_passes_where_bubblewrap_works_and_what_holds_is_said(confined: Bubblewrap) -> None:
+    await confined.check()
+    said = " ".join(confined.describe())
+    assert "without network" in said
+    assert ("runs as root" in said) == (os.geteuid() == 0)
+
+
+@pytest.mark.system
+async def test_no_file_of_the_host_is_there_to_be_read(confined: Bubblewrap, workspace: Path) -> None:
+    secret = workspace.parent / "secret.txt"
+    secret.write_text("sk-secret")
+    (workspace / "link").symlink_to(secret)
+    paths = [
+        secret,
+        "link",
+        "../secret.txt",
+        Path.home(),
+        "/home",
+        "/root",
+        "/run",
+        "/var",
+        "/etc/shadow",
+        "/sys",
+        "/boot",
+    ]
+    result = await sh(confined, workspace, "; ".join(f"cat {p} 2>/dev/null || ls {p} 2>/dev/null" for p in paths))
+    assert result.output == "link\n"  # ls names the link; what it points to is not there
+    etc = await sh(confined, workspace, "cat /etc/passwd; ls /etc")
+    assert "task:x:1000" in etc.output
+    assert "machine-id" not in etc.output
+
+
+@pytest.mark.system
+async def test_other_processes_are_out_of_sight_and_out_of_reach(confined: Bubblewrap, workspace: Path) -> None:
+    result = await sh(
+        confined,
+        workspace,
+        f"cat /proc/[0-9]*/environ | tr '\\0' '\\n' | cut -d= -f1 | sort -u; echo --; kill -0 {os.getpid()}; echo $?; "
+        "ls -d /proc/[0-9]* | wc -l",
+    )
+    names, _, rest = result.output.partition("--\n")
+    assert set(names.split()) <= {"PATH", "HOME", "LANG", "TERM", "PWD", "SHLVL", "_", "OLDPWD"}
+    assert "No such process\n1\n" in rest
+    assert int(rest.split()[-1]) < 10
+
+
+@pytest.mark.system
+async def test_the_network_is_there_only_when_asked_for(confined: Bubblewrap, workspace: Path) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        listener.setblocking(False)
+        connect = f"exec 3<>/dev/tcp/127.0.0.1/{listener.getsockname()[1]} && echo connected"
+        refused = await sh(confined, workspace, connect)
+        assert "connected" not in refused.output
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+        allowed = await sh(confined, workspace, connect, network=True)
+        assert "connected" in allowed.output
+        listener.accept()[0].close()
+    interfaces = await sh(confined, workspace, "tail -n +3 /proc/net/dev | cut -d: -f1")
+    assert interfaces.output.split() == ["lo"]
+
+
+@pytest.mark.system
+async def test_nothing_but_the_workspace_and_bounded_memory_can_be_written(
+    confined: Bubblewrap, workspace: Path
+) -> None:
+    paths = ["/x", "/usr/x", "/etc/x", "/dev/x", "/bin/x", "/proc/sys/kernel/core_pattern", "/proc/self/oom_score_adj"]
+    result = await sh(confined, workspace, "; ".join(f"echo 1 > {path}" for path in paths) + "; true")
+    assert result.output.count("Read-only file system") == len(paths)
+    for folder in ("/tmp", "/dev/shm"):
+        full = await sh(confined, workspace, f"head -c 40000000 /dev/zero > {folder}/x; stat -c %s {folder}/x")
+        assert full.output.splitlines()[-1] == str(DEFAULT_LIMITS.tmp_bytes)
+    assert names_in(workspace) == []
+
+
+@pytest.mark.system
+async def test_a_command_has_no_capability_and_can_gain_none(confined: Bubblewrap, workspace: Path) -> None:
+    result = await sh(confined, workspace, "id -u; grep -E 'Cap|NoNewPrivs' /proc/self/status; mount -t tmpfs x /tmp")
+    lines = result.output.split("\n")
+    assert lines[0] == "1000"
+    assert {line.split()[1] for line in lines if line.startswith("Cap")} == {"0" * 16}
+    assert "NoNewPrivs:\t1" in lines
+    assert result.exit_code != 0
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("features", [None, Features(disable_userns=False, size=False)], ids=["own", "seccomp"])
+async def test_nested_user_namespaces_are_refused(workspace: Path, features: Features | None) -> None:
+    confined = Bubblewrap(features=features)
+    for command in ("unshare -U true", "unshare -Ur true", "unshare -Urnm true"):
+        result = await sh(confined, workspace, command)
+        assert result.exit_code == 1
+        assert "unshare failed" in result.output
+    result = await sh(confined, workspace, "seq 1 100000 | sort --parallel=4 -S 1M -n | tail -n 1")
+    assert result.output == "100000\n"  # threads and processes are still made
+
+
+@pytest.mark.system
+async def test_an_older_bubblewrap_is_named_as_what_weakens_the_sandbox(workspace: Path) -> None:
+    confined = Bubblewrap(features=Features(disable_userns=False, size=False))
+    said = " ".join(confined.describe())
+    assert "seccomp" in said
+    assert "older than 0.7" in said
+
+
+@pytest.mark.system
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes root to become another user")
+def test_the_number_of_processes_is_limited_for_another_user_than_root() -> None:
+    # Not as a fork bomb: should the limit not hold, 200 sleepers are bearable.
+    command = "for i in $(seq 200); do sleep 1000 & done"
+    with TemporaryDirectory() as folder:
+        os.chown(folder, NOBODY, NOBODY)
+        runner = Bubblewrap(Limits(processes=20))
+        output = as_nobody(partial(sh, runner, Path(folder), command))
+    assert "Resource temporarily unavailable" in output
+
+
+NOBODY = 65534
+
+
+def as_nobody(run: Callable[[], Coroutine[Any, Any, CommandResult]]) -> str:
+    """The output of ``run()``, awaited in a forked process that has become nobody.
+
+    It goes on with the modules that are loaded, since nobody may not read root's interpreter.
+    """
+    for folder in Path(__file__).resolve().parents:
+        if not folder.stat().st_mode & 0o001:
+            pytest.skip(f"{folder} is closed to other users")
+    read_end, write_end = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of fork beside threads: the child makes its own loop
+        pid = os.fork()
+    if pid == 0:
+        try:
+            os.setgroups([])
+            os.setresgid(NOBODY, NOBODY, NOBODY)
+            os.setresuid(NOBODY, NOBODY, NOBODY)
+            answer = asyncio.run(run()).output
+        except BaseException as exc:  # noqa: BLE001  # a forked test process must not go on as pytest
+            answer = f"{type(exc).__name__}: {exc}"
+        os.write(write_end, answer.encode())
+        os._exit(0)
+    os.close(write_end)
+    with os.fdopen(read_end) as pipe:
+        answer = pipe.read()
+    os.waitpid(pid, 0)
+    return answer
+
+
+def fake_bwrap(tmp_path: Path, otherwise: str) -> str:
+    """A bubblewrap that knows all options and then does something else."""
+    path = tmp_path / "bwrap"
+    path.write_text(f'#!/bin/sh\ncase "$*" in *--help) echo --disable-userns --size;; *) {otherwise};; esac\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+async def test_where_namespaces_are_refused_no_command_is_run_and_it_is_said_what_to_do(
+    tmp_path: Path, workspace: Path
+) -> None:
+    program = fake_bwrap(tmp_path, "echo 'bwrap: No permissions to create a new namespace' >&2; exit 1")
+    for attempt in range(2):
+        with pytest.raises(SandboxUnavailable) as caught:
+            await sh(Bubblewrap(program=program), workspace, "touch ran")
+        assert "No permissions to create a new namespace" in str(caught.value), attempt
+        assert "so none is run" in str(caught.value)
+        assert "PIBOT_SANDBOX=off" in str(caught.value)
+    assert names_in(workspace) == []
+
+
+@pytest.mark.parametrize("program", ["/nonexistent/bwrap", "/bin/false"])
+async def test_a_bubblewrap_that_cannot_be_run_is_unavailable(workspace: Path, program: str) -> None:
+    with pytest.raises(SandboxUnavailable, match="PIBOT_SANDBOX=off"):
+        await Bubblewrap(program=program).check()
+
+
+async def test_without_bubblewrap_it_is_said_how_to_install_it(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda *args, **kwargs: None)
+    with pytest.raises(SandboxUnavailable, match=r"bubblewrap is not installed.*apt install bubblewrap"):
+        await sh(Bubblewrap(), workspace, "touch ran")
+    assert names_in(workspace) == []
+
+
+@pytest.mark.system
+async def test_the_check_is_made_once_when_it_passed_and_again_when_it_failed(tmp_path: Path, workspace: Path) -> None:
+    broken = tmp_path / "broken"
+    counted = f'echo >> {tmp_path}/calls; [ -e {broken} ] && exit 1; exec bwrap "$@"'
+    confined = Bubblewrap(program=fake_bwrap(tmp_path, counted))
+    broken.touch()
+    with pytest.raises(SandboxUnavailable):
+        await confined.check()
+    broken.unlink()
+    for _ in range(3):
+        await confined.check()
+    assert (tmp_path / "calls").read_text() == "\n\n"
+
+
+# --- unconfined ---
+
+
+@pytest.fixture
+def unconfined() -> Unconfined:
+    return Unconfined()
+
+
+async def test_an_unconfined_command_that_signals_its_own_group_hits_only_itself(
+    unconfined: Unconfined, workspace: Path
+) -> None:
+    result = await sh(unconfined, workspace, "echo hi; kill -KILL 0")
+    assert (result.output, result.exit_code) == ("hi\n", -signal.SIGKILL)
+
+
+async def test_a_stopped_supervisor_is_woken_at_the_deadline(
+    unconfined: Unconfined, workspace: Path, token: str
+) -> None:
+    result = await sh(unconfined, workspace, f"kill -STOP $PPID; {sleeper(token)}", timeout=1.0)
+    assert result.timed_out
+    assert processes_with(token) == []
+
+
+async def test_a_killed_supervisor_shows_in_the_exit_code(unconfined: Unconfined, workspace: Path) -> None:
+    assert (await sh(unconfined, workspace, "kill -KILL $PPID; exit 0")).exit_code == -signal.SIGKILL
+
+
+async def test_an_unconfined_command_cannot_become_another_user(unconfined: Unconfined, workspace: Path) -> None:
+    result = await sh(unconfined, workspace, "grep NoNewPrivs /proc/self/status")
+    assert result.output == "NoNewPrivs:\t1\n"
+
+
+async def test_what_is_not_confined_is_said(unconfined: Unconfined) -> None:
+    await unconfined.check()
+    assert "unconfined (PIBOT_SANDBOX=off)" in unconfined.describe()[0]
+
+
+async def test_a_workspace_that_is_gone_is_said(unconfined: Unconfined, tmp_path: Path) -> None:
+    with pytest.raises(SandboxUnavailable, match="No such file"):
+        await sh(unconfined, tmp_path / "gone", "true")
+
+
+def test_the_supervisor_imports_nothing_of_the_package() -> None:
+    program = textwrap.dedent("""
+        import json, runpy, sys
+        runpy.run_module("pibot.sandbox.supervisor", run_name="looked_at")
+        print(json.dumps([m for m in sys.modules if m.startswith("pibot") and "sandbox" not in m]))
+    """)
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert set(json.loads(result.stdout)) <= {"pibot", "pibot.errors"}  # of pibot.sandbox's own __init__
+
+
+async def test_an_unconfined_command_may_add_its_number_of_processes_to_the_users_own(
+    unconfined: Unconfined, workspace: Path
+) -> None:
+    own = tasks_of(os.geteuid())
+    allowed = int((await sh(unconfined, workspace, "ulimit -u")).output)
+    assert allowed > DEFAULT_LIMITS.processes
+    assert own > 1
+
+
+# --- output ---
+
+
+def kept(limit: int, *pieces: bytes) -> tuple[str, bool]:
+    output = Output(limit)
+    for piece in pieces:
+        output.add(piece)
+    return output.text()
+
+
+def test_output_within_the_limit_is_kept_whole_wherever_its_pieces_are_cut() -> None:
+    text = "héllo wörld €" * 3
+    for at in range(len(text.encode())):
+        assert kept(len(text), text.encode()[:at], text.encode()[at:]) == (text, False)
+
+
+def test_output_beyond_the_limit_keeps_both_ends() -> None:
+    text, truncated = kept(10, b"abcdefgh" * 1000, b"uvwxyz")
+    assert truncated
+    assert text == "abcde\n[… about 7996 bytes of output were dropped here …]\nvwxyz"
+
+
+def test_a_flood_takes_no_more_memory_than_the_limit() -> None:
+    output = Output(1000)
+    for _ in range(500):
+        output.add(b"x" * 65536)
+    assert len(output._head) + len(output._tail) < 200_000
+    assert len(output.text()[0]) < 1100
