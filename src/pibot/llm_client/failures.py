@@ -1,0 +1,118 @@
+"""What went wrong, whether it may pass, and the sentence for the owner of the machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import urlsplit, urlunsplit
+
+from pibot.contracts import Clock
+from pibot.errors import LLMError, LLMProtocolError, LLMRejected, LLMUnavailable
+from pibot.llm_client import wire
+from pibot.llm_client.backend import HttpAnswer, NoAnswer
+from pibot.llm_client.configuration import Endpoint
+from pibot.llm_client.retry import parse_retry_after
+
+_PASSING_4XX = frozenset({408, 409, 429})
+
+_USED_UP = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
+"""Codes of a 429 that no waiting mends (OpenAI, *Error codes*)."""
+
+_LASTING_KINDS = ("invalid", "authentication", "permission", "not_found", "insufficient")
+"""Beginnings of ``type`` and ``code`` that say of an error under HTTP 200 that asking again is no use."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One attempt's failure.
+
+    Args:
+        error: to be raised if no further attempt is made.
+        may_pass: whether a further attempt may help.
+        retry_after: seconds that the server asked to wait.
+    """
+
+    error: LLMError
+    may_pass: bool = False
+    retry_after: float | None = None
+
+
+def no_answer(endpoint: Endpoint, problem: NoAnswer) -> Failure:
+    """The failure for an answer that did not come."""
+    hint = "check VOLC_BASE_URL (or OPENAI_BASE_URL) and the network"
+    return Failure(LLMUnavailable(f"the model's server at {endpoint.shown} {problem}; {hint}"), problem.may_pass)
+
+
+def bad_completion(endpoint: Endpoint, answer: HttpAnswer, problem: LLMProtocolError) -> Failure:
+    """The failure for a success that is no chat completion."""
+    quoted = endpoint.redactor.quote(answer.body.decode("utf-8", "replace"))
+    kind = endpoint.redactor.quote(answer.content_type.partition(";")[0]) or "no Content-Type"
+    message = (
+        f"{endpoint.shown} answered {answer.status} with {problem} ({kind}): {quoted or 'nothing'}; check that "
+        "VOLC_BASE_URL (or OPENAI_BASE_URL) is the address that /chat/completions is appended to"
+    )
+    return Failure(LLMProtocolError(message), may_pass=isinstance(problem, wire.EmptyAnswer))
+
+
+def refusal(endpoint: Endpoint, answer: HttpAnswer, error: wire.ErrorObject | None, wall_clock: Clock) -> Failure:
+    """The failure for an answer that says no: by its HTTP status, or by an error object under HTTP 200."""
+    status = _status(answer.status, error)
+    retry_after = parse_retry_after(answer.retry_after, answer.date, wall_clock)
+    said = _said(endpoint, answer, error)
+    if _may_pass(status, error):
+        message = f"the model's server at {endpoint.shown} answered {status}{said}; try again later"
+        return Failure(LLMUnavailable(message), may_pass=True, retry_after=retry_after)
+    message = f"the model's server at {endpoint.shown} refused ({status}){said}; {_advice(endpoint, status, answer)}"
+    return Failure(LLMRejected(message, status=status))
+
+
+def _status(status: int, error: wire.ErrorObject | None) -> int:
+    """The HTTP status, or the one that an error under HTTP 200 has as its code, as relaying servers send."""
+    if 200 <= status < 300 and error is not None and error.code.isascii() and error.code.isdigit():
+        code = int(error.code[:4])
+        return code if 400 <= code < 600 else status
+    return status
+
+
+def _may_pass(status: int, error: wire.ErrorObject | None) -> bool:
+    if error is not None and _USED_UP.intersection((error.code, error.kind)):
+        return False
+    if status < 300:
+        names = () if error is None else (error.code.lower(), error.kind.lower())
+        return not any(name.startswith(_LASTING_KINDS) for name in names)
+    return status >= 500 or status in _PASSING_4XX
+
+
+def _said(endpoint: Endpoint, answer: HttpAnswer, error: wire.ErrorObject | None) -> str:
+    quoted = endpoint.redactor.quote(answer.body.decode("utf-8", "replace") if error is None else error.message)
+    return f": {quoted}" if quoted else ""
+
+
+def _advice(endpoint: Endpoint, status: int, answer: HttpAnswer) -> str:
+    key = "VOLC_API_KEY (or OPENAI_API_KEY) in .env or the environment"
+    address = "VOLC_BASE_URL (or OPENAI_BASE_URL)"
+    if 300 <= status < 400:
+        place = _shown_location(endpoint, answer.location)
+        return f"it redirects to {place}, and a key isn't sent elsewhere unasked: set {address} to the right address"
+    if status == 401:
+        return f"check the key in {key}"
+    if status == 403:
+        return f"check that the key in {key} may use the model {endpoint.model!r}"
+    if status in (402, 429):
+        return f"the account of the key in {key} has used up what it may use: look there, or use another key"
+    if status == 404:
+        return f"check MODEL_NAME ({endpoint.model!r}) and {address}"
+    if status == 413:
+        return "the conversation is too large for it"
+    return (
+        f"check that the model in MODEL_NAME ({endpoint.model!r}) takes what was sent (such as tools, or this length)"
+    )
+
+
+def _shown_location(endpoint: Endpoint, location: str | None) -> str:
+    """Where a redirect leads, without query and user: these may hold the key."""
+    try:
+        parts = urlsplit(location or "")
+        place = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    except ValueError:
+        place = ""
+    return endpoint.redactor.quote(place) or "nowhere"

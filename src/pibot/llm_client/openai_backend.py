@@ -1,0 +1,157 @@
+"""The other backend: OpenAI's own library, for those who have it. Imported only where it is chosen.
+
+Its retries are off, and its decoding is left out: both are done the same way for either backend.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from pibot import __version__
+from pibot.contracts import JsonObject
+from pibot.errors import LLMConfigurationError
+from pibot.llm_client.backend import (
+    CONNECT_SECONDS,
+    KEEPALIVE_SECONDS,
+    MAX_CONNECTIONS,
+    HttpAnswer,
+    NoAnswer,
+    certificate_problem,
+    not_connected,
+    read_bounded,
+    timed_out,
+)
+from pibot.llm_client.configuration import Endpoint
+from pibot.llm_client.per_loop import PerLoop
+
+if TYPE_CHECKING:
+    import ssl
+
+    import openai
+
+
+class _Refused(Exception):
+    """Carries an answer that is no success out of the library, which would read its body without a limit."""
+
+    def __init__(self, answer: HttpAnswer) -> None:
+        super().__init__(answer.status)
+        self.answer = answer
+
+
+class OpenAIBackend:
+    """One client of the library for the running loop.
+
+    Args:
+        endpoint: where the model is.
+        ssl_context: what to trust; the system's authorities by default.
+
+    Raises:
+        LLMConfigurationError: the library is not installed.
+    """
+
+    def __init__(self, endpoint: Endpoint, *, ssl_context: ssl.SSLContext | None = None) -> None:
+        try:
+            self._openai: Any = importlib.import_module("openai")
+        except ImportError as exc:
+            raise LLMConfigurationError(
+                "PIBOT_LLM_BACKEND=openai needs the openai library, which can't be imported: install it with "
+                '"pip install openai" into the environment that runs pibot, or set PIBOT_LLM_BACKEND=aiohttp'
+            ) from exc
+        self._endpoint = endpoint
+        self._http: Any = _http_library(self._openai)
+        self._client: PerLoop[openai.AsyncOpenAI] = PerLoop(
+            partial(_make, self._openai, self._http, endpoint, ssl_context), _close
+        )
+
+    async def post(self, body: JsonObject, *, timeout: float) -> HttpAnswer:
+        import anyio  # comes with the library
+
+        create: Any = self._client.get().chat.completions.with_streaming_response.create  # may import for seconds
+        limits = self._openai.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS))
+        try:
+            with anyio.fail_after(timeout):
+                async with create(**body, timeout=limits) as response:
+                    content = await read_bounded(response.iter_bytes(), response.status_code)
+                    return _answer(response.status_code, content, response.headers)
+        except _Refused as refused:
+            return refused.answer
+        except self._openai.APITimeoutError as exc:
+            connecting = type(exc.__cause__).__name__ == "ConnectTimeout"
+            failure = not_connected(timeout) if connecting else timed_out(timeout)
+        except TimeoutError:
+            failure = timed_out(timeout)
+        except self._openai.APIConnectionError as exc:
+            if isinstance(exc.__cause__, _Refused):  # version 2 wraps whatever is raised within; 3 doesn't
+                return exc.__cause__.answer
+            failure = certificate_problem(exc) or NoAnswer(self._reason(exc.__cause__))
+        except self._http.HTTPError as exc:  # comes out bare while a body is read
+            failure = NoAnswer(self._reason(exc))
+        raise failure  # out here so that no context hangs on it: the library's errors hold the request, with the key
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    def _reason(self, exc: BaseException | None) -> str:
+        """What happened, as the end of a sentence."""
+        detail = self._endpoint.redactor.quote(str(exc or ""))
+        return f"lost the connection or can't be reached: {type(exc).__name__} {detail}".rstrip()
+
+
+def _make(library: Any, http: Any, endpoint: Endpoint, ssl_context: ssl.SSLContext | None) -> openai.AsyncOpenAI:
+    client: openai.AsyncOpenAI = library.AsyncOpenAI(
+        api_key=endpoint.key.reveal(),
+        base_url=endpoint.base_url,
+        default_query=dict(endpoint.query),
+        default_headers={"User-Agent": f"pibot/{__version__}"},
+        max_retries=0,
+        http_client=library.DefaultAsyncHttpxClient(
+            follow_redirects=False,
+            trust_env=False,  # as aiohttp: the settings alone say where to
+            verify=_trust(endpoint, ssl_context),
+            limits=http.Limits(max_connections=MAX_CONNECTIONS, keepalive_expiry=KEEPALIVE_SECONDS),
+            event_hooks={"response": [_keep_refusal]},
+        ),
+    )
+    return client
+
+
+def _trust(endpoint: Endpoint, ssl_context: ssl.SSLContext | None) -> ssl.SSLContext | bool:
+    """The system's authorities, not a list that comes with the library; none are read where there is no TLS."""
+    if ssl_context is not None:
+        return ssl_context
+    if not endpoint.base_url.startswith("https:"):
+        return False
+    import ssl
+
+    return ssl.create_default_context()
+
+
+async def _close(client: openai.AsyncOpenAI) -> None:
+    await client.close()
+
+
+async def _keep_refusal(response: Any) -> None:
+    """A hook of httpx, called with the headers read and the body not."""
+    if not 200 <= response.status_code < 300:
+        body = await read_bounded(response.aiter_bytes(), response.status_code)
+        raise _Refused(_answer(response.status_code, body, response.headers))
+
+
+def _answer(status: int, body: bytes, headers: Mapping[str, str]) -> HttpAnswer:
+    return HttpAnswer(
+        status=status,
+        body=body,
+        content_type=headers.get("Content-Type", ""),
+        retry_after=headers.get("Retry-After"),
+        date=headers.get("Date"),
+        location=headers.get("Location"),
+    )
+
+
+def _http_library(library: Any) -> Any:
+    """The HTTP library beneath: httpx2 from version 3 of the openai library on, before that httpx."""
+    client = next(base for base in library.DefaultAsyncHttpxClient.__mro__ if base.__name__ == "AsyncClient")
+    return importlib.import_module(client.__module__.partition(".")[0])

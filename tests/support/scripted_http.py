@@ -1,0 +1,200 @@
+"""The HTTP server under :mod:`tests.support.scripted_llm`: one that can also break the protocol on purpose."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import http.client
+import json
+import socket
+import socketserver
+import struct
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler
+from typing import Any, cast
+
+from tests.support.replies import Delivery, Reply
+
+
+@dataclass(frozen=True)
+class RecordedRequest:
+    """One request as it came over the wire.
+
+    Args:
+        method: ``POST`` …
+        path: with its query.
+        headers: names in lower case.
+        body: the bytes.
+        connection: the number of the connection that it came on, from 1; equal numbers mean keep-alive worked.
+    """
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+    connection: int
+
+    @functools.cached_property
+    def json(self) -> dict[str, Any]:
+        """The body, decoded."""
+        return cast("dict[str, Any]", json.loads(self.body))
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """The conversation that the model was shown."""
+        return cast("list[dict[str, Any]]", self.json["messages"])
+
+    @property
+    def tool_names(self) -> list[str]:
+        """The names of the tools that the model was told of."""
+        return [tool["function"]["name"] for tool in self.json.get("tools", [])]
+
+    @property
+    def authorization(self) -> str:
+        """The header of that name; empty where there was none."""
+        return self.headers.get("authorization", "")
+
+
+class ScriptedHTTPServer(socketserver.ThreadingTCPServer):
+    """Accepts until stopped, a thread a connection; knows its connections so that it can end them."""
+
+    allow_reuse_address = True
+    request_queue_size = 128
+
+    def __init__(self, answer: Callable[[RecordedRequest], Reply], client_gone: Callable[[], None]) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.answer = answer
+        self.client_gone = client_gone
+        self._lock = threading.Lock()
+        self._stopping = False
+        self._accepts_no_more = threading.Event()
+        self._accepted = 0
+        self._open: set[socket.socket] = set()
+        self._to_reset: set[socket.socket] = set()
+
+    def accept_until_stopped(self) -> None:
+        while not self._stopping:
+            self.handle_request()
+        self._accepts_no_more.set()
+
+    def stop(self) -> None:
+        with self._lock:
+            if self._stopping:
+                return
+            self._stopping = True
+        socket.create_connection(cast("tuple[str, int]", self.server_address)).close()  # wakes the accept
+        self._accepts_no_more.wait()  # else a thread could be joined below that was not started yet
+        with self._lock:
+            for connection in self._open:
+                _shutdown(connection)
+        self.server_close()  # joins the threads
+
+    def opened(self, connection: socket.socket) -> int:
+        with self._lock:
+            self._open.add(connection)
+            if self._stopping:
+                _shutdown(connection)
+            self._accepted += 1
+            return self._accepted
+
+    def ended(self, connection: socket.socket) -> None:
+        with self._lock:
+            self._open.discard(connection)
+
+    def reset(self, connection: socket.socket) -> None:
+        """Have the connection closed with an RST when its handler ends."""
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._to_reset.add(connection)
+
+    def shutdown_request(self, request: Any) -> None:
+        if request in self._to_reset:  # an orderly shutdown would send a FIN before
+            self._to_reset.discard(request)
+            request.close()
+        else:
+            super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away while it was answered is nothing to report; its test knows."""
+
+
+def _shutdown(connection: socket.socket) -> None:
+    try:
+        connection.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        return  # the peer was faster
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # headers and body are two writes: without this each answer may take 40 ms
+    server: ScriptedHTTPServer
+
+    def setup(self) -> None:
+        self._number = self.server.opened(self.request)
+        super().setup()
+
+    def finish(self) -> None:
+        self.server.ended(self.request)
+        super().finish()
+
+    def do_GET(self) -> None:
+        self._serve()
+
+    def do_POST(self) -> None:
+        self._serve()
+
+    def _serve(self) -> None:
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        request = RecordedRequest(self.command, self.path, headers, self._read_body(), self._number)
+        self._send(self.server.answer(request))
+
+    def _read_body(self) -> bytes:
+        if "chunked" not in self.headers.get("Transfer-Encoding", ""):
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        parts = []
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        while self.rfile.readline() not in (b"\r\n", b""):
+            pass
+        return b"".join(parts)
+
+    def _send(self, reply: Reply) -> None:
+        if reply.delivery is Delivery.RESET:
+            self.server.reset(self.request)
+            self.close_connection = True
+            return
+        if reply.delivery is Delivery.HANG:
+            self._wait_until_gone()
+            return
+        self.send_response(reply.status, http.client.responses.get(reply.status, "Scripted"))
+        for name, value in {"Content-Type": "application/json", **reply.headers}.items():
+            self.send_header(name, value)
+        if reply.delivery is Delivery.CHUNKED:
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            for part in reply.body.split(b"\n\n"):  # the last one is empty: the chunk that ends the body
+                data = part + b"\n\n" if part else b""
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+            return
+        self.send_header("Content-Length", str(len(reply.body)))
+        self.end_headers()
+        if reply.delivery is Delivery.WHOLE:
+            self.wfile.write(reply.body)
+            self.close_connection = self.close_connection or reply.hang_up
+            return
+        self.wfile.write(reply.body[: len(reply.body) // 2])
+        self.close_connection = True
+        if reply.delivery is Delivery.STALLED:
+            self._wait_until_gone()
+
+    def _wait_until_gone(self) -> None:
+        self.close_connection = True
+        with contextlib.suppress(ConnectionError):  # gone with an RST is gone, too
+            self.request.recv(1)  # returns when the client closes, or when the server is stopped
+        self.server.client_gone()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Requests are recorded, not printed."""
