@@ -1,0 +1,154 @@
+"""The master's HTTP API for jobs, workers and figures; every answer is JSON but the metrics."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, cast
+
+from flask import Blueprint, Response, request
+
+from pibot import __version__
+from pibot.contracts import JsonObject, valid_id
+from pibot.errors import InvalidRequest
+from pibot.master_components.records import Job, Submission
+from pibot.master_components.states import ENDED_JOBS, JobState
+from pibot.web import WaitingRoom, answer, json_body, wait_preference
+
+if TYPE_CHECKING:
+    from pibot.master_hub.service import HubService
+
+MAX_WAIT = 60.0
+"""Seconds that one request may wait for a result; a caller that wants more asks again."""
+
+WAITING_PLACES = 12
+"""Requests that may wait at once; each holds one of the server's threads."""
+
+MAX_PAGE = 200
+"""Jobs in one answer of ``/tasks``."""
+
+
+def create_api_blueprint(service: HubService) -> Blueprint:
+    """Make the API's routes."""
+    api = Blueprint("api", __name__)
+    waiting = WaitingRoom(WAITING_PLACES)
+
+    def result_or(job_id: str, not_yet: JsonObject | None, headers: dict[str, str]) -> Response:
+        """The job's result, waiting for it if the caller prefers to, else a 202."""
+        seconds = wait_preference(MAX_WAIT)
+        if seconds or not_yet is None:
+            job = cast(Job, waiting.wait(seconds, lambda limit: service.wait(job_id, limit)))
+            if job.state in ENDED_JOBS:
+                return answer(result_json(job), 200, {**headers, **_applied(seconds)})
+            not_yet = not_yet or {"success": True, "job_id": job_id, "status": job.state.value}
+        return answer(not_yet, 202, {**headers, **_applied(seconds)})
+
+    @api.get("/health")
+    def health() -> Response:
+        return answer(
+            {
+                "status": "healthy",
+                "role": "master",
+                "version": __version__,
+                "workers": service.worker_counts(),
+                "jobs": {state.value: number for state, number in service.counts().items()},
+            }
+        )
+
+    @api.post("/task")
+    def submit() -> Response:
+        job = service.submit(Submission.from_json(json_body()))
+        accepted = {"success": True, "job_id": job.job_id, "status": "accepted"}
+        return result_or(job.job_id, accepted, {"Location": f"/task/{job.job_id}"})
+
+    @api.get("/task/<job_id>")
+    def task(job_id: str) -> Response:
+        return answer({"success": True, "job": service.job(job_id).to_json()})
+
+    @api.get("/task/<job_id>/result")
+    def result(job_id: str) -> Response:
+        return result_or(job_id, None, {})
+
+    @api.post("/task/<job_id>/cancel")
+    def cancel(job_id: str) -> Response:
+        job = service.cancel(job_id)
+        return answer({"success": True, "job_id": job_id, "status": job.state.value})
+
+    @api.get("/tasks")
+    def tasks() -> Response:
+        limit = _limit()
+        jobs = service.jobs(state=_state(), limit=limit + 1, before=_before())
+        page = [job.to_json() for job in jobs[:limit]]
+        for row in page:
+            row.pop("subtasks", None)
+        return answer({"success": True, "tasks": page, "next": page[-1]["job_id"] if len(jobs) > limit else None})
+
+    @api.get("/workers")
+    def workers() -> Response:
+        rows = [{**status.to_json(), "url": status.address.url} for status in service.workers()]
+        return answer({"success": True, **service.worker_counts(), "workers": rows})
+
+    @api.get("/metrics")
+    def metrics() -> Response:
+        from pibot.master_hub.metrics import hub_metrics
+
+        return Response(hub_metrics(service), content_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @api.get("/openapi.json")
+    def openapi() -> Response:
+        return Response(_openapi(), mimetype="application/json")
+
+    return api
+
+
+def result_json(job: Job) -> JsonObject:
+    """How an ended job ended: its answer, and each subtask's result."""
+    output = job.answer or ""
+    body: JsonObject = {
+        "success": job.state is JobState.COMPLETED,
+        "job_id": job.job_id,
+        "status": job.state.value,
+        "output": output,
+        "data": {
+            "output": output,
+            "subtasks": {step.task_id: step.result.to_json() for step in job.subtasks if step.result is not None},
+        },
+        "usage": job.usage.to_json(),
+        "started_at": job.started_at,
+        "finished_at": job.finished_at,
+    }
+    if job.error is not None:
+        body["error"] = job.error
+    return body
+
+
+def _applied(seconds: float) -> dict[str, str]:
+    return {"Preference-Applied": f"wait={seconds:.0f}"} if seconds else {}
+
+
+def _state() -> JobState | None:
+    value = request.args.get("status")
+    if value is None:
+        return None
+    try:
+        return JobState(value)
+    except ValueError:
+        states = ", ".join(state.value for state in JobState)
+        raise InvalidRequest(f"status must be one of {states}", field="status") from None
+
+
+def _limit() -> int:
+    value = request.args.get("limit", "50")
+    if not value.isascii() or not value.isdigit() or len(value) > 9 or not 1 <= int(value) <= MAX_PAGE:
+        raise InvalidRequest(f"limit must be a whole number from 1 to {MAX_PAGE}", field="limit")
+    return int(value)
+
+
+def _before() -> str | None:
+    value = request.args.get("before")
+    return None if value is None else valid_id(value, "before")
+
+
+@cache
+def _openapi() -> str:
+    return files("pibot.master_hub").joinpath("openapi.json").read_text("utf-8")

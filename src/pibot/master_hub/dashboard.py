@@ -1,0 +1,204 @@
+"""The dashboard's pages, their data, and the forms for submitting and cancelling."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import secrets
+from typing import TYPE_CHECKING
+
+from flask import Blueprint, Response, redirect, render_template, request, url_for
+from werkzeug.wrappers import Response as AnyResponse
+
+from pibot import __version__
+from pibot.contracts import MAX_DESCRIPTION_CHARS, JsonObject, valid_id
+from pibot.errors import InvalidRequest, JobNotFound, PibotError, ShuttingDown, TaskConflict, UnknownSkill
+from pibot.master_components.records import Submission
+from pibot.master_hub import presentation
+from pibot.web import answer
+
+if TYPE_CHECKING:
+    from pibot.master_hub.service import HubService
+
+FORM_PATHS = ("/dashboard/submit", "/dashboard/cancel")
+"""Where the pages' forms are sent. A browser's Basic credentials count there too, because these views ask for the
+page's token, which no other site's page can read."""
+
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cache-Control": "no-cache",
+}
+
+JOBS_SHOWN = 20
+EVENTS_SHOWN = 25
+ACTIVE_JOBS_SHOWN = 20
+
+
+def create_dashboard_blueprint(service: HubService) -> Blueprint:
+    """Make the dashboard's routes."""
+    board = Blueprint("dashboard", __name__, static_folder="static", static_url_path="/dashboard/static")
+    board.add_app_template_filter(presentation.iso, "iso")
+    board.add_app_template_filter(presentation.utc, "utc")
+    pages = _Pages(service)
+
+    @board.after_request
+    def secure(response: Response) -> Response:
+        response.headers.update(HEADERS)
+        return response
+
+    @board.get("/")
+    def root() -> AnyResponse:
+        return redirect(url_for("dashboard.home"))
+
+    @board.get("/dashboard")
+    def home() -> Response:
+        body, etag = _pack(pages.fleet())
+        return _page("dashboard.html", body, etag, url_for("dashboard.data"), skills=service.skills)
+
+    @board.get("/dashboard/data")
+    def data() -> Response:
+        return _data(pages.fleet())
+
+    @board.get("/dashboard/jobs/<job_id>")
+    def job(job_id: str) -> Response:
+        body, etag = _pack(pages.job(job_id))
+        return _page("job.html", body, etag, url_for("dashboard.job_data", job_id=job_id))
+
+    @board.get("/dashboard/jobs/<job_id>/data")
+    def job_data(job_id: str) -> Response:
+        return _data(pages.job(job_id))
+
+    @board.post("/dashboard/submit")
+    def submit() -> AnyResponse:
+        pages.check_token()
+        skills = request.form.getlist("skills")
+        submitted = service.submit(
+            Submission.from_json(
+                {"description": request.form.get("description"), **({"skills": skills} if skills else {})}
+            )
+        )
+        return _go_to(presentation.job_href(submitted.job_id))
+
+    @board.post("/dashboard/cancel")
+    def cancel() -> AnyResponse:
+        pages.check_token()
+        job_id = valid_id(request.form.get("job_id"), "job_id")
+        service.cancel(job_id)
+        return _go_to(presentation.job_href(job_id))
+
+    @board.errorhandler(PibotError)
+    def problem(exc: PibotError) -> Response:
+        status = next((status for kind, status in _STATUS if isinstance(exc, kind)), None)
+        if status is None:
+            raise exc
+        if _wants_json() or request.path.endswith("/data"):
+            return answer({"success": False, "error": str(exc)}, status)
+        html = render_template("problem.html", message=str(exc), heading=_HEADINGS[status], version=__version__)
+        return Response(html, status, mimetype="text/html")
+
+    return board
+
+
+class _Pages:
+    """What the pages show, as data."""
+
+    def __init__(self, service: HubService) -> None:
+        self._service = service
+        self._token = hmac.new(secrets.token_bytes(32), b"dashboard forms", hashlib.sha256).hexdigest()
+
+    def check_token(self) -> None:
+        """Refuse a form that does not come from a page of this hub.
+
+        Raises:
+            _WrongToken: its token is not the one that the pages hold.
+        """
+        shown = request.form.get("token", "").encode("utf-8", "surrogateescape")
+        if not hmac.compare_digest(shown, self._token.encode()):
+            raise _WrongToken("this page is from before the hub was restarted; load it again, then send the form again")
+
+    def fleet(self) -> JsonObject:
+        service = self._service
+        jobs = service.jobs(limit=JOBS_SHOWN + 1)
+        active = presentation.active_rows(service.running_jobs(ACTIVE_JOBS_SHOWN))
+        workers = service.workers()
+        titles = {job.job_id: job.description for job in jobs}
+        return {
+            **self._common(),
+            "summary": presentation.summary(workers),
+            "banners": presentation.banners(service.settings, workers, service.model_problem, service.stopping),
+            "workers": presentation.worker_rows(workers, active),
+            "active": active,
+            "jobs": [presentation.job_row(job) for job in jobs[:JOBS_SHOWN]],
+            "more": len(jobs) > JOBS_SHOWN,
+            "events": [presentation.event_row(event, titles) for event in service.events(EVENTS_SHOWN)],
+        }
+
+    def job(self, job_id: str) -> JsonObject:
+        return {**self._common(), **presentation.job_view(self._service.job(job_id))}
+
+    def _common(self) -> JsonObject:
+        return {"token": self._token, "model": self._service.model or "none"}
+
+
+class _WrongToken(PibotError):
+    """A form without the token of this hub's pages."""
+
+
+_STATUS: tuple[tuple[type[PibotError], int], ...] = (
+    (_WrongToken, 403),
+    (InvalidRequest, 400),
+    (UnknownSkill, 400),
+    (JobNotFound, 404),
+    (TaskConflict, 409),
+    (ShuttingDown, 503),
+)
+
+_HEADINGS = {
+    400: "That can't be sent",
+    403: "Load the page again",
+    404: "No such job",
+    409: "That was sent before",
+    503: "The hub is stopping",
+}
+
+
+def _page(template: str, body: JsonObject, etag: str, data_url: str, **more: object) -> Response:
+    html = render_template(
+        template,
+        view=body,
+        etag=etag,
+        data_url=data_url,
+        version=__version__,
+        limit=MAX_DESCRIPTION_CHARS,
+        **more,
+    )
+    return Response(html, mimetype="text/html")
+
+
+def _data(body: JsonObject) -> Response:
+    """The page's data, or a 304 where the browser has it already."""
+    body, etag = _pack(body)
+    if etag in request.headers.get("If-None-Match", ""):
+        return Response(status=304, headers={"ETag": etag})
+    return answer(body, headers={"ETag": etag})
+
+
+def _pack(body: JsonObject) -> tuple[JsonObject, str]:
+    """The data and its ETag, which changes when anything that is shown does."""
+    digest = hashlib.blake2b(json.dumps(body, sort_keys=True).encode(), digest_size=12).hexdigest()
+    return body, f'"{digest}"'
+
+
+def _wants_json() -> bool:
+    return request.accept_mimetypes.best_match(["text/html", "application/json"]) == "application/json"
+
+
+def _go_to(href: str) -> AnyResponse:
+    """Where the browser goes after a form: told to dashboard.js, or by a redirect."""
+    return answer({"success": True, "href": href}) if _wants_json() else redirect(href, 303)

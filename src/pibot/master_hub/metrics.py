@@ -1,0 +1,71 @@
+"""The hub's figures as Prometheus text. Imported on the first scrape: the client library takes some MB."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from pibot import __version__
+from pibot.contracts import WorkerState
+
+if TYPE_CHECKING:
+    from pibot.master_hub.service import HubService
+
+
+def hub_metrics(service: HubService) -> bytes:
+    """The text of one scrape."""
+    registry = CollectorRegistry()
+    registry.register(_Readings(service))
+    return generate_latest(registry)
+
+
+class _Readings:
+    def __init__(self, service: HubService) -> None:
+        self._service = service
+
+    def collect(self) -> Iterator[Metric]:
+        service = self._service
+        build = GaugeMetricFamily("pibot_build_info", "The hub's version and its model.", labels=["version", "model"])
+        build.add_metric([__version__, service.model], 1)
+        yield build
+        yield GaugeMetricFamily(
+            "pibot_uptime_seconds", "Since the hub started.", value=max(0.0, service.clock() - service.started_at)
+        )
+        yield from self._jobs()
+        yield from self._workers()
+        calls = CounterMetricFamily(
+            "pibot_gateway_calls", "Model calls that the gateway answered, by HTTP status.", labels=["status"]
+        )
+        for status, number in sorted(service.gateway.calls().items()):
+            calls.add_metric([str(status)], number)
+        yield calls
+
+    def _jobs(self) -> Iterator[Metric]:
+        jobs = GaugeMetricFamily("pibot_jobs", "Jobs in the store, by state.", labels=["state"])
+        for job_state, number in self._service.counts().items():
+            jobs.add_metric([job_state.value], number)
+        yield jobs
+        steps = GaugeMetricFamily("pibot_subtasks", "Subtasks of jobs that have not ended, by state.", labels=["state"])
+        for state, number in self._service.open_subtasks().items():
+            steps.add_metric([state.value], number)
+        yield steps
+        used = self._service.used()
+        tokens = CounterMetricFamily("pibot_tokens", "Tokens of jobs since the hub started, by kind.", labels=["kind"])
+        tokens.add_metric(["prompt"], used.prompt_tokens)
+        tokens.add_metric(["completion"], used.completion_tokens)
+        yield tokens
+        yield CounterMetricFamily("pibot_llm_calls", "Model calls of jobs since the hub started.", value=used.llm_calls)
+
+    def _workers(self) -> Iterator[Metric]:
+        statuses = self._service.workers()
+        workers = GaugeMetricFamily("pibot_workers", "Workers that the hub knows, by state.", labels=["state"])
+        for state in WorkerState:
+            workers.add_metric([state.value], sum(status.state is state for status in statuses))
+        yield workers
+        up = GaugeMetricFamily("pibot_worker_up", "1 where the worker answered when last asked.", labels=["worker"])
+        for status in statuses:
+            up.add_metric([status.address.worker_id], int(status.state is not WorkerState.OFFLINE))
+        yield up

@@ -1,0 +1,284 @@
+"""The hub's parts put together, behind methods that a view may call from its thread."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import CancelledError, Future
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from pibot.background import BackgroundLoop
+from pibot.contracts import (
+    Clock,
+    Completion,
+    JsonObject,
+    LLMClient,
+    Message,
+    ToolSpec,
+    Usage,
+    WorkerState,
+    WorkerStatus,
+)
+from pibot.errors import LLMConfigurationError, SettingsError, ShuttingDown, StoreError
+from pibot.llm_client import create_llm_client
+from pibot.llm_client.configuration import Endpoint, check
+from pibot.logs import event
+from pibot.master_components import Dispatcher, JobStore, TaskPlanner, WorkerPool
+from pibot.master_components.records import Event, Job, Submission
+from pibot.master_components.states import JobState, SubtaskState
+from pibot.master_hub.provider import Gateway
+from pibot.settings import Settings
+from pibot.tool_registry import SkillLibrary
+
+if TYPE_CHECKING:
+    from pibot.tool_registry import SkillInfo
+
+log = logging.getLogger("pibot.hub")
+
+T = TypeVar("T")
+
+CHECK_EVERY = 5.0
+"""Seconds between two looks at the workers' health, which the dashboard shows."""
+
+GATEWAY_PLACES = 8
+"""Calls that the gateway passes on at once, beside one for each worker."""
+
+
+class HubService:
+    """Everything that the hub does, but for HTTP. Between :meth:`start` and :meth:`close`, its methods may be called
+    from any thread but the loop's.
+
+    Args:
+        settings: all of it.
+        clock: seconds since the epoch.
+        check_every: seconds between two looks at the workers.
+
+    Raises:
+        SettingsError: something is set so that the hub can't work; a missing key for the model is not.
+        StoreError: the job database can't be opened.
+    """
+
+    def __init__(self, settings: Settings, *, clock: Clock = time.time, check_every: float = CHECK_EVERY) -> None:
+        self.settings = settings
+        self.library = SkillLibrary(settings.skills_dir)
+        self.skills: Sequence[SkillInfo] = self.library.describe()
+        self.started_at = clock()
+        self.clock = clock
+        self.model_problem: str | None = None
+        self._check_every = check_every
+        self._loop = BackgroundLoop("pibot-hub")
+        self._llm, endpoint = self._create_llm()
+        self._pool = WorkerPool(settings.workers, api_key=settings.api_key, clock=clock)
+        planner = TaskPlanner(self._llm, skills=self.skills, soul=_read_soul(settings))
+        self.gateway_places = GATEWAY_PLACES + len(settings.workers)
+        self.gateway = Gateway(
+            endpoint, self.model_problem, self._loop, timeout=settings.llm.timeout, places=self.gateway_places
+        )
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        self._store = JobStore(settings.data_dir / "jobs.db", clock=clock)
+        self._dispatcher = Dispatcher(self._store, planner, self._pool, clock=clock)
+        self._health: Future[None] | None = None
+        self._offline: set[str] = set()
+        self._stopping = threading.Event()
+
+    def _create_llm(self) -> tuple[LLMClient, Endpoint | None]:
+        """The model's client; one that explains itself where there is no usable key."""
+        try:
+            return create_llm_client(self.settings.llm), check(self.settings.llm)
+        except LLMConfigurationError as exc:
+            self.model_problem = str(exc)
+            return _NoModel(self.model_problem), None
+
+    # --- from start to end ---
+
+    def start(self) -> None:
+        """Take up the jobs that are not ended, and keep looking at the workers."""
+        self._await(self._dispatcher.start())
+        self._health = self._loop.run(self._keep_looking())
+
+    def stop(self) -> None:
+        """Take no new jobs and end what runs here. Jobs go on from where they are when a hub is started again.
+
+        What is stored can still be read, so that requests in flight get their answers; :meth:`close` ends that too.
+        """
+        if self._stopping.is_set():
+            return
+        self._stopping.set()
+        if self._health is not None:
+            self._health.cancel()
+        self._await(self._dispatcher.stop())
+
+    def close(self) -> None:
+        """Give everything back. Calling it twice is fine."""
+        self.stop()
+
+        async def close_clients() -> None:
+            await self.gateway.close()
+            await self._pool.close()
+            await self._llm.close()
+
+        self._await(close_clients())
+        self._loop.stop()
+        self._store.close()
+
+    async def _keep_looking(self) -> None:
+        while True:
+            await self._look()
+            await asyncio.sleep(self._check_every)
+
+    async def _look(self) -> None:
+        """Ask each worker how it is, and note who went and who came back."""
+        await self._pool.check_all_workers_health()
+        for status in self._pool.statuses():
+            name, offline = status.address.worker_id, status.state is WorkerState.OFFLINE
+            if offline == (name in self._offline):
+                continue
+            self._offline ^= {name}
+            kind, why = ("worker_offline", status.error or "") if offline else ("worker_online", "")
+            try:
+                await asyncio.to_thread(self._store.note, kind, worker_id=name, message=why)
+            except StoreError as exc:
+                event(log, "not_noted", level=logging.ERROR, worker=name, error=str(exc))
+
+    def _await(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return self._loop.run(coroutine).result()
+
+    # --- jobs ---
+
+    def submit(self, submission: Submission) -> Job:
+        """Take a job; it is on disk when this returns.
+
+        Raises:
+            UnknownSkill: it names a skill that there is not.
+            TaskConflict: its id was taken before, with another body.
+            ShuttingDown: the hub is stopping.
+        """
+        self._refuse_when_stopping()
+        if submission.skills is not None:
+            self.library.check(submission.skills)
+        job = self._store.submit(submission)
+        self._loop.call_soon(self._dispatcher.notify, job.job_id)
+        return job
+
+    def wait(self, job_id: str, seconds: float) -> Job:
+        """The job, once it has ended or ``seconds`` are over.
+
+        Raises:
+            JobNotFound: there is none of that id.
+        """
+        if seconds > 0 and not self._stopping.is_set():
+            try:
+                self._await(self._dispatcher.wait(job_id, seconds))
+            except (CancelledError, RuntimeError):
+                log.info("no longer waiting for job=%s: the hub is stopping", job_id)
+        return self._store.job(job_id)
+
+    def job(self, job_id: str) -> Job:
+        """A job with its plan and subtasks.
+
+        Raises:
+            JobNotFound: there is none of that id.
+        """
+        return self._store.job(job_id)
+
+    def jobs(self, *, state: JobState | None = None, limit: int = 50, before: str | None = None) -> tuple[Job, ...]:
+        """Jobs without their subtasks, the newest first.
+
+        Raises:
+            JobNotFound: there is none of the id ``before``.
+        """
+        return self._store.jobs(state=state, limit=limit, before=before)
+
+    def running_jobs(self, limit: int) -> tuple[Job, ...]:
+        """The newest jobs that workers are busy with, with their subtasks."""
+        jobs = self._store.jobs(state=JobState.RUNNING, limit=limit)
+        return tuple(self._store.job(job.job_id) for job in jobs)
+
+    def cancel(self, job_id: str) -> Job:
+        """End a job; one that has ended stays as it is.
+
+        Raises:
+            JobNotFound: there is none of that id.
+            ShuttingDown: the hub is stopping.
+        """
+        self._refuse_when_stopping()
+        self._await(self._dispatcher.cancel(job_id))
+        return self._store.job(job_id)
+
+    def counts(self) -> dict[JobState, int]:
+        """How many jobs there are in each state."""
+        return self._store.counts()
+
+    def open_subtasks(self) -> dict[SubtaskState, int]:
+        """How many subtasks of the jobs that have not ended are in each state."""
+        return self._store.open_subtasks()
+
+    def used(self) -> Usage:
+        """What the models were asked for since the hub was started."""
+        return self._store.used
+
+    def events(self, limit: int = 50) -> tuple[Event, ...]:
+        """What happened last, the newest first."""
+        return self._store.events(limit=limit)
+
+    # --- the fleet ---
+
+    def workers(self) -> tuple[WorkerStatus, ...]:
+        """What is known of each worker."""
+        return self._pool.statuses()
+
+    def check_workers(self) -> None:
+        """Ask each worker now how it is; otherwise that happens every few seconds."""
+        self._await(self._look())
+
+    def worker_counts(self) -> JsonObject:
+        """``total`` workers, and how many of them are in each state."""
+        statuses = self._pool.statuses()
+        return {
+            "total": len(statuses),
+            **{state.value: sum(status.state is state for status in statuses) for state in WorkerState},
+        }
+
+    @property
+    def model(self) -> str:
+        """The model's name; empty where there is none."""
+        return self._llm.model
+
+    @property
+    def stopping(self) -> bool:
+        """Whether new jobs are refused."""
+        return self._stopping.is_set()
+
+    def _refuse_when_stopping(self) -> None:
+        if self._stopping.is_set():
+            raise ShuttingDown("the hub is stopping; send it again when it is back")
+
+
+class _NoModel(LLMClient):
+    """Stands in for a model that is not set: whoever needs it learns what to set."""
+
+    model = ""
+
+    def __init__(self, problem: str) -> None:
+        self._problem = problem
+
+    async def complete(
+        self, messages: Sequence[Message], tools: Sequence[ToolSpec] = (), *, timeout: float | None = None
+    ) -> Completion:
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise LLMConfigurationError(self._problem)
+
+    async def close(self) -> None:
+        return None
+
+
+def _read_soul(settings: Settings) -> str:
+    try:
+        return settings.soul.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise SettingsError(f"the master's prompt can't be read: {exc}; put it beside .env as soul.md") from exc

@@ -1,0 +1,167 @@
+// Keeps a page that the hub has rendered true without a reload: asks for the page's data, and fills it into the
+// same markup. Every text goes in as text, so that nothing of a job's is ever taken for HTML.
+"use strict";
+(() => {
+  const EVERY = 2000; // ms between two questions
+  const PATIENCE = 8000; // ms until an answer is given up
+  const body = document.body;
+  const live = document.getElementById("live");
+  const lost = document.getElementById("lost");
+  const relative = new Intl.RelativeTimeFormat(undefined, { numeric: "auto", style: "short" });
+  const absolute = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+  const UNITS = [["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
+  let etag = body.dataset.etag;
+  let skew = 0; // ms that the hub's clock is ahead of this one's
+  let lastSeen = Date.now();
+  let timer = 0;
+  let asking = false;
+
+  const set = (el, name, value) => { if (el[name] !== value) el[name] = value; };
+
+  function ago(at) {
+    const seconds = Math.min(0, at - (Date.now() + skew) / 1000);
+    if (seconds > -1.5) return relative.format(0, "second");
+    const [unit, size] = UNITS.find(([, size]) => -seconds >= size);
+    return relative.format(Math.round(seconds / size), unit);
+  }
+
+  function showTimes() {
+    for (const el of document.querySelectorAll("time[data-at]")) {
+      const at = Number(el.dataset.at);
+      if (!at) continue;
+      set(el, "textContent", ago(at));
+      set(el, "title", absolute.format(at * 1000));
+      set(el, "dateTime", new Date(at * 1000).toISOString());
+    }
+  }
+
+  // data-text, data-pill, data-time, data-link, data-show and data-list each name a field of the data.
+  function fill(el, data) {
+    const d = el.dataset;
+    if (d.text) set(el, "textContent", data[d.text] ?? "");
+    if (d.pill) {
+      set(el, "textContent", data[d.pill] ?? "");
+      if (d.state !== data[d.pill]) d.state = data[d.pill];
+    }
+    if (d.tone && d.state !== data[d.tone]) d.state = data[d.tone];
+    if (d.time) {
+      if (d.at !== String(data[d.time] ?? "")) d.at = data[d.time] ?? "";
+      set(el, "hidden", !data[d.time]);
+    }
+    if (d.link) {
+      const to = data[d.link];
+      if (to && to.startsWith("/dashboard")) {
+        if (el.getAttribute("href") !== to) el.setAttribute("href", to);
+      } else el.removeAttribute("href");
+    }
+    if (d.show) set(el, "hidden", d.show[0] === "!" ? has(data[d.show.slice(1)]) : !has(data[d.show]));
+    if (d.list) return fillList(el, data[d.list] ?? []);
+    for (const child of el.children) fill(child, data);
+  }
+
+  const has = (value) => (Array.isArray(value) ? value.length > 0 : Boolean(value));
+
+  function fillList(list, rows) {
+    const template = list.querySelector(":scope > template");
+    const old = new Map();
+    for (const el of list.children) if (el !== template) old.set(el.dataset.id, el);
+    let place = template;
+    for (const row of rows) {
+      let el = old.get(row.id);
+      if (el) old.delete(row.id);
+      else {
+        el = template.content.firstElementChild.cloneNode(true);
+        el.dataset.id = row.id;
+      }
+      fill(el, row);
+      if (place.nextElementSibling !== el) place.after(el);
+      place = el;
+    }
+    for (const el of old.values()) el.remove();
+  }
+
+  function seen(response) {
+    lastSeen = Date.now();
+    const date = Date.parse(response.headers.get("Date") ?? "");
+    // The header has whole seconds: only a greater difference is a difference between the clocks.
+    if (date) skew = Math.abs(date - lastSeen) > 2000 ? date - lastSeen : 0;
+    lost.hidden = true;
+    live.dataset.state = "live";
+    set(live, "textContent", "live");
+  }
+
+  function unseen(why) {
+    const text = `${why}, last seen ${ago((lastSeen + skew) / 1000)}. Trying again…`;
+    lost.hidden = false;
+    set(lost, "textContent", text);
+    live.dataset.state = "lost";
+    set(live, "textContent", "offline");
+  }
+
+  async function ask() {
+    if (asking || document.hidden) return;
+    asking = true;
+    clearTimeout(timer);
+    const abort = new AbortController();
+    const patience = setTimeout(() => abort.abort(), PATIENCE);
+    try {
+      const response = await fetch(body.dataset.url, {
+        headers: { "If-None-Match": etag, Accept: "application/json" }, cache: "no-store", signal: abort.signal,
+      });
+      if (response.status === 200) {
+        const data = await response.json();
+        etag = response.headers.get("ETag") ?? "";
+        fill(body, data);
+        for (const field of document.querySelectorAll("input[name=token]")) field.value = data.token;
+        seen(response);
+      } else if (response.status === 304) seen(response);
+      else if (response.status === 401) unseen("The hub wants its key: reload this page");
+      else unseen(`The hub answered ${response.status}`);
+    } catch {
+      unseen("Connection lost");
+    }
+    clearTimeout(patience);
+    showTimes();
+    asking = false;
+    if (!document.hidden) timer = setTimeout(ask, EVERY);
+  }
+
+  // A form works without this too; with it, an error is shown beside what was typed.
+  async function send(event) {
+    event.preventDefault();
+    const form = event.target;
+    const problem = form.querySelector("[role=alert]");
+    const button = form.querySelector("button");
+    button.disabled = true;
+    problem.hidden = true;
+    try {
+      const response = await fetch(form.action, {
+        method: "POST", body: new URLSearchParams(new FormData(form)), headers: { Accept: "application/json" },
+      });
+      const answer = await response.json();
+      if (response.ok && answer.href.startsWith("/dashboard")) {
+        if (answer.href === location.pathname) await ask();
+        else location.assign(answer.href);
+        return;
+      }
+      problem.textContent = answer.error;
+    } catch {
+      problem.textContent = "The hub did not answer; nothing was sent.";
+    } finally {
+      button.disabled = false;
+    }
+    problem.hidden = false;
+  }
+
+  for (const form of document.querySelectorAll("form")) {
+    form.addEventListener("submit", send);
+    form.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
+    });
+  }
+  document.addEventListener("visibilitychange", () => (document.hidden ? clearTimeout(timer) : ask()));
+  live.dataset.state = "live";
+  live.textContent = "live";
+  showTimes();
+  timer = setTimeout(ask, EVERY);
+})();

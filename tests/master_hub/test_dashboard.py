@@ -1,0 +1,315 @@
+"""The dashboard's pages and forms over HTTP; what a browser makes of them is in test_dashboard_in_browser.py."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from bs4 import BeautifulSoup
+
+from pibot.contracts import WorkerAddress
+from tests.master_hub.fleet import Fleet, fleet, plan, step
+from tests.support import scripted_llm as model
+from tests.support.scripted_llm import ScriptedLLM
+from tests.support.serving import Answer, ask
+
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{7*7}}"
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Fleet]:
+    with fleet(tmp_path) as parts:
+        yield parts
+
+
+def page(parts: Fleet, path: str = "/dashboard") -> BeautifulSoup:
+    answer = parts.ask("GET", path)
+    assert answer.status == 200, answer.body
+    return BeautifulSoup(answer.body, "html.parser")
+
+
+def token_of(parts: Fleet) -> str:
+    return str(parts.ask("GET", "/dashboard/data").json()["token"])
+
+
+def send_form(parts: Fleet, path: str, *, headers: dict[str, str] | None = None, **fields: object) -> Answer:
+    body = urlencode(fields, doseq=True).encode()
+    sent = {"Content-Type": "application/x-www-form-urlencoded", **(headers or {})}
+    return ask(parts.port, "POST", path, body, headers=sent)
+
+
+def basic(key: str) -> dict[str, str]:
+    return {"Authorization": "Basic " + base64.b64encode(f"me:{key}".encode()).decode()}
+
+
+def test_it_is_readable_without_javascript(running: Fleet) -> None:
+    job_id = running.submit("look at the sky")
+    running.result(job_id)
+
+    html = page(running)
+    text = html.get_text(" ", strip=True)
+
+    for wanted in ("Worker-1 status", "Worker-2 status", "Active tasks", "Recent activity", "look at the sky"):
+        assert wanted in text
+    assert model.MODEL in text
+    assert html.select_one(f'a[href="/dashboard/jobs/{job_id}"]')
+    assert "completed" in [pill.get_text() for pill in html.select("ul[data-list=jobs] > li .pill")]
+
+
+def test_an_empty_fleet_says_what_to_do(tmp_path: Path) -> None:
+    with fleet(tmp_path, workers=0) as parts:
+        text = page(parts).get_text(" ", strip=True)
+
+    assert "WORKER_1_IP" in text
+    assert "pibot run" in text
+
+
+def test_a_jobs_page_shows_its_plan_who_did_each_step_and_the_answer(running: Fleet) -> None:
+    running.llm.enqueue(plan(step("s1", "look here"), step("s2", "tell of it", "s1")), model.text("It is fine."))
+    answer = running.ask("POST", "/task", {"description": "look and tell"}, Prefer="wait=30").json()
+
+    html = page(running, f"/dashboard/jobs/{answer['job_id']}")
+    steps = [item.get_text(" ", strip=True) for item in html.select("ol[data-list=steps] > li")]
+
+    assert "It is fine." in html.get_text()
+    assert len(steps) == 2
+    assert "look here" in steps[0]
+    assert "on worker-" in steps[0]
+    assert "after s1" in steps[1]
+    assert "It has parts." in html.get_text()
+
+
+def test_a_failed_jobs_page_says_why(running: Fleet) -> None:
+    job_id = running.submit("fail at it")
+    running.result(job_id)
+
+    html = page(running, f"/dashboard/jobs/{job_id}")
+
+    assert "it was told to fail" in html.select_one(".failed").get_text()  # type: ignore[union-attr]
+
+
+def test_an_unknown_job_is_a_page_with_a_way_back(running: Fleet) -> None:
+    answer = running.ask("GET", "/dashboard/jobs/none", Accept="text/html")
+
+    assert answer.status == 404
+    assert b"No such job" in answer.body
+    assert b'href="/dashboard"' in answer.body
+    assert running.ask("GET", "/dashboard/jobs/none/data").json()["success"] is False
+
+
+def test_a_hostile_description_is_only_text_everywhere(running: Fleet) -> None:
+    job_id = running.submit(f"fail {HOSTILE}")
+    running.result(job_id)
+
+    for path in ("/dashboard", f"/dashboard/jobs/{job_id}"):
+        answer = running.ask("GET", path)
+        html = BeautifulSoup(answer.body, "html.parser")
+        assert b"<script>alert" not in answer.body
+        assert b"<img src=x" not in answer.body
+        assert HOSTILE in html.get_text()
+        assert all(script.get("src") for script in html.find_all("script"))
+
+
+@pytest.mark.parametrize("path", ["", "/data", "/static/dashboard.js", "/static/none", "/jobs/x"])
+def test_every_answer_is_locked_down_by_its_headers(running: Fleet, path: str) -> None:
+    headers = running.ask("GET", f"/dashboard{path}").headers
+
+    policy = headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert "unsafe" not in policy
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Referrer-Policy"] == "same-origin"
+
+
+def test_nothing_inline_nothing_from_elsewhere_and_all_of_it_small(running: Fleet) -> None:
+    answer = running.ask("GET", "/dashboard")
+    html = BeautifulSoup(answer.body, "html.parser")
+    links = [str(tag.get("href") or tag.get("src")) for tag in html.find_all(["link", "script", "img"])]
+    total = len(answer.body) + sum(len(running.ask("GET", link).body) for link in set(links))
+
+    assert all(link.startswith("/dashboard/static/") for link in links)
+    assert not html.find_all("style")
+    assert not [
+        tag for tag in html.find_all(True) if any(name.startswith("on") or name == "style" for name in tag.attrs)
+    ]
+    assert total < 30_000
+
+
+def test_the_root_leads_to_the_dashboard(running: Fleet) -> None:
+    answer = running.ask("GET", "/")
+
+    assert answer.status == 302
+    assert answer.headers["Location"] == "/dashboard"
+
+
+def test_data_that_has_not_changed_is_a_304(running: Fleet) -> None:
+    running.result(running.submit("look"))
+    running.service.check_workers()
+    first = running.ask("GET", "/dashboard/data")
+    running.service.check_workers()
+
+    again = running.ask("GET", "/dashboard/data", If_None_Match=first.headers["ETag"])
+    running.result(running.submit("look again"))
+    changed = running.ask("GET", "/dashboard/data", If_None_Match=first.headers["ETag"])
+
+    assert (again.status, again.body) == (304, b"")
+    assert changed.status == 200
+    assert changed.json()["jobs"][0]["title"] == "look again"
+
+
+def test_a_page_and_its_data_have_the_same_etag(running: Fleet) -> None:
+    running.service.check_workers()
+    html = page(running)
+
+    assert html.body is not None
+    assert html.body["data-etag"] == running.ask("GET", "/dashboard/data").headers["ETag"]
+
+
+def test_what_a_worker_does_is_shown_with_the_job(running: Fleet) -> None:
+    job_id = running.submit("hold the door")
+    running.gate.wait_for_a_task()
+
+    data = running.ask("GET", "/dashboard/data").json()
+
+    assert [(row["title"], row["href"]) for row in data["active"]] == [("hold the door", f"/dashboard/jobs/{job_id}")]
+    busy = [row for row in data["workers"] if row["status"] == "busy"]
+    assert [(row["id"], row["title"]) for row in busy] == [(data["active"][0]["worker"], "hold the door")]
+    assert "1 busy" in data["summary"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "tone", "words"),
+    [
+        ({"sandbox": "off"}, "warn", "PIBOT_SANDBOX=off"),
+        ({"allow_open": True}, "warn", "PIBOT_API_KEY"),
+    ],
+)
+def test_a_banner_says_what_is_wrong(tmp_path: Path, changes: dict[str, Any], tone: str, words: str) -> None:
+    with fleet(tmp_path, workers=1, **changes) as parts:
+        banners = parts.ask("GET", "/dashboard/data").json()["banners"]
+
+    assert [row["tone"] for row in banners] == [tone]
+    assert words in banners[0]["text"]
+
+
+def test_banners_tell_of_a_missing_model_and_of_workers_that_are_all_offline(tmp_path: Path) -> None:
+    with ScriptedLLM() as gone:
+        nobody = WorkerAddress("worker-1", "127.0.0.1", gone.port)
+    with fleet(tmp_path, workers=0, more_workers=(nobody,)) as parts:
+        parts.service.check_workers()
+        data = parts.ask("GET", "/dashboard/data").json()
+        keyless = replace(parts.service.settings.llm, api_key=None)
+    with fleet(tmp_path / "b", workers=1, llm=keyless) as parts:
+        without_model = parts.ask("GET", "/dashboard/data").json()
+
+    assert "Every worker is offline" in data["banners"][0]["text"]
+    assert data["workers"][0]["error"]
+    assert "VOLC_API_KEY" in without_model["banners"][0]["text"]
+    assert without_model["model"] == "none"
+
+
+# --- the forms ---
+
+
+def test_a_form_with_the_pages_token_submits_a_job(running: Fleet) -> None:
+    answer = send_form(running, "/dashboard/submit", token=token_of(running), description="look", skills=["shell_exec"])
+
+    assert answer.status == 303
+    job_id = answer.headers["Location"].rpartition("/")[2]
+    assert running.result(job_id)["output"] == "did: look"
+    assert running.ask("GET", f"/task/{job_id}").json()["job"]["subtasks"][0]["skills"] == ["shell_exec"]
+
+
+def test_a_form_without_skills_is_planned(running: Fleet) -> None:
+    running.llm.enqueue(plan(step("s1", "look here")))
+
+    answer = send_form(running, "/dashboard/submit", token=token_of(running), description="look")
+
+    assert running.result(answer.headers["Location"].rpartition("/")[2])["output"] == "did: look here"
+
+
+def test_dashboard_js_gets_its_answer_as_json(running: Fleet) -> None:
+    accept = {"Accept": "application/json"}
+
+    taken = send_form(
+        running, "/dashboard/submit", headers=accept, token=token_of(running), description="l", skills="web_fetch"
+    )
+    refused = send_form(running, "/dashboard/submit", headers=accept, token=token_of(running), description=" ")
+
+    assert taken.status == 200
+    assert taken.json()["href"].startswith("/dashboard/jobs/")
+    assert refused.status == 400
+    assert "description" in refused.json()["error"]
+
+
+def test_a_form_can_cancel_a_job(running: Fleet) -> None:
+    job_id = running.submit("hold on")
+    running.gate.wait_for_a_task()
+
+    answer = send_form(running, "/dashboard/cancel", token=token_of(running), job_id=job_id)
+
+    assert answer.status == 303
+    assert running.result(job_id)["status"] == "cancelled"
+
+
+@pytest.mark.parametrize("path", ["/dashboard/submit", "/dashboard/cancel"])
+@pytest.mark.parametrize("token", ["", "wrong", "\udcff", None])
+def test_a_form_without_the_pages_token_does_nothing(running: Fleet, path: str, token: str | None) -> None:
+    fields: dict[str, Any] = {} if token is None else {"token": token.encode("utf-8", "surrogateescape")}
+
+    answer = send_form(running, path, description="look", job_id="x", **fields)
+
+    assert answer.status == 403
+    assert running.ask("GET", "/tasks").json()["tasks"] == []
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+    ],
+)
+def test_a_form_from_another_sites_page_does_nothing_even_with_the_token(
+    running: Fleet, headers: dict[str, str]
+) -> None:
+    answer = send_form(running, "/dashboard/submit", headers=headers, token=token_of(running), description="look")
+
+    assert answer.status == 403
+    assert running.ask("GET", "/tasks").json()["tasks"] == []
+
+
+def test_a_form_needs_the_key_as_well_as_the_token(tmp_path: Path) -> None:
+    with fleet(tmp_path, workers=1, key="fleet-key") as parts:
+        token = token_of(parts)
+        fields: dict[str, Any] = {"token": token, "description": "look", "skills": "shell_exec"}
+        without = send_form(parts, "/dashboard/submit", **fields)
+        wrong = send_form(parts, "/dashboard/submit", headers=basic("no"), **fields)
+        right = send_form(parts, "/dashboard/submit", headers=basic("fleet-key"), **fields)
+        not_a_form = ask(parts.port, "POST", "/task", {"description": "x"}, headers=basic("fleet-key"))
+
+    assert (without.status, wrong.status, right.status) == (401, 401, 303)
+    assert not_a_form.status == 401  # elsewhere Basic counts for reading only
+
+
+def test_a_page_opened_under_a_name_from_the_internet_is_not_answered_without_a_key(running: Fleet) -> None:
+    for host in ("evil.example", "evil.example:5000", "127.0.0.1.evil.example"):
+        assert ask(running.port, "GET", "/dashboard", headers={"Host": host}).status == 403
+        assert ask(running.port, "POST", "/task", {"description": "x"}, headers={"Host": host}).status == 403
+    for host in ("127.0.0.1:1", "[::1]:5000", "localhost:5000", "raspberrypi", "pi.local:5000", "192.168.10.113:5000"):
+        assert ask(running.port, "GET", "/dashboard", headers={"Host": host}).status == 200
+
+
+def test_the_data_is_json_that_any_reader_takes(running: Fleet) -> None:
+    running.result(running.submit("look"))
+
+    json.loads(running.ask("GET", "/dashboard/data").body)

@@ -1,0 +1,269 @@
+"""The dashboard in a real Chromium: kept true without a reload, and closed to what a hostile job would do."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+from tests.master_hub.fleet import Fleet, fleet, hub, plan, settings_for, step
+from tests.support import scripted_llm as model
+from tests.support.scripted_llm import ScriptedLLM
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+OPTIONS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--no-first-run",
+    "--disable-component-update",
+    "--disable-sync",
+)
+PHONE = (390, 844)
+DESKTOP = (1280, 800)
+HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"> " + "A" * 300
+
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine"),
+    pytest.mark.timeout(120),
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def opened(
+    browser: Browser, url: str, *, size: tuple[int, int] = DESKTOP, key: str | None = None, scripts: bool = True
+) -> Iterator[Page]:
+    """A page, and the assurance that nothing in it went wrong: no error, no violation of its policy."""
+    context: BrowserContext = browser.new_context(
+        viewport={"width": size[0], "height": size[1]},
+        http_credentials=None if key is None else {"username": "me", "password": key},
+        java_script_enabled=scripts,
+    )
+    problems: list[str] = []
+    page = context.new_page()
+    page.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto(url)
+    yield page
+    context.close()
+    assert problems == []
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def overflow(page: Page) -> int:
+    """CSS pixels that the page is wider than the window."""
+    return int(page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Fleet]:
+    with fleet(tmp_path) as parts:
+        yield parts
+
+
+def test_a_job_that_finishes_is_shown_without_a_reload(browser: Browser, running: Fleet) -> None:
+    job_id = running.submit("hold the door")
+    running.gate.wait_for_a_task()
+    with opened(browser, running.url + "/dashboard") as page:
+        row = page.locator(f'[data-list=jobs] > li[data-id="{job_id}"]')
+        expect(row.locator(".pill")).to_have_text("running")
+        expect(page.locator("[data-list=active] > li")).to_have_count(1)
+        page.evaluate("window.sameLoad = true")
+
+        running.gate.open()
+
+        expect(row.locator(".pill")).to_have_text("completed", timeout=15_000)
+        expect(page.get_by_text("Nothing is running.")).to_be_visible()
+        expect(page.locator("[data-list=workers] .pill")).to_have_text(["idle", "idle"])
+        assert page.evaluate("window.sameLoad") is True
+
+
+def test_new_jobs_appear_above_the_old_ones(browser: Browser, running: Fleet) -> None:
+    running.result(running.submit("first"))
+    with opened(browser, running.url + "/dashboard") as page:
+        running.result(running.submit("second"))
+
+        expect(page.locator("[data-list=jobs] .title")).to_have_text(["second", "first"], timeout=15_000)
+
+
+def test_the_first_job_takes_the_place_of_the_empty_states(browser: Browser, running: Fleet) -> None:
+    with opened(browser, running.url + "/dashboard") as page:
+        expect(page.get_by_text("No jobs yet.")).to_be_visible()
+
+        running.result(running.submit("first"))
+
+        expect(page.get_by_text("No jobs yet.")).to_be_hidden(timeout=15_000)
+        expect(page.locator("[data-list=jobs] > li")).to_have_count(1)
+
+
+def test_a_jobs_page_follows_its_steps_to_the_answer(browser: Browser, running: Fleet) -> None:
+    running.llm.enqueue(plan(step("s1", "look here"), step("s2", "hold on", "s1")), model.text("All is well."))
+    job_id = running.ask("POST", "/task", {"description": "look, then hold"}).json()["job_id"]
+    running.gate.wait_for_a_task()
+    with opened(browser, f"{running.url}/dashboard/jobs/{job_id}") as page:
+        pills = page.locator("[data-list=steps] .pill")
+        expect(pills).to_have_text(["completed", "running"])
+
+        running.gate.open()
+
+        expect(pills).to_have_text(["completed", "completed"], timeout=15_000)
+        expect(page.locator(".answer .text").first).to_have_text("All is well.")
+        page.get_by_text("Result").first.click()
+        expect(page.get_by_text("did: look here", exact=True)).to_be_visible()
+
+
+@pytest.mark.parametrize("live", [False, True], ids=["as sent", "as updated"])
+def test_a_hostile_description_is_shown_and_not_executed(browser: Browser, running: Fleet, live: bool) -> None:
+    if not live:
+        running.result(running.submit(f"fail {HOSTILE}"))
+    with opened(browser, running.url + "/dashboard") as page:
+        if live:
+            running.result(running.submit(f"fail {HOSTILE}"))
+        title = page.locator("[data-list=jobs] .title")
+        expect(title).to_contain_text("<script>", timeout=15_000)
+        title.click()
+        expect(page.locator("h1")).to_contain_text("<script>")
+
+        assert page.title() != "owned"
+        assert page.locator("main script, main img").count() == 0
+
+
+@pytest.mark.parametrize("size", [PHONE, DESKTOP, (320, 640)], ids=["phone", "desktop", "small phone"])
+def test_no_page_is_wider_than_its_window(browser: Browser, running: Fleet, size: tuple[int, int]) -> None:
+    running.llm.enqueue(plan(step("s1", "fail " + "B" * 400), step("s2", "hold " + "C" * 400)))
+    job_id = running.ask("POST", "/task", {"description": HOSTILE}).json()["job_id"]
+    running.gate.wait_for_a_task()
+    for path in ("/dashboard", f"/dashboard/jobs/{job_id}"):
+        with opened(browser, running.url + path, size=size) as page:
+            expect(page.locator("#live")).to_have_text("live")
+            assert overflow(page) <= 0
+
+
+def test_a_job_is_submitted_from_the_form_and_followed(browser: Browser, running: Fleet) -> None:
+    with opened(browser, running.url + "/dashboard") as page:
+        page.get_by_label("New job").fill("look at the sky")
+        page.get_by_text("Choose the skills yourself").click()
+        page.get_by_label("web_fetch").check()
+        page.get_by_role("button", name="Submit").click()
+
+        page.wait_for_url("**/dashboard/jobs/*")
+        expect(page.locator("h1 + .pill, .row > .pill").first).to_have_text("completed", timeout=15_000)
+        expect(page.locator("[data-list=steps] .chip")).to_have_text(["web_fetch"])
+
+
+def test_the_form_works_with_the_keyboard_alone(browser: Browser, running: Fleet) -> None:
+    running.llm.enqueue(plan(step("s1", "look")))
+    with opened(browser, running.url + "/dashboard") as page:
+        for _ in range(10):
+            page.keyboard.press("Tab")
+            if page.evaluate("document.activeElement.id") == "description":
+                break
+        page.keyboard.type("look at the sky")
+        page.keyboard.press("Control+Enter")
+
+        page.wait_for_url("**/dashboard/jobs/*")
+
+
+def test_without_javascript_the_form_works_too(browser: Browser, running: Fleet) -> None:
+    running.llm.enqueue(plan(step("s1", "look")))
+    with opened(browser, running.url + "/dashboard", scripts=False) as page:
+        page.get_by_label("New job").fill("look at the sky")
+        page.get_by_role("button", name="Submit").click()
+
+        page.wait_for_url("**/dashboard/jobs/*")
+        expect(page.locator("h1")).to_have_text("look at the sky")
+
+
+def test_a_job_is_cancelled_from_its_page(browser: Browser, running: Fleet) -> None:
+    job_id = running.submit("hold on")
+    running.gate.wait_for_a_task()
+    with opened(browser, f"{running.url}/dashboard/jobs/{job_id}") as page:
+        page.get_by_role("button", name="Cancel this job").click()
+
+        expect(page.locator(".row > .pill").first).to_have_text("cancelled", timeout=15_000)
+        expect(page.get_by_role("button", name="Cancel this job")).to_be_hidden()
+
+
+def test_with_a_key_everything_works_through_the_browsers_own_log_in(browser: Browser, tmp_path: Path) -> None:
+    url = "/dashboard"
+    with fleet(tmp_path, workers=1, key="key-1") as parts, opened(browser, parts.url + url, key="key-1") as page:
+        parts.result(parts.submit("first"))
+        expect(page.locator("[data-list=jobs] > li")).to_have_count(1, timeout=15_000)
+        page.get_by_label("New job").fill("second")
+        page.get_by_text("Choose the skills yourself").click()
+        page.get_by_label("web_fetch").check()
+        page.get_by_role("button", name="Submit").click()
+        page.wait_for_url("**/dashboard/jobs/*")
+
+        expect(page.locator(".row > .pill").first).to_have_text("completed", timeout=15_000)
+
+
+def test_a_page_says_so_when_the_hub_is_gone_and_when_it_is_back(browser: Browser, tmp_path: Path) -> None:
+    """The only page whose console has errors: those of the questions that nobody answers."""
+    with ScriptedLLM() as llm:
+        settings = settings_for(tmp_path, llm)
+        context = browser.new_context()
+        page = context.new_page()
+        port = free_port()  # a named one, as in real life: its connections do not keep it taken after the end
+        with hub(settings, port=port):
+            page.goto(f"http://127.0.0.1:{port}/dashboard")
+            expect(page.locator("#live")).to_have_text("live")
+        expect(page.locator("#lost")).to_contain_text("Connection lost, last seen", timeout=15_000)
+        expect(page.locator("#live")).to_have_text("offline")
+        with hub(settings, port=port):
+            expect(page.locator("#lost")).to_be_hidden(timeout=15_000)
+            page.get_by_label("New job").fill("a form from before the restart")
+            page.get_by_role("button", name="Submit").click()
+            page.wait_for_url("**/dashboard/jobs/*")  # the new hub's token came with its data
+        context.close()
+
+
+def test_a_hidden_page_asks_nothing(browser: Browser, running: Fleet) -> None:
+    with opened(browser, running.url + "/dashboard") as page:
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.evaluate(
+            """() => {
+                Object.defineProperty(document, "hidden", { value: true, configurable: true });
+                document.dispatchEvent(new Event("visibilitychange"));
+            }"""
+        )
+        running.result(running.submit("unseen"))
+        page.wait_for_timeout(3000)
+        assert asked == []
+
+        page.evaluate(
+            """() => {
+                Object.defineProperty(document, "hidden", { value: false, configurable: true });
+                document.dispatchEvent(new Event("visibilitychange"));
+            }"""
+        )
+
+        expect(page.locator("[data-list=jobs] .title")).to_have_text(["unseen"], timeout=15_000)
+
+
+def test_times_are_relative_and_absolute_on_hover(browser: Browser, running: Fleet) -> None:
+    running.result(running.submit("look"))
+    with opened(browser, running.url + "/dashboard") as page:
+        time = page.locator("[data-list=jobs] time").first
+
+        expect(time).not_to_contain_text("UTC")
+        assert "20" in (time.get_attribute("title") or "")
