@@ -67,7 +67,7 @@ class LLMSettings:
     """
 
     api_key: Secret | None = None
-    base_url: str = VOLC_BASE_URL
+    base_url: str = field(default=VOLC_BASE_URL, repr=False)  # some servers want their key in it
     model: str = VOLC_MODEL
     backend: str = "aiohttp"
     timeout: float = 120.0
@@ -98,6 +98,7 @@ class Settings:
     results_ttl: float = 24 * 3600.0
     stop_grace: float = 20.0
     log_days: int = 14
+    demo_port: int = DEFAULT_PORT
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None, directory: Path | None = None) -> Settings:
@@ -139,6 +140,7 @@ class Settings:
             results_ttl=env.seconds("PIBOT_RESULTS_TTL", defaults.results_ttl),
             stop_grace=env.seconds("PIBOT_STOP_GRACE", defaults.stop_grace),
             log_days=env.integer("PIBOT_LOG_DAYS", defaults.log_days, minimum=1),
+            demo_port=env.port("PIBOT_DEMO_PORT"),
         )
 
     def replace(self, **changes: Any) -> Settings:
@@ -271,7 +273,8 @@ def _llm(env: _Env) -> LLMSettings:
         model = model or ""
     base_url = base_url or env.get("OPENAI_BASE_URL") or VOLC_BASE_URL
     if not re.match(r"https?://[^/\s]+", base_url):
-        raise SettingsError(f"VOLC_BASE_URL must be an http or https address, not {base_url!r}")
+        # Not quoted: it may well be a key that was put into the wrong line.
+        raise SettingsError("VOLC_BASE_URL (or OPENAI_BASE_URL) must be an http or https address like https://host/v1")
     return LLMSettings(
         api_key=key,
         base_url=base_url.rstrip("/"),

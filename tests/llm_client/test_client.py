@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import shlex
 import shutil
 import socket
 import ssl
@@ -359,7 +360,7 @@ async def test_a_certificate_that_is_not_accepted_is_told_at_once(
     listening = await asyncio.start_server(never, "127.0.0.1", 0, ssl=context)
     try:
         port = listening.sockets[0].getsockname()[1]
-        with pytest.raises(LLMUnavailable, match="certificate that is not accepted .*clock"):
+        with pytest.raises(LLMUnavailable, match=r"certificate that is not accepted .*clock"):
             await make_client(base_url=f"https://127.0.0.1:{port}/v1").complete(HELLO)
     finally:
         listening.close()
@@ -369,8 +370,10 @@ async def test_a_certificate_that_is_not_accepted_is_told_at_once(
 
 def _make_certificate(folder: Path) -> None:
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-        + ["-keyout", "key.pem", "-out", "cert.pem", "-days", "2", "-subj", "/CN=127.0.0.1"],
+        shlex.split(
+            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=127.0.0.1"
+            " -keyout key.pem -out cert.pem"
+        ),
         cwd=folder,
         check=True,
         capture_output=True,

@@ -132,6 +132,10 @@ def test_a_text_of_nothing_has_one_part_without_a_rule() -> None:
         assert [part.match for part in split(text)] == [None]
 
 
+def test_a_very_long_text_is_one_part() -> None:
+    assert names("sleep 1 s; dance " + "x" * 30_000) == [("?", ())]
+
+
 def test_a_very_long_part_fits_no_rule() -> None:
     assert find_rule("Remember this: " + "x" * MAX_PART_CHARS) is None
 

@@ -21,6 +21,9 @@ SHELL = {
     },
 }
 LISTING = {"role": "user", "content": "List files in home directory"}
+CALL = {"id": "c1", "type": "function", "function": {"name": "shell_exec", "arguments": "{}"}}
+ASKING = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+ANSWERED = {"role": "tool", "tool_call_id": "c1", "content": "x"}
 
 
 @pytest.fixture
@@ -88,6 +91,11 @@ def test_no_tool_is_called_where_the_caller_forbids_it(client: FlaskClient) -> N
     assert got["choices"][0]["finish_reason"] == "stop"
 
 
+def test_a_tools_answer_to_an_earlier_question_is_not_taken_for_the_new_one(client: FlaskClient) -> None:
+    got = complete(client, LISTING, ASKING, ANSWERED, {"role": "assistant", "content": "done"}, LISTING, tools=[SHELL])
+    assert got["choices"][0]["finish_reason"] == "tool_calls"
+
+
 def test_content_in_parts_is_read(client: FlaskClient) -> None:
     parts = [{"type": "text", "text": "What is"}, {"type": "text", "text": "3*3?"}]
     assert complete(client, {"role": "user", "content": parts})["choices"][0]["message"]["content"] == "3*3 = 9"
@@ -151,10 +159,6 @@ def test_openais_own_library_understands_it(port: int) -> None:
 
 
 # --- what it refuses ---
-
-CALL = {"id": "c1", "type": "function", "function": {"name": "shell_exec", "arguments": "{}"}}
-ASKING = {"role": "assistant", "content": None, "tool_calls": [CALL]}
-ANSWERED = {"role": "tool", "tool_call_id": "c1", "content": "x"}
 
 
 @pytest.mark.parametrize(

@@ -169,8 +169,9 @@ class _Handler(BaseHTTPRequestHandler):
         if reply.delivery is Delivery.HANG:
             self._wait_until_gone()
             return
-        self.send_response(reply.status, http.client.responses.get(reply.status, "Scripted"))
-        for name, value in {"Content-Type": "application/json", **reply.headers}.items():
+        self.send_response_only(reply.status, http.client.responses.get(reply.status, "Scripted"))
+        default = {"Server": "scripted", "Date": self.date_time_string(), "Content-Type": "application/json"}
+        for name, value in {**default, **reply.headers}.items():
             self.send_header(name, value)
         if reply.delivery is Delivery.CHUNKED:
             self.send_header("Transfer-Encoding", "chunked")

@@ -72,7 +72,7 @@ __all__ = [
     "truncated",
 ]
 
-API_KEY = "sk-scripted-4f1d0c9be27a"  # the form of a key, and none
+API_KEY = "sk-test-9c41f0be27aa53d8"  # the form of a key, and none
 
 Answer = Callable[[RecordedRequest], Reply]
 

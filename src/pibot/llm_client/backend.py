@@ -110,10 +110,11 @@ def certificate_problem(exc: BaseException | None) -> NoAnswer | None:
     seen: set[int] = set()
     while exc is not None and id(exc) not in seen:
         seen.add(id(exc))
-        if isinstance(exc, ssl.SSLCertVerificationError):
+        # aiohttp's own error is of this class, too, but without its attributes: those are on its cause.
+        why = getattr(exc, "verify_message", None)
+        if isinstance(exc, ssl.SSLCertVerificationError) and why:
             return NoAnswer(
-                f"showed a certificate that is not accepted ({exc.verify_message}); "
-                "check the address and this machine's clock",
+                f"showed a certificate that is not accepted ({why}); check the address and this machine's clock",
                 may_pass=False,
             )
         exc = exc.__cause__ or exc.__context__

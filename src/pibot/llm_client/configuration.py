@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit, urlunsplit
 
 from pibot.errors import LLMConfigurationError
 from pibot.llm_client.redaction import Redactor
 from pibot.settings import LLMSettings, Secret
 
 COMPLETIONS = "/chat/completions"
+
+_PRINTABLE = re.compile(r"[!-~]+\Z")
 
 _PLACE = "in .env in the working directory, or in the environment"
 
@@ -66,7 +68,7 @@ def check(settings: LLMSettings) -> Endpoint:
 
 
 def _key(secret: Secret | None) -> str:
-    where = f"put the real one into VOLC_API_KEY (or OPENAI_API_KEY), {_PLACE}"
+    where = f"put the real one into VOLC_API_KEY (or OPENAI_API_KEY, with no VOLC_API_KEY set), {_PLACE}"
     key = "" if secret is None else secret.reveal().strip()
     if not key:
         raise LLMConfigurationError(f"there is no key for the model: {where}")
@@ -86,13 +88,8 @@ def _is_placeholder(value: str) -> bool:
 def _address(url: str) -> tuple[str, tuple[tuple[str, str], ...]]:
     """The address without its query, and the query. A whole ``…/chat/completions`` is taken for its base."""
     wrong = "VOLC_BASE_URL (or OPENAI_BASE_URL) must be like https://host/v1"
-    try:
-        parts = urlsplit(url.strip())
-        host, _ = parts.hostname, parts.port  # both raise where they can't be read
-        query = tuple(parse_qsl(parts.query, keep_blank_values=True))
-    except ValueError:
-        raise LLMConfigurationError(f"{wrong}; what is there can't be read as an address") from None
-    if parts.scheme not in ("http", "https") or not host or not re.fullmatch(r"[!-~]+", url.strip()):
+    parts = _split(url.strip())
+    if parts is None:  # nothing of it is quoted: it may well be a key that was put into the wrong line
         raise LLMConfigurationError(f"{wrong}; what is there is no http or https address")
     if "@" in parts.netloc:
         raise LLMConfigurationError(
@@ -101,4 +98,20 @@ def _address(url: str) -> tuple[str, tuple[tuple[str, str], ...]]:
     path = parts.path.rstrip("/")
     if path.endswith(COMPLETIONS):
         path = path[: -len(COMPLETIONS)]
+    query = tuple(parse_qsl(parts.query, keep_blank_values=True))
     return urlunsplit((parts.scheme, parts.netloc, path, "", "")), query
+
+
+def _split(url: str) -> SplitResult | None:
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port  # both raise where they can't be read
+    except ValueError:
+        return None
+    usable = parts.scheme in ("http", "https") and host and _PRINTABLE.match(url) and _labels_fit(host)
+    return parts if usable else None
+
+
+def _labels_fit(host: str) -> bool:
+    """Whether each part of a name has 1 to 63 characters; looking up another raises no OSError but a UnicodeError."""
+    return all(0 < len(label) < 64 for label in host.rstrip(".").split("."))

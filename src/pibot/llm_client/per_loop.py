@@ -75,14 +75,30 @@ def _leave(loop: asyncio.AbstractEventLoop, close: Callable[[], Coroutine[Any, A
         _begin(close)
         return
     try:
-        loop.call_soon_threadsafe(_begin, close)
+        loop.call_soon_threadsafe(_finish_there, close)
     except RuntimeError:  # it was closed between the question and the call
         _begin(close)
 
 
 def _begin(close: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run ``close`` to its first wait and no further: by then connections are told to close."""
+    """Run ``close`` to its first wait and no further: by then connections are told to close.
+
+    A task would be too late where the loop ends right after.
+    """
     closing = close()
     with contextlib.suppress(StopIteration, RuntimeError):  # RuntimeError: the loop is closed, so nothing is open
         closing.send(None)
     closing.close()
+
+
+def _finish_there(close: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run ``close`` as a task of the loop that this is called in."""
+    import asyncio
+
+    task = asyncio.get_running_loop().create_task(close())
+    _closing.add(task)
+    task.add_done_callback(_closing.discard)
+
+
+_closing: set[asyncio.Task[None]] = set()
+"""Held until they are done: a loop itself holds its tasks but weakly."""

@@ -50,6 +50,7 @@ def create_api_blueprint(service: HubService) -> Blueprint:
                 "status": "healthy",
                 "role": "master",
                 "version": __version__,
+                "model": service.model,
                 "workers": service.worker_counts(),
                 "jobs": {state.value: number for state, number in service.counts().items()},
             }

@@ -78,7 +78,7 @@ class Unconfined:
 
             async def end() -> None:
                 child.signal(signal.SIGTERM)
-                pass
+                child.signal(signal.SIGCONT)  # the command may have stopped it
                 await child.ended
 
             timed_out = await attend(child, timeout=timeout, begin=status.close_write_end, end=end)

@@ -1,0 +1,253 @@
+"""The commands. What they need is imported when they run, so that ``pibot --help`` is there at once."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Callable
+from urllib.parse import quote, urlencode
+
+import click
+
+from pibot import __version__
+from pibot.errors import PibotError, SettingsError
+
+if TYPE_CHECKING:
+    from pibot.cli.hub_client import HubClient
+    from pibot.contracts import JsonObject
+    from pibot.settings import Settings
+
+JOB_FAILED = 1
+INTERRUPTED = 130
+
+EPILOG = """\b
+Exit codes:
+  0    done; for 'run', the job completed
+  1    the job failed or was cancelled
+  2    the command or a setting is wrong
+  3    no hub could be reached
+  4    the hub refused the key
+  5    the hub refused the request
+  130  interrupted
+
+Settings come from the environment or from .env in the working directory; README.md lists them."""
+
+
+class Command(click.Group):
+    """Turns PiBot's errors into one line and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except PibotError as exc:
+            click.echo(f"pibot: {exc}", err=True)
+            ctx.exit(getattr(exc, "exit_code", 2 if isinstance(exc, SettingsError) else JOB_FAILED))
+        except KeyboardInterrupt:
+            ctx.exit(INTERRUPTED)
+
+
+@click.group(cls=Command, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="pibot")
+def main() -> None:
+    """An LLM-agent fleet for Raspberry Pis: a master that plans, workers that do.
+
+    \b
+    Try it on this computer:     pibot demo
+    Ask the fleet for something: pibot run "How warm are the workers?"
+    """
+
+
+# --- asking the fleet -------------------------------------------------------
+
+
+@main.command()
+@click.argument("description")
+@click.option("--skills", help="Comma-separated; the job is one step with these and is not planned ('' for none).")
+@click.option("--timeout", type=float, help="Seconds for the whole job.")
+@click.option("--priority", type=int, default=0, show_default=True, help="-100 to 100; higher goes first.")
+@click.option("--no-wait", is_flag=True, help="Print the job's id and return at once.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON and nothing else.")
+def run(
+    description: str, skills: str | None, timeout: float | None, priority: int, no_wait: bool, as_json: bool
+) -> None:
+    """Have the fleet do something, and print its answer.
+
+    DESCRIPTION says what to do; '-' reads it from standard input. Progress goes to standard error, the answer to
+    standard output. Ctrl-C leaves the job running.
+
+    \b
+    pibot run "Download https://example.com and return the title"
+    pibot run --skills shell_exec "List files in home directory"
+    echo "How much memory is free?" | pibot run --json -
+    """
+    from pibot.cli.follow import follow
+
+    body: JsonObject = {"description": sys.stdin.read() if description == "-" else description, "priority": priority}
+    if skills is not None:
+        body["skills"] = [name.strip() for name in skills.split(",") if name.strip()]
+    if timeout is not None:
+        body["timeout"] = timeout
+    hub = _hub()
+    job_id = hub.post("/task", body)["job_id"]
+    if no_wait:
+        click.echo(json.dumps({"job_id": job_id}) if as_json else job_id)
+        return
+    say = _silent if as_json else _to_stderr
+    say(f"Job {job_id}")
+    try:
+        result = follow(hub, job_id, say)
+    except KeyboardInterrupt:
+        click.echo(f"\nThe job goes on; 'pibot job {job_id}' shows it, 'pibot cancel {job_id}' ends it.", err=True)
+        sys.exit(INTERRUPTED)
+    if as_json:
+        click.echo(json.dumps(result, ensure_ascii=False, indent=2))
+    else:
+        click.echo(result["output"])
+        if result.get("error"):
+            click.echo(f"pibot: the job {result['status']}: {result['error']}", err=True)
+    sys.exit(0 if result["success"] else JOB_FAILED)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def status(as_json: bool) -> None:
+    """Show the hub, its model and its workers."""
+    hub = _hub()
+    health, workers = hub.get("/health"), hub.get("/workers")
+    if as_json:
+        click.echo(json.dumps({"hub": health, "workers": workers["workers"]}, ensure_ascii=False, indent=2))
+        return
+    jobs = ", ".join(f"{number} {state}" for state, number in health["jobs"].items() if number) or "none yet"
+    click.echo(f"hub      {hub.settings.hub_url}, version {health['version']}")
+    click.echo(f"model    {health['model'] or 'none: set VOLC_API_KEY on the master'}")
+    click.echo(f"jobs     {jobs}")
+    if not workers["workers"]:
+        click.echo("workers  none: set WORKER_1_IP on the master")
+    for worker in workers["workers"]:
+        doing = worker["current_task"] or worker["error"] or ""
+        click.echo(f"{worker['id']:<12} {worker['status']:<8} {worker['url']:<28} {doing}".rstrip())
+
+
+@main.command()
+@click.option("--status", "state", help="Only those queued, planning, running, completed, failed or cancelled.")
+@click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print them as JSON.")
+def jobs(state: str | None, limit: int, as_json: bool) -> None:
+    """List the jobs, the newest first."""
+    query = urlencode({"limit": limit, **({"status": state} if state else {})})
+    rows = _hub().get(f"/tasks?{query}")["tasks"]
+    if as_json:
+        click.echo(json.dumps(rows, ensure_ascii=False, indent=2))
+        return
+    if not rows:
+        click.echo('No jobs. Try: pibot run "…"')
+    for row in rows:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row["created_at"]))
+        text = " ".join(row["description"].split())
+        click.echo(f"{row['job_id']:<28} {row['status']:<10} {when}  {text[:80]}")
+
+
+@main.command()
+@click.argument("job_id")
+@click.option("--json", "as_json", is_flag=True, help="Print its whole record as JSON.")
+def job(job_id: str, as_json: bool) -> None:
+    """Show one job: its plan, what each worker did, its answer."""
+    from pibot.cli.follow import plan_lines, step_line
+
+    record = _hub().get(f"/task/{quote(job_id, safe='')}")["job"]
+    if as_json:
+        click.echo(json.dumps(record, ensure_ascii=False, indent=2))
+        return
+    click.echo(f"{record['job_id']} {record['status']}: {record['description']}")
+    if record["plan"]:
+        for line in plan_lines(record) + [step_line(step) for step in record["subtasks"]]:
+            click.echo(line)
+    if record["error"]:
+        click.echo(f"Error: {record['error']}")
+    if record["answer"]:
+        click.echo(f"\n{record['answer']}")
+
+
+@main.command()
+@click.argument("job_id")
+def cancel(job_id: str) -> None:
+    """End a job, on the workers too."""
+    click.echo(f"{job_id} {_hub().post(f'/task/{quote(job_id, safe=str())}/cancel')['status']}")
+
+
+# --- being the fleet --------------------------------------------------------
+
+
+def _listening(function: Callable[..., None]) -> Callable[..., None]:
+    function = click.option("--host", help="Address to listen on (all with PIBOT_API_KEY set, else loopback).")(
+        function
+    )
+    return click.option("--port", type=click.IntRange(0, 65535), default=5000, show_default=True)(function)
+
+
+@main.command()
+@_listening
+def hub(host: str | None, port: int) -> None:
+    """Run the master: API, planner, job queue and dashboard."""
+    from pibot.master_hub import run_hub
+
+    run_hub(_settings(), host, port)
+
+
+@main.command()
+@_listening
+@click.option("--worker-id", help="This worker's name (WORKER_ID, else worker-1).")
+def worker(host: str | None, port: int, worker_id: str | None) -> None:
+    """Run a worker."""
+    from pibot.worker_task_executor import run_worker
+
+    settings = _settings()
+    run_worker(settings.replace(worker_id=worker_id) if worker_id else settings, host=host, port=port)
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=click.IntRange(0, 65535), default=5009, show_default=True)
+def rehearsal(host: str, port: int) -> None:
+    """Run the offline model: fixed rules behind a real model's protocol, for trying things out without a key.
+
+    \b
+    Point a worker and a hub at it:
+      VOLC_API_KEY=rehearsal VOLC_BASE_URL=http://127.0.0.1:5009/v1 MODEL_NAME=pibot-rehearsal-not-an-ai
+    """
+    from pibot.rehearsal import run_rehearsal
+
+    run_rehearsal(host, port)
+
+
+@main.command()
+@click.option("--once", is_flag=True, help="End when the job has: 0 if it succeeded.")
+def demo(once: bool) -> None:
+    """Run a whole fleet on this computer, give it an example job, and show what it does."""
+    from pibot.cli.demo import run_demo
+
+    sys.exit(run_demo(_settings(), once=once))
+
+
+# --- helpers ----------------------------------------------------------------
+
+
+def _settings() -> Settings:
+    from pibot.settings import Settings
+
+    return Settings.load()
+
+
+def _hub() -> HubClient:
+    from pibot.cli.hub_client import HubClient
+
+    return HubClient(_settings())
+
+
+def _to_stderr(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def _silent(_: str) -> None:
+    return None

@@ -1,0 +1,217 @@
+"""``pibot demo``: the rehearsal model, a hub and three workers on this computer, an example job, and no trace of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from pibot.cli.children import Child
+from pibot.cli.follow import follow, step_line
+from pibot.cli.hub_client import HubClient
+from pibot.contracts import JsonObject
+from pibot.errors import SandboxUnavailable, SettingsError
+from pibot.llm_client.configuration import check
+from pibot.rehearsal import MODEL_NAME
+from pibot.sandbox import create_command_runner
+from pibot.settings import Secret, Settings
+
+WORKERS = 3
+
+PAGE = b"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>A page for the PiBot demo</title></head>
+<body><p>This page is served on this computer, for the demo alone.</p></body></html>
+"""
+
+
+def run_demo(settings: Settings, *, once: bool) -> int:
+    """Run the demo until Ctrl-C, or until its job has ended.
+
+    Args:
+        settings: where the model is, the sandbox, and ``PIBOT_DEMO_PORT``.
+        once: end when the job has.
+
+    Returns:
+        The exit code: 0 where the job succeeded.
+
+    Raises:
+        SettingsError: something is set wrong, or the port is taken.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    with contextlib.ExitStack() as stack:
+        home = Path(tempfile.mkdtemp(prefix="pibot-demo-"))
+        stack.callback(shutil.rmtree, home, ignore_errors=True)
+        try:
+            result = _run(settings, home, stack)
+            if not once:
+                click.echo("\nThe fleet stays up until you press Ctrl-C.")
+                signal.pause()
+        except KeyboardInterrupt:
+            click.echo("\nStopping the fleet …")
+            return 0 if not once else 130
+        return 0 if result["success"] else 1
+
+
+def _run(settings: Settings, home: Path, stack: contextlib.ExitStack) -> JsonObject:
+    port = _free(settings.demo_port)
+    model = _model(settings, home, stack)
+    sandbox = _sandbox(settings, rehearsal=model["MODEL_NAME"] == MODEL_NAME)
+    page = stack.enter_context(_page())
+    key = secrets.token_urlsafe(24)
+    common = {**model, "PIBOT_API_KEY": key, "PIBOT_SANDBOX": sandbox, "PIBOT_WEB_ALLOW": "127.0.0.1"}
+    click.echo(f"Starting {WORKERS} workers and a hub; the model is {model['MODEL_NAME']} …")
+    workers = [
+        stack.enter_context(
+            Child(
+                home / f"worker-{number}",
+                ["worker", "--host", "127.0.0.1", "--port", "0", "--worker-id", f"worker-{number}"],
+                common,
+            )
+        )
+        for number in range(1, WORKERS + 1)
+    ]
+    addresses = {}
+    for number, worker in enumerate(workers, 1):
+        addresses[f"WORKER_{number}_IP"] = "127.0.0.1"
+        addresses[f"WORKER_{number}_PORT"] = str(worker.wait_until_ready())
+    hub = Child(home / "hub", ["hub", "--host", "127.0.0.1", "--port", str(port)], {**common, **addresses})
+    stack.enter_context(hub)
+    hub.wait_until_ready()
+
+    client = HubClient(Settings(hub_url=f"http://127.0.0.1:{port}", api_key=Secret(key)))
+    description = _job(page)
+    click.echo(f"\nThe job: {description}\n")
+    job_id = client.post("/task", {"description": description})["job_id"]
+    result = follow(client, job_id, click.echo)
+    _show(client.get(f"/task/{job_id}")["job"], result)
+    click.echo(f"\nDashboard: http://127.0.0.1:{port}/dashboard (any user name, the password is {key})")
+    click.echo(f"Ask for more from another terminal:\n  {_command(port, key)}")
+    return result
+
+
+def _job(page: str) -> str:
+    return (
+        "Report the system's temperature, memory and load; "
+        f"download {page} and return the title; "
+        "run `uname -sm`; "
+        "sleep for 1 seconds; "
+        "calculate 6 * 7; "
+        "then write the results to report.txt"
+    )
+
+
+def _show(job: JsonObject, result: JsonObject) -> None:
+    click.echo("\nWho did what:")
+    for worker_id in sorted({step["worker_id"] for step in job["subtasks"] if step["worker_id"]}):
+        click.echo(f"  {worker_id}")
+        for step in job["subtasks"]:
+            if step["worker_id"] == worker_id:
+                click.echo(f"  {step_line(step)}")
+    click.echo(f"\nThe answer:\n{result['output']}")
+    if result.get("error"):
+        click.echo(f"\nThe job {result['status']}: {result['error']}")
+    usage = result["usage"]
+    click.echo(f"\n{usage['llm_calls']} calls of the model, {usage['total_tokens']} tokens.")
+
+
+def _command(port: int, key: str) -> str:
+    return f'PIBOT_HUB_URL=http://127.0.0.1:{port} PIBOT_API_KEY={key} .venv/bin/pibot run "What is 6 * 7?"'
+
+
+# --- what it runs with ------------------------------------------------------
+
+
+def _free(port: int) -> int:
+    """The hub's port, if it can be had.
+
+    Raises:
+        SettingsError: it is taken.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as exc:
+            raise SettingsError(
+                f"port {port} can't be had ({exc.strerror}); choose another: make demo PIBOT_DEMO_PORT={port + 50}"
+            ) from exc
+    return port
+
+
+def _model(settings: Settings, home: Path, stack: contextlib.ExitStack) -> dict[str, str]:
+    """The owner's model where a key is set, else the rehearsal model, started here.
+
+    Raises:
+        LLMConfigurationError: what is set can't be right.
+    """
+    llm = settings.llm
+    if llm.api_key is not None:
+        check(llm)
+        click.echo(f"The model: {llm.model} at {llm.base_url}")
+        return {
+            "VOLC_API_KEY": llm.api_key.reveal(),
+            "VOLC_BASE_URL": llm.base_url,
+            "MODEL_NAME": llm.model,
+            "PIBOT_LLM_BACKEND": llm.backend,
+        }
+    click.echo(f"No VOLC_API_KEY is set, so the model is {MODEL_NAME}: fixed rules, no AI.")
+    rehearsal = stack.enter_context(Child(home / "model", ["rehearsal", "--port", "0"], {}))
+    url = f"http://127.0.0.1:{rehearsal.wait_until_ready()}/v1"
+    return {"VOLC_API_KEY": "rehearsal", "VOLC_BASE_URL": url, "MODEL_NAME": MODEL_NAME}
+
+
+def _sandbox(settings: Settings, *, rehearsal: bool) -> str:
+    """How commands are run here. Without bubblewrap only the rehearsal model's fixed commands are."""
+    if settings.sandbox == "off":
+        click.echo("The sandbox: off, as PIBOT_SANDBOX says. Commands run as you.")
+        return "off"
+    try:
+        asyncio.run(create_command_runner("bwrap").check())
+    except SandboxUnavailable as exc:
+        if rehearsal:
+            click.echo(f"The sandbox: off, for the rehearsal model's fixed commands alone ({exc}).")
+            return "off"
+        click.echo(f"The sandbox: can't be had, so commands will be refused ({exc}).")
+    else:
+        click.echo("The sandbox: bubblewrap.")
+    return "bwrap"
+
+
+@contextlib.contextmanager
+def _page() -> Iterator[str]:
+    """Serve the demo's page; its address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.send_header("Content-Length", str(len(PAGE)))
+            self.end_headers()
+            self.wfile.write(PAGE)
+
+        def log_message(self, format: str, *args: object) -> None:
+            return None
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}/"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,110 @@
+"""The hub's API for the command line: plain requests with the standard library, and errors in one sentence."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from pibot.contracts import JsonObject
+from pibot.errors import PibotError
+from pibot.settings import Settings
+
+UNREACHABLE = 3
+REFUSED = 4
+HUB_ERROR = 5
+
+TIMEOUT = 30.0
+"""Seconds for an answer, beyond the time that the hub was asked to wait."""
+
+
+class HubError(PibotError):
+    """The hub can't be asked, or refuses; ``exit_code`` is the command's."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+@dataclass(frozen=True)
+class HubClient:
+    """Asks one hub.
+
+    Args:
+        settings: its address, ``PIBOT_HUB_URL``, and the key, ``PIBOT_API_KEY``.
+    """
+
+    settings: Settings
+
+    def get(self, path: str, *, wait: int = 0) -> JsonObject:
+        """``GET path``; see :meth:`request`."""
+        return self.request("GET", path, wait=wait)[1]
+
+    def post(self, path: str, body: JsonObject | None = None) -> JsonObject:
+        """``POST path``; see :meth:`request`."""
+        return self.request("POST", path, body)[1]
+
+    def request(
+        self, method: str, path: str, body: JsonObject | None = None, *, wait: int = 0
+    ) -> tuple[int, JsonObject]:
+        """One request.
+
+        Args:
+            wait: seconds that the hub may wait for a result.
+
+        Returns:
+            The status, 200 or 202, and the JSON.
+
+        Raises:
+            HubError: there is no such answer; it says what to do.
+        """
+        status, raw = self._ask(method, path, body, wait)
+        try:
+            answer = json.loads(raw)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise HubError(
+                f"{self.settings.hub_url} is no PiBot hub; set PIBOT_HUB_URL to the hub's address", HUB_ERROR
+            )
+        if status in (200, 202):
+            return status, answer
+        message = str(answer.get("error") or f"the hub answered {status}")
+        if status == 401:
+            raise HubError("the hub asks for its key; set PIBOT_API_KEY to the hub's, here or in .env", REFUSED)
+        raise HubError(message, REFUSED if status == 403 else HUB_ERROR)
+
+    def _ask(self, method: str, path: str, body: JsonObject | None, wait: int) -> tuple[int, bytes]:
+        url = self.settings.hub_url
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise HubError(f"PIBOT_HUB_URL must be like http://192.168.10.113:5000, not {url!r}", 2)
+        kind: Any = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        connection = kind(parts.hostname, parts.port, timeout=wait + TIMEOUT)
+        try:
+            connection.request(method, parts.path.rstrip("/") + path, self._body(body), self._headers(wait))
+            response = connection.getresponse()
+            return response.status, response.read()
+        except (OSError, http.client.HTTPException, socket.timeout) as exc:
+            raise HubError(
+                f"no hub at {url} ({exc or type(exc).__name__}); start one with 'pibot hub', "
+                "or set PIBOT_HUB_URL to where it is",
+                UNREACHABLE,
+            ) from exc
+        finally:
+            connection.close()
+
+    @staticmethod
+    def _body(body: JsonObject | None) -> bytes | None:
+        return None if body is None else json.dumps(body).encode()
+
+    def _headers(self, wait: int) -> dict[str, str]:
+        headers = {"Content-Type": "application/json"}
+        if self.settings.api_key is not None:
+            headers["Authorization"] = f"Bearer {self.settings.api_key.reveal()}"
+        if wait:
+            headers["Prefer"] = f"wait={wait}"
+        return headers
