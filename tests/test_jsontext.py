@@ -76,11 +76,19 @@ def test_no_text_makes_it_fail(text: str) -> None:
 @pytest.mark.parametrize(
     "piece", ["{", '{"a":', '{"', '{"a":"', '{"\\"', '{"a":{"b":1},', '{"a":[', "{}", '{"a":1}', '{"a":"\\', "{{}"]
 )
-def test_a_long_hostile_text_is_read_in_one_pass(piece: str) -> None:
-    """Quadratic reading of these 2 MB would take hours; the test's timeout would end it."""
-    extract_json_object(piece * (2_000_000 // len(piece)))
+def test_a_long_hostile_text_ends_the_search(piece: str) -> None:
+    """Quadratic reading of these 2 MB would take minutes; the test's timeout would end it."""
+    found = extract_json_object(piece * (2_000_000 // len(piece)))
+    assert found is None or found in ({}, {"a": 1}, {"b": 1})
+
+
+def test_an_object_behind_many_broken_ones_is_found() -> None:
+    assert extract_json_object("{broken " * 900 + '{"a": 1}') == {"a": 1}
 
 
 def test_numbers_of_thousands_of_digits_and_deep_nesting_end_the_search_quietly() -> None:
-    assert extract_json_object('{"a": 1} {"b": ' + "9" * 5_000 + "}") in ({"a": 1}, {"b": int("9" * 4_000 or 0)}) or True
     assert extract_json_object('{"a": 1} ' + '{"b":' * 100_000) == {"a": 1}
+    # Python from 3.11 on refuses such a number; before, it is one.
+    found = extract_json_object('{"a": 1} {"b": ' + "9" * 5_000 + "}")
+    assert found is not None
+    assert found.keys() in ({"a"}, {"b"})

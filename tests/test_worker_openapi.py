@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import schemathesis
@@ -41,5 +42,5 @@ def url() -> Iterator[str]:
 
 @schema.parametrize()
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-def test_every_answer_is_one_that_the_description_has(url: str, case: Case) -> None:
+def test_every_answer_is_one_that_the_description_has(url: str, case: Case[Any]) -> None:
     case.call_and_validate(base_url=url, checks=CHECKS)

@@ -19,13 +19,18 @@ def _finite(text: str) -> float | None:
 _DECODER = json.JSONDecoder(strict=False, parse_float=_finite, parse_constant=lambda _: None)
 
 
+MAX_BREAKS = 1000
+"""Broken beginnings of an object after which the search ends: each costs the decoder's error a look at the whole text
+before it, and no answer that means something has so many."""
+
+
 def extract_json_object(text: str, *, keys: Collection[str] = ()) -> dict[str, Any] | None:
     """Find the JSON object that a text is about.
 
     The last object wins, for models think first and answer last; an object within another is never taken for
     itself, not even where the outer one is broken off: half a plan must not pass for a whole one.
 
-    The cost is linear in the length of the text: where an object breaks, the search goes on behind the break.
+    Where an object breaks, the search goes on behind the break, up to :data:`MAX_BREAKS` times.
 
     Args:
         text: a model's answer, with prose, code fences, and whatever else it holds.
@@ -37,11 +42,15 @@ def extract_json_object(text: str, *, keys: Collection[str] = ()) -> dict[str, A
     """
     best: dict[str, Any] | None = None
     best_rank = -1
+    breaks = 0
     start = text.find("{")
     while start >= 0:
         try:
             found, end = _DECODER.raw_decode(text, start)
         except json.JSONDecodeError as exc:
+            breaks += 1
+            if breaks == MAX_BREAKS:
+                break
             start = text.find("{", max(exc.pos, start + 1))
             continue
         except (RecursionError, ValueError):

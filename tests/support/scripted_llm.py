@@ -94,6 +94,7 @@ class ScriptedLLM:
         self._answer: Answer | None = None
         self._failure: BaseException | None = None
         self._gone = 0
+        self._closed = False
         self._held: list[threading.Event] = []
         self.requests: list[RecordedRequest] = []
         self.other_requests: list[RecordedRequest] = []
@@ -142,6 +143,7 @@ class ScriptedLLM:
     def close(self) -> None:
         """Stop, drop every connection, and raise what a function given to :meth:`answer_with` raised."""
         with self._lock:
+            self._closed = True
             for event in self._held:
                 event.set()
         self._server.stop()
@@ -194,6 +196,8 @@ class ScriptedLLM:
         if reply.held_until is not None:
             with self._lock:
                 self._held.append(reply.held_until)
+                if self._closed:
+                    reply.held_until.set()
             reply.held_until.wait()
         return reply
 

@@ -6,6 +6,7 @@ Its retries are off, and its decoding is left out: both are done the same way fo
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -100,7 +101,19 @@ class OpenAIBackend:
         return f"lost the connection or can't be reached: {type(exc).__name__} {detail}".rstrip()
 
 
+def _quieten() -> None:
+    """Keep the library and those beneath it from logging below warnings.
+
+    They log whole addresses (at ``INFO``, httpx), conversations and the headers of answers (at ``DEBUG``), each of
+    which may hold a key.
+    """
+    for name in ("openai", "httpx", "httpx2", "httpcore", "httpcore2"):
+        logger = logging.getLogger(name)
+        logger.setLevel(max(logger.level, logging.WARNING))
+
+
 def _make(library: Any, http: Any, endpoint: Endpoint, ssl_context: ssl.SSLContext | None) -> openai.AsyncOpenAI:
+    _quieten()
     client: openai.AsyncOpenAI = library.AsyncOpenAI(
         api_key=endpoint.key.reveal(),
         base_url=endpoint.base_url,

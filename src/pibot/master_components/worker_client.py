@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from typing import TYPE_CHECKING
 
 from pibot.contracts import JsonObject, WorkerAddress
@@ -76,7 +77,7 @@ class WorkerClient:
         except asyncio.TimeoutError as exc:
             raise WorkerUnreachable(address.worker_id, f"no answer from {address.url} in time") from exc
         except (aiohttp.ClientError, OSError) as exc:
-            problem = f"no answer from {address.url}: {exc or type(exc).__name__}"
+            problem = f"no answer from {address.url}: {_reason(exc)}"
             raise WorkerUnreachable(address.worker_id, problem) from exc
         except ValueError as exc:
             problem = f"{address.url} answered {status} without JSON: no PiBot worker?"
@@ -104,6 +105,12 @@ class WorkerClient:
             cookie_jar=aiohttp.DummyCookieJar(),
         )
         return self._session
+
+
+def _reason(exc: Exception) -> str:
+    """The operating system's words, where it has some: asyncio puts the address in their place, aiohttp more."""
+    number = exc.errno if isinstance(exc, OSError) else None
+    return os.strerror(number) if number is not None and number > 0 else str(exc) or type(exc).__name__
 
 
 def _refusal(address: WorkerAddress, status: int, answer: JsonObject) -> Exception:

@@ -22,11 +22,11 @@ _EVENTS: Mapping[str, str] = {
     "job_failed": "Failed: {job}: {message}",
     "job_cancelled": "Cancelled: {job}",
     "cancel_requested": "To be cancelled: {job}",
-    "subtask_started": "{worker} began {task}",
-    "subtask_completed": "{worker} finished {task}",
-    "subtask_failed": "{worker} failed {task}: {message}",
-    "subtask_cancelled": "{worker} cancelled {task}",
-    "attempt_failed": "{task} is to be tried again: {message}",
+    "subtask_started": "{worker} began {task} · {job}",
+    "subtask_completed": "{worker} finished {task} · {job}",
+    "subtask_failed": "{worker} failed {task} · {job}: {message}",
+    "subtask_cancelled": "{worker} cancelled {task} · {job}",
+    "attempt_failed": "{task} lost a try: {message}",
     "late_result": "{worker} came too late with {task}: {message}",
     "worker_offline": "{worker} is offline: {message}",
     "worker_online": "{worker} is online",
@@ -134,14 +134,14 @@ def event_row(event: Event, titles: Mapping[str, str]) -> JsonObject:
     """An event in *Recent activity*; ``titles`` holds those of the jobs that are shown, by their ids."""
     text = _EVENTS.get(event.kind, event.kind.replace("_", " ") + ": {message}").format(
         message=event.message,
-        job=shorten(titles.get(event.job_id or "", event.job_id or ""), 80),
+        job=shorten(titles.get(event.job_id or "", event.job_id or ""), 48),
         task=event.task_id,
         worker=event.worker_id or "nobody",
     )
     return {
         "id": str(event.seq),
         "at": event.at,
-        "text": shorten(text, 240),
+        "text": shorten(text),
         "href": job_href(event.job_id) if event.job_id else "",
     }
 
@@ -182,7 +182,8 @@ def _why_no_steps(job: Job) -> str:
 def _step(step: SubtaskRecord) -> JsonObject:
     result = step.result
     last = step.attempts[-1] if step.attempts else None
-    failed = [a for a in step.attempts if a.error]
+    # The last attempt's error is the step's own, and need not be told twice.
+    failed = [a for a in step.attempts if a.error and (a is not last or a.error != step.error)]
     return {
         "id": step.task_id,
         "description": step.description,
@@ -227,6 +228,8 @@ def _took(start: float | None, end: float | None) -> str:
     if start is None or end is None:
         return ""
     seconds = max(0.0, end - start)
+    if seconds < 1:
+        return f"took {seconds * 1000:.0f} ms"
     if seconds < 10:
         return f"took {seconds:.1f} s"
     if seconds < 120:

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import threading
 from collections import Counter
 from collections.abc import Coroutine, Iterator, Mapping
@@ -199,7 +200,7 @@ class Gateway:
             if problem is not None:
                 failure = _unreachable(endpoint, str(problem))
             elif isinstance(exc, aiohttp.ClientConnectorError):
-                failure = _unreachable(endpoint, f"can't be reached ({exc.strerror or 'no connection'})")
+                failure = _unreachable(endpoint, f"can't be reached ({_reason(exc)})")
             else:
                 failure = GatewayError(
                     502,
@@ -285,6 +286,11 @@ def _without_key(endpoint: Endpoint, status: int, content: bytes) -> bytes:
     if status >= 400:
         return endpoint.redactor.hide(content.decode("utf-8", "replace")).encode()
     return content.replace(endpoint.key.reveal().encode(), b"***")
+
+
+def _reason(exc: OSError) -> str:
+    """The operating system's words, where it has some: asyncio puts the address in their place."""
+    return os.strerror(exc.errno) if exc.errno is not None and exc.errno > 0 else exc.strerror or "no connection"
 
 
 def _unreachable(endpoint: Endpoint, what: str) -> GatewayError:

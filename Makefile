@@ -1,0 +1,33 @@
+# The two commands: `make demo` and `make test`. `make` alone lists them all.
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench lock clean
+
+help: ## show this
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
+
+demo: ## run a whole fleet on this computer, with an example job (ONCE=1: end when the job has)
+	@scripts/bootstrap.sh runtime
+	@.venv/bin/python -m pibot demo $(if $(filter-out 0,$(ONCE)),--once)
+
+test: lint ## lint, then every test (ARGS="-k name" goes to pytest; ONE_PYTHON=1 tests on one Python only)
+	@scripts/test.sh $(ARGS)
+
+lint: ## ruff and mypy
+	@scripts/bootstrap.sh dev
+	@scripts/lint.sh
+
+format: ## let ruff format and sort
+	@scripts/bootstrap.sh dev
+	@.venv/bin/ruff check --fix-only .
+	@.venv/bin/ruff format .
+
+bench: ## measure against other task queues and write benchmarks/results.md
+	@scripts/bootstrap.sh dev
+	@.venv/bin/python -m benchmarks
+
+lock: ## resolve requirements/*.txt anew (UPGRADE=1 takes the newest)
+	@scripts/lock.sh $(if $(filter-out 0,$(UPGRADE)),--upgrade)
+
+clean: ## remove the environments and what the tools left
+	rm -rf .venv .venv-* .venv.lock build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

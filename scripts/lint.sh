@@ -1,0 +1,14 @@
+#!/bin/sh
+# ruff and mypy over everything, and shellcheck over the scripts where it is installed. Needs the development environment.
+set -eu
+
+cd "$(dirname -- "$0")/.."
+bin=.venv/bin
+
+"$bin/ruff" check .
+"$bin/ruff" format --check .
+# Each skill's module is called tools.py; named one by one they are checked as skills.<name>.tools.
+"$bin/mypy" --strict src tests benchmarks skills/*/tools.py
+if command -v shellcheck >/dev/null; then
+    shellcheck scripts/*.sh .ci/run
+fi

@@ -1,0 +1,27 @@
+#!/bin/sh
+# Resolve the requirements anew, for Python 3.9 and newer on every platform at once, with the hashes of all their files.
+#
+#   scripts/lock.sh            keep what is locked where it still fits
+#   scripts/lock.sh --upgrade  take the newest of everything
+set -eu
+
+cd "$(dirname -- "$0")/.."
+tools=$(mktemp -d)
+trap 'rm -rf "$tools"' EXIT
+python3 -m venv "$tools"
+"$tools/bin/python" -m pip install -qq --disable-pip-version-check uv
+
+# No configuration of this machine's (an index, a folder of wheels) may find its way into a lock.
+lock() {
+    output=$1
+    shift
+    echo "Locking $output ..."
+    UV_CUSTOM_COMPILE_COMMAND='make lock' "$tools/bin/uv" --no-config pip compile --quiet --universal \
+        --python-version 3.9 --only-binary :all: --generate-hashes --no-emit-index-url "$@" -o "requirements/$output"
+}
+
+# Each builds upon the one before, so that a package has the same version in all of them.
+lock runtime.txt "$@" pyproject.toml
+lock openai.txt "$@" -c requirements/runtime.txt --extra openai pyproject.toml
+lock dev.txt "$@" -c requirements/openai.txt --extra openai pyproject.toml requirements/dev.in
+lock bench.txt "$@" requirements/bench.in

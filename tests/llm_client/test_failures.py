@@ -1,0 +1,98 @@
+"""What a server refuses for good: told once, with what to do about it."""
+
+from __future__ import annotations
+
+import pytest
+
+from pibot.errors import LLMError, LLMRejected, LLMUnavailable
+from tests.llm_client.conftest import HELLO, MakeClient
+from tests.support.replies import Reply
+from tests.support.scripted_llm import MODEL, ScriptedLLM, error, html, raw, reply_json
+
+
+@pytest.mark.parametrize(
+    ("reply", "status", "words"),
+    [
+        pytest.param(error(401, "no such key"), 401, ["no such key", "VOLC_API_KEY", "OPENAI_API_KEY"], id="401"),
+        pytest.param(error(403, "not yours"), 403, ["not yours", "VOLC_API_KEY", MODEL], id="403"),
+        pytest.param(
+            error(404, "no such model"), 404, ["no such model", "MODEL_NAME", MODEL, "VOLC_BASE_URL"], id="404"
+        ),
+        pytest.param(error(400, "no tools here"), 400, ["no tools here", "MODEL_NAME"], id="400"),
+        pytest.param(error(402, "pay first"), 402, ["pay first", "account"], id="402"),
+        pytest.param(error(405), 405, ["scripted error"], id="405"),
+        pytest.param(error(413, "too much"), 413, ["too much", "too large"], id="413"),
+        pytest.param(error(422, "no"), 422, ["no"], id="422"),
+        pytest.param(error(429, "pay", code="insufficient_quota"), 429, ["pay", "account"], id="429 used up"),
+        pytest.param(error(200, "no such key", code=401), 401, ["no such key", "VOLC_API_KEY"], id="401 under 200"),
+        pytest.param(error(200, "who?", type="authentication_error"), 200, ["who?"], id="lasting kind under 200"),
+        pytest.param(reply_json({"error": "bare text"}, status=400), 400, ["bare text"], id="error as text"),
+        pytest.param(reply_json([{"error": {"message": "listed"}}], status=400), 400, ["listed"], id="error in a list"),
+        pytest.param(reply_json({"detail": [{"msg": "field"}]}, status=422), 422, ["field"], id="detail as a list"),
+        pytest.param(reply_json({"message": "top", "code": 7}, status=400), 400, ["top"], id="message at the top"),
+        pytest.param(reply_json({"error": {"code": 3}}, status=400), 400, ['"code": 3'], id="error without message"),
+        pytest.param(html("<style>b{}</style><h1>Forbidden</h1>", status=403), 403, ['"Forbidden"'], id="a page"),
+        pytest.param(raw("", status=401), 401, ["VOLC_API_KEY"], id="no body"),
+    ],
+)
+async def test_a_refusal_for_good_is_not_repeated_and_says_what_to_look_at(
+    make_client: MakeClient, server: ScriptedLLM, reply: Reply, status: int, words: list[str]
+) -> None:
+    server.enqueue(reply)
+
+    with pytest.raises(LLMRejected) as caught:
+        await make_client().complete(HELLO)
+
+    assert caught.value.status == status
+    for word in [*words, server.url]:
+        assert word in str(caught.value)
+    server.assert_done()
+
+
+async def test_a_server_that_keeps_failing_is_given_up_with_what_it_said_and_how_often(
+    make_client: MakeClient, server: ScriptedLLM
+) -> None:
+    server.answer_with(error(503, "the model is asleep"))
+
+    with pytest.raises(LLMUnavailable) as caught:
+        await make_client(retries=3).complete(HELLO)
+
+    assert len(server.requests) == 4
+    for words in ("503", "the model is asleep", "asked 4 times", server.url):
+        assert words in str(caught.value)
+
+
+async def test_no_retries_means_one_attempt(make_client: MakeClient, server: ScriptedLLM) -> None:
+    server.enqueue(error(500))
+
+    with pytest.raises(LLMUnavailable, match="asked once"):
+        await make_client(retries=0).complete(HELLO)
+
+    server.assert_done()
+
+
+async def test_a_quoted_error_is_one_short_line_without_control_characters(
+    make_client: MakeClient, server: ScriptedLLM
+) -> None:
+    server.enqueue(error(400, "first\nsecond\x1b[31m\u202e" + " long" * 1000))
+
+    with pytest.raises(LLMRejected) as caught:
+        await make_client().complete(HELLO)
+
+    message = str(caught.value)
+    assert message.isprintable()
+    assert "first second" in message
+    assert len(message) < 700
+
+
+@pytest.mark.parametrize("reply", [error(500), error(400), error(200, "x", code=400), raw("pong")])
+async def test_no_error_drags_along_the_one_that_it_was_made_of(
+    make_client: MakeClient, server: ScriptedLLM, reply: Reply
+) -> None:
+    server.enqueue(reply)
+
+    with pytest.raises(LLMError) as caught:
+        await make_client(retries=0).complete(HELLO)
+
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None

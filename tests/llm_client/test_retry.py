@@ -1,0 +1,121 @@
+"""When the model's server is asked again. No test here waits."""
+
+from __future__ import annotations
+
+import pytest
+
+from pibot.errors import LLMUnavailable
+from pibot.llm_client.retry import RetryPolicy, parse_retry_after
+from tests.llm_client.conftest import HELLO, FakeTime, MakeClient
+from tests.support.scripted_llm import ScriptedLLM, error, text
+
+NOON = "Wed, 21 Oct 2026 12:00:00 GMT"
+NOON_SECONDS = 1792584000.0
+HALF_A_MINUTE_LATER = "Wed, 21 Oct 2026 12:00:30 GMT"
+
+
+def test_the_wait_doubles_up_to_its_cap_and_the_jitter_is_full() -> None:
+    policy = RetryPolicy(base=0.5, cap=20.0)
+
+    longest = [policy.wait(attempt, None, lambda: 1.0) for attempt in range(1, 9)]
+
+    assert longest == [0.5, 1, 2, 4, 8, 16, 20, 20]
+    assert policy.wait(3, None, lambda: 0.0) == 0.0
+    assert policy.wait(10_000, None, lambda: 1.0) == 20.0
+
+
+def test_the_jitter_comes_on_top_of_what_the_server_asks_for_which_is_capped() -> None:
+    policy = RetryPolicy(base=0.5, retry_after_cap=60.0)
+
+    assert policy.wait(1, 7.0, lambda: 0.0) == 7.0
+    assert policy.wait(1, 7.0, lambda: 1.0) == 7.5
+    assert policy.wait(1, 3600.0, lambda: 0.0) == 60.0
+
+
+@pytest.mark.parametrize(
+    ("value", "date", "seconds"),
+    [
+        ("7", None, 7.0),
+        (" 1.5 ", None, 1.5),
+        ("0", None, 0.0),
+        ("-3", None, 0.0),
+        (HALF_A_MINUTE_LATER, NOON, 30.0),
+        (HALF_A_MINUTE_LATER, None, 30.0),
+        (HALF_A_MINUTE_LATER, "yesterday", 30.0),
+        (NOON, HALF_A_MINUTE_LATER, 0.0),
+        (None, NOON, None),
+        ("soon", None, None),
+        ("inf", None, None),
+        ("nan", None, None),
+        ("", None, None),
+        ("Wed, 99 Foo 2026", None, None),
+    ],
+)
+def test_retry_after_is_read_in_seconds_and_as_a_date(
+    value: str | None, date: str | None, seconds: float | None
+) -> None:
+    assert parse_retry_after(value, date, lambda: NOON_SECONDS) == seconds
+
+
+def test_a_wrong_clock_does_not_matter_where_the_server_sends_its_own() -> None:
+    assert parse_retry_after(HALF_A_MINUTE_LATER, NOON, lambda: 0.0) == 30.0
+
+
+async def test_a_429_is_waited_out_for_as_long_as_the_server_asks(
+    make_client: MakeClient, server: ScriptedLLM, time: FakeTime
+) -> None:
+    server.enqueue(error(429, retry_after=7), text("at last"))
+
+    assert (await make_client().complete(HELLO)).text == "at last"
+    assert time.slept == [7.0]
+
+
+async def test_a_429_with_a_date_is_waited_out(make_client: MakeClient, server: ScriptedLLM, time: FakeTime) -> None:
+    server.enqueue(error(429, retry_after=HALF_A_MINUTE_LATER, headers={"Date": NOON}), text("at last"))
+
+    assert (await make_client().complete(HELLO)).text == "at last"
+    assert time.slept == [30.0]
+
+
+async def test_a_long_retry_after_is_heeded_up_to_the_cap(
+    make_client: MakeClient, server: ScriptedLLM, time: FakeTime
+) -> None:
+    server.enqueue(error(503, retry_after=86400), text("at last"))
+
+    await make_client().complete(HELLO)
+
+    assert time.slept == [60.0]
+
+
+async def test_a_wait_that_does_not_fit_into_the_time_left_is_not_begun(
+    make_client: MakeClient, server: ScriptedLLM, time: FakeTime
+) -> None:
+    server.enqueue(error(429, "slow down", retry_after=30))
+
+    with pytest.raises(LLMUnavailable, match=r"slow down.*time left.*asks for 30 seconds"):
+        await make_client().complete(HELLO, timeout=20.0)
+
+    assert time.slept == []
+
+
+async def test_the_time_waited_counts_against_the_calls_timeout(
+    make_client: MakeClient, server: ScriptedLLM, time: FakeTime
+) -> None:
+    server.answer_with(error(429, retry_after=8))
+
+    with pytest.raises(LLMUnavailable, match="asked 3 times"):
+        await make_client(retries=10).complete(HELLO, timeout=20.0)
+
+    assert time.slept == [8.0, 8.0]
+    assert len(server.requests) == 3
+
+
+async def test_each_wait_is_longer_than_the_one_before(
+    make_client: MakeClient, server: ScriptedLLM, time: FakeTime
+) -> None:
+    server.answer_with(error(500))
+
+    with pytest.raises(LLMUnavailable):
+        await make_client(retries=4, random=1.0).complete(HELLO)
+
+    assert time.slept == [0.5, 1.0, 2.0, 4.0]

@@ -1,0 +1,268 @@
+"""The protocol's JSON and its many dialects, without a network."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from typing import Any, Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pibot.contracts import Completion, Message, ToolCall, Usage
+from pibot.errors import LLMProtocolError
+from pibot.llm_client import wire
+
+
+def answer(message: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], **more}
+
+
+def read(message: dict[str, Any], **more: Any) -> Completion:
+    return wire.completion(answer(message, **more), model="asked-for", new_id=numbered())
+
+
+def numbered() -> Callable[[], str]:
+    numbers = itertools.count(1)
+    return lambda: f"made-{next(numbers)}"
+
+
+def read_call(arguments: Any, **function: Any) -> ToolCall:
+    call = {"id": "c1", "type": "function", "function": {"name": "tool", "arguments": arguments, **function}}
+    [decoded] = read({"content": None, "tool_calls": [call]}).tool_calls
+    return decoded
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("plain", "plain"),
+        (None, ""),
+        ([{"type": "text", "text": "a"}, {"type": "image_url"}, {"type": "text", "text": "b"}], "ab"),
+        (["a", "b"], "ab"),
+        ([{"type": "text", "text": None}], ""),
+        ({"type": "text", "text": "one"}, "one"),
+        (7, ""),
+        ([], ""),
+        ("half of a \ud83d pair", "half of a ? pair"),
+    ],
+)
+def test_content_is_read_as_text_as_parts_and_as_null(content: Any, text: str) -> None:
+    assert read({"content": content}).text == text
+
+
+def test_a_message_without_content_is_an_empty_text() -> None:
+    assert read({}).text == ""
+
+
+def test_a_refusal_is_what_the_model_said() -> None:
+    assert read({"content": None, "refusal": "I will not"}).text == "I will not"
+
+
+@pytest.mark.parametrize(
+    ("usage", "prompt", "completion"),
+    [
+        ({"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}, 7, 3),
+        ({"prompt_tokens": 7}, 7, 0),
+        ({"prompt_tokens": "many", "completion_tokens": -1}, 0, 0),
+        (None, 0, 0),
+        ("none", 0, 0),
+    ],
+)
+def test_usage_is_read_as_far_as_it_is_there_and_the_call_counts_as_one(
+    usage: Any, prompt: int, completion: int
+) -> None:
+    assert read({"content": "x"}, usage=usage).usage == Usage(prompt, completion, llm_calls=1)
+
+
+def test_missing_usage_leaves_zeros() -> None:
+    assert read({"content": "x"}).usage == Usage(0, 0, llm_calls=1)
+
+
+def test_the_model_asked_for_stands_in_where_the_server_names_none() -> None:
+    assert read({"content": "x"}).model == "asked-for"
+    assert read({"content": "x"}, model=None).model == "asked-for"
+    assert read({"content": "x"}, model="other").model == "other"
+
+
+@pytest.mark.parametrize("reason", [None, "", 3])
+def test_a_missing_finish_reason_follows_from_the_message(reason: Any) -> None:
+    call = {"id": "c", "function": {"name": "t", "arguments": "{}"}}
+    with_calls = {"choices": [{"message": {"tool_calls": [call]}, "finish_reason": reason}]}
+    without = {"choices": [{"message": {"content": "x"}, "finish_reason": reason}]}
+
+    assert wire.completion(with_calls, model="m").finish_reason == "tool_calls"
+    assert wire.completion(without, model="m").finish_reason == "stop"
+
+
+def test_arguments_as_text_are_decoded_and_sent_back_as_they_were() -> None:
+    call = read_call('{ "path" : "/" }')
+
+    assert call == ToolCall("c1", "tool", {"path": "/"}, '{ "path" : "/" }')
+
+
+def test_arguments_as_an_object_are_taken_and_sent_back_as_text() -> None:
+    call = read_call({"path": "/ä"})
+
+    assert call.arguments == {"path": "/ä"}
+    assert json.loads(call.raw_arguments) == {"path": "/ä"}
+
+
+@pytest.mark.parametrize("nothing", ["", "  \n", None, {}, "{}"])
+def test_no_arguments_are_an_empty_object_as_many_models_write_it_so(nothing: Any) -> None:
+    call = read_call(nothing)
+
+    assert call.arguments == {}
+    assert json.loads(call.raw_arguments) == {}
+    assert call.problem is None
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        ('{"path": ', "not valid JSON"),
+        ("path=/", "not valid JSON"),
+        ("{'path': '/'}", "not valid JSON"),
+        ('{"n": NaN}', "NaN"),
+        ('{"n": 1} trailing', "not valid JSON"),
+        ("[1, 2]", "must be a JSON object"),
+        ('"text"', "must be a JSON object"),
+        ("null", "must be a JSON object"),
+        ("7", "must be a JSON object"),
+        (["a"], "must be a JSON object"),
+        (7, "must be a JSON object"),
+        ({"n": float("nan")}, "NaN"),
+        ("[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_other_arguments_are_a_problem_told_to_the_model_and_an_object_is_sent_back(written: Any, words: str) -> None:
+    call = read_call(written)
+
+    assert call.arguments is None
+    assert call.raw_arguments == "{}"
+    assert call.problem is not None
+    assert words in call.problem
+    assert len(call.problem) < 500
+
+
+def test_the_problem_quotes_what_the_model_wrote_so_that_it_can_mend_it() -> None:
+    problem = read_call('{"command": "ls" "cwd": "/"}').problem
+
+    assert problem is not None
+    assert '{"command": "ls" "cwd": "/"}' in problem
+    assert "column" in problem
+
+
+def test_missing_and_repeated_ids_are_replaced_so_that_each_answer_finds_its_call() -> None:
+    function = {"name": "t", "arguments": "{}"}
+    ids: list[Any] = ["a", None, "", "a", 0, {"no": "id"}]
+    calls = [{"id": call_id, "function": function} for call_id in ids] + [{"function": function}]
+
+    decoded = read({"tool_calls": calls}).tool_calls
+
+    assert [call.call_id for call in decoded] == ["a", "made-1", "made-2", "made-3", "0", "made-4", "made-5"]
+
+
+def test_ids_made_without_help_differ() -> None:
+    call = {"function": {"name": "t", "arguments": "{}"}}
+
+    first, second = wire.completion(answer({"tool_calls": [call, call]}), model="m").tool_calls
+
+    assert first.call_id != second.call_id
+    assert first.call_id.startswith("call_")
+
+
+@pytest.mark.parametrize(
+    ("name", "decoded"),
+    [
+        ("shell_exec", "shell_exec"),
+        (" shell_exec\n", "shell_exec"),
+        ("shell exec", "shell_exec"),
+        ("x" * 100, "x" * 64),
+    ],
+)
+def test_a_name_outside_the_protocols_alphabet_is_brought_into_it(name: str, decoded: str) -> None:
+    assert read_call("{}", name=name).name == decoded
+
+
+@pytest.mark.parametrize("call", [{"id": "c"}, {"id": "c", "function": None}, {"id": "c", "function": {"name": None}}])
+def test_a_call_without_a_name_is_a_problem_for_the_model(call: dict[str, Any]) -> None:
+    [decoded] = read({"tool_calls": [call]}).tool_calls
+
+    assert decoded.arguments is None
+    assert decoded.name == "unnamed"
+    assert decoded.problem is not None
+    assert "no name" in decoded.problem
+
+
+def test_entries_that_are_no_calls_are_passed_over() -> None:
+    assert read({"content": "x", "tool_calls": [None, "text", 3]}).tool_calls == ()
+    assert read({"content": "x", "tool_calls": None}).tool_calls == ()
+
+
+def test_tool_calls_that_are_no_list_are_no_completion() -> None:
+    with pytest.raises(LLMProtocolError, match="tool_calls is no list"):
+        read({"tool_calls": {"id": "c"}})
+
+
+@pytest.mark.parametrize("body", [b"", b" \n", b'{"a": ', b'{"a": ' + b"[" * 100_000])
+def test_an_empty_or_broken_answer_may_be_whole_the_next_time(body: bytes) -> None:
+    with pytest.raises(wire.EmptyAnswer):
+        wire.parse(body)
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"\xff\xfa", b"OK", b"[" * 100_000])
+def test_an_answer_that_is_no_json_is_told_apart_from_a_broken_one(body: bytes) -> None:
+    with pytest.raises(LLMProtocolError) as caught:
+        wire.parse(body)
+
+    assert not isinstance(caught.value, wire.EmptyAnswer)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="earlier Pythons convert numbers of any length")
+def test_a_number_of_too_many_digits_is_no_crash() -> None:
+    with pytest.raises(wire.EmptyAnswer):
+        wire.parse(b'{"a": ' + b"9" * 100_000 + b"}")
+    assert read_call('{"n": ' + "9" * 100_000 + "}").problem is not None
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None)),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["message", "content", "tool_calls", "function", "id", "error"]), inner, max_size=4
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(st.fixed_dictionaries({"message": json_values, "finish_reason": json_values}), json_values)
+def test_any_json_is_a_completion_or_a_protocol_error_and_what_comes_out_can_be_sent_back(
+    choice: dict[str, Any], usage: Any
+) -> None:
+    try:
+        decoded = wire.completion({"choices": [choice], "usage": usage}, model="m")
+    except LLMProtocolError:
+        return
+    body = wire.request("m", [Message("assistant", decoded.text, decoded.tool_calls)], [])
+    json.dumps(body, ensure_ascii=False).encode()
+    for call in decoded.tool_calls:
+        assert isinstance(json.loads(call.raw_arguments), dict)
+        assert (call.arguments is None) == (call.problem is not None)
+
+
+@given(st.text(st.characters(codec=None)))
+def test_any_text_as_arguments_is_decoded_or_a_problem(written: str) -> None:
+    call = read_call(written)
+
+    assert isinstance(json.loads(call.raw_arguments), dict)
+    assert (call.arguments is None) == (call.problem is not None)
+
+
+@given(json_values, st.booleans())
+def test_any_json_is_searched_for_an_error_without_a_crash(data: Any, success: bool) -> None:
+    wire.find_error(data, success=success)

@@ -1,0 +1,119 @@
+"""The layers of CONTRIBUTING.md hold, and importing a module does nothing. The table there is the one source."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "src" / "pibot"
+FREE_FOR_SKILLS = {"pibot.contracts", "pibot.errors"}
+
+# The guide starts a worker by `python -m pibot.worker_task_executor`, so its main() puts the process together.
+EXCEPTIONS = {("worker_task_executor", "worker_api")}
+
+
+def table() -> list[tuple[int, list[str]]]:
+    """Each row of the table in CONTRIBUTING.md: a layer and its top-level modules, in their order."""
+    rows = re.findall(r"^\| (\d) \| ([^|]*) \|", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    return [(int(layer), re.findall(r"`(\w+)`", names)) for layer, names in rows]
+
+
+def modules() -> dict[str, Path]:
+    """Dotted name to file, for every module of the package."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = ("pibot", *path.relative_to(PACKAGE).with_suffix("").parts)
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports(name: str, path: Path, known: set[str]) -> Iterator[str]:
+    """The modules of ``known`` that ``path`` imports anywhere: in functions and under TYPE_CHECKING too."""
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "pibot")
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*parents, *filter(None, [base])])
+            if base.split(".")[0] != "pibot":
+                continue
+            for alias in node.names:
+                inner = f"{base}.{alias.name}"
+                yield inner if inner in known else base
+
+
+def top(name: str) -> str:
+    """``pibot.master_hub.api`` belongs to ``master_hub``; the package itself, which holds the version, to nobody."""
+    return name.partition(".")[2].partition(".")[0]
+
+
+MODULES = modules()
+GRAPH = {name: set(imports(name, path, set(MODULES))) - {name} for name, path in MODULES.items()}
+
+
+RANK = {name: (layer, place) for layer, names in table() for place, name in enumerate(names)}
+
+
+def test_every_module_has_its_row_in_the_table_and_every_row_its_module() -> None:
+    assert {top(name) for name in MODULES if top(name)} == set(RANK)
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_a_module_imports_only_from_lower_layers_from_its_left_or_its_own_package(name: str) -> None:
+    own = top(name)
+    others = {top(other) for other in GRAPH[name]} - {"", own}
+    assert [other for other in sorted(others) if RANK[other] > RANK[own] and (own, other) not in EXCEPTIONS] == []
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    graph = {
+        name: {other for other in others if (top(name), top(other)) not in EXCEPTIONS} for name, others in GRAPH.items()
+    }
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "skills").glob("*/tools.py")), ids=lambda path: path.parent.name)
+def test_a_skill_imports_only_contracts_and_errors(path: Path) -> None:
+    assert set(imports(path.parent.name, path, set(MODULES))) <= FREE_FOR_SKILLS
+
+
+# Runs apart, so that nothing is imported yet. An audit hook sees what the interpreter itself does.
+_PROBE = """
+import importlib, json, os, sys, threading
+seen = []
+def hook(event, args):
+    if event == "open" and (args[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) or event.startswith(
+        ("socket.connect", "socket.bind", "subprocess.", "os.mkdir", "os.fork", "os.system", "shutil.")
+    ):
+        seen.append([current, event, str(args[:1])])
+current = ""
+sys.addaudithook(hook)
+for current in sys.argv[1:]:
+    importlib.import_module(current)
+    if threading.active_count() > 1:
+        seen.append([current, "thread", str(threading.enumerate())])
+print(json.dumps(seen))
+"""
+
+
+def test_importing_a_module_starts_no_thread_and_touches_no_file(tmp_path: Path) -> None:
+    names = [name for name in MODULES if name != "pibot.__main__"]
+    run = subprocess.run(
+        [sys.executable, "-B", "-c", _PROBE, *names], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("\n") == 1, f"an import printed something: {run.stdout}"
+    assert json.loads(run.stdout) == []
+    assert list(tmp_path.iterdir()) == []
