@@ -216,8 +216,7 @@ class JobStore:
             self._move(job_id, JobState.RUNNING)
             self._insert_plan(job_id, plan)
             self._add_usage(job_id, usage)
-            steps = len(plan.subtasks)
-            self._event("job_planned", job_id, message=f"{steps} step{'' if steps == 1 else 's'}. {plan.note}".strip())
+            self._event("job_planned", job_id, message=_planned(plan))
 
     # --- leases ---
 
@@ -492,6 +491,12 @@ class JobStore:
     def _new_id(self) -> str:
         """Sorts by time, says when, and is short enough to type: ``job-20261124-081418-3f9a2c``."""
         return f"job-{time.strftime('%Y%m%d-%H%M%S', time.gmtime(self._clock()))}-{secrets.token_hex(3)}"
+
+
+def _planned(plan: TaskPlan) -> str:
+    steps = len(plan.subtasks)
+    what = "the master answers by itself." if plan.handle_locally else f"{steps} step{'' if steps == 1 else 's'}."
+    return f"{what} {plan.note}".strip()
 
 
 _SUBTASK_STATE = {

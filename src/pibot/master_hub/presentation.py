@@ -17,7 +17,7 @@ OUTPUT_CHARS = 20_000
 
 _EVENTS: Mapping[str, str] = {
     "job_accepted": "New: {message}",
-    "job_planned": "Planned in {message}",
+    "job_planned": "Planned: {message}",
     "job_completed": "Completed: {job}",
     "job_failed": "Failed: {job}: {message}",
     "job_cancelled": "Cancelled: {job}",
