@@ -16,6 +16,7 @@ from pibot.errors import SkillError, UnknownSkill
 from pibot.tool_registry import SkillInfo, SkillLibrary, Toolbox, toolbox
 from pibot.tool_registry.arguments import Misfit, fit_arguments
 from pibot.tool_registry.signature import read_signature
+from tests.support.loops import run_async
 
 
 class NoCommands:
@@ -222,7 +223,7 @@ def test_a_skill_may_have_more_files_and_they_are_as_fresh_and_private_as_its_to
     answers = []
     for text in ("secret123", "hello"):
         box = library.load(["two_files"], context)
-        answers.append(asyncio.run(ask(box, "remember", text=text)).content)
+        answers.append(run_async(ask(box, "remember", text=text)).content)
     assert answers == ['["secret123"]', '["hello"]']
     assert [m for m in sys.modules if "two_files" in m] == []
 

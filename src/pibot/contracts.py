@@ -425,7 +425,8 @@ class ToolCall:
         call_id: the model's id for it, repeated in the answer.
         name: the tool's name, as the model wrote it.
         arguments: the decoded arguments; None where they could not be decoded.
-        raw_arguments: what the model wrote, as text, sent back unchanged in the conversation.
+        raw_arguments: what the model wrote, as text, sent back in the conversation; ``{}`` where it wrote no JSON
+            object, because servers refuse a conversation with anything else there.
         problem: why the arguments could not be decoded, as a sentence for the model.
     """
 

@@ -76,9 +76,14 @@ def test_run_without_waiting_prints_the_jobs_id(running: Fleet) -> None:
     assert running.result(done.stdout.strip())["success"] is True
 
 
+def _heed_ctrl_c() -> None:
+    """Where the tests run in a script's background, SIGINT is ignored, and would be inherited so."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_leaves_the_job_running_and_says_how_to_go_on(running: Fleet) -> None:
     argv, environment = command("run", "--skills", "", "hold on", url=running.url)
-    process = subprocess.Popen(argv, env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(argv, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=_heed_ctrl_c)
     running.gate.wait_for_a_task()
     assert process.stderr is not None
     first = process.stderr.readline()
@@ -150,12 +155,12 @@ def test_a_hub_that_is_not_there_is_said_with_what_to_do() -> None:
 
 
 def test_a_wrong_key_is_said_with_its_variable(running: Fleet) -> None:
-    for key in (None, "wrong"):
+    for key in (None, "wrong", "ключ"):
         done = pibot("run", "x", url=running.url, key=key)
         assert (done.returncode, "PIBOT_API_KEY" in done.stderr) == (4, True)
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:5000", "ftp://x", "http://"])
+@pytest.mark.parametrize("url", ["127.0.0.1:5000", "ftp://x", "http://", "http://x:70000", "http://[::1"])
 def test_an_address_that_is_none_is_a_usage_error(url: str) -> None:
     done = pibot("status", url=url)
     assert (done.returncode, "PIBOT_HUB_URL must be like" in done.stderr) == (2, True)

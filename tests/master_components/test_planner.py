@@ -12,6 +12,7 @@ from pibot.errors import LLMUnavailable
 from pibot.master_components import TaskPlanner
 from pibot.master_components.planner import PLAN_MARK, SUMMARY_MARK, NamedSkill, with_results
 from tests.support.fakes import FakeLLM, said
+from tests.support.loops import run_async
 
 
 def step(task_id: Any, *needs: Any, skills: Any = ("shell_exec",), **more: Any) -> dict[str, Any]:
@@ -126,10 +127,8 @@ async def test_a_model_that_cannot_be_asked_is_the_callers_to_know() -> None:
     st.lists(st.tuples(st.integers(0, 5), st.lists(st.integers(0, 5), max_size=3)), min_size=1, max_size=6),
 )
 def test_every_accepted_graph_can_be_run_to_its_end(edges: list[tuple[int, list[int]]]) -> None:
-    import asyncio
-
     text = plan(*(step(f"s{name}", *(f"s{need}" for need in needs)) for name, needs in edges))
-    planned = asyncio.run(TaskPlanner(FakeLLM(said(text), said(text))).analyze_task("x"))
+    planned = run_async(TaskPlanner(FakeLLM(said(text), said(text))).analyze_task("x"))
     left = {s.task_id: set(s.depends_on) for s in planned.subtasks}
     assert left
     while left:

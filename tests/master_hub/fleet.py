@@ -8,22 +8,24 @@ import contextlib
 import json
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-from pibot.tool_registry import SkillLibrary
+from typing import Any, TypeVar
 
 from pibot.background import BackgroundLoop
 from pibot.contracts import AgentOutcome, TaskRequest, TaskState, Usage, WorkerAddress
 from pibot.master_hub import HubService, create_hub_app
 from pibot.master_hub.app import hub_threads
 from pibot.settings import LLMSettings, Secret, Settings
+from pibot.tool_registry import SkillLibrary
 from pibot.worker_api import create_worker_app
 from pibot.worker_task_executor import TaskExecutor
 from tests.support import scripted_llm as model
 from tests.support.scripted_llm import ScriptedLLM
 from tests.support.serving import Answer, ask, serving
+
+T = TypeVar("T")
 
 CHECK_EVERY = 0.05
 
@@ -189,11 +191,20 @@ def fleet(
         changes: for the hub's settings.
     """
     gate = Gate()
-    with contextlib.ExitStack() as stack:
-        llm = stack.enter_context(ScriptedLLM())
+    parts: list[contextlib.ExitStack] = []
+
+    def begin(part: contextlib.AbstractContextManager[T]) -> T:
+        parts.append(contextlib.ExitStack())
+        return parts[-1].enter_context(part)
+
+    with ScriptedLLM() as llm:
         settings = settings_for(tmp_path, llm, api_key=None if key is None else Secret(key))
-        addresses = [stack.enter_context(worker(f"worker-{n + 1}", gate, settings)) for n in range(workers)]
-        settings = replace(settings, workers=(*addresses, *more_workers)).replace(**changes)
-        service, port = stack.enter_context(hub(settings))
-        stack.callback(gate.open)
-        yield Fleet(port, service, llm, gate, key)
+        try:
+            addresses = [begin(worker(f"worker-{n + 1}", gate, settings)) for n in range(workers)]
+            settings = replace(settings, workers=(*addresses, *more_workers)).replace(**changes)
+            service, port = begin(hub(settings))
+            yield Fleet(port, service, llm, gate, key)
+        finally:
+            gate.open()
+            with ThreadPoolExecutor() as threads:  # at once, because a server takes up to half a second to end
+                list(threads.map(contextlib.ExitStack.close, reversed(parts)))

@@ -28,6 +28,17 @@ def running(tmp_path: Path) -> Iterator[Fleet]:
         yield parts
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """One fleet for the tests that look at their own jobs alone."""
+    with fleet(tmp_path_factory.mktemp("shared")) as parts:
+        yield parts
+
+
+def jobs_of(parts: Fleet) -> list[str]:
+    return [job["job_id"] for job in parts.ask("GET", "/tasks").json()["tasks"]]
+
+
 def page(parts: Fleet, path: str = "/dashboard") -> BeautifulSoup:
     answer = parts.ask("GET", path)
     assert answer.status == 200, answer.body
@@ -70,11 +81,11 @@ def test_an_empty_fleet_says_what_to_do(tmp_path: Path) -> None:
     assert "pibot run" in text
 
 
-def test_a_jobs_page_shows_its_plan_who_did_each_step_and_the_answer(running: Fleet) -> None:
-    running.llm.enqueue(plan(step("s1", "look here"), step("s2", "tell of it", "s1")), model.text("It is fine."))
-    answer = running.ask("POST", "/task", {"description": "look and tell"}, Prefer="wait=30").json()
+def test_a_jobs_page_shows_its_plan_who_did_each_step_and_the_answer(shared: Fleet) -> None:
+    shared.llm.enqueue(plan(step("s1", "look here"), step("s2", "tell of it", "s1")), model.text("It is fine."))
+    answer = shared.ask("POST", "/task", {"description": "look and tell"}, Prefer="wait=30").json()
 
-    html = page(running, f"/dashboard/jobs/{answer['job_id']}")
+    html = page(shared, f"/dashboard/jobs/{answer['job_id']}")
     steps = [item.get_text(" ", strip=True) for item in html.select("ol[data-list=steps] > li")]
 
     assert "It is fine." in html.get_text()
@@ -85,30 +96,30 @@ def test_a_jobs_page_shows_its_plan_who_did_each_step_and_the_answer(running: Fl
     assert "It has parts." in html.get_text()
 
 
-def test_a_failed_jobs_page_says_why(running: Fleet) -> None:
-    job_id = running.submit("fail at it")
-    running.result(job_id)
+def test_a_failed_jobs_page_says_why(shared: Fleet) -> None:
+    job_id = shared.submit("fail at it")
+    shared.result(job_id)
 
-    html = page(running, f"/dashboard/jobs/{job_id}")
+    html = page(shared, f"/dashboard/jobs/{job_id}")
 
     assert "it was told to fail" in html.select_one(".failed").get_text()  # type: ignore[union-attr]
 
 
-def test_an_unknown_job_is_a_page_with_a_way_back(running: Fleet) -> None:
-    answer = running.ask("GET", "/dashboard/jobs/none", Accept="text/html")
+def test_an_unknown_job_is_a_page_with_a_way_back(shared: Fleet) -> None:
+    answer = shared.ask("GET", "/dashboard/jobs/none", Accept="text/html")
 
     assert answer.status == 404
     assert b"No such job" in answer.body
     assert b'href="/dashboard"' in answer.body
-    assert running.ask("GET", "/dashboard/jobs/none/data").json()["success"] is False
+    assert shared.ask("GET", "/dashboard/jobs/none/data").json()["success"] is False
 
 
-def test_a_hostile_description_is_only_text_everywhere(running: Fleet) -> None:
-    job_id = running.submit(f"fail {HOSTILE}")
-    running.result(job_id)
+def test_a_hostile_description_is_only_text_everywhere(shared: Fleet) -> None:
+    job_id = shared.submit(f"fail {HOSTILE}")
+    shared.result(job_id)
 
     for path in ("/dashboard", f"/dashboard/jobs/{job_id}"):
-        answer = running.ask("GET", path)
+        answer = shared.ask("GET", path)
         html = BeautifulSoup(answer.body, "html.parser")
         assert b"<script>alert" not in answer.body
         assert b"<img src=x" not in answer.body
@@ -117,8 +128,8 @@ def test_a_hostile_description_is_only_text_everywhere(running: Fleet) -> None:
 
 
 @pytest.mark.parametrize("path", ["", "/data", "/static/dashboard.js", "/static/none", "/jobs/x"])
-def test_every_answer_is_locked_down_by_its_headers(running: Fleet, path: str) -> None:
-    headers = running.ask("GET", f"/dashboard{path}").headers
+def test_every_answer_is_locked_down_by_its_headers(shared: Fleet, path: str) -> None:
+    headers = shared.ask("GET", f"/dashboard{path}").headers
 
     policy = headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy
@@ -142,8 +153,8 @@ def test_nothing_inline_nothing_from_elsewhere_and_all_of_it_small(running: Flee
     assert total < 30_000
 
 
-def test_the_root_leads_to_the_dashboard(running: Fleet) -> None:
-    answer = running.ask("GET", "/")
+def test_the_root_leads_to_the_dashboard(shared: Fleet) -> None:
+    answer = shared.ask("GET", "/")
 
     assert answer.status == 302
     assert answer.headers["Location"] == "/dashboard"
@@ -218,30 +229,30 @@ def test_banners_tell_of_a_missing_model_and_of_workers_that_are_all_offline(tmp
 # --- the forms ---
 
 
-def test_a_form_with_the_pages_token_submits_a_job(running: Fleet) -> None:
-    answer = send_form(running, "/dashboard/submit", token=token_of(running), description="look", skills=["shell_exec"])
+def test_a_form_with_the_pages_token_submits_a_job(shared: Fleet) -> None:
+    answer = send_form(shared, "/dashboard/submit", token=token_of(shared), description="look", skills=["shell_exec"])
 
     assert answer.status == 303
     job_id = answer.headers["Location"].rpartition("/")[2]
-    assert running.result(job_id)["output"] == "did: look"
-    assert running.ask("GET", f"/task/{job_id}").json()["job"]["subtasks"][0]["skills"] == ["shell_exec"]
+    assert shared.result(job_id)["output"] == "did: look"
+    assert shared.ask("GET", f"/task/{job_id}").json()["job"]["subtasks"][0]["skills"] == ["shell_exec"]
 
 
-def test_a_form_without_skills_is_planned(running: Fleet) -> None:
-    running.llm.enqueue(plan(step("s1", "look here")))
+def test_a_form_without_skills_is_planned(shared: Fleet) -> None:
+    shared.llm.enqueue(plan(step("s1", "look here")))
 
-    answer = send_form(running, "/dashboard/submit", token=token_of(running), description="look")
+    answer = send_form(shared, "/dashboard/submit", token=token_of(shared), description="look")
 
-    assert running.result(answer.headers["Location"].rpartition("/")[2])["output"] == "did: look here"
+    assert shared.result(answer.headers["Location"].rpartition("/")[2])["output"] == "did: look here"
 
 
-def test_dashboard_js_gets_its_answer_as_json(running: Fleet) -> None:
+def test_dashboard_js_gets_its_answer_as_json(shared: Fleet) -> None:
     accept = {"Accept": "application/json"}
 
     taken = send_form(
-        running, "/dashboard/submit", headers=accept, token=token_of(running), description="l", skills="web_fetch"
+        shared, "/dashboard/submit", headers=accept, token=token_of(shared), description="l", skills="web_fetch"
     )
-    refused = send_form(running, "/dashboard/submit", headers=accept, token=token_of(running), description=" ")
+    refused = send_form(shared, "/dashboard/submit", headers=accept, token=token_of(shared), description=" ")
 
     assert taken.status == 200
     assert taken.json()["href"].startswith("/dashboard/jobs/")
@@ -261,13 +272,14 @@ def test_a_form_can_cancel_a_job(running: Fleet) -> None:
 
 @pytest.mark.parametrize("path", ["/dashboard/submit", "/dashboard/cancel"])
 @pytest.mark.parametrize("token", ["", "wrong", "\udcff", None])
-def test_a_form_without_the_pages_token_does_nothing(running: Fleet, path: str, token: str | None) -> None:
+def test_a_form_without_the_pages_token_does_nothing(shared: Fleet, path: str, token: str | None) -> None:
     fields: dict[str, Any] = {} if token is None else {"token": token.encode("utf-8", "surrogateescape")}
+    before = jobs_of(shared)
 
-    answer = send_form(running, path, description="look", job_id="x", **fields)
+    answer = send_form(shared, path, description="look", job_id="x", **fields)
 
     assert answer.status == 403
-    assert running.ask("GET", "/tasks").json()["tasks"] == []
+    assert jobs_of(shared) == before
 
 
 @pytest.mark.parametrize(
@@ -280,12 +292,14 @@ def test_a_form_without_the_pages_token_does_nothing(running: Fleet, path: str, 
     ],
 )
 def test_a_form_from_another_sites_page_does_nothing_even_with_the_token(
-    running: Fleet, headers: dict[str, str]
+    shared: Fleet, headers: dict[str, str]
 ) -> None:
-    answer = send_form(running, "/dashboard/submit", headers=headers, token=token_of(running), description="look")
+    before = jobs_of(shared)
+
+    answer = send_form(shared, "/dashboard/submit", headers=headers, token=token_of(shared), description="look")
 
     assert answer.status == 403
-    assert running.ask("GET", "/tasks").json()["tasks"] == []
+    assert jobs_of(shared) == before
 
 
 def test_a_form_needs_the_key_as_well_as_the_token(tmp_path: Path) -> None:
@@ -301,15 +315,15 @@ def test_a_form_needs_the_key_as_well_as_the_token(tmp_path: Path) -> None:
     assert not_a_form.status == 401  # elsewhere Basic counts for reading only
 
 
-def test_a_page_opened_under_a_name_from_the_internet_is_not_answered_without_a_key(running: Fleet) -> None:
+def test_a_page_opened_under_a_name_from_the_internet_is_not_answered_without_a_key(shared: Fleet) -> None:
     for host in ("evil.example", "evil.example:5000", "127.0.0.1.evil.example"):
-        assert ask(running.port, "GET", "/dashboard", headers={"Host": host}).status == 403
-        assert ask(running.port, "POST", "/task", {"description": "x"}, headers={"Host": host}).status == 403
+        assert ask(shared.port, "GET", "/dashboard", headers={"Host": host}).status == 403
+        assert ask(shared.port, "POST", "/task", {"description": "x"}, headers={"Host": host}).status == 403
     for host in ("127.0.0.1:1", "[::1]:5000", "localhost:5000", "raspberrypi", "pi.local:5000", "192.168.10.113:5000"):
-        assert ask(running.port, "GET", "/dashboard", headers={"Host": host}).status == 200
+        assert ask(shared.port, "GET", "/dashboard", headers={"Host": host}).status == 200
 
 
-def test_the_data_is_json_that_any_reader_takes(running: Fleet) -> None:
-    running.result(running.submit("look"))
+def test_the_data_is_json_that_any_reader_takes(shared: Fleet) -> None:
+    shared.result(shared.submit("look"))
 
-    json.loads(running.ask("GET", "/dashboard/data").body)
+    json.loads(shared.ask("GET", "/dashboard/data").body)

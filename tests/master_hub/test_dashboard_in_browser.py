@@ -30,6 +30,7 @@ DESKTOP = (1280, 800)
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"> " + "A" * 300
 
 pytestmark = [
+    pytest.mark.system,
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine"),
     pytest.mark.timeout(120),
 ]
@@ -45,9 +46,19 @@ def browser() -> Iterator[Browser]:
 
 @contextmanager
 def opened(
-    browser: Browser, url: str, *, size: tuple[int, int] = DESKTOP, key: str | None = None, scripts: bool = True
+    browser: Browser,
+    url: str,
+    *,
+    size: tuple[int, int] = DESKTOP,
+    key: str | None = None,
+    scripts: bool = True,
+    own_clock: bool = False,
 ) -> Iterator[Page]:
-    """A page, and the assurance that nothing in it went wrong: no error, no violation of its policy."""
+    """A page, and the assurance that nothing in it went wrong: no error, no violation of its policy.
+
+    Args:
+        own_clock: its time passes only as the test says.
+    """
     context: BrowserContext = browser.new_context(
         viewport={"width": size[0], "height": size[1]},
         http_credentials=None if key is None else {"username": "me", "password": key},
@@ -57,6 +68,8 @@ def opened(
     page = context.new_page()
     page.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: problems.append(str(error)))
+    if own_clock:
+        page.clock.install()
     page.goto(url)
     yield page
     context.close()
@@ -236,28 +249,31 @@ def test_a_page_says_so_when_the_hub_is_gone_and_when_it_is_back(browser: Browse
         context.close()
 
 
-def test_a_hidden_page_asks_nothing(browser: Browser, running: Fleet) -> None:
-    with opened(browser, running.url + "/dashboard") as page:
-        asked: list[str] = []
-        page.on("request", lambda request: asked.append(request.url))
-        page.evaluate(
-            """() => {
-                Object.defineProperty(document, "hidden", { value: true, configurable: true });
-                document.dispatchEvent(new Event("visibilitychange"));
-            }"""
-        )
-        running.result(running.submit("unseen"))
-        page.wait_for_timeout(3000)
-        assert asked == []
+def set_hidden(page: Page, hidden: bool) -> None:
+    """Have the page think that its tab was left, or come back to."""
+    page.evaluate(
+        """hidden => {
+            Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+            document.dispatchEvent(new Event("visibilitychange"));
+        }""",
+        hidden,
+    )
 
-        page.evaluate(
-            """() => {
-                Object.defineProperty(document, "hidden", { value: false, configurable: true });
-                document.dispatchEvent(new Event("visibilitychange"));
-            }"""
-        )
+
+def test_a_hidden_page_asks_nothing_and_is_true_again_when_it_is_seen(browser: Browser, running: Fleet) -> None:
+    with opened(browser, running.url + "/dashboard", own_clock=True) as page:
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url) if "/data" in request.url else None)
+        running.result(running.submit("unseen"))
+
+        set_hidden(page, True)
+        page.clock.run_for(60_000)
+        asked_while_hidden = list(asked)
+        set_hidden(page, False)
 
         expect(page.locator("[data-list=jobs] .title")).to_have_text(["unseen"], timeout=15_000)
+        assert asked_while_hidden == []
+        assert len(asked) == 1
 
 
 def test_times_are_relative_and_absolute_on_hover(browser: Browser, running: Fleet) -> None:

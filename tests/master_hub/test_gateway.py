@@ -40,10 +40,19 @@ class Running:
         return openai.OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key=KEY, max_retries=0)
 
 
-@pytest.fixture
-def llm() -> Iterator[ScriptedLLM]:
+@pytest.fixture(scope="module")
+def provider() -> Iterator[ScriptedLLM]:
     with ScriptedLLM() as server:
         yield server
+
+
+@pytest.fixture
+def llm(provider: ScriptedLLM) -> Iterator[ScriptedLLM]:
+    """The provider, that has been asked nothing yet."""
+    provider.requests.clear()
+    provider.other_requests.clear()
+    yield provider
+    provider.assert_done()
 
 
 def settings_for(llm: ScriptedLLM) -> LLMSettings:
@@ -66,24 +75,24 @@ def running(settings: LLMSettings, *, places: int = 4) -> Iterator[Running]:
     loop.stop()
 
 
-@pytest.fixture
-def hub(llm: ScriptedLLM) -> Iterator[Running]:
-    yield from running(settings_for(llm))
+@pytest.fixture(scope="module")
+def hub(provider: ScriptedLLM) -> Iterator[Running]:
+    yield from running(settings_for(provider))
 
 
-@pytest.fixture
-def narrow_hub(llm: ScriptedLLM) -> Iterator[Running]:
-    yield from running(settings_for(llm), places=1)
+@pytest.fixture(scope="module")
+def narrow_hub(provider: ScriptedLLM) -> Iterator[Running]:
+    yield from running(settings_for(provider), places=1)
 
 
-@pytest.fixture
-def impatient_hub(llm: ScriptedLLM) -> Iterator[Running]:
-    yield from running(replace(settings_for(llm), timeout=0.2))
+@pytest.fixture(scope="module")
+def impatient_hub(provider: ScriptedLLM) -> Iterator[Running]:
+    yield from running(replace(settings_for(provider), timeout=0.2))
 
 
-@pytest.fixture
-def keyless_hub(llm: ScriptedLLM) -> Iterator[Running]:
-    yield from running(replace(settings_for(llm), api_key=Secret("your_volc_api_key_here")))
+@pytest.fixture(scope="module")
+def keyless_hub(provider: ScriptedLLM) -> Iterator[Running]:
+    yield from running(replace(settings_for(provider), api_key=Secret("your_volc_api_key_here")))
 
 
 @pytest.fixture
@@ -179,13 +188,13 @@ def test_each_part_of_a_stream_comes_through_before_the_next_is_made() -> None:
     received = threading.Event()
     parts = (b"data: 1\n\n", b"data: 2\n\n")
 
-    def provider(environ: Any, start_response: Any) -> Iterator[bytes]:
+    def server(environ: Any, start_response: Any) -> Iterator[bytes]:
         start_response("200 OK", [("Content-Type", "text/event-stream")])
         yield parts[0]
         assert received.wait(20)
         yield parts[1]
 
-    with serving(provider) as port:
+    with serving(server) as port:
         settings = LLMSettings(api_key=Secret(model.API_KEY), base_url=f"http://127.0.0.1:{port}/v1", model="m")
         for hub in running(settings):
             connection = http.client.HTTPConnection("127.0.0.1", hub.port, timeout=20)
@@ -282,7 +291,7 @@ def test_beyond_its_places_callers_are_asked_to_come_back(narrow_hub: Running, l
 def test_a_reader_that_goes_away_gives_its_place_back_and_ends_the_providers_work() -> None:
     ended = threading.Event()
 
-    def provider(environ: Any, start_response: Any) -> Iterator[bytes]:
+    def server(environ: Any, start_response: Any) -> Iterator[bytes]:
         start_response("200 OK", [("Content-Type", "text/event-stream")])
         try:
             while True:
@@ -290,7 +299,7 @@ def test_a_reader_that_goes_away_gives_its_place_back_and_ends_the_providers_wor
         finally:
             ended.set()
 
-    with serving(provider) as port:
+    with serving(server) as port:
         settings = LLMSettings(api_key=Secret(model.API_KEY), base_url=f"http://127.0.0.1:{port}/v1", model="m")
         for hub in running(settings, places=1):
             for _ in range(2):  # the second call finds the place that the first one had

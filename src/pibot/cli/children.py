@@ -9,8 +9,10 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -21,6 +23,7 @@ READY = re.compile(r"_ready .*?listen=(?:http://)?[^\s:]+:(\d+)")
 
 READY_SECONDS = 60.0
 STOP_SECONDS = 30.0
+KEEPER_SECONDS = 5.0
 
 PR_SET_PDEATHSIG = 1
 """From ``linux/prctl.h``: the signal that a process gets when its parent dies, also by SIGKILL."""
@@ -28,18 +31,57 @@ PR_SET_PDEATHSIG = 1
 _OWN_NAMES = re.compile(r"(PIBOT|WORKER|VOLC|OPENAI)_|MODEL_NAME\Z")
 
 
+# Waits until nobody holds the other end of its standard input, then removes the folder.
+_KEEPER = "import shutil, sys; sys.stdin.buffer.read(); shutil.rmtree(sys.argv[1], ignore_errors=True)"
+
+
+class Scratch:
+    """A temporary folder that goes when the last process that holds it has ended, even where that was by SIGKILL.
+
+    Args:
+        prefix: of the folder's name.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix=prefix))
+        self._keeper = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _KEEPER, str(self.path)],
+            stdin=subprocess.PIPE,
+            start_new_session=True,  # a signal to the demo and its group does not reach it
+        )
+
+    @property
+    def hold(self) -> int:
+        """A file descriptor; whoever has it holds the folder."""
+        assert self._keeper.stdin is not None
+        return self._keeper.stdin.fileno()
+
+    def __enter__(self) -> Scratch:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._keeper.stdin is not None
+        self._keeper.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # somebody holds on; the keeper stays for as long
+            self._keeper.wait(KEEPER_SECONDS)
+
+
 class Child:
     """``python -m pibot …`` in a folder of its own, which holds its log too.
 
     Args:
-        folder: its working directory; made here.
+        scratch: where its folder is made.
+        name: the folder's.
         arguments: after ``pibot``.
         settings: its PiBot settings; none of the parent's reach it.
     """
 
-    def __init__(self, folder: Path, arguments: list[str], settings: Mapping[str, str]) -> None:
+    def __init__(self, scratch: Scratch, name: str, arguments: list[str], settings: Mapping[str, str]) -> None:
+        folder = scratch.path / name
         folder.mkdir()
-        self._name = folder.name
+        self._name = name
         self._log = folder / "output.log"
         self._port: int | None = None
         self._decided = threading.Event()
@@ -54,7 +96,8 @@ class Child:
             text=True,
             errors="replace",
             start_new_session=True,  # Ctrl-C is for the demo, which stops its children in order
-            preexec_fn=_die_with_parent,
+            pass_fds=(scratch.hold,),
+            preexec_fn=partial(_die_with_parent, os.getpid()),
         )
         assert self._process.stdout is not None
         self._reader = threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True)
@@ -103,5 +146,7 @@ class Child:
         self._decided.set()
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(parent: int) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it died before that was in force
+        os._exit(1)

@@ -26,7 +26,7 @@ Exit codes:
   0    done; for 'run', the job completed
   1    the job failed or was cancelled
   2    the command or a setting is wrong
-  3    no hub could be reached
+  3    no hub could be reached, or it can't serve now
   4    the hub refused the key
   5    the hub refused the request
   130  interrupted
@@ -81,7 +81,7 @@ def run(
     pibot run --skills shell_exec "List files in home directory"
     echo "How much memory is free?" | pibot run --json -
     """
-    from pibot.cli.follow import follow
+    from pibot.cli.follow import follow, printable
 
     body: JsonObject = {"description": sys.stdin.read() if description == "-" else description, "priority": priority}
     if skills is not None:
@@ -103,9 +103,9 @@ def run(
     if as_json:
         click.echo(json.dumps(result, ensure_ascii=False, indent=2))
     else:
-        click.echo(result["output"])
+        click.echo(printable(result["output"]))
         if result.get("error"):
-            click.echo(f"pibot: the job {result['status']}: {result['error']}", err=True)
+            click.echo(f"pibot: the job {result['status']}: {printable(result['error'])}", err=True)
     sys.exit(0 if result["success"] else JOB_FAILED)
 
 
@@ -135,6 +135,8 @@ def status(as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print them as JSON.")
 def jobs(state: str | None, limit: int, as_json: bool) -> None:
     """List the jobs, the newest first."""
+    from pibot.cli.follow import printable
+
     query = urlencode({"limit": limit, **({"status": state} if state else {})})
     rows = _hub().get(f"/tasks?{query}")["tasks"]
     if as_json:
@@ -144,7 +146,7 @@ def jobs(state: str | None, limit: int, as_json: bool) -> None:
         click.echo('No jobs. Try: pibot run "…"')
     for row in rows:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row["created_at"]))
-        text = " ".join(row["description"].split())
+        text = " ".join(printable(row["description"]).split())
         click.echo(f"{row['job_id']:<28} {row['status']:<10} {when}  {text[:80]}")
 
 
@@ -153,20 +155,20 @@ def jobs(state: str | None, limit: int, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print its whole record as JSON.")
 def job(job_id: str, as_json: bool) -> None:
     """Show one job: its plan, what each worker did, its answer."""
-    from pibot.cli.follow import plan_lines, step_line
+    from pibot.cli.follow import plan_lines, printable, step_line
 
     record = _hub().get(f"/task/{quote(job_id, safe='')}")["job"]
     if as_json:
         click.echo(json.dumps(record, ensure_ascii=False, indent=2))
         return
-    click.echo(f"{record['job_id']} {record['status']}: {record['description']}")
+    click.echo(f"{record['job_id']} {record['status']}: {printable(record['description'])}")
     if record["plan"]:
         for line in plan_lines(record) + [step_line(step) for step in record["subtasks"]]:
             click.echo(line)
     if record["error"]:
-        click.echo(f"Error: {record['error']}")
+        click.echo(f"Error: {printable(record['error'])}")
     if record["answer"]:
-        click.echo(f"\n{record['answer']}")
+        click.echo(f"\n{printable(record['answer'])}")
 
 
 @main.command()

@@ -5,20 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-import shutil
 import signal
 import socket
-import tempfile
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from types import FrameType
 
 import click
 
-from pibot.cli.children import Child
-from pibot.cli.follow import follow, step_line
+from pibot.cli.children import Child, Scratch
+from pibot.cli.follow import follow, printable, step_line
 from pibot.cli.hub_client import HubClient
 from pibot.contracts import JsonObject
 from pibot.errors import SandboxUnavailable, SettingsError
@@ -28,6 +25,17 @@ from pibot.sandbox import create_command_runner
 from pibot.settings import Secret, Settings
 
 WORKERS = 3
+
+INTERRUPTED = 130
+
+# A closed terminal ends the demo as Ctrl-C does. SIGINT is named too: a script's background job has it ignored.
+# SIGALRM is the demo's own, see _interrupt.
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
+
+ASK_AGAIN_SECONDS = 0.2
+
+HUB_PATIENCE = 10.0
+"""Seconds. The demo's hub is not restarted by anybody."""
 
 PAGE = b"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>A page for the PiBot demo</title></head>
@@ -43,29 +51,34 @@ def run_demo(settings: Settings, *, once: bool) -> int:
         once: end when the job has.
 
     Returns:
-        The exit code: 0 where the job succeeded.
+        The exit code: 0 where the job succeeded, 1 where it did not, 130 where it was not waited for.
 
     Raises:
         SettingsError: something is set wrong, or the port is taken.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in ENDING_SIGNALS:
+        signal.signal(number, _interrupt)
+    result: JsonObject | None = None
     with contextlib.ExitStack() as stack:
-        home = Path(tempfile.mkdtemp(prefix="pibot-demo-"))
-        stack.callback(shutil.rmtree, home, ignore_errors=True)
         try:
-            result = _run(settings, home, stack)
+            scratch = stack.enter_context(Scratch("pibot-demo-"))
+            result = _run(settings, scratch, stack)
             if not once:
                 click.echo("\nThe fleet stays up until you press Ctrl-C.")
                 signal.pause()
         except KeyboardInterrupt:
             click.echo("\nStopping the fleet …")
-            return 0 if not once else 130
+            if result is None:
+                return INTERRUPTED
+        finally:
+            for number in ENDING_SIGNALS:  # a second Ctrl-C would leave things half stopped
+                signal.signal(number, signal.SIG_IGN)
         return 0 if result["success"] else 1
 
 
-def _run(settings: Settings, home: Path, stack: contextlib.ExitStack) -> JsonObject:
+def _run(settings: Settings, scratch: Scratch, stack: contextlib.ExitStack) -> JsonObject:
     port = _free(settings.demo_port)
-    model = _model(settings, home, stack)
+    model = _model(settings, scratch, stack)
     sandbox = _sandbox(settings, rehearsal=model["MODEL_NAME"] == MODEL_NAME)
     page = stack.enter_context(_page())
     key = secrets.token_urlsafe(24)
@@ -74,7 +87,8 @@ def _run(settings: Settings, home: Path, stack: contextlib.ExitStack) -> JsonObj
     workers = [
         stack.enter_context(
             Child(
-                home / f"worker-{number}",
+                scratch,
+                f"worker-{number}",
                 ["worker", "--host", "127.0.0.1", "--port", "0", "--worker-id", f"worker-{number}"],
                 common,
             )
@@ -85,7 +99,7 @@ def _run(settings: Settings, home: Path, stack: contextlib.ExitStack) -> JsonObj
     for number, worker in enumerate(workers, 1):
         addresses[f"WORKER_{number}_IP"] = "127.0.0.1"
         addresses[f"WORKER_{number}_PORT"] = str(worker.wait_until_ready())
-    hub = Child(home / "hub", ["hub", "--host", "127.0.0.1", "--port", str(port)], {**common, **addresses})
+    hub = Child(scratch, "hub", ["hub", "--host", "127.0.0.1", "--port", str(port)], {**common, **addresses})
     stack.enter_context(hub)
     hub.wait_until_ready()
 
@@ -93,7 +107,7 @@ def _run(settings: Settings, home: Path, stack: contextlib.ExitStack) -> JsonObj
     description = _job(page)
     click.echo(f"\nThe job: {description}\n")
     job_id = client.post("/task", {"description": description})["job_id"]
-    result = follow(client, job_id, click.echo)
+    result = follow(client, job_id, click.echo, patience=HUB_PATIENCE)
     _show(client.get(f"/task/{job_id}")["job"], result)
     click.echo(f"\nDashboard: http://127.0.0.1:{port}/dashboard (any user name, the password is {key})")
     click.echo(f"Ask for more from another terminal:\n  {_command(port, key)}")
@@ -118,9 +132,9 @@ def _show(job: JsonObject, result: JsonObject) -> None:
         for step in job["subtasks"]:
             if step["worker_id"] == worker_id:
                 click.echo(f"  {step_line(step)}")
-    click.echo(f"\nThe answer:\n{result['output']}")
+    click.echo(f"\nThe answer:\n{printable(result['output'])}")
     if result.get("error"):
-        click.echo(f"\nThe job {result['status']}: {result['error']}")
+        click.echo(f"\nThe job {result['status']}: {printable(result['error'])}")
     usage = result["usage"]
     click.echo(f"\n{usage['llm_calls']} calls of the model, {usage['total_tokens']} tokens.")
 
@@ -149,7 +163,7 @@ def _free(port: int) -> int:
     return port
 
 
-def _model(settings: Settings, home: Path, stack: contextlib.ExitStack) -> dict[str, str]:
+def _model(settings: Settings, scratch: Scratch, stack: contextlib.ExitStack) -> dict[str, str]:
     """The owner's model where a key is set, else the rehearsal model, started here.
 
     Raises:
@@ -166,7 +180,7 @@ def _model(settings: Settings, home: Path, stack: contextlib.ExitStack) -> dict[
             "PIBOT_LLM_BACKEND": llm.backend,
         }
     click.echo(f"No VOLC_API_KEY is set, so the model is {MODEL_NAME}: fixed rules, no AI.")
-    rehearsal = stack.enter_context(Child(home / "model", ["rehearsal", "--port", "0"], {}))
+    rehearsal = stack.enter_context(Child(scratch, "model", ["rehearsal", "--port", "0"], {}))
     url = f"http://127.0.0.1:{rehearsal.wait_until_ready()}/v1"
     return {"VOLC_API_KEY": "rehearsal", "VOLC_BASE_URL": url, "MODEL_NAME": MODEL_NAME}
 
@@ -214,4 +228,6 @@ def _page() -> Iterator[str]:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    # Python drops what is raised while a weak reference's callback runs, as imports have them: so it is raised again.
+    signal.setitimer(signal.ITIMER_REAL, ASK_AGAIN_SECONDS)
     raise KeyboardInterrupt

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import time
 from typing import Any, Callable
 
-from pibot.cli.hub_client import HubClient
-from pibot.contracts import JsonObject
+from pibot.cli.hub_client import UNREACHABLE, HubClient, HubError
+from pibot.contracts import Clock, JsonObject
 
 MARKS = {
     "completed": "✓",
@@ -18,22 +20,56 @@ MARKS = {
 }
 
 
-def follow(hub: HubClient, job_id: str, say: Callable[[str], None]) -> JsonObject:
+PATIENCE = 180.0
+"""Seconds. A Pi restarts in less, and its jobs go on then."""
+
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: object) -> str:
+    """``text`` without what would steer the terminal: a model or a web page may have written it."""
+    return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", str(text).replace("\r\n", "\n"))
+
+
+def follow(
+    hub: HubClient,
+    job_id: str,
+    say: Callable[[str], None],
+    *,
+    patience: float = PATIENCE,
+    clock: Clock = time.monotonic,
+    pause: Callable[[float], None] = time.sleep,
+) -> JsonObject:
     """Say what changes in a job until it has ended.
 
     Args:
         say: shows one line.
+        patience: seconds without an answer after which the hub is given up.
+        clock: seconds, for how long the hub has been silent.
+        pause: waits that many seconds before the hub is asked again.
 
     Returns:
         The job's result, as the hub's ``GET /task/<id>/result`` has it.
 
     Raises:
-        HubError: the hub can't be asked.
+        HubError: the hub refuses, or has not answered for ``patience``.
     """
     seen: dict[str, str] = {}
+    heard, silent = clock(), False
     while True:
-        status, result = hub.request("GET", f"/task/{job_id}/result", wait=1)
-        for line in changes(hub.get(f"/task/{job_id}")["job"], seen):
+        try:
+            status, result = hub.request("GET", f"/task/{job_id}/result", wait=1)
+            job = hub.get(f"/task/{job_id}")["job"]
+        except HubError as error:
+            if error.exit_code != UNREACHABLE or clock() - heard > patience:
+                raise
+            if not silent:
+                say("The hub does not answer; the job goes on once it is back. Asking again …")
+            silent = True
+            pause(1.0)
+            continue
+        heard, silent = clock(), False
+        for line in changes(job, seen):
             say(line)
         if status == 200:
             return result
@@ -68,7 +104,7 @@ def plan_lines(job: JsonObject) -> list[str]:
             f"  {step['task_id']}: {_short(step['description'])} [{', '.join(step['skills']) or 'no skills'}]{needs}"
         )
     if plan["note"]:
-        lines.append(f"  Note: {plan['note']}")
+        lines.append(f"  Note: {printable(plan['note'])}")
     return lines
 
 
@@ -87,5 +123,5 @@ def step_line(step: JsonObject) -> str:
 
 
 def _short(text: Any, limit: int = 100) -> str:
-    line = " ".join(str(text).split())
+    line = " ".join(printable(text).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"

@@ -7,7 +7,7 @@ import json
 import socket
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pibot.contracts import JsonObject
 from pibot.errors import PibotError
@@ -75,12 +75,14 @@ class HubClient:
         message = str(answer.get("error") or f"the hub answered {status}")
         if status == 401:
             raise HubError("the hub asks for its key; set PIBOT_API_KEY to the hub's, here or in .env", REFUSED)
+        if status == 503:  # it is stopping, or its disk is full: another try later may do
+            raise HubError(message, UNREACHABLE)
         raise HubError(message, REFUSED if status == 403 else HUB_ERROR)
 
     def _ask(self, method: str, path: str, body: JsonObject | None, wait: int) -> tuple[int, bytes]:
         url = self.settings.hub_url
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        parts = _split(url)
+        if parts is None:
             raise HubError(f"PIBOT_HUB_URL must be like http://192.168.10.113:5000, not {url!r}", 2)
         kind: Any = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         connection = kind(parts.hostname, parts.port, timeout=wait + TIMEOUT)
@@ -101,10 +103,20 @@ class HubClient:
     def _body(body: JsonObject | None) -> bytes | None:
         return None if body is None else json.dumps(body).encode()
 
-    def _headers(self, wait: int) -> dict[str, str]:
-        headers = {"Content-Type": "application/json"}
+    def _headers(self, wait: int) -> dict[str, str | bytes]:
+        headers: dict[str, str | bytes] = {"Content-Type": "application/json"}
         if self.settings.api_key is not None:
-            headers["Authorization"] = f"Bearer {self.settings.api_key.reveal()}"
+            headers["Authorization"] = b"Bearer " + self.settings.api_key.reveal().encode()
         if wait:
             headers["Prefer"] = f"wait={wait}"
         return headers
+
+
+def _split(url: str) -> SplitResult | None:
+    """The parts of an address that can be asked, else None."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # an unclosed bracket, or a port beyond 65535
+        return None
+    return parts if usable else None
