@@ -92,3 +92,9 @@ def test_numbers_of_thousands_of_digits_and_deep_nesting_end_the_search_quietly(
     found = extract_json_object('{"a": 1} {"b": ' + "9" * 5_000 + "}")
     assert found is not None
     assert found.keys() in ({"a"}, {"b"})
+
+
+def test_half_an_escaped_emoji_is_replaced_because_it_can_not_be_stored_or_sent() -> None:
+    found = extract_json_object(r'{"output": "half \ud83d", "data": {"\udfff": ["whole \ud83d\ude00"]}}')
+
+    assert found == {"output": "half ?", "data": {"?": ["whole \N{GRINNING FACE}"]}}

@@ -326,3 +326,10 @@ def test_json_answers_end_with_a_newline_for_the_terminal() -> None:
     with Flask("x").app_context():
         assert answer({"ü": 1}).get_data() == '{"ü": 1}\n'.encode()
         assert json.loads(answer([]).get_data()) == []
+
+
+def test_half_an_escaped_emoji_in_an_answer_is_replaced(port: int) -> None:
+    sent = ask(port, "POST", "/echo", rb'"half \ud83d, whole \ud83d\ude00"')
+
+    assert sent.status == 200
+    assert sent.json() == {"body": "half ?, whole \N{GRINNING FACE}"}

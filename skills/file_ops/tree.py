@@ -1,204 +1,284 @@
-"""A started process as the event loop sees it: what it writes, and its end."""
+"""Files under one folder, and nothing beside it, whatever lies there and whatever happens meanwhile.
+
+A path is walked name by name, each opened relative to the one before it and without following a symbolic link, as
+``openat2`` does with ``RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS``, which Python has no call for. So a command that swaps
+a folder for a link while we look gains nothing.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
-import fcntl
 import os
-import signal
-import subprocess
-from collections.abc import Awaitable, Collection, Mapping, Sequence
-from pathlib import Path
-from typing import Callable
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, Optional
 
-from pibot.errors import SandboxUnavailable
-from pibot.sandbox.pipes import CHUNK, Output, readable
+from pibot.errors import ToolError
 
+WORKSPACE = "/workspace"
+"""What the task's folder is called inside the sandbox; models take the name from a command's output."""
 
-class Child:
-    """One process, started at once. Made and used within one event loop, in whichever thread that runs.
-
-    It is watched through a pidfd, not by asyncio's child watchers, which before Python 3.12 cost a thread for each
-    process.
-
-    Args:
-        argv: the program and its arguments.
-        env: its whole environment.
-        cwd: its working directory.
-        stdin: what it can read.
-        pass_fds: descriptors that it inherits.
-        output: where its stdout and stderr go, as they come.
-        flood_bytes: how much it may write before :attr:`flooded` is set.
-
-    Raises:
-        OSError: it could not be started.
-        SandboxUnavailable: the kernel has no pidfds.
-    """
-
-    def __init__(
-        self,
-        argv: Sequence[str],
-        *,
-        env: Mapping[str, str],
-        cwd: Path,
-        stdin: bytes,
-        pass_fds: Collection[int],
-        output: Output,
-        flood_bytes: int,
-    ) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._output = output
-        self._flood_bytes = flood_bytes
-        self.ended: asyncio.Future[None] = self._loop.create_future()
-        self.flooded: asyncio.Future[None] = self._loop.create_future()
-        with contextlib.ExitStack() as stack:
-            self._pipe, write_end = os.pipe()
-            stack.callback(os.close, write_end)
-            with contextlib.ExitStack() as on_failure:
-                on_failure.callback(os.close, self._pipe)
-                self._popen = subprocess.Popen(
-                    argv,
-                    stdin=stack.enter_context(readable(stdin)) if stdin else subprocess.DEVNULL,
-                    stdout=write_end,
-                    stderr=subprocess.STDOUT,
-                    env=dict(env),
-                    cwd=cwd,
-                    pass_fds=tuple(pass_fds),
-                    start_new_session=True,
-                )
-                on_failure.callback(self._abandon)
-                self._pidfd = PidFd(self._popen.pid)
-                on_failure.pop_all()
-        os.set_blocking(self._pipe, False)
-        self._pidfd.when_gone(self._reap)
-        self._loop.add_reader(self._pipe, self._read)
-
-    @property
-    def exit_code(self) -> int:
-        """Of the ended process; negative for the signal that ended it."""
-        assert self._popen.returncode is not None
-        return self._popen.returncode
-
-    def signal(self, number: int) -> None:
-        """Send a signal; to a process that has ended, none."""
-        if self._popen.returncode is None:
-            self._pidfd.signal(number)
-
-    def close(self) -> None:
-        """Take what is still in the pipe of the ended process, and give back the descriptors."""
-        self._loop.remove_reader(self._pipe)
-        # Its writers are gone, so the pipe holds what they left; a stray writer must not keep us here.
-        for _ in range(fcntl.fcntl(self._pipe, _F_GETPIPE_SZ) // CHUNK + 1):
-            if self._take() is not True:
-                break
-        os.close(self._pipe)
-
-    def _abandon(self) -> None:
-        self._popen.kill()
-        self._popen.wait()
-
-    def _reap(self) -> None:
-        self._popen.wait()
-        self.ended.set_result(None)
-
-    def _read(self) -> None:
-        if self._take() is False:
-            self._loop.remove_reader(self._pipe)
-        if self._output.written > self._flood_bytes and not self.flooded.done():
-            self.flooded.set_result(None)
-
-    def _take(self) -> bool | None:
-        """Read once: whether more may follow, None where there is nothing now."""
-        try:
-            data = os.read(self._pipe, CHUNK)
-        except BlockingIOError:
-            return None
-        self._output.add(data)
-        return bool(data)
+MAX_DEPTH = 60
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+Names = tuple[str, ...]
 
 
-_F_GETPIPE_SZ = 1032  # fcntl.F_GETPIPE_SZ, which Python has a name for from 3.10 on
-
-
-class PidFd:
-    """A process that is known by a descriptor, so that no other can be taken for it when it is gone.
-
-    Raises:
-        SandboxUnavailable: the kernel has no pidfds.
-    """
-
-    def __init__(self, pid: int) -> None:
-        try:
-            self._fd = os.pidfd_open(pid)
-        except (AttributeError, OSError) as exc:
-            if isinstance(exc, OSError) and exc.errno != errno.ENOSYS:
-                raise
-            raise SandboxUnavailable(
-                f"commands can't be watched here ({exc}): pidfd_open is missing; use Linux 5.3 or later"
-            ) from exc
-        self._loop = asyncio.get_running_loop()
-        self.gone: asyncio.Future[None] = self._loop.create_future()
-        self._then: Callable[[], None] | None = None
-        self._loop.add_reader(self._fd, self._readable)
-
-    def when_gone(self, then: Callable[[], None]) -> None:
-        """Call ``then`` once, when the process is gone."""
-        self._then = then
-
-    def signal(self, number: int) -> None:
-        """Send a signal; to a process that is gone, none."""
-        if not self.gone.done():
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._fd, number)
-
-    def _readable(self) -> None:
-        self._loop.remove_reader(self._fd)
-        os.close(self._fd)
-        self.gone.set_result(None)
-        if self._then is not None:
-            self._then()
-
-
-async def attend(
-    child: Child, *, timeout: float, end: Callable[[], Awaitable[None]], begin: Callable[[], None] = lambda: None
-) -> bool:
-    """Wait for a process to end by itself, for its deadline, for a flood or for the caller's cancellation.
+@dataclass(frozen=True)
+class Place:
+    """A path that was found to lie in a folder that may be used.
 
     Args:
-        timeout: seconds.
-        end: ends the whole tree and returns when it is gone. It is run in any case, to its end, and once.
-        begin: what is to be done at once with the process.
+        root: that folder.
+        names: the way from there.
+        shown: the path as the model may write it.
+    """
 
-    Returns:
-        Whether the deadline was reached.
+    root: Path
+    names: Names
+    shown: str
+
+    def child(self, name: str) -> Place:
+        return Place(self.root, (*self.names, name), name if self.shown == "." else f"{self.shown.rstrip('/')}/{name}")
+
+
+def locate(path: str, workspace: Path, read_paths: tuple[Path, ...] = ()) -> Place:
+    """Find out where ``path`` lies, by its words alone.
+
+    Args:
+        path: as a model writes it; relative paths start in the workspace.
+        workspace: the task's folder.
+        read_paths: further folders or files that may be used.
 
     Raises:
-        asyncio.CancelledError: the caller was cancelled; the tree is gone.
+        ToolError: it lies in none of them.
     """
-    timed_out = False
-    try:
-        begin()
-        done, _ = await asyncio.wait({child.ended, child.flooded}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-        timed_out = not done
-    finally:
+    if "\0" in path:
+        raise ToolError("the path holds a NUL character, which no path can")
+    for home in ("~", WORKSPACE, str(workspace)):
+        if path == home or path.startswith(f"{home}/"):
+            path = path[len(home) :].lstrip("/")
+            break
+    names = _flattened(path)
+    if not path.startswith("/"):
+        if names is None:
+            raise ToolError(f"{path} is outside of the task's folder; give a path inside it, such as notes.txt")
+        return Place(workspace, names, "/".join(names) or ".")
+    absolute = PurePosixPath("/", *(names or ()))
+    for allowed in read_paths:
+        with contextlib.suppress(ValueError):
+            beneath = absolute.relative_to(allowed).parts
+            if not beneath and not allowed.is_dir():
+                return Place(allowed.parent, (allowed.name,), str(absolute))
+            return Place(allowed, beneath, str(absolute))
+    if not read_paths:
+        raise ToolError(f"{path} is outside of the task's folder; only files in it can be used, by relative paths")
+    raise ToolError(
+        f"{path} is outside of the task's folder and can't be used so; "
+        f"reading is allowed in {', '.join(map(str, read_paths))}, everything else in the task's folder only"
+    )
+
+
+def _flattened(path: str) -> Optional[Names]:
+    """The path's names without ``.`` and ``..``; None where it climbs out.
+
+    Links are never followed, so taking back a name is the same as going up.
+    """
+    names: list[str] = []
+    for name in path.split("/"):
+        if name == "..":
+            if names:
+                names.pop()
+            elif not path.startswith("/"):  # above / is / again
+                return None
+        elif name not in ("", "."):
+            names.append(name)
+    return tuple(names)
+
+
+@contextlib.contextmanager
+def folder(place: Place, *, create: bool = False) -> Iterator[int]:
+    """An open descriptor of the folder at ``place``.
+
+    Args:
+        create: make it, and what leads to it, where it is missing.
+
+    Raises:
+        ToolError: a name on the way is missing, no folder, or a symbolic link.
+    """
+    if len(place.names) > MAX_DEPTH:
+        raise ToolError(f"{place.shown}: more than {MAX_DEPTH} folders deep; use shorter paths")
+    with errors(place):
+        fd = os.open(place.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            await _to_its_end(end())
+            for name in place.names:
+                if create:
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(name, dir_fd=fd)
+                inner = _enter(name, fd, place)
+                os.close(fd)
+                fd = inner
+            yield fd
         finally:
-            child.close()
-    return timed_out
+            os.close(fd)
 
 
-async def _to_its_end(work: Awaitable[None]) -> None:
-    """Await ``work``, however often the caller is cancelled meanwhile; only then is that heeded."""
-    task = asyncio.ensure_future(work)
-    cancelled = False
-    while not task.done():
+def _enter(name: str, fd: int, place: Place) -> int:
+    try:
+        return os.open(name, _FOLDER, dir_fd=fd)
+    except OSError as exc:
+        if exc.errno in (errno.ELOOP, errno.ENOTDIR):
+            mode = os.lstat(name, dir_fd=fd).st_mode
+            what = "is a symbolic link, and these are not followed" if stat.S_ISLNK(mode) else "is a file, not a folder"
+            if stat.S_ISDIR(mode):
+                what = "changed meanwhile; try again"
+            raise ToolError(f"{place.shown}: {name} {what}") from exc
+        raise
+
+
+@contextlib.contextmanager
+def parent(place: Place, *, create: bool = False) -> Iterator[tuple[int, str]]:
+    """The open folder that holds ``place``, and its name there.
+
+    Raises:
+        ToolError: it is the folder that everything lies in, or as :func:`folder`.
+    """
+    if not place.names:
+        raise ToolError(f"{place.shown} is the folder itself; name something in it")
+    with folder(Place(place.root, place.names[:-1], place.shown), create=create) as fd:
+        yield fd, place.names[-1]
+
+
+def kind_of(fd: int, name: str) -> Optional[os.stat_result]:
+    """What ``name`` in an open folder is, itself and not what it points to; None where it isn't."""
+    try:
+        return os.lstat(name, dir_fd=fd)
+    except FileNotFoundError:
+        return None
+
+
+def open_file(fd: int, name: str, place: Place, flags: int = os.O_RDONLY) -> int:
+    """Open a regular file in an open folder.
+
+    Raises:
+        ToolError: it is none: a folder, a link, or something that would never end, such as a pipe.
+    """
+    # O_NONBLOCK: if it became a pipe since it was looked at, this doesn't wait for its other end.
+    flags |= os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+    known = kind_of(fd, name)
+    if known is not None:
+        _must_be_file(known.st_mode, place)
+    opened = os.open(name, flags, 0o644, dir_fd=fd)
+    try:
+        _must_be_file(os.fstat(opened).st_mode, place)
+    except ToolError:
+        os.close(opened)
+        raise
+    return opened
+
+
+def opened(place: Place) -> BinaryIO:
+    """The file at ``place``, open for reading.
+
+    Raises:
+        ToolError: as :func:`folder` and :func:`open_file`.
+    """
+    with parent(place) as (fd, name), errors(place):
+        return os.fdopen(open_file(fd, name, place), "rb")
+
+
+def _must_be_file(mode: int, place: Place) -> None:
+    if stat.S_ISREG(mode):
+        return
+    if stat.S_ISDIR(mode):
+        raise ToolError(f"{place.shown} is a folder; list_files shows what is in it")
+    if stat.S_ISLNK(mode):
+        raise ToolError(f"{place.shown} is a symbolic link, and these are not followed; use the path of its target")
+    raise ToolError(f"{place.shown} is a pipe, socket or device, no file that can be read or written")
+
+
+def remove(fd: int, name: str, depth: int = 0) -> int:
+    """Delete ``name`` in an open folder with all that is in it; how many entries that were.
+
+    Raises:
+        ToolError: folders lie too deep in each other.
+    """
+    entry = os.lstat(name, dir_fd=fd)
+    if not stat.S_ISDIR(entry.st_mode):
+        os.unlink(name, dir_fd=fd)
+        return 1
+    if depth > MAX_DEPTH:
+        raise ToolError(f"{name} lies more than {MAX_DEPTH} folders deep; delete it with a shell command")
+    count = 1
+    inner = os.open(name, _FOLDER, dir_fd=fd)
+    try:
+        for inside in _names(inner):
+            count += remove(inner, inside, depth + 1)
+    finally:
+        os.close(inner)
+    os.rmdir(name, dir_fd=fd)
+    return count
+
+
+def _names(fd: int) -> list[str]:
+    with os.scandir(fd) as found:
+        return sorted(entry.name for entry in found)
+
+
+def describe(name: str, status: os.stat_result) -> str:
+    """An entry of a folder in one line."""
+    shown = name if name.isprintable() else repr(name)
+    if stat.S_ISDIR(status.st_mode):
+        return f"{shown}/"
+    if stat.S_ISREG(status.st_mode):
+        return f"{shown} ({status.st_size} bytes)"
+    return f"{shown} ({'symbolic link' if stat.S_ISLNK(status.st_mode) else 'special file'})"
+
+
+def entries(place: Place) -> list[tuple[str, os.stat_result]]:
+    """Names in the folder at ``place``, sorted, and what each is."""
+    with folder(place) as fd:
+        found = [(name, kind_of(fd, name)) for name in _names(fd)]
+    return [(name, status) for name, status in found if status is not None]
+
+
+def walk(place: Place, *, limit: int) -> Iterator[tuple[Place, os.stat_result]]:
+    """Everything under ``place``, folders before what is in them, up to ``limit`` entries and :data:`MAX_DEPTH`."""
+    waiting = [place]
+    while waiting:
+        here = waiting.pop()
         try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError:
-            cancelled = True
-    task.result()
-    if cancelled:
-        raise asyncio.CancelledError
+            found = entries(here)
+        except ToolError:
+            if here is place:
+                raise
+            continue  # it is gone since, or may not be read
+        folders = []
+        for name, status in found:
+            if limit <= 0:
+                return
+            limit -= 1
+            inside = here.child(name)
+            yield inside, status
+            if stat.S_ISDIR(status.st_mode) and len(inside.names) <= MAX_DEPTH:
+                folders.append(inside)
+        waiting += reversed(folders)
+
+
+@contextlib.contextmanager
+def errors(place: Place) -> Iterator[None]:
+    """Turn what the system says into what a model can act on.
+
+    Raises:
+        ToolError: an OSError came up.
+    """
+    try:
+        yield
+    except FileNotFoundError as exc:
+        raise ToolError(f"file not found: {place.shown}; list_files shows what is there") from exc
+    except PermissionError as exc:
+        raise ToolError(f"{place.shown}: permission denied") from exc
+    except OSError as exc:
+        raise ToolError(f"{place.shown}: {exc.strerror}") from exc

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Collection
 from typing import Any
 
@@ -59,4 +60,13 @@ def extract_json_object(text: str, *, keys: Collection[str] = ()) -> dict[str, A
         if rank >= best_rank:
             best, best_rank = found, rank
         start = text.find("{", end)
-    return best
+    return best if best is None or not _SURROGATE.search(text) else _as_text(best)
+
+
+_SURROGATE = re.compile(r"(?i)\\ud[89a-f]")
+
+
+def _as_text(found: dict[str, Any]) -> dict[str, Any]:
+    """``found`` without lone surrogates, as half an escaped emoji leaves them: they can't be stored or sent."""
+    clean: dict[str, Any] = json.loads(json.dumps(found, ensure_ascii=False).encode("utf-8", "replace"))
+    return clean

@@ -174,8 +174,9 @@ def _is_local_name(host: str) -> bool:
 
 def answer(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """A JSON response."""
+    text = json.dumps(body, ensure_ascii=False, separators=(", ", ": ")) + "\n"
     return Response(
-        json.dumps(body, ensure_ascii=False, separators=(", ", ": ")) + "\n",
+        text.encode("utf-8", "replace"),  # a lone surrogate, as a model's broken escape makes it, is no text
         status,
         headers,
         mimetype="application/json",

@@ -114,6 +114,16 @@ def test_a_damaged_database_is_a_clear_error(tmp_path: Path) -> None:
     assert "Traceback" not in err
 
 
+def test_a_data_folder_that_can_not_be_made_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file where the folder should be")
+    process = start(tmp_path)
+    _, err = process.communicate(timeout=30)
+
+    assert process.returncode == 1
+    assert "PIBOT_DATA_DIR" in err.splitlines()[-1]
+    assert "Traceback" not in err
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_an_accepted_job_is_there_after_any_end(tmp_path: Path, how: signal.Signals) -> None:
     environ = {"WORKER_1_IP": "127.0.0.1", "WORKER_1_PORT": "9"}  # nobody there: the job waits

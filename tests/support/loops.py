@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def run_async(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run ``coroutine`` in a loop of its own. On Python 3.9, ``asyncio.run`` here would leave pytest's loop unclosed."""
+    """Run ``coroutine`` in a loop of its own; on Python 3.9, ``asyncio.run`` would leave pytest's loop unclosed."""
     loop = asyncio.new_event_loop()
     try:
         return loop.run_until_complete(coroutine)

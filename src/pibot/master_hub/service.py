@@ -77,7 +77,7 @@ class HubService:
         self.gateway = Gateway(
             endpoint, self.model_problem, self._loop, timeout=settings.llm.timeout, places=self.gateway_places
         )
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        _make_data_dir(settings)
         self._store = JobStore(settings.data_dir / "jobs.db", clock=clock)
         self._dispatcher = Dispatcher(self._store, planner, self._pool, clock=clock)
         self._health: Future[None] | None = None
@@ -126,7 +126,10 @@ class HubService:
 
     async def _keep_looking(self) -> None:
         while True:
-            await self._look()
+            try:
+                await self._look()
+            except Exception:  # a defect must not leave the dashboard showing what was true once
+                log.exception("health_check_broke")
             await asyncio.sleep(self._check_every)
 
     async def _look(self) -> None:
@@ -275,6 +278,13 @@ class _NoModel(LLMClient):
 
     async def close(self) -> None:
         return None
+
+
+def _make_data_dir(settings: Settings) -> None:
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise SettingsError(f"no folder for the jobs: {exc}; set PIBOT_DATA_DIR to one that can be written") from exc
 
 
 def _read_soul(settings: Settings) -> str:

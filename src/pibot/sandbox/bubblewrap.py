@@ -214,7 +214,7 @@ def profile(features: Features, limits: Limits, workspace: Path, *, network: boo
     def tmpfs(path: str) -> list[str]:
         return [*(["--size", str(limits.tmp_bytes)] if features.size else []), "--tmpfs", path]
 
-    options = ["--unshare-user", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
+    options = ["--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
     options += [] if network else ["--unshare-net"]
     options += ["--disable-userns"] if features.disable_userns else []
     options += ["--uid", _USER, "--gid", _USER, "--hostname", "pibot", "--cap-drop", "ALL"]

@@ -91,9 +91,9 @@
   }
 
   function unseen(why) {
-    const text = `${why}, last seen ${ago((lastSeen + skew) / 1000)}. Trying again…`;
     lost.hidden = false;
-    set(lost, "textContent", text);
+    set(lost.firstChild, "textContent", why); // only this part is read out, or each try would be
+    set(lost.lastChild, "textContent", `, last seen ${ago((lastSeen + skew) / 1000)}. Trying again…`);
     live.dataset.state = "lost";
     set(live, "textContent", "offline");
   }

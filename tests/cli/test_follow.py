@@ -1,0 +1,84 @@
+"""Following a job: against a hub that answers from a list."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from pibot.cli.follow import changes, follow, printable
+from pibot.cli.hub_client import REFUSED, UNREACHABLE, HubClient, HubError
+from pibot.contracts import JsonObject
+
+GONE = HubError("no hub at …", UNREACHABLE)
+RUNNING: JsonObject = {"status": "running", "plan": None, "subtasks": []}
+RESULT = {"success": True, "status": "completed", "output": "done"}
+
+
+class ScriptedHub:
+    """Answers with what it was given, one after the other; an error is raised."""
+
+    def __init__(self, *answers: object) -> None:
+        self._answers = list(answers)
+
+    def request(self, method: str, path: str, body: Any = None, *, wait: int = 0) -> tuple[int, JsonObject]:
+        answer = self._answers.pop(0)
+        if isinstance(answer, HubError):
+            raise answer
+        return (200, RESULT) if answer is RESULT else (202, cast(JsonObject, answer))
+
+    def get(self, path: str, *, wait: int = 0) -> JsonObject:
+        return {"job": RUNNING}
+
+
+class Time:
+    """A clock that only pauses move."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def pause(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def watch(*answers: object) -> tuple[JsonObject, list[str]]:
+    time, said = Time(), list[str]()
+    hub = cast(HubClient, ScriptedHub(*answers))
+    return follow(hub, "job-1", said.append, patience=30, clock=time, pause=time.pause), said
+
+
+def test_a_hub_that_is_away_for_a_while_is_asked_again_and_that_is_said_once() -> None:
+    result, said = watch(RUNNING, GONE, GONE, GONE, RUNNING, RESULT)
+    assert result == RESULT
+    assert len(said) == 1
+    assert "does not answer" in said[0]
+
+
+def test_a_hub_that_stays_away_is_given_up() -> None:
+    with pytest.raises(HubError) as raised:
+        watch(RUNNING, *[GONE] * 40)
+    assert raised.value.exit_code == UNREACHABLE
+
+
+def test_a_refusal_is_not_asked_again() -> None:
+    with pytest.raises(HubError) as raised:
+        watch(HubError("the hub asks for its key", REFUSED), RESULT)
+    assert raised.value.exit_code == REFUSED
+
+
+def test_nothing_that_a_model_or_a_page_wrote_can_steer_the_terminal() -> None:
+    assert printable("a\x1b[2Jb\x07\x9b31m\u202e\r\nc\td") == "a\ufffd[2Jb\ufffd\ufffd31m\ufffd\nc\td"
+    step: JsonObject = {
+        "task_id": "step-1",
+        "status": "completed",
+        "worker_id": "worker-1",
+        "attempts": [{}],
+        "error": None,
+        "output": "\x1b]0;owned\x07 fine",
+    }
+    (line,) = changes({"plan": None, "subtasks": [step]}, {})
+    assert "\x1b" not in line
+    assert "fine" in line
