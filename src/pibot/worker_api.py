@@ -40,9 +40,8 @@ def create_worker_app(executor: TaskExecutor, library: SkillLibrary, settings: S
     waiting = WaitingRoom(WAITING_PLACES)
     started = time.monotonic()
 
-    def result_or(task_id: str, status: str) -> Response:
-        """The task's result, waiting for it if the caller prefers to; a 202 with ``status`` where it still runs."""
-        seconds = wait_preference(MAX_WAIT)
+    def result_or(task_id: str, status: str, seconds: float) -> Response:
+        """The task's result, waiting up to ``seconds`` for it; a 202 with ``status`` where it still runs."""
         result = waiting.wait(seconds, lambda limit: executor.wait(task_id, limit))
         headers = {"Preference-Applied": f"wait={seconds:.0f}"} if seconds else None
         if result is None:
@@ -58,13 +57,12 @@ def create_worker_app(executor: TaskExecutor, library: SkillLibrary, settings: S
         task = TaskRequest.from_json(json_body())
         library.check(task.skills)
         executor.submit(task)
-        if wait_preference(MAX_WAIT):
-            return result_or(task.task_id, "accepted")
-        return _not_ended(task.task_id, "accepted")
+        seconds = wait_preference(MAX_WAIT)
+        return result_or(task.task_id, "accepted", seconds) if seconds else _not_ended(task.task_id, "accepted")
 
     @app.get("/task/<task_id>/result")
     def result(task_id: str) -> Response:
-        return result_or(task_id, "running")
+        return result_or(task_id, "running", wait_preference(MAX_WAIT))
 
     @app.post("/task/<task_id>/cancel")
     def cancel(task_id: str) -> Response:

@@ -14,7 +14,10 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -38,7 +41,6 @@ from pibot.settings import DEFAULT_PORT, Settings
 
 if TYPE_CHECKING:
     import asyncio
-    from concurrent.futures import Future
 
     from pibot.tool_registry import SkillLibrary
 
@@ -51,14 +53,15 @@ CANCEL_WAIT = 30.0
 class _Entry:
     """One task that this worker has taken."""
 
-    __slots__ = ("cancel_reason", "done", "finished_at", "request", "result", "running")
+    __slots__ = ("cancel_reason", "done", "finished_at", "request", "result", "running", "started_at")
 
     def __init__(self, request: TaskRequest) -> None:
         self.request = request
         self.running: asyncio.Future[AgentOutcome] | None = None
         self.cancel_reason: str | None = None
-        self.done: Future[TaskResult] | None = None
+        self.done: Future[TaskResult] = Future()
         self.result: TaskResult | None = None
+        self.started_at = 0.0
         self.finished_at = 0.0
 
 
@@ -131,9 +134,8 @@ class TaskExecutor:
             if self._current is not None:
                 raise WorkerBusy(self._current.request.task_id)
             entry = _Entry(request)
-            # Under the lock, so that nobody finds an entry without its future.
-            entry.done = self._loop.run(self._supervise(entry))
             self._current = self._entries[request.task_id] = entry
+        self._loop.call_soon(self._start, entry)
         event(log, "task_started", task=request.task_id, skills=",".join(request.skills) or "-")
 
     def wait(self, task_id: str, seconds: float) -> TaskResult | None:
@@ -183,26 +185,32 @@ class TaskExecutor:
 
     # --- in the loop ---
 
-    async def _supervise(self, entry: _Entry) -> TaskResult:
-        """Run one task's agent, whatever becomes of it, and record how it ended."""
+    def _start(self, entry: _Entry) -> None:
+        """Start one task's agent; :meth:`_finish` follows, whatever becomes of it."""
         import asyncio
 
-        request = entry.request
-        started = self._clock()
+        entry.started_at = self._clock()
+        if entry.cancel_reason is not None:
+            self._record(entry, AgentOutcome(TaskState.CANCELLED, error=entry.cancel_reason))
+            return
         try:
-            entry.running = asyncio.ensure_future(self._create_agent(request).run(request))
-            if entry.cancel_reason is not None:
-                entry.running.cancel()
-            outcome = await entry.running
-        except asyncio.CancelledError:
+            entry.running = asyncio.ensure_future(self._create_agent(entry.request).run(entry.request))
+        except Exception as exc:  # noqa: BLE001  # _broken logs what is no sentence of PiBot's own
+            self._record(entry, _broken(entry.request, exc))
+        else:
+            entry.running.add_done_callback(partial(self._finish, entry))
+
+    def _finish(self, entry: _Entry, running: asyncio.Future[AgentOutcome]) -> None:
+        if running.cancelled():
             outcome = AgentOutcome(TaskState.CANCELLED, error=entry.cancel_reason or "the worker's loop was stopped")
-        except PibotError as exc:
-            outcome = AgentOutcome(TaskState.FAILED, error=str(exc))
-        except Exception as exc:
-            log.exception("task_broke task=%s", request.task_id)
-            outcome = AgentOutcome(TaskState.FAILED, error=f"a defect in the worker: {type(exc).__name__}: {exc}")
+        else:
+            exc = running.exception()
+            outcome = running.result() if exc is None else _broken(entry.request, exc)
+        self._record(entry, outcome)
+
+    def _record(self, entry: _Entry, outcome: AgentOutcome) -> None:
         result = TaskResult(
-            task_id=request.task_id,
+            task_id=entry.request.task_id,
             worker_id=self.worker_id,
             state=outcome.state,
             output=outcome.output,
@@ -210,13 +218,9 @@ class TaskExecutor:
             error=outcome.error,
             usage=outcome.usage,
             steps=outcome.steps,
-            started_at=started,
+            started_at=entry.started_at,
             finished_at=self._clock(),
         )
-        self._record(entry, result)
-        return result
-
-    def _record(self, entry: _Entry, result: TaskResult) -> None:
         with self._lock:
             entry.finished_at = self._monotonic()
             entry.result = result
@@ -224,6 +228,7 @@ class TaskExecutor:
             self._ended[result.state] += 1
             self._entries.move_to_end(entry.request.task_id)
             self._evict()
+        entry.done.set_result(result)
         event(
             log,
             "task_finished",
@@ -262,11 +267,16 @@ class TaskExecutor:
 
     @staticmethod
     def _await(entry: _Entry, seconds: float) -> None:
-        from concurrent.futures import TimeoutError as FutureTimeout
-
-        assert entry.done is not None
         with contextlib.suppress(FutureTimeout):
             entry.done.result(timeout=seconds)
+
+
+def _broken(request: TaskRequest, exc: BaseException) -> AgentOutcome:
+    """The outcome of an agent that raised: a sentence of PiBot's own, or a defect, which is logged."""
+    if isinstance(exc, PibotError):
+        return AgentOutcome(TaskState.FAILED, error=str(exc))
+    log.error("task_broke task=%s", request.task_id, exc_info=exc)
+    return AgentOutcome(TaskState.FAILED, error=f"a defect in the worker: {type(exc).__name__}: {exc}")
 
 
 class TaskAgents:

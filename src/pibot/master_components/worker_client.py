@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from pibot.contracts import JsonObject, WorkerAddress
@@ -69,7 +70,7 @@ class WorkerClient:
                 address.url + path,
                 data=None if body is None else json.dumps(body).encode(),
                 headers={"Prefer": f"wait={wait:.0f}"} if wait else None,
-                timeout=aiohttp.ClientTimeout(total=wait + ANSWER_MARGIN if wait else timeout, connect=CONNECT_TIMEOUT),
+                timeout=_limits(wait + ANSWER_MARGIN if wait else timeout),
                 allow_redirects=False,
             ) as response:
                 status = response.status
@@ -111,6 +112,13 @@ def _reason(exc: Exception) -> str:
     """The operating system's words, where it has some: asyncio puts the address in their place, aiohttp more."""
     number = exc.errno if isinstance(exc, OSError) else None
     return os.strerror(number) if number is not None and number > 0 else str(exc) or type(exc).__name__
+
+
+@lru_cache(maxsize=64)
+def _limits(seconds: float) -> aiohttp.ClientTimeout:
+    import aiohttp
+
+    return aiohttp.ClientTimeout(total=seconds, connect=CONNECT_TIMEOUT)
 
 
 def _refusal(address: WorkerAddress, status: int, answer: JsonObject) -> Exception:
