@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
-import shutil
 import sys
 import threading
 import time
@@ -16,24 +15,18 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Callable
 
 from pibot import __version__, logs
 from pibot.background import BackgroundLoop
 from pibot.contracts import (
     Agent,
     AgentOutcome,
-    Budget,
     Clock,
-    CommandRunner,
-    LLMClient,
     TaskRequest,
     TaskResult,
     TaskState,
-    ToolContext,
 )
 from pibot.errors import PibotError, SettingsError, ShuttingDown, TaskConflict, TaskNotFound, WorkerBusy
 from pibot.logs import event
@@ -42,7 +35,6 @@ from pibot.settings import DEFAULT_PORT, Settings
 if TYPE_CHECKING:
     import asyncio
 
-    from pibot.tool_registry import SkillLibrary
 
 log = logging.getLogger("pibot.worker")
 
@@ -279,79 +271,6 @@ def _broken(request: TaskRequest, exc: BaseException) -> AgentOutcome:
     return AgentOutcome(TaskState.FAILED, error=f"a defect in the worker: {type(exc).__name__}: {exc}")
 
 
-class TaskAgents:
-    """Makes the agent of each task: its own workspace, its own freshly imported skills, its own conversation.
-
-    Args:
-        library: the skills of this machine.
-        commands: how skills run commands.
-        create_llm: makes the model's client, on the first task.
-        system_prompt: the text of ``worker_soul.md``.
-        workspaces: the folder in which each task gets one, for as long as it runs.
-        budget: how far a task may go; a task's own timeout replaces ``max_seconds``.
-        options: the owner's settings for skills.
-    """
-
-    def __init__(
-        self,
-        library: SkillLibrary,
-        commands: CommandRunner,
-        create_llm: Callable[[], LLMClient],
-        system_prompt: str,
-        workspaces: Path,
-        budget: Budget,
-        options: Mapping[str, Any],
-    ) -> None:
-        self._library = library
-        self._commands = commands
-        self._create_llm = create_llm
-        self._system_prompt = system_prompt
-        self._workspaces = workspaces
-        self._budget = budget
-        self._options = options
-        self._llm: LLMClient | None = None
-
-    def __call__(self, request: TaskRequest) -> Agent:
-        """Make the agent of ``request``.
-
-        Raises:
-            LLMConfigurationError: the model's key or name is missing.
-        """
-        if self._llm is None:
-            self._llm = self._create_llm()
-        return _TaskAgent(self, self._llm)
-
-    async def close(self) -> None:
-        """Give back the model client's connections."""
-        if self._llm is not None:
-            await self._llm.close()
-
-    async def run(self, request: TaskRequest, llm: LLMClient) -> AgentOutcome:
-        """Run one task in a workspace that is there only for it."""
-        from pibot.agent_core import ToolAgent
-
-        workspace = self._workspaces / request.task_id
-        if workspace.exists():
-            shutil.rmtree(workspace)  # left behind by a power cut
-        workspace.mkdir(parents=True, mode=0o700)
-        try:
-            context = ToolContext(request.task_id, workspace, self._commands, self._options)
-            tools = self._library.load(request.skills, context)
-            budget = self._budget if request.timeout is None else replace(self._budget, max_seconds=request.timeout)
-            return await ToolAgent(llm, tools, self._system_prompt, budget).run(request)
-        finally:
-            shutil.rmtree(workspace, ignore_errors=True)
-
-
-class _TaskAgent:
-    def __init__(self, agents: TaskAgents, llm: LLMClient) -> None:
-        self._agents = agents
-        self._llm = llm
-
-    async def run(self, request: TaskRequest) -> AgentOutcome:
-        return await self._agents.run(request, self._llm)
-
-
 # --- the process ------------------------------------------------------------
 
 
@@ -367,6 +286,7 @@ def run_worker(settings: Settings, *, host: str | None = None, port: int = DEFAU
         SettingsError: something is set wrong, or the port is taken.
     """
     from pibot import web
+    from pibot.task_agents import create_task_agents
     from pibot.tool_registry import SkillLibrary
     from pibot.worker_api import create_worker_app
 
@@ -401,34 +321,6 @@ def run_worker(settings: Settings, *, host: str | None = None, port: int = DEFAU
     web.serve(app, host=address, port=port, stop=stop, ready=ready)
     loop.run(agents.close()).result()
     loop.stop()
-
-
-def create_task_agents(settings: Settings, library: SkillLibrary) -> TaskAgents:
-    """Put together what a worker's tasks need.
-
-    Raises:
-        SettingsError: ``worker_soul.md`` can't be read.
-    """
-    from pibot.sandbox import create_command_runner
-
-    def create_llm() -> LLMClient:
-        from pibot.llm_client import create_llm_client
-
-        return create_llm_client(settings.llm)
-
-    try:
-        soul = settings.worker_soul.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise SettingsError(f"{settings.worker_soul}, the worker's system prompt, can't be read: {exc}") from exc
-    return TaskAgents(
-        library,
-        create_command_runner(settings.sandbox),
-        create_llm,
-        soul,
-        settings.workspace_dir,
-        settings.budget,
-        {"web_allow": settings.web_allow, "read_paths": settings.read_paths},
-    )
 
 
 def main(argv: list[str] | None = None) -> int:

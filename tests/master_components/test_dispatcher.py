@@ -10,10 +10,11 @@ import pytest
 
 from pibot.contracts import SubTask, TaskComplexity, TaskPlan, TaskRequest, TaskResult, TaskState, Usage
 from pibot.errors import JobNotFound, LLMUnavailable, NoWorkers, WorkerBusy, WorkerRejected, WorkerUnreachable
-from pibot.master_components.dispatcher import ATTEMPTS, Dispatcher, Timing
+from pibot.master_components.dispatcher import Dispatcher
 from pibot.master_components.job_store import JobStore
 from pibot.master_components.records import Job, Submission
 from pibot.master_components.states import JobState, SubtaskState
+from pibot.master_components.step_runner import ATTEMPTS, Timing
 
 
 class FakePlanner:

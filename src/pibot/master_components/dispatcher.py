@@ -4,51 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
-from collections.abc import Awaitable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import Any, Callable, Protocol, TypeVar
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
 
-from pibot.contracts import Clock, SubTask, TaskPlan, TaskRequest, TaskResult, TaskState, Usage
+from pibot.contracts import Clock, SubTask, TaskPlan, TaskResult, TaskState, Usage
 from pibot.errors import (
     IllegalTransition,
     JobNotFound,
-    LeaseLost,
     LLMError,
-    NoWorkers,
     PibotError,
     StoreError,
-    WorkerBusy,
-    WorkerError,
-    WorkerUnreachable,
 )
 from pibot.logs import event
 from pibot.master_components.job_store import JobStore
 from pibot.master_components.planner import with_results
-from pibot.master_components.records import Job, Lease, SubtaskRecord
+from pibot.master_components.records import Job, SubtaskRecord
 from pibot.master_components.states import ENDED_JOBS, JobState, SubtaskState
+from pibot.master_components.step_runner import Pool, StepRunner, Timing
+from pibot.master_components.store_thread import StoreThread
 
 log = logging.getLogger("pibot.dispatcher")
 
 T = TypeVar("T")
-
-ATTEMPTS = 3
-"""How often a subtask is given to a worker before it fails."""
-
-LEASE_SECONDS = 60.0
-"""A lease lasts this long without a sign of life: twice what the pool waits for a worker's answer, and Wi-Fi drops."""
-
-BACKOFF = 1.0
-MAX_BACKOFF = 30.0
-"""Seconds before another attempt: the first, doubled at each one, to the second; each shortened by up to a half."""
-
-SUBTASK_SECONDS = 300.0
-"""Seconds for a subtask that names no timeout of its own."""
-
-WORKER_MARGIN = 15.0
-"""Seconds beyond its timeout in which a worker has to say that it is over."""
 
 CANCELLED = "the job was cancelled"
 
@@ -62,37 +40,6 @@ class Planner(Protocol):
     async def analyze(self, description: str) -> tuple[TaskPlan, Usage]: ...
 
     async def compose(self, description: str, results: Sequence[tuple[SubTask, TaskResult]]) -> tuple[str, Usage]: ...
-
-
-class Pool(Protocol):
-    """The workers."""
-
-    async def acquire(self, timeout: float | None, *, avoid: Collection[str] = ()) -> str: ...
-
-    def release(self, worker_id: str) -> None: ...
-
-    async def run_on(self, worker_id: str, request: TaskRequest, *, timeout: float) -> TaskResult: ...
-
-    async def cancel(self, worker_id: str, task_id: str) -> None: ...
-
-
-@dataclass(frozen=True)
-class Timing:
-    """How long the dispatcher waits for what.
-
-    Args:
-        lease: seconds.
-        backoff: seconds before the second attempt.
-        no_worker: seconds that a subtask waits for a free worker before it fails; None for ever.
-        sleep: waits some seconds.
-        jitter: a number from 0 to 1.
-    """
-
-    lease: float = LEASE_SECONDS
-    backoff: float = BACKOFF
-    no_worker: float | None = None
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-    jitter: Callable[[], float] = random.random
 
 
 class Dispatcher:
@@ -119,12 +66,10 @@ class Dispatcher:
     ) -> None:
         self._store = store
         self._planner = planner
-        self._pool = pool
         self._clock = clock
-        self._timing = timing or Timing()
         self._jobs_at_once = jobs_at_once
-        # One thread, so that the loop never waits for the disk and the store's calls keep their order.
-        self._disk = ThreadPoolExecutor(1, thread_name_prefix="pibot-store")
+        self._on_disk = StoreThread()
+        self._steps = StepRunner(store, self._on_disk, pool, timing or Timing())
         self._running: dict[str, asyncio.Task[None]] = {}
         self._waiters: dict[str, list[asyncio.Future[None]]] = {}
         self._more = False
@@ -184,7 +129,7 @@ class Dispatcher:
 
     async def stop(self) -> None:
         """Leave the jobs where they are; :meth:`start` of another dispatcher takes them up."""
-        self._stopping = True
+        self._stopping = self._steps.leave_running = True
         running = list(self._running.values())
         for task in running:
             task.cancel()
@@ -192,7 +137,7 @@ class Dispatcher:
             await asyncio.wait(running)
         for job_id in list(self._waiters):
             self._tell_waiters(job_id)
-        self._disk.shutdown()
+        self._on_disk.close()
 
     # --- which jobs ---
 
@@ -249,9 +194,6 @@ class Dispatcher:
             return
         event(log, "job_finished", job=job_id, status=state.value, error=reason)
 
-    async def _on_disk(self, function: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._disk, function, *arguments)
-
     # --- one job ---
 
     async def _work(self, job_id: str) -> None:
@@ -297,7 +239,7 @@ class Dispatcher:
                 for record in current.subtasks:
                     if record.state in (SubtaskState.READY, SubtaskState.LEASED) and record.task_id not in begun:
                         subtask = self._with_needed(record, current)
-                        run = self._run_step(job.job_id, subtask, record, single)
+                        run = self._steps.run(job.job_id, subtask, record, finish_job=single)
                         steps[asyncio.ensure_future(run)] = record.task_id
                 if not steps:
                     return
@@ -332,109 +274,6 @@ class Dispatcher:
         error = "; ".join(f"step {step.task_id!r} {step.state.value}: {step.error}" for step in failed) or None
         await self._on_disk(lambda: self._store.finish(job_id, state, answer=answer or None, error=error, usage=usage))
         event(log, "job_finished", job=job_id, status=state.value, error=error)
-
-    # --- one subtask ---
-
-    async def _run_step(self, job_id: str, subtask: SubTask, record: SubtaskRecord, single: bool) -> None:
-        """Run one subtask to its end, with as many attempts as it gets.
-
-        A lease found in the store is from before a restart: the same task is sent to the same worker again, which
-        answers with the result that it has, goes on with what it runs, or begins anew where it has forgotten it.
-        """
-        tried = [attempt.worker_id for attempt in record.attempts]
-        lease = record.lease
-        reserved = False
-        while True:
-            if lease is None:
-                lease = await self._take_lease(job_id, subtask.task_id, tried)
-                if lease is None:
-                    return
-                reserved = True
-            try:
-                wait = await self._attempt(lease, subtask, finish_job=single)
-            finally:
-                if reserved:
-                    self._pool.release(lease.worker_id)
-            if wait is None:
-                return
-            if wait:
-                tried.append(lease.worker_id)
-                await self._timing.sleep(wait)
-            lease = None
-
-    async def _take_lease(self, job_id: str, task_id: str, tried: Collection[str]) -> Lease | None:
-        """Reserve a free worker and lease the subtask to it; None where none was to be had and the subtask failed."""
-        try:
-            worker_id = await self._pool.acquire(self._timing.no_worker, avoid=tried)
-        except NoWorkers as exc:
-            reason = str(exc)
-        except asyncio.TimeoutError:
-            reason = f"no worker came free within {self._timing.no_worker:g} seconds"
-        else:
-            try:
-                return await self._on_disk(self._store.lease, job_id, task_id, worker_id, self._timing.lease)
-            except BaseException:
-                self._pool.release(worker_id)
-                raise
-        await self._on_disk(self._store.give_up, job_id, task_id, reason)
-        return None
-
-    async def _attempt(self, lease: Lease, subtask: SubTask, *, finish_job: bool) -> float | None:
-        """Run the subtask on the lease's worker and record what came of it.
-
-        Returns:
-            Seconds until another attempt; None where the subtask has ended.
-        """
-        beat = asyncio.ensure_future(self._keep(lease))
-        try:
-            result = await self._run_remotely(lease, subtask)
-            await self._on_disk(lambda: self._store.complete(lease, result, finish_job=finish_job))
-        except WorkerBusy:
-            await self._on_disk(lambda: self._store.fail_attempt(lease, "busy", final=False, count=False))
-            return 0.0
-        except WorkerError as exc:
-            reason, final = str(exc), lease.attempt >= ATTEMPTS
-            await self._on_disk(lambda: self._store.fail_attempt(lease, reason, final=final))
-            event(log, "attempt_failed", job=lease.job_id, task=lease.task_id, worker=lease.worker_id, error=reason)
-            return None if final else self._backoff(lease.attempt)
-        except LeaseLost as exc:
-            event(log, "lease_lost", level=logging.WARNING, error=str(exc))
-        finally:
-            beat.cancel()
-        return None
-
-    async def _run_remotely(self, lease: Lease, subtask: SubTask) -> TaskResult:
-        seconds = subtask.timeout or SUBTASK_SECONDS
-        request = TaskRequest(lease.remote_id, subtask.description, tuple(subtask.skills), seconds)
-        try:
-            result = await self._pool.run_on(lease.worker_id, request, timeout=seconds + WORKER_MARGIN)
-        except asyncio.CancelledError:
-            if not self._stopping:  # a hub that is started again takes the task up where it is
-                await self._cancel_remotely(lease)
-            raise
-        if result.state is TaskState.CANCELLED:
-            # Not by this hub: the worker was stopped, or somebody cancelled the task there.
-            raise WorkerUnreachable(lease.worker_id, result.error or "the task was cancelled there")
-        return replace(result, task_id=subtask.task_id)
-
-    async def _cancel_remotely(self, lease: Lease) -> None:
-        try:
-            await self._pool.cancel(lease.worker_id, lease.remote_id)
-        except (WorkerError, WorkerBusy) as exc:
-            event(log, "cancel_failed", level=logging.WARNING, task=lease.remote_id, error=str(exc))
-
-    async def _keep(self, lease: Lease) -> None:
-        """Renew the lease for as long as its worker is being waited for."""
-        while True:
-            await self._timing.sleep(self._timing.lease / 3)
-            try:
-                await self._on_disk(self._store.renew, lease, self._timing.lease)
-            except StoreError as exc:
-                event(log, "lease_not_renewed", level=logging.WARNING, task=lease.remote_id, error=str(exc))
-
-    def _backoff(self, attempt: int) -> float:
-        full = min(MAX_BACKOFF, self._timing.backoff * 2 ** (attempt - 1))
-        return float(full * (1 - self._timing.jitter() / 2))
 
 
 def _subtask(record: SubtaskRecord) -> SubTask:

@@ -1,0 +1,88 @@
+"""What crosses a boundary between parts or machines: frozen dataclasses, enums, and the protocols of collaborators.
+
+Each type that travels as JSON has ``to_json`` and, where it is read back, ``from_json``, which raises
+:class:`~pibot.errors.ContractError` (or :class:`~pibot.errors.InvalidRequest` for a caller's input) with the
+name of the field that does not fit.
+"""
+
+from __future__ import annotations
+
+from pibot.contracts.basics import (
+    Clock,
+    JsonObject,
+)
+from pibot.contracts.execution import (
+    Agent,
+    AgentOutcome,
+    Budget,
+    CommandResult,
+    CommandRunner,
+    ToolContext,
+)
+from pibot.contracts.model import (
+    Completion,
+    LLMClient,
+    Message,
+    ToolCall,
+    ToolResult,
+    ToolSpec,
+    Usage,
+)
+from pibot.contracts.tasks import (
+    SubTask,
+    TaskComplexity,
+    TaskPlan,
+    TaskRequest,
+    TaskResult,
+    TaskResultDict,
+    TaskState,
+)
+from pibot.contracts.validation import (
+    MAX_DESCRIPTION_CHARS,
+    MAX_SKILLS_PER_TASK,
+    MAX_TASK_TIMEOUT,
+    valid_description,
+    valid_id,
+    valid_skills,
+    valid_timeout,
+)
+from pibot.contracts.workers import (
+    WorkerAddress,
+    WorkerState,
+    WorkerStatus,
+)
+
+__all__ = [
+    "MAX_DESCRIPTION_CHARS",
+    "MAX_SKILLS_PER_TASK",
+    "MAX_TASK_TIMEOUT",
+    "Agent",
+    "AgentOutcome",
+    "Budget",
+    "Clock",
+    "CommandResult",
+    "CommandRunner",
+    "Completion",
+    "JsonObject",
+    "LLMClient",
+    "Message",
+    "SubTask",
+    "TaskComplexity",
+    "TaskPlan",
+    "TaskRequest",
+    "TaskResult",
+    "TaskResultDict",
+    "TaskState",
+    "ToolCall",
+    "ToolContext",
+    "ToolResult",
+    "ToolSpec",
+    "Usage",
+    "WorkerAddress",
+    "WorkerState",
+    "WorkerStatus",
+    "valid_description",
+    "valid_id",
+    "valid_skills",
+    "valid_timeout",
+]

@@ -1,0 +1,273 @@
+"""A task and its result, a plan and its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, TypedDict
+
+from pibot.contracts.basics import JsonObject
+from pibot.contracts.model import Usage
+from pibot.contracts.validation import valid_description, valid_id, valid_skills, valid_timeout
+from pibot.errors import ContractError, InvalidRequest
+
+
+class TaskComplexity(Enum):
+    """How much work the planner takes a job for."""
+
+    SIMPLE = "simple"
+    MODERATE = "moderate"
+    COMPLEX = "complex"
+
+
+class TaskState(Enum):
+    """How a task on a worker ended, or that it has not."""
+
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    TIMEOUT = "timeout"
+
+
+@dataclass(frozen=True)
+class TaskRequest:
+    """One task as a worker gets it.
+
+    Args:
+        task_id: the caller's name for it; the same id with the same body is the same task.
+        description: what to do, in words.
+        skills: the skills that the task may use, and no others.
+        timeout: seconds; None for the worker's own default.
+    """
+
+    task_id: str
+    description: str
+    skills: tuple[str, ...] = ()
+    timeout: float | None = None
+
+    @classmethod
+    def from_json(cls, data: object) -> TaskRequest:
+        """Read the body of ``POST /task``.
+
+        Raises:
+            InvalidRequest: it names the field that does not fit.
+        """
+        if not isinstance(data, dict):
+            raise InvalidRequest("the body must be a JSON object with task_id, description and skills")
+        for name in ("task_id", "description"):
+            if name not in data:
+                raise InvalidRequest(f"{name} is missing", field=name)
+        unknown = sorted(set(data) - {"task_id", "description", "skills", "timeout"})
+        if unknown:
+            raise InvalidRequest(
+                f"unknown field {unknown[0]!r}; the fields are task_id, description, skills and timeout",
+                field=unknown[0],
+            )
+        return cls(
+            task_id=valid_id(data["task_id"], "task_id"),
+            description=valid_description(data["description"]),
+            skills=valid_skills(data.get("skills", [])),
+            timeout=valid_timeout(data.get("timeout")),
+        )
+
+    def to_json(self) -> JsonObject:
+        body: JsonObject = {
+            "task_id": self.task_id,
+            "description": self.description,
+            "skills": list(self.skills),
+        }
+        if self.timeout is not None:
+            body["timeout"] = self.timeout
+        return body
+
+
+@dataclass(frozen=True)
+class SubTask:
+    """One step of a plan, to be run by one worker.
+
+    Args:
+        task_id: unique within its plan.
+        description: what to do, in words.
+        skills: the skills that it may use.
+        depends_on: the ``task_id`` of each step whose result it needs.
+        timeout: seconds; None for the default.
+    """
+
+    task_id: str
+    description: str
+    skills: Sequence[str] = ()
+    depends_on: Sequence[str] = ()
+    timeout: float | None = None
+
+    def to_json(self) -> JsonObject:
+        return {
+            "task_id": self.task_id,
+            "description": self.description,
+            "skills": list(self.skills),
+            "depends_on": list(self.depends_on),
+            "timeout": self.timeout,
+        }
+
+    @classmethod
+    def from_json(cls, data: object) -> SubTask:
+        """Read one step of a plan, from a model, a caller or the store.
+
+        Raises:
+            InvalidRequest: it names the field that does not fit.
+        """
+        if not isinstance(data, dict):
+            raise InvalidRequest("each subtask must be a JSON object", field="subtasks")
+        depends_on = data.get("depends_on") or []
+        if not isinstance(depends_on, (list, tuple)):
+            raise InvalidRequest("depends_on must be a list of task_ids", field="depends_on")
+        return cls(
+            task_id=valid_id(data.get("task_id"), "task_id"),
+            description=valid_description(data.get("description")),
+            skills=valid_skills(data.get("skills") or []),
+            depends_on=tuple(dict.fromkeys(valid_id(d, "depends_on") for d in depends_on)),
+            timeout=valid_timeout(data.get("timeout")),
+        )
+
+
+@dataclass(frozen=True)
+class TaskPlan:
+    """What the planner made of a job.
+
+    Args:
+        complexity: how much work it takes the job for.
+        handle_locally: the master answers by itself, with ``answer``; there are no subtasks then.
+        subtasks: the steps, a directed acyclic graph by their ``depends_on``.
+        answer: the master's own answer where it handles the job locally.
+        reasoning: one sentence on why it is planned so, for the dashboard.
+        note: what the owner should know of the planning itself, such as that the model's plan was unusable.
+    """
+
+    complexity: TaskComplexity
+    handle_locally: bool
+    subtasks: Sequence[SubTask] = ()
+    answer: str | None = None
+    reasoning: str = ""
+    note: str = ""
+
+    def to_json(self) -> JsonObject:
+        return {
+            "complexity": self.complexity.value,
+            "handle_locally": self.handle_locally,
+            "subtasks": [s.to_json() for s in self.subtasks],
+            "answer": self.answer,
+            "reasoning": self.reasoning,
+            "note": self.note,
+        }
+
+    @classmethod
+    def from_json(cls, data: JsonObject) -> TaskPlan:
+        """Read back a plan from the store; see the planner for a plan that a model wrote."""
+        return cls(
+            complexity=TaskComplexity(data["complexity"]),
+            handle_locally=bool(data["handle_locally"]),
+            subtasks=tuple(SubTask.from_json(s) for s in data["subtasks"]),
+            answer=data.get("answer"),
+            reasoning=data.get("reasoning", ""),
+            note=data.get("note", ""),
+        )
+
+
+class TaskResultDict(TypedDict, total=False):
+    """The JSON form of :class:`TaskResult`, which the worker answers and ``execute_task`` returns."""
+
+    success: bool
+    task_id: str
+    worker_id: str | None
+    status: str
+    data: dict[str, Any]
+    output: str
+    error: str
+    usage: dict[str, int]
+    steps: int
+    started_at: float | None
+    finished_at: float | None
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """How a task ended.
+
+    Args:
+        task_id: the task's.
+        worker_id: who ran it; None where no worker did.
+        state: how it ended; never ``RUNNING``.
+        output: the summary for a person.
+        data: the structured result; always holds ``output`` too.
+        error: one sentence where it did not succeed.
+        usage: what the model was asked for.
+        steps: how many times the agent's loop asked the model.
+        started_at, finished_at: seconds since the epoch, by the worker's clock.
+    """
+
+    task_id: str
+    worker_id: str | None
+    state: TaskState
+    output: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    error: str | None = None
+    usage: Usage = field(default_factory=Usage)
+    steps: int = 0
+    started_at: float | None = None
+    finished_at: float | None = None
+
+    @property
+    def success(self) -> bool:
+        return self.state is TaskState.COMPLETED
+
+    def to_json(self) -> TaskResultDict:
+        body: TaskResultDict = {
+            "success": self.success,
+            "task_id": self.task_id,
+            "worker_id": self.worker_id,
+            "status": self.state.value,
+            "data": {**self.data, "output": self.output},
+            "output": self.output,
+            "usage": self.usage.to_json(),
+            "steps": self.steps,
+            "started_at": self.started_at,
+            "finished_at": self.finished_at,
+        }
+        if self.error is not None:
+            body["error"] = self.error
+        return body
+
+    @classmethod
+    def from_json(cls, data: object) -> TaskResult:
+        """Read a worker's result.
+
+        Raises:
+            ContractError: it names the field that does not fit.
+        """
+        if not isinstance(data, dict):
+            raise ContractError("a result must be a JSON object")
+        try:
+            state = TaskState(data["status"])
+            task_id = str(data["task_id"])
+        except (KeyError, ValueError) as exc:
+            raise ContractError(f"a result without a usable task_id and status: {exc}") from exc
+        if state is TaskState.RUNNING:
+            raise ContractError("a result whose status is still 'running'")
+        details = data.get("data")
+        details = dict(details) if isinstance(details, dict) else {}
+        output = data.get("output", details.get("output", ""))
+        error = data.get("error")
+        steps = data.get("steps", 0)
+        return cls(
+            task_id=task_id,
+            worker_id=data.get("worker_id"),
+            state=state,
+            output=output if isinstance(output, str) else str(output),
+            data=details,
+            error=None if error is None else str(error),
+            usage=Usage.from_json(data.get("usage")),
+            steps=steps if isinstance(steps, int) else 0,
+            started_at=data.get("started_at"),
+            finished_at=data.get("finished_at"),
+        )

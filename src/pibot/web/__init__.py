@@ -1,0 +1,20 @@
+"""What both Flask apps share: the key, JSON in and out, limits, and the cheroot server with its graceful stop."""
+
+from __future__ import annotations
+
+from pibot.web.app import MAX_BODY, create_app
+from pibot.web.messages import WaitingRoom, answer, error, json_body, wait_preference
+from pibot.web.server import REQUEST_TIMEOUT, Server, serve
+
+__all__ = [
+    "MAX_BODY",
+    "REQUEST_TIMEOUT",
+    "Server",
+    "WaitingRoom",
+    "answer",
+    "create_app",
+    "error",
+    "json_body",
+    "serve",
+    "wait_preference",
+]

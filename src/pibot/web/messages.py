@@ -1,0 +1,78 @@
+"""Requests and responses as both apps have them: JSON in and out, one form of an error, waiting by ``Prefer``."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from typing import Any, Callable
+
+from flask import Response, request
+
+from pibot.errors import InvalidRequest
+
+
+def answer(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A JSON response."""
+    text = json.dumps(body, ensure_ascii=False, separators=(", ", ": ")) + "\n"
+    return Response(
+        text.encode("utf-8", "replace"),  # a lone surrogate, as a model's broken escape makes it, is no text
+        status,
+        headers,
+        mimetype="application/json",
+    )
+
+
+def error(status: int, message: str, /, **extra: object) -> Response:
+    """The JSON form of an error: ``success`` false, one sentence, and what else is named."""
+    return answer({"success": False, "error": message, **extra}, status)
+
+
+def json_body() -> Any:
+    """The request's body, decoded as JSON whatever its Content-Type says.
+
+    Raises:
+        InvalidRequest: it is empty, not UTF-8 or not JSON.
+    """
+    data = request.get_data(cache=False)
+    if not data.strip():
+        raise InvalidRequest("the body is empty; send a JSON object")
+    try:
+        return json.loads(data.decode("utf-8"), parse_constant=_no_constant)
+    except UnicodeDecodeError as exc:
+        raise InvalidRequest(f"the body is not UTF-8: {exc}") from exc
+    except (ValueError, RecursionError) as exc:
+        raise InvalidRequest(f"the body is not JSON: {exc}") from exc
+
+
+def wait_preference(maximum: float) -> float:
+    """Seconds that the caller is willing to wait, by ``Prefer: wait=N`` (RFC 7240), at most ``maximum``; else 0."""
+    for value in request.headers.getlist("Prefer"):
+        match = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})\"?\s*(?:$|[,;])", value)
+        if match:
+            return min(float(match.group(1)), maximum)
+    return 0.0
+
+
+class WaitingRoom:
+    """How many requests may wait at once, so that some threads are always free to answer the others.
+
+    Args:
+        places: how many.
+    """
+
+    def __init__(self, places: int) -> None:
+        self._places = threading.BoundedSemaphore(places)
+
+    def wait(self, seconds: float, wait: Callable[[float], Any]) -> Any:
+        """Call ``wait(seconds)``, or ``wait(0)`` at once where all places are taken, as RFC 7240 allows."""
+        if seconds <= 0 or not self._places.acquire(blocking=False):
+            return wait(0.0)
+        try:
+            return wait(seconds)
+        finally:
+            self._places.release()
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
