@@ -325,7 +325,7 @@ async def test_what_is_swapped_while_it_is_used_leads_nowhere(tools: Toolbox, wo
         os.mkfifo(other)
     # A process of its own: a thread would hold the interpreter, and each turn of the test's would take milliseconds.
     swapper = subprocess.Popen([sys.executable, "-c", SWAP, str(here), str(other)])  # noqa: ASYNC220
-    said = set()
+    said: set[str] = set()
     try:
         for turn in range(5000):
             if turn > 100 and len(said) > 1:

@@ -1,0 +1,249 @@
+"""The measurements: each phase starts what it needs, in alternating rounds, and ends it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import http.client
+import json
+import os
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.processes import BenchmarkError, Memory, Process, Processes
+from benchmarks.redis_server import RedisServer
+from benchmarks.systems import OURS, PEERS, Hub, ModelServer, Peer, PeerKind, PibotNoop, PibotWorker, System
+
+WORKERS = 3
+CALLERS = 12
+WARM_UP = 50
+REHEARSAL_MODEL = "pibot-rehearsal-not-an-ai"
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured.
+
+    Args:
+        rounds: how often each system gets its turn in the two rows about calls.
+        calls: calls one after another in a round, at most.
+        seconds: of each of the two measurements in a round, at most.
+        starts: how often each worker is started for the rows about memory and readiness.
+        settle: seconds before memory is read.
+        load_tests: runs of the guide's load test.
+        jobs: durable jobs in a round.
+    """
+
+    rounds: int = 5
+    calls: int = 500
+    seconds: float = 4.0
+    starts: int = 7
+    settle: float = 1.5
+    load_tests: int = 3
+    jobs: int = 100
+
+
+QUICK = Effort(rounds=2, calls=100, seconds=1.0, starts=2, settle=1.0, load_tests=1, jobs=20)
+
+Say = Callable[[str], None]
+
+
+class Figures:
+    """What was measured: for each row and system, one figure a round."""
+
+    def __init__(self) -> None:
+        self._figures: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+
+    def add(self, row: str, system: str, figure: float) -> None:
+        self._figures[row][system].append(figure)
+
+    def of(self, row: str, system: str) -> list[float]:
+        """The figures, none where it was not measured."""
+        return list(self._figures.get(row, {}).get(system, ()))
+
+    def median(self, row: str, system: str) -> float | None:
+        figures = self.of(row, system)
+        return statistics.median(figures) if figures else None
+
+
+class Bench:
+    """One run.
+
+    Args:
+        folder: for everything that the processes write; on a real disk, since one row waits for it.
+        redis: where the peers meet; None to measure ours alone.
+        effort: how much.
+        say: gets one line on each thing that is done.
+    """
+
+    def __init__(self, folder: Path, redis: RedisServer | None, effort: Effort, say: Say) -> None:
+        self._folder = folder
+        self._redis = redis
+        self._effort = effort
+        self._say = say
+        self._turns = 0
+        self.figures = Figures()
+
+    # --- one call, and many -------------------------------------------------
+
+    def calls(self) -> None:
+        """Round trips one after another, then tasks a second of :data:`CALLERS` callers, on :data:`WORKERS` workers."""
+        for number in range(self._effort.rounds):
+            for system in self._in_turn(number, lambda: PibotNoop(self._new_folder())):
+                with self._processes() as processes:
+                    for _ in range(WORKERS):
+                        system.start_worker(processes)
+                    client = system.start_client(processes)
+                    client.calls(WARM_UP, 10.0)
+                    taken = client.calls(self._effort.calls, self._effort.seconds)
+                    client.load(CALLERS, min(0.5, self._effort.seconds))
+                    rate = client.load(CALLERS, self._effort.seconds)
+                p50, p95 = statistics.median(taken) * 1e3, percentile(taken, 95) * 1e3
+                self.figures.add("p50", system.name, p50)
+                self.figures.add("p95", system.name, p95)
+                self.figures.add("rate", system.name, rate)
+                self._say(f"{system.name}: p50 {p50:.2f} ms, p95 {p95:.2f} ms, {rate:.0f} tasks a second")
+
+    # --- one worker by itself -----------------------------------------------
+
+    def workers(self) -> None:
+        """One worker alone: seconds until it serves, its memory then and after a task.
+
+        Our task is a real one: a model is asked over HTTP, and calls a tool. A peer's is the no-op. No caller and no
+        model's server is there while memory is read, so that as little as possible is shared.
+        """
+        model = ModelServer(self._folder)
+        for number in range(-1, self._effort.starts):
+            for system in self._in_turn(number, lambda: PibotWorker(self._new_folder(), model.url, REHEARSAL_MODEL)):
+                with self._processes() as processes:
+                    worker, ready = system.start_worker(processes)
+                    if number < 0:
+                        continue  # the first start compiles, and brings files into the cache
+                    idle = self._settled(worker)
+                    self._one_task(system, model)
+                    used = self._settled(worker)
+                self.figures.add("ready", system.name, ready)
+                for row, memory in (("idle", idle), ("used", used)):
+                    self.figures.add(row, system.name, memory.pss)
+                    self.figures.add(f"{row}_rss", system.name, memory.rss)
+                self._say(
+                    f"{system.name}: ready in {ready:.2f} s, PSS {idle.pss:.1f} MiB idle, {used.pss:.1f} after a task"
+                )
+
+    def _one_task(self, system: System, model: ModelServer) -> None:
+        with self._processes() as processes:
+            if isinstance(system, PibotWorker):
+                model.start(processes)
+                task = {"task_id": "bench", "description": "Sleep for 0.1 seconds", "skills": ["shell_exec"]}
+                with contextlib.closing(http.client.HTTPConnection("127.0.0.1", system.ports[0])) as connection:
+                    result = _post(connection, task)
+                if not result.get("success") or result.get("steps", 0) < 2:
+                    raise BenchmarkError(f"the task that uses a tool went wrong: {result}")
+            else:
+                system.start_client(processes).calls(1, 10.0)
+
+    def _settled(self, worker: Process) -> Memory:
+        time.sleep(self._effort.settle)
+        worker.check()
+        return worker.memory()
+
+    # --- ours alone -----------------------------------------------------------
+
+    def guide(self) -> None:
+        """The guide's load test: the workers' and the pool's first tasks, then again, each time by a new caller."""
+        for _ in range(self._effort.load_tests):
+            with self._processes() as processes:
+                model = ModelServer(self._folder)
+                model.start(processes)
+                system = PibotWorker(self._new_folder(), model.url, REHEARSAL_MODEL)
+                for _ in range(WORKERS):
+                    system.start_worker(processes)
+                for row in ("guide_first", "guide"):
+                    taken = system.start_client(processes).guide()
+                    self.figures.add(row, OURS, taken)
+                    self._say(f"the guide's load test{' on fresh workers' * (row != 'guide')}: {taken:.3f} s")
+
+    def jobs(self) -> None:
+        """Durable jobs of one subtask, one after another, through the hub."""
+        self.figures.add("fsync", OURS, self._fsync())
+        for _ in range(self._effort.rounds):
+            with self._processes() as processes:
+                system = PibotNoop(self._new_folder())
+                for _ in range(WORKERS):
+                    system.start_worker(processes)
+                hub = Hub(processes, self._folder, system.ports)
+                taken = _time_jobs(hub.port, WARM_UP // 5 + self._effort.jobs)[WARM_UP // 5 :]
+            p50, p95 = statistics.median(taken) * 1e3, percentile(taken, 95) * 1e3
+            self.figures.add("job_p50", OURS, p50)
+            self.figures.add("job_p95", OURS, p95)
+            self._say(f"a durable job: p50 {p50:.2f} ms, p95 {p95:.2f} ms")
+
+    def _fsync(self) -> float:
+        """Milliseconds that the disk under the job database takes to sync 4 KiB: what a durable job can't go below."""
+        path = self._folder / "fsync"
+        taken = []
+        with path.open("wb", buffering=0) as file:
+            for _ in range(50):
+                file.write(b"x" * 4096)
+                before = time.perf_counter()
+                os.fsync(file.fileno())
+                taken.append(time.perf_counter() - before)
+        return statistics.median(taken) * 1e3
+
+    # --- the parts ------------------------------------------------------------
+
+    def _in_turn(self, number: int, ours: Callable[[], System]) -> Iterator[System]:
+        """The systems, each made when it is its turn; every round begins with another one."""
+        makers = [ours]
+        if self._redis is not None:
+            makers += [functools.partial(self._peer, kind, self._redis) for kind in PEERS]
+        first = number % len(makers)
+        for make in makers[first:] + makers[:first]:
+            yield make()
+
+    def _peer(self, kind: PeerKind, redis: RedisServer) -> System:
+        return Peer(kind, redis, self._new_folder())
+
+    def _processes(self) -> Processes:
+        return Processes(self._folder)
+
+    def _new_folder(self) -> Path:
+        self._turns += 1
+        folder = self._folder / f"turn-{self._turns}"
+        folder.mkdir()
+        return folder
+
+
+def percentile(figures: Sequence[float], percent: int) -> float:
+    """The figure that ``percent`` of them do not exceed."""
+    ordered = sorted(figures)
+    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]
+
+
+def _time_jobs(port: int, count: int) -> list[float]:
+    """Seconds from the submission of each of ``count`` jobs to its answer, over one connection."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    taken = []
+    try:
+        for _ in range(count):
+            before = time.perf_counter()
+            result = _post(connection, {"description": "Do nothing", "skills": []})
+            taken.append(time.perf_counter() - before)
+            if result.get("status") != "completed":
+                raise BenchmarkError(f"a durable job went wrong: {result}")
+    finally:
+        connection.close()
+    return taken
+
+
+def _post(connection: http.client.HTTPConnection, task: dict[str, Any]) -> dict[str, Any]:
+    """Submit a task or job, and wait for its result."""
+    headers = {"Content-Type": "application/json", "Prefer": "wait=30"}
+    connection.request("POST", "/task", body=json.dumps(task), headers=headers)
+    result: dict[str, Any] = json.loads(connection.getresponse().read())
+    return result
