@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import textwrap
@@ -24,9 +26,10 @@ from pibot.background import BackgroundLoop
 from pibot.contracts import CommandResult
 from pibot.errors import SandboxUnavailable, SettingsError, ToolError
 from pibot.sandbox import Limits, create_command_runner
-from pibot.sandbox.bubblewrap import Bubblewrap, Features
+from pibot.sandbox.bubblewrap import Bubblewrap, Features, profile
 from pibot.sandbox.limits import DEFAULT_LIMITS, tasks_of
 from pibot.sandbox.pipes import Output
+from pibot.sandbox.seccomp import no_user_namespaces
 from pibot.sandbox.unconfined import Unconfined
 
 Runner = Union[Bubblewrap, Unconfined]
@@ -455,6 +458,58 @@ def as_nobody(run: Callable[[], Coroutine[Any, Any, CommandResult]]) -> str:
         answer = pipe.read()
     os.waitpid(pid, 0)
     return answer
+
+
+def test_a_bullseye_bubblewrap_is_asked_for_nothing_that_it_does_not_know(workspace: Path) -> None:
+    # From the --help of 0.4.1.
+    known = (
+        "--unshare-user --unshare-pid --unshare-net --unshare-ipc --unshare-uts --unshare-cgroup-try --uid --gid "
+        "--hostname --cap-drop --new-session --die-with-parent --setenv --ro-bind --ro-bind-try --bind --symlink --dev "
+        "--proc --tmpfs --chdir --remount-ro"
+    )
+    options = profile(Features(disable_userns=False, size=False), DEFAULT_LIMITS, workspace, network=False)
+    assert {option for option in options if option.startswith("--")} - set(known.split()) == set()
+
+
+def verdict(program: bytes, architecture: int, number: int, argument: int = 0) -> int:
+    """What the kernel would answer to a system call: a filter of loads, jumps and returns, run as seccomp(2) says."""
+    data = struct.pack("=IIQQ", number, architecture, 0, argument)
+    at = accumulator = 0
+    while True:
+        code, if_true, if_false, value = struct.unpack_from("=HBBI", program, 8 * at)
+        at += 1
+        if code == 0x20:
+            (accumulator,) = struct.unpack_from("=I", data, value)
+        elif code == 0x06:
+            return int(value)
+        else:
+            holds = {0x15: accumulator == value, 0x35: accumulator >= value, 0x45: bool(accumulator & value)}[code]
+            at += if_true if holds else if_false
+
+
+@pytest.mark.parametrize(
+    ("architecture", "clone", "unshare", "harmless"),
+    [
+        pytest.param(0xC000003E, 56, 272, 0, id="x86_64"),
+        pytest.param(0x40000003, 120, 310, 3, id="i386"),
+        pytest.param(0xC00000B7, 220, 97, 63, id="aarch64"),
+        pytest.param(0x40000028, 120, 337, 0xF0005, id="arm"),
+    ],
+)
+def test_the_filter_refuses_user_namespaces_on_every_architecture(
+    architecture: int, clone: int, unshare: int, harmless: int
+) -> None:
+    allow, refused, no_such_call = 0x7FFF0000, 0x50000 | errno.EPERM, 0x50000 | errno.ENOSYS
+    program = no_user_namespaces()
+    new_user, threads = 0x10000000, 0x3D0F00
+    for number in (clone, unshare):
+        assert verdict(program, architecture, number, new_user) == refused
+        assert verdict(program, architecture, number, threads | new_user) == refused
+        assert verdict(program, architecture, number, threads) == allow
+    assert verdict(program, architecture, 435) == no_such_call
+    assert verdict(program, architecture, harmless, new_user) == allow
+    assert verdict(program, architecture, 0x40000000 | 272, new_user) == no_such_call
+    assert verdict(program, 0x12345678, harmless) == 0x80000000
 
 
 def fake_bwrap(tmp_path: Path, otherwise: str) -> str:

@@ -14,9 +14,10 @@ import pytest
 
 from pibot.contracts import SubTask, TaskComplexity, TaskPlan, TaskResult, TaskState, Usage
 from pibot.errors import IllegalTransition, InvalidRequest, JobNotFound, LeaseLost, StoreError, TaskConflict
-from pibot.master_components.job_store import EVENTS_KEPT, JobStore
+from pibot.master_components.job_store import JobStore
 from pibot.master_components.records import Lease, Submission
 from pibot.master_components.states import JobState, SubtaskState
+from pibot.master_components.tables import EVENTS_KEPT
 
 
 class Clock:
@@ -355,7 +356,7 @@ def test_recent_activity_tells_the_story_and_is_bounded(store: JobStore, monkeyp
     story = ["job_accepted", "job_planned", "subtask_started", "subtask_completed", "job_completed"]
     assert [e.kind for e in reversed(store.events())] == story
     assert [e.kind for e in store.events(after=store.events()[1].seq)] == ["job_completed"]
-    monkeypatch.setattr("pibot.master_components.job_store.EVENTS_KEPT", 10)
+    monkeypatch.setattr("pibot.master_components.tables.EVENTS_KEPT", 10)
     for _ in range(300):
         store.note("worker_offline", worker_id="worker-1")
     assert len(store.events(limit=1000)) < 10 + 100 + 1
@@ -402,8 +403,10 @@ def test_a_folder_that_is_not_there_is_named_with_its_variable(tmp_path: Path) -
 def test_a_full_disk_loses_nothing_that_was_taken(tmp_path: Path) -> None:
     store = JobStore(tmp_path / "jobs.db")
     taken = [store.submit(Submission(f"job {n}")).job_id for n in range(3)]
-    (pages,) = store._db.execute("PRAGMA page_count").fetchone()
-    store._db.execute(f"PRAGMA max_page_count = {pages + 2}")  # SQLite's own way to say that the disk is full
+    (pages,) = store._file.connection.execute("PRAGMA page_count").fetchone()
+    store._file.connection.execute(
+        f"PRAGMA max_page_count = {pages + 2}"
+    )  # SQLite's own way to say that the disk is full
 
     def fill() -> None:
         for n in range(1000):
@@ -411,15 +414,15 @@ def test_a_full_disk_loses_nothing_that_was_taken(tmp_path: Path) -> None:
 
     with pytest.raises(StoreError, match=r"disk is full; free some space"):
         fill()
-    store._db.execute("PRAGMA max_page_count = 1000000")
+    store._file.connection.execute("PRAGMA max_page_count = 1000000")
     assert {j.job_id for j in store.jobs(limit=2000)} == set(taken)
     store.submit(Submission("there is room again"))
     store.close()
 
 
 def test_every_commit_reaches_the_disk(store: JobStore) -> None:
-    assert store._db.execute("PRAGMA synchronous").fetchone()[0] == 2  # FULL
-    assert store._db.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+    assert store._file.connection.execute("PRAGMA synchronous").fetchone()[0] == 2  # FULL
+    assert store._file.connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
 
 
 KILLED = """

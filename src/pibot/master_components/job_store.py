@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import json
 import secrets
-import sqlite3
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pibot.contracts import Clock, SubTask, TaskComplexity, TaskPlan, TaskResult, Usage
-from pibot.errors import IllegalTransition, JobNotFound, LeaseLost, TaskConflict
+from pibot.errors import IllegalTransition, LeaseLost, TaskConflict
 from pibot.master_components.database import Database
 from pibot.master_components.records import Event, Job, Lease, Submission
-from pibot.master_components.rows import attempt_from, job_from, subtask_from
-from pibot.master_components.states import ENDED_JOBS, JobState, SubtaskState, sources_of
-
-EVENTS_KEPT = 5000
-"""Events of the recent activity; older ones go."""
-
-_PRUNE_EVERY = 100
+from pibot.master_components.rows import job_from
+from pibot.master_components.states import ENDED_JOBS, JobState, SubtaskState
+from pibot.master_components.tables import Tables
 
 SINGLE_STEP = "step-1"
 """The id of the one subtask of a job that is not planned."""
@@ -42,8 +35,7 @@ class JobStore:
         self._file = Database(path)
         self._transaction = self._file.transaction
         self._reading = self._file.reading
-        self._db = self._file.connection
-        self._used = Usage()
+        self._tables = Tables(self._file.connection, clock)
 
     def close(self) -> None:
         """Close the file. Calling it twice is fine."""
@@ -62,12 +54,12 @@ class JobStore:
             [submission.description, submission.skills, submission.timeout, submission.priority], sort_keys=True
         )
         with self._transaction() as db:
-            job_id = submission.job_id or self._new_id()
+            job_id = submission.job_id or self._tables.new_id()
             known = db.execute("SELECT body FROM job WHERE job_id = ?", (job_id,)).fetchone()
             if known is not None:
                 if known["body"] != body:
                     raise TaskConflict(f"job {job_id!r} was sent before with another body; choose another job_id")
-                return self._job(job_id)
+                return self._tables.job(job_id)
             db.execute(
                 "INSERT INTO job (job_id, body, description, state, priority, timeout, created_at)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -81,11 +73,11 @@ class JobStore:
                     self._clock(),
                 ),
             )
-            self._event("job_accepted", job_id, message=submission.description[:200])
+            self._tables.event("job_accepted", job_id, message=submission.description[:200])
             if submission.skills is not None:
                 step = SubTask(SINGLE_STEP, submission.description, submission.skills)
-                self._insert_plan(job_id, TaskPlan(TaskComplexity.SIMPLE, False, (step,)))
-            return self._job(job_id)
+                self._tables.insert_plan(job_id, TaskPlan(TaskComplexity.SIMPLE, False, (step,)))
+            return self._tables.job(job_id)
 
     def job(self, job_id: str) -> Job:
         """A job with its subtasks and their attempts.
@@ -94,7 +86,7 @@ class JobStore:
             JobNotFound: there is none of that id.
         """
         with self._reading():
-            return self._job(job_id)
+            return self._tables.job(job_id)
 
     def jobs(self, *, state: JobState | None = None, limit: int = 50, before: str | None = None) -> tuple[Job, ...]:
         """Jobs without their subtasks, the newest first.
@@ -114,7 +106,7 @@ class JobStore:
                 values.append(state.value)
             if before is not None:
                 conditions.append("seq < ?")
-                values.append(self._row(before)["seq"])
+                values.append(self._tables.row(before)["seq"])
             where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
             # The conditions are the constants above; what a caller gave is bound.
             rows = db.execute(f"SELECT * FROM job {where} ORDER BY seq DESC LIMIT ?", (*values, limit))
@@ -149,7 +141,7 @@ class JobStore:
     @property
     def used(self) -> Usage:
         """What the models were asked for, over all jobs, since the file was opened."""
-        return self._used
+        return self._tables.used
 
     def request_cancel(self, job_id: str) -> Job:
         """Note that a job is not wanted any more, and cancel those of its subtasks that no worker has.
@@ -158,13 +150,13 @@ class JobStore:
             JobNotFound: there is none of that id.
         """
         with self._transaction() as db:
-            job = self._job(job_id)
+            job = self._tables.job(job_id)
             if job.state in ENDED_JOBS or job.cancel_requested:
                 return job
             db.execute("UPDATE job SET cancel_requested = 1 WHERE job_id = ?", (job_id,))
-            self._end_steps(job_id, ("waiting", "ready"), "the job was cancelled")
-            self._event("cancel_requested", job_id)
-            return self._job(job_id)
+            self._tables.end_steps(job_id, ("waiting", "ready"), "the job was cancelled")
+            self._tables.event("cancel_requested", job_id)
+            return self._tables.job(job_id)
 
     def finish(
         self,
@@ -181,7 +173,7 @@ class JobStore:
             IllegalTransition: it has ended before.
         """
         with self._transaction():
-            self._finish(job_id, state, answer, error, usage)
+            self._tables.finish(job_id, state, answer, error, usage)
 
     def prune(self, *, keep_seconds: float, keep_jobs: int) -> int:
         """Forget ended jobs that are older than ``keep_seconds``, and the oldest beyond ``keep_jobs``; how many."""
@@ -204,7 +196,7 @@ class JobStore:
             IllegalTransition: it has a plan, or has ended.
         """
         with self._transaction():
-            self._move(job_id, JobState.PLANNING)
+            self._tables.move(job_id, JobState.PLANNING)
 
     def save_plan(self, job_id: str, plan: TaskPlan, usage: Usage | None = None) -> None:
         """Store a job's plan, before anything of it is run; the job is running then.
@@ -213,10 +205,10 @@ class JobStore:
             IllegalTransition: it has a plan, or has ended.
         """
         with self._transaction():
-            self._move(job_id, JobState.RUNNING)
-            self._insert_plan(job_id, plan)
-            self._add_usage(job_id, usage)
-            self._event("job_planned", job_id, message=_planned(plan))
+            self._tables.move(job_id, JobState.RUNNING)
+            self._tables.insert_plan(job_id, plan)
+            self._tables.add_usage(job_id, usage)
+            self._tables.event("job_planned", job_id, message=_planned(plan))
 
     # --- leases ---
 
@@ -248,7 +240,7 @@ class JobStore:
                 " WHERE job_id = ? AND state IN ('queued', 'planning', 'running')",
                 (now, job_id),
             )
-            self._event("subtask_started", job_id, task_id, worker_id)
+            self._tables.event("subtask_started", job_id, task_id, worker_id)
         return Lease(job_id, task_id, worker_id, token, attempt, now + seconds)
 
     def renew(self, lease: Lease, seconds: float) -> Lease:
@@ -259,7 +251,7 @@ class JobStore:
         """
         expires_at = self._clock() + seconds
         with self._transaction() as db:
-            self._change_leased(db, lease, "expires_at = ?", (expires_at,))
+            self._tables.change_leased(db, lease, "expires_at = ?", (expires_at,))
         return Lease(lease.job_id, lease.task_id, lease.worker_id, lease.token, lease.attempt, expires_at)
 
     def complete(self, lease: Lease, result: TaskResult, *, finish_job: bool = False) -> None:
@@ -276,23 +268,25 @@ class JobStore:
         with self._transaction() as db:
             state = _SUBTASK_STATE[result.state.value]
             try:
-                self._change_leased(
+                self._tables.change_leased(
                     db,
                     lease,
                     "state = ?, result = ?, error = ?, token = NULL, expires_at = NULL",
                     (state.value, json.dumps(result.to_json()), result.error),
                 )
             except LeaseLost:
-                self._keep_late(lease, result)
+                self._tables.keep_late(lease, result)
                 late = True
             else:
-                self._end_attempt(lease, result.error)
-                self._add_usage(lease.job_id, result.usage)
-                self._event(f"subtask_{state.value}", lease.job_id, lease.task_id, lease.worker_id, result.error or "")
-                self._move_on(lease.job_id)
+                self._tables.end_attempt(lease, result.error)
+                self._tables.add_usage(lease.job_id, result.usage)
+                self._tables.event(
+                    f"subtask_{state.value}", lease.job_id, lease.task_id, lease.worker_id, result.error or ""
+                )
+                self._tables.move_on(lease.job_id)
                 if finish_job:
                     job_state = JobState(state.value)
-                    self._finish(lease.job_id, job_state, result.output, result.error, None)
+                    self._tables.finish(lease.job_id, job_state, result.output, result.error, None)
         if late:
             raise LeaseLost(f"{lease.worker_id} lost its lease of {lease.task_id!r} of {lease.job_id}")
 
@@ -309,7 +303,7 @@ class JobStore:
         """
         state = SubtaskState.FAILED if final else SubtaskState.READY
         with self._transaction() as db:
-            self._change_leased(
+            self._tables.change_leased(
                 db,
                 lease,
                 "state = ?, error = ?, token = NULL, expires_at = NULL, attempt = attempt - ?",
@@ -321,10 +315,10 @@ class JobStore:
                     (lease.job_id, lease.task_id, lease.attempt),
                 )
                 return
-            self._end_attempt(lease, error)
-            self._event("attempt_failed", lease.job_id, lease.task_id, lease.worker_id, error)
+            self._tables.end_attempt(lease, error)
+            self._tables.event("attempt_failed", lease.job_id, lease.task_id, lease.worker_id, error)
             if final:
-                self._move_on(lease.job_id)
+                self._tables.move_on(lease.job_id)
 
     def give_up(self, job_id: str, task_id: str, error: str) -> None:
         """Fail a ready subtask that no worker can be had for."""
@@ -333,164 +327,21 @@ class JobStore:
                 "UPDATE subtask SET state = 'failed', error = ? WHERE job_id = ? AND task_id = ? AND state = 'ready'",
                 (error, job_id, task_id),
             )
-            self._event("subtask_failed", job_id, task_id, message=error)
-            self._move_on(job_id)
+            self._tables.event("subtask_failed", job_id, task_id, message=error)
+            self._tables.move_on(job_id)
 
     # --- recent activity ---
 
     def note(self, kind: str, *, worker_id: str | None = None, message: str = "") -> None:
         """Add to the recent activity something that is not about a job."""
         with self._transaction():
-            self._event(kind, worker_id=worker_id, message=message)
+            self._tables.event(kind, worker_id=worker_id, message=message)
 
     def events(self, limit: int = 50, after: int = 0) -> tuple[Event, ...]:
         """What happened last, the newest first; only what came after the event number ``after``."""
         with self._reading() as db:
             rows = db.execute("SELECT * FROM event WHERE seq > ? ORDER BY seq DESC LIMIT ?", (after, limit))
             return tuple(Event(**dict(row)) for row in rows)
-
-    # --- within a transaction ---
-
-    def _insert_plan(self, job_id: str, plan: TaskPlan) -> None:
-        self._db.execute("UPDATE job SET plan = ? WHERE job_id = ?", (json.dumps(plan.to_json()), job_id))
-        self._db.executemany(
-            "INSERT INTO subtask (job_id, task_id, position, description, skills, depends_on, timeout, state)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            [
-                (
-                    job_id,
-                    step.task_id,
-                    position,
-                    step.description,
-                    json.dumps(list(step.skills)),
-                    json.dumps(list(step.depends_on)),
-                    step.timeout,
-                    (SubtaskState.WAITING if step.depends_on else SubtaskState.READY).value,
-                )
-                for position, step in enumerate(plan.subtasks)
-            ],
-        )
-
-    def _move(self, job_id: str, state: JobState) -> None:
-        """Change a job's state as the table of transitions allows."""
-        sources = sources_of(state)
-        marks = ", ".join("?" * len(sources))
-        now = self._clock()
-        ended = now if state in ENDED_JOBS else None
-        done = self._db.execute(
-            "UPDATE job SET state = ?, started_at = coalesce(started_at, ?), finished_at = ?"
-            f" WHERE job_id = ? AND state IN ({marks})",  # marks only
-            (state.value, now, ended, job_id, *(source.value for source in sources)),
-        )
-        if done.rowcount == 0:
-            current = self._row(job_id)["state"]
-            raise IllegalTransition(f"{job_id} is {current}; it can't become {state.value}")
-
-    def _finish(self, job_id: str, state: JobState, answer: str | None, error: str | None, usage: Usage | None) -> None:
-        self._move(job_id, state)
-        self._end_steps(job_id, ("waiting", "ready", "leased"), error or "the job has ended")
-        self._db.execute("UPDATE job SET answer = ?, error = ? WHERE job_id = ?", (answer, error, job_id))
-        self._add_usage(job_id, usage)
-        self._event(f"job_{state.value}", job_id, message=error or "")
-
-    def _change_leased(self, db: sqlite3.Connection, lease: Lease, changes: str, values: Sequence[Any]) -> None:
-        """The one way to change a leased subtask: whoever does it shows the lease's token."""
-        done = db.execute(
-            f"UPDATE subtask SET {changes}"  # the changes are this module's own constants
-            " WHERE job_id = ? AND task_id = ? AND state = 'leased' AND token = ?",
-            (*values, lease.job_id, lease.task_id, lease.token),
-        )
-        if done.rowcount == 0:
-            raise LeaseLost(f"{lease.worker_id} lost its lease of {lease.task_id!r} of {lease.job_id}")
-
-    def _end_attempt(self, lease: Lease, error: str | None) -> None:
-        self._db.execute(
-            "UPDATE attempt SET finished_at = ?, error = ? WHERE job_id = ? AND task_id = ? AND number = ?",
-            (self._clock(), error, lease.job_id, lease.task_id, lease.attempt),
-        )
-
-    def _keep_late(self, lease: Lease, result: TaskResult) -> None:
-        self._db.execute(
-            "UPDATE attempt SET late_result = ? WHERE job_id = ? AND task_id = ? AND number = ?",
-            (json.dumps(result.to_json()), lease.job_id, lease.task_id, lease.attempt),
-        )
-        self._event("late_result", lease.job_id, lease.task_id, lease.worker_id, "its lease was lost before")
-
-    def _move_on(self, job_id: str) -> None:
-        """After a subtask has ended: ready what has all it needs now, skip what can't have it any more."""
-        rows = self._db.execute("SELECT task_id, depends_on, state FROM subtask WHERE job_id = ?", (job_id,)).fetchall()
-        states = {row["task_id"]: SubtaskState(row["state"]) for row in rows}
-        changed = True
-        while changed:
-            changed = False
-            for row in rows:
-                task_id, needs = row["task_id"], json.loads(row["depends_on"])
-                if states[task_id] is not SubtaskState.WAITING:
-                    continue
-                lost = next((name for name in needs if states[name] in _NEVER), None)
-                if lost is not None:
-                    states[task_id], error = SubtaskState.SKIPPED, f"it needs {lost!r}, which did not complete"
-                elif all(states[name] is SubtaskState.COMPLETED for name in needs):
-                    states[task_id], error = SubtaskState.READY, None
-                else:
-                    continue
-                changed = True
-                self._db.execute(
-                    "UPDATE subtask SET state = ?, error = ? WHERE job_id = ? AND task_id = ? AND state = 'waiting'",
-                    (states[task_id].value, error, job_id, task_id),
-                )
-
-    def _end_steps(self, job_id: str, states: Sequence[str], reason: str) -> None:
-        """Cancel the job's subtasks that are in one of ``states``."""
-        marks = ", ".join("?" * len(states))
-        self._db.execute(
-            "UPDATE subtask SET state = 'cancelled', error = ?, token = NULL, expires_at = NULL"
-            f" WHERE job_id = ? AND state IN ({marks})",  # marks only
-            (reason, job_id, *states),
-        )
-
-    def _add_usage(self, job_id: str, usage: Usage | None) -> None:
-        if usage is not None and usage != Usage():
-            self._db.execute(
-                "UPDATE job SET prompt_tokens = prompt_tokens + ?, completion_tokens = completion_tokens + ?,"
-                " llm_calls = llm_calls + ? WHERE job_id = ?",
-                (usage.prompt_tokens, usage.completion_tokens, usage.llm_calls, job_id),
-            )
-            self._used += usage
-
-    def _event(
-        self,
-        kind: str,
-        job_id: str | None = None,
-        task_id: str | None = None,
-        worker_id: str | None = None,
-        message: str = "",
-    ) -> None:
-        done = self._db.execute(
-            "INSERT INTO event (at, kind, job_id, task_id, worker_id, message) VALUES (?, ?, ?, ?, ?, ?)",
-            (self._clock(), kind, job_id, task_id, worker_id, message[:1000]),
-        )
-        assert done.lastrowid is not None
-        if done.lastrowid % _PRUNE_EVERY == 0:
-            self._db.execute("DELETE FROM event WHERE seq <= ?", (done.lastrowid - EVENTS_KEPT,))
-
-    def _row(self, job_id: str) -> sqlite3.Row:
-        row: sqlite3.Row | None = self._db.execute("SELECT * FROM job WHERE job_id = ?", (job_id,)).fetchone()
-        if row is None:
-            raise JobNotFound(f"no job {job_id!r}")
-        return row
-
-    def _job(self, job_id: str) -> Job:
-        row = self._row(job_id)
-        attempts: dict[str, list[Any]] = {}
-        for attempt in self._db.execute("SELECT * FROM attempt WHERE job_id = ? ORDER BY task_id, number", (job_id,)):
-            attempts.setdefault(attempt["task_id"], []).append(attempt_from(attempt))
-        steps = self._db.execute("SELECT * FROM subtask WHERE job_id = ? ORDER BY position", (job_id,))
-        return job_from(row, tuple(subtask_from(step, tuple(attempts.get(step["task_id"], ()))) for step in steps))
-
-    def _new_id(self) -> str:
-        """Sorts by time, says when, and is short enough to type: ``job-20261124-081418-3f9a2c``."""
-        return f"job-{time.strftime('%Y%m%d-%H%M%S', time.gmtime(self._clock()))}-{secrets.token_hex(3)}"
 
 
 def _planned(plan: TaskPlan) -> str:
@@ -505,5 +356,3 @@ _SUBTASK_STATE = {
     "timeout": SubtaskState.FAILED,
     "cancelled": SubtaskState.CANCELLED,
 }
-
-_NEVER = frozenset({SubtaskState.FAILED, SubtaskState.CANCELLED, SubtaskState.SKIPPED})

@@ -218,9 +218,8 @@ def profile(features: Features, limits: Limits, workspace: Path, *, network: boo
     options += [] if network else ["--unshare-net"]
     options += ["--disable-userns"] if features.disable_userns else []
     options += ["--uid", _USER, "--gid", _USER, "--hostname", "pibot", "--cap-drop", "ALL"]
-    options += ["--new-session", "--die-with-parent", "--clearenv"]
-    for name, value in {**ENVIRONMENT, "HOME": WORKSPACE}.items():
-        options += ["--setenv", name, value]
+    # Not --clearenv, which 0.4.1 lacks: bubblewrap itself is started with ENVIRONMENT and nothing else.
+    options += ["--new-session", "--die-with-parent", "--setenv", "HOME", WORKSPACE]
     options += ["--ro-bind", "/usr", "/usr", *_system_folders()]
     for name in _HOST_ETC:
         options += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
