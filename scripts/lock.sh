@@ -1,5 +1,5 @@
 #!/bin/sh
-# Resolve the requirements anew, for Python 3.9 and newer on every platform at once, with the hashes of all their files.
+# Resolve the requirements anew, for every Python from 3.9 on and every platform at once, with the hashes of all files.
 #
 #   scripts/lock.sh            keep what is locked where it still fits
 #   scripts/lock.sh --upgrade  take the newest of everything
@@ -17,11 +17,17 @@ lock() {
     shift
     echo "Locking $output ..."
     UV_CUSTOM_COMPILE_COMMAND='make lock' "$tools/bin/uv" --no-config pip compile --quiet --universal \
-        --python-version 3.9 --only-binary :all: --generate-hashes --no-emit-index-url "$@" -o "requirements/$output"
+        --python-version "$oldest" --only-binary :all: --generate-hashes --no-emit-index-url "$@" -o "requirements/$output"
 }
+
+oldest=3.9
 
 # Each builds upon the one before, so that a package has the same version in all of them.
 lock runtime.txt "$@" pyproject.toml
 lock openai.txt "$@" -c requirements/runtime.txt --extra openai pyproject.toml
 lock dev.txt "$@" -c requirements/openai.txt --extra openai pyproject.toml requirements/dev.in
 lock bench.txt "$@" requirements/bench.in
+
+# The control computer is no node, and Ansible wants a newer Python there.
+oldest=3.11
+lock ansible.txt "$@" requirements/ansible.in

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,6 +15,8 @@ from pibot.settings import Settings
 
 if TYPE_CHECKING:
     from pibot.tool_registry import SkillLibrary
+
+log = logging.getLogger("pibot.worker")
 
 
 class TaskAgents:
@@ -69,7 +72,7 @@ class TaskAgents:
 
         workspace = self._workspaces / request.task_id
         if workspace.exists():
-            shutil.rmtree(workspace)  # left behind by a power cut
+            await _remove(workspace)  # left behind by a power cut
         workspace.mkdir(parents=True, mode=0o700)
         try:
             context = ToolContext(request.task_id, workspace, self._commands, self._options)
@@ -77,7 +80,7 @@ class TaskAgents:
             budget = self._budget if request.timeout is None else replace(self._budget, max_seconds=request.timeout)
             return await ToolAgent(llm, tools, self._system_prompt, budget).run(request)
         finally:
-            shutil.rmtree(workspace, ignore_errors=True)
+            await _remove(workspace)
 
 
 class _TaskAgent:
@@ -87,6 +90,25 @@ class _TaskAgent:
 
     async def run(self, request: TaskRequest) -> AgentOutcome:
         return await self._agents.run(request, self._llm)
+
+
+async def _remove(folder: Path) -> None:
+    """Remove a workspace, whatever its task has made of it. What can't be removed is logged and stays."""
+    import asyncio
+
+    try:
+        shutil.rmtree(folder)
+    except (OSError, RecursionError):  # folders nested a thousand deep, or without permissions
+        await asyncio.get_running_loop().run_in_executor(None, _remove_by_force, folder)
+
+
+def _remove_by_force(folder: Path) -> None:
+    import subprocess
+
+    for command in (["chmod", "-R", "u+rwx"], ["rm", "-rf"]):
+        subprocess.run([*command, "--", str(folder)], stderr=subprocess.DEVNULL, check=False)
+    if folder.exists():
+        log.error("workspace_left folder=%s: it can't be removed", folder)
 
 
 def create_task_agents(settings: Settings, library: SkillLibrary) -> TaskAgents:

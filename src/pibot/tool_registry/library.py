@@ -87,7 +87,7 @@ class SkillLibrary:
         """Import the skills of one task and make its toolbox.
 
         Each call imports anew, so that nothing of one task reaches another through a module's globals. It costs
-        about a millisecond a skill, since Python keeps the compiled form.
+        a few milliseconds a skill, since Python keeps the compiled form.
 
         Args:
             names: skills; a name given twice counts once.
