@@ -13,6 +13,7 @@ from pathlib import Path
 
 from benchmarks.measure import CALLERS, WORKERS, Figures
 from benchmarks.systems import OURS, PEERS, PEERS_PYTHON
+from pibot import __version__
 
 
 @dataclass(frozen=True)
@@ -128,10 +129,9 @@ def machine(load_before: float) -> Iterable[str]:
     cpu = _field(Path("/proc/cpuinfo"), "model name") or _field(Path("/proc/cpuinfo"), "Model") or platform.machine()
     yield f"{os.cpu_count()} × {cpu} ({platform.machine()})"
     yield f"load average before {load_before:.2f}, after {os.getloadavg()[0]:.2f} (the benchmark's own load included)"
-    yield f"Linux {platform.release()}, {_field(Path('/etc/os-release'), 'PRETTY_NAME') or 'unknown distribution'}"
-    yield f"Python {platform.python_version()}, " + ", ".join(
-        f"{name} {version(name)}" for name in ("pibot", "flask", "cheroot", "aiohttp")
-    )
+    yield f"Linux {platform.release().split("-")[0]}, {_field(Path('/etc/os-release'), 'PRETTY_NAME') or 'unknown distribution'}"
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("flask", "cheroot", "aiohttp"))
+    yield f"Python {platform.python_version()}, pibot {__version__}, {libraries}"
     yield "peers: " + (", ".join(_peer_versions()) or "not measured")
 
 

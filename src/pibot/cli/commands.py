@@ -54,7 +54,7 @@ def main() -> None:
 
     \b
     Try it on this computer:     pibot demo
-    Ask the fleet for something: pibot run "How warm are the workers?"
+    Ask the fleet for something: pibot run "Report the system's temperature, memory and load"
     """
 
 
@@ -79,7 +79,7 @@ def run(
     \b
     pibot run "Download https://example.com and return the title"
     pibot run --skills shell_exec "List files in home directory"
-    echo "How much memory is free?" | pibot run --json -
+    echo "What is the date?" | pibot run --json -
     """
     from pibot.cli.follow import follow, printable
 
@@ -103,9 +103,12 @@ def run(
     if as_json:
         click.echo(json.dumps(result, ensure_ascii=False, indent=2))
     else:
-        click.echo(printable(result["output"]))
-        if result.get("error"):
-            click.echo(f"pibot: the job {result['status']}: {printable(result['error'])}", err=True)
+        if result["output"]:
+            click.echo(printable(result["output"]))
+        if result["status"] == "cancelled":
+            click.echo("pibot: the job was cancelled", err=True)
+        elif not result["success"]:
+            click.echo(f"pibot: the job failed: {printable(result.get('error'))}", err=True)
     sys.exit(0 if result["success"] else JOB_FAILED)
 
 
