@@ -129,7 +129,8 @@ def machine(load_before: float) -> Iterable[str]:
     cpu = _field(Path("/proc/cpuinfo"), "model name") or _field(Path("/proc/cpuinfo"), "Model") or platform.machine()
     yield f"{os.cpu_count()} × {cpu} ({platform.machine()})"
     yield f"load average before {load_before:.2f}, after {os.getloadavg()[0]:.2f} (the benchmark's own load included)"
-    yield f"Linux {platform.release().split("-")[0]}, {_field(Path('/etc/os-release'), 'PRETTY_NAME') or 'unknown distribution'}"
+    kernel = platform.release().partition("-")[0]
+    yield f"Linux {kernel}, {_field(Path('/etc/os-release'), 'PRETTY_NAME') or 'unknown distribution'}"
     libraries = ", ".join(f"{name} {version(name)}" for name in ("flask", "cheroot", "aiohttp"))
     yield f"Python {platform.python_version()}, pibot {__version__}, {libraries}"
     yield "peers: " + (", ".join(_peer_versions()) or "not measured")
