@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Removes every trace of the lab: connections, hosts, network, keys. With --images its images too, so that only the
+# archives in the cache folder stay. Can be run twice, and without anything of the lab there.
+set -euo pipefail
+# shellcheck source=scripts/lab/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+# The lab's own settings for podman, where it got as far as having some.
+lab_podman() {
+    local conf=$LAB_STATE/containers.conf
+    if [ -e "$conf" ]; then
+        as_root env CONTAINERS_CONF="$conf" podman "$@"
+    else
+        as_root podman "$@"
+    fi
+}
+
+for connection in "$LAB_STATE"/cp/*; do
+    [ ! -S "$connection" ] || ssh -F none -o ControlPath="$connection" -O exit lab 2>/dev/null || true
+done
+
+if command -v podman >/dev/null; then
+    need_root
+    mapfile -t containers < <(lab_podman ps --all --quiet --filter "label=pibot.lab=$LAB_NAME")
+    if [ "${#containers[@]}" -gt 0 ]; then
+        lab_podman rm --force --time 0 --volumes "${containers[@]}" >/dev/null
+        say "removed ${#containers[@]} hosts"
+    fi
+    if lab_podman network exists "$LAB_NAME"; then
+        bridge=$(lab_podman network inspect --format '{{.NetworkInterface}}' "$LAB_NAME")
+        lab_podman network rm "$LAB_NAME" >/dev/null
+        # podman leaves the bridge behind where it failed to start the first host.
+        [ ! -e "/sys/class/net/$bridge" ] || as_root ip link delete "$bridge"
+        say "removed the network"
+    fi
+    if [ "${1:-}" = --images ]; then
+        mapfile -t images < <(lab_podman images --quiet --filter "reference=$LAB_IMAGE")
+        # Another lab may be up; its images stay with it.
+        if [ "${#images[@]}" -gt 0 ] && lab_podman rmi "${images[@]}" >/dev/null 2>&1; then
+            say "removed the images; their archives stay in $LAB_CACHE, so that the next start is quick"
+        fi
+    fi
+fi
+
+if [ -e "$LAB_STATE" ]; then
+    rm -rf "$LAB_STATE"
+    say "removed the keys"
+fi

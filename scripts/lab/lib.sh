@@ -1,0 +1,41 @@
+# shellcheck shell=bash disable=SC2034 # the names are for the scripts that source this file
+# What the lab's scripts share. Sourced, never run.
+#
+# PIBOT_LAB        the lab's name: the prefix of its containers and the name of its network
+# PIBOT_LAB_CACHE  where the images' archives are kept between runs
+
+LAB_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+LAB_NAME=${PIBOT_LAB:-pibot-lab}
+LAB_CACHE=${PIBOT_LAB_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/pibot-lab}
+LAB_STATE=$LAB_ROOT/.cache/lab/$LAB_NAME
+LAB_IMAGE=localhost/pibot-lab
+LAB_RELEASES=(trixie bookworm bullseye)
+export LC_ALL=C.UTF-8
+
+say() { printf 'lab: %s\n' "$*"; }
+
+die() {
+    printf 'lab: %s\n' "$*" >&2
+    exit 1
+}
+
+# Runs a command as root. sudo asks for a password only where somebody can type one.
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    elif [ -t 0 ]; then
+        sudo "$@"
+    else
+        sudo -n "$@"
+    fi
+}
+
+need_root() {
+    if [ "$(id -u)" -ne 0 ] && ! command -v sudo >/dev/null; then
+        die "the lab needs root for containers that boot systemd; run this as root, or install sudo."
+    fi
+    as_root true || die "the lab needs root for containers that boot systemd, and sudo refused; run this as root."
+}
+
+[[ $LAB_NAME =~ ^pibot-[a-z0-9-]{1,20}$ ]] ||
+    die "PIBOT_LAB is '$LAB_NAME'; a lab's name is pibot- and then up to 20 small letters, digits and hyphens."
