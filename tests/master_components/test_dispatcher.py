@@ -14,7 +14,7 @@ from pibot.master_components.dispatcher import Dispatcher
 from pibot.master_components.job_store import JobStore
 from pibot.master_components.records import Job, Submission
 from pibot.master_components.states import JobState, SubtaskState
-from pibot.master_components.step_runner import ATTEMPTS, Timing
+from pibot.master_components.step_runner import ATTEMPTS, SUBTASK_SECONDS, Timing
 
 
 class FakePlanner:
@@ -309,10 +309,35 @@ async def test_cancelling_a_job_reaches_its_workers_and_its_waiting_steps(tmp_pa
         job = store.job(job_id)
         assert (job.state, job.error) == (JobState.CANCELLED, "the job was cancelled")
         assert {s.state for s in job.subtasks} == {SubtaskState.CANCELLED}
-        assert pool.cancelled == [("worker-1", f"{job_id}.a.1")]
+        assert pool.cancelled == [("worker-1", pool.asked[0][1].task_id)]
         assert sorted(pool.free) == ["worker-1", "worker-2", "worker-3"]
         await dispatcher.cancel(job_id)  # again: nothing more
         assert len(pool.cancelled) == 1
+
+
+async def test_cancelling_twice_waits_twice_until_the_workers_have_let_go(tmp_path: Path) -> None:
+    pool = FakePool(hang)
+    asked, may_end = asyncio.Event(), asyncio.Event()
+
+    async def slowly(worker_id: str, task_id: str) -> None:
+        asked.set()
+        await may_end.wait()
+        pool.cancelled.append((worker_id, task_id))
+
+    pool.cancel = slowly  # type: ignore[method-assign]  # the same pool, with slower workers
+    async with dispatching(tmp_path, pool) as (dispatcher, store):
+        job_id = store.submit(Submission("x", ())).job_id
+        dispatcher.notify(job_id)
+        await begun(pool)
+        calls = [asyncio.ensure_future(dispatcher.cancel(job_id)) for _ in range(2)]
+        await asked.wait()
+        calls.append(asyncio.ensure_future(dispatcher.cancel(job_id)))
+        # Each store call of the three has been made when this one has: they take turns in one thread.
+        assert not await dispatcher.wait(job_id, 0.05)
+        assert not any(call.done() for call in calls)
+        may_end.set()
+        await asyncio.gather(*calls)
+        assert (store.job(job_id).state, len(pool.cancelled)) == (JobState.CANCELLED, 1)
 
 
 async def test_cancelling_a_job_that_waits_for_its_turn_ends_it_and_tells_who_waits(tmp_path: Path) -> None:
@@ -339,6 +364,15 @@ async def test_a_job_whose_time_is_up_fails_and_its_tasks_are_cancelled(tmp_path
         assert {s.state for s in job.subtasks} == {SubtaskState.CANCELLED}
 
 
+async def test_a_step_may_take_the_time_that_its_job_was_given(tmp_path: Path) -> None:
+    pool = FakePool(ok)
+    async with dispatching(tmp_path, pool, FakePlanner(plan(a=()))) as (dispatcher, store):
+        await ended(dispatcher, store, Submission("given skills", (), timeout=3600.0))
+        await ended(dispatcher, store, Submission("planned", timeout=1800.0))
+        await ended(dispatcher, store, Submission("no time named", ()))
+        assert [request.timeout for _, request in pool.asked] == [3600.0, 1800.0, SUBTASK_SECONDS]
+
+
 # --- order, waiting, restart ---
 
 
@@ -360,6 +394,30 @@ async def test_the_more_urgent_job_goes_first_then_the_older(tmp_path: Path) -> 
         for job_id in ids:
             assert await dispatcher.wait(job_id, 20)
         assert [request.description for _, request in pool.asked] == ["first", "high", "low"]
+
+
+async def test_a_new_job_does_not_overtake_a_more_urgent_one_that_waits(tmp_path: Path) -> None:
+    may_end = asyncio.Event()
+
+    async def answer(worker_id: str, request: TaskRequest) -> TaskResult:
+        await may_end.wait()
+        return ok(worker_id, request)
+
+    pool = FakePool(lambda w, r: answer(w, r))
+    async with dispatching(tmp_path, pool, jobs_at_once=1) as (dispatcher, store):
+        first, urgent, late = (
+            store.submit(s).job_id
+            for s in (Submission("first", ()), Submission("urgent", (), priority=1), Submission("late", ()))
+        )
+        dispatcher.notify(first)
+        await begun(pool)
+        dispatcher.notify(urgent)
+        may_end.set()
+        assert await dispatcher.wait(first, 20)
+        dispatcher.notify(late)  # there is room now, and the store is only just being asked who is next
+        assert await dispatcher.wait(urgent, 20)
+        assert await dispatcher.wait(late, 20)
+        assert [request.description for _, request in pool.asked] == ["first", "urgent", "late"]
 
 
 async def test_waiting_ends_with_the_time_of_the_one_who_waits(tmp_path: Path) -> None:
@@ -416,6 +474,22 @@ async def test_a_job_cancelled_while_the_hub_was_down_is_not_run(tmp_path: Path)
     async with dispatching(tmp_path, pool) as (dispatcher, store):
         assert await dispatcher.wait(job_id, 20)
         assert (store.job(job_id).state, pool.asked) == (JobState.CANCELLED, [])
+
+
+async def test_a_job_cancelled_just_before_a_restart_is_cancelled_on_its_worker_after_it(tmp_path: Path) -> None:
+    before = FakePool(hang)
+    async with dispatching(tmp_path, before) as (dispatcher, store):
+        job_id = store.submit(Submission("x", ())).job_id
+        dispatcher.notify(job_id)
+        await begun(before)
+    store = JobStore(tmp_path / "jobs.db")
+    store.request_cancel(job_id)
+    store.close()
+    after = FakePool(ok)
+    async with dispatching(tmp_path, after) as (dispatcher, store):
+        assert await dispatcher.wait(job_id, 20)
+        assert after.cancelled == [("worker-1", before.asked[0][1].task_id)]
+        assert (store.job(job_id).state, after.asked) == (JobState.CANCELLED, [])
 
 
 async def test_stopping_tells_who_waits(tmp_path: Path) -> None:

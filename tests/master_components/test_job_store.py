@@ -12,10 +12,11 @@ from typing import Any, Callable
 
 import pytest
 
-from pibot.contracts import SubTask, TaskComplexity, TaskPlan, TaskResult, TaskState, Usage
+from pibot.contracts import SubTask, TaskComplexity, TaskPlan, TaskResult, TaskState, Usage, valid_id
 from pibot.errors import IllegalTransition, InvalidRequest, JobNotFound, LeaseLost, StoreError, TaskConflict
 from pibot.master_components.job_store import JobStore
-from pibot.master_components.records import Lease, Submission
+from pibot.master_components.planner import MAX_ID_CHARS
+from pibot.master_components.records import MAX_JOB_ID_CHARS, Lease, Submission
 from pibot.master_components.states import JobState, SubtaskState
 from pibot.master_components.tables import EVENTS_KEPT
 
@@ -166,8 +167,25 @@ def test_a_lease_names_worker_token_expiry_and_attempt(store: JobStore, clock: C
     lease = store.lease(job_id, "a", "worker-2", 60)
     assert (lease.worker_id, lease.attempt, lease.expires_at) == ("worker-2", 1, clock.now + 60)
     assert len(lease.token) == 24
-    assert lease.remote_id == f"{job_id}.a.1"
+    assert lease.remote_id == f"{job_id}.a.1.{lease.token[:6]}"
     assert store.job(job_id).subtasks[0].lease == lease
+
+
+def test_a_name_used_again_after_pruning_is_another_task_to_its_worker(store: JobStore, clock: Clock) -> None:
+    remote_ids = set()
+    for _ in range(2):
+        store.submit(Submission("x", (), job_id="nightly"))
+        lease = store.lease("nightly", "step-1", "worker-1", 60)
+        remote_ids.add(lease.remote_id)
+        store.complete(lease, TaskResult("step-1", "worker-1", TaskState.COMPLETED), finish_job=True)
+        clock.now += 10
+        assert store.prune(keep_seconds=1, keep_jobs=100) == 1
+    assert len(remote_ids) == 2
+
+
+def test_the_longest_names_make_a_task_id_that_a_worker_takes() -> None:
+    lease = Lease("j" * MAX_JOB_ID_CHARS, "s" * MAX_ID_CHARS, "worker-1", "0" * 24, 99, 0.0)
+    assert valid_id(lease.remote_id, "task_id") == lease.remote_id
 
 
 def test_a_leased_step_is_not_leased_again(store: JobStore) -> None:
@@ -430,6 +448,7 @@ import sys
 from pathlib import Path
 from pibot.contracts import TaskResult, TaskState
 from pibot.master_components.job_store import JobStore
+from pibot.master_components.planner import MAX_ID_CHARS
 from pibot.master_components.records import Submission
 store = JobStore(Path(sys.argv[1]))
 while True:

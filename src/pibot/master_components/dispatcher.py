@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from pibot.contracts import Clock, SubTask, TaskPlan, TaskResult, TaskState, Usage
@@ -71,8 +72,10 @@ class Dispatcher:
         self._on_disk = StoreThread()
         self._steps = StepRunner(store, self._on_disk, pool, timing or Timing())
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._cancelling: set[str] = set()
         self._waiters: dict[str, list[asyncio.Future[None]]] = {}
         self._more = False
+        self._looking = False
         self._filling: asyncio.Future[None] | None = None
         self._stopping = False
 
@@ -84,10 +87,10 @@ class Dispatcher:
         """There is a new job; call it in the loop."""
         if self._stopping or job_id in self._running:
             return
-        if len(self._running) < self._jobs_at_once:
+        if len(self._running) < self._jobs_at_once and not self._more and not self._looking:
             self._begin(job_id)
         else:
-            self._more = True
+            self._more = True  # it takes its turn among those that wait
 
     async def wait(self, job_id: str, seconds: float) -> bool:
         """Whether the job has ended, waiting for that up to ``seconds``.
@@ -124,7 +127,9 @@ class Dispatcher:
             await self._end(job_id, JobState.CANCELLED, CANCELLED)
             self._tell_waiters(job_id)
             return
-        running.cancel()
+        if job_id not in self._cancelling:  # a second one would cut short the wait for the workers
+            self._cancelling.add(job_id)
+            running.cancel()
         await asyncio.wait([running])
 
     async def stop(self) -> None:
@@ -143,17 +148,27 @@ class Dispatcher:
 
     async def _fill(self) -> None:
         """Begin as many waiting jobs as there is room for, the more urgent first."""
-        self._more = False
-        # So many are enough: at most all the running ones are among them.
-        for job_id in await self._on_disk(self._store.unfinished, self._jobs_at_once + 1):
-            if self._stopping:
-                return
-            if job_id in self._running:
-                continue
-            if len(self._running) >= self._jobs_at_once:
-                self._more = True
-                return
-            self._begin(job_id)
+        if self._looking:
+            self._more = True
+            return
+        self._looking = True
+        try:
+            while True:
+                self._more = False
+                # So many are enough: at most all the running ones are among them.
+                for job_id in await self._on_disk(self._store.unfinished, self._jobs_at_once + 1):
+                    if self._stopping:
+                        return
+                    if job_id in self._running:
+                        continue
+                    if len(self._running) >= self._jobs_at_once:
+                        self._more = True
+                        return
+                    self._begin(job_id)
+                if not self._more:
+                    return
+        finally:
+            self._looking = False
 
     def _begin(self, job_id: str) -> None:
         self._running[job_id] = asyncio.ensure_future(self._bring_to_end(job_id))
@@ -173,8 +188,11 @@ class Dispatcher:
             await self._end(job_id, JobState.FAILED, f"a defect in the hub: {type(exc).__name__}: {exc}")
         finally:
             del self._running[job_id]
+            self._cancelling.discard(job_id)
             self._tell_waiters(job_id)
-            if self._more and not self._stopping:
+            if self._looking:
+                self._more = True
+            elif self._more and not self._stopping:
                 self._filling = asyncio.ensure_future(self._fill())
 
     def _tell_waiters(self, job_id: str) -> None:
@@ -201,6 +219,9 @@ class Dispatcher:
         if job.state in ENDED_JOBS:
             return
         if job.cancel_requested:
+            # From before a restart: its tasks may still run on their workers.
+            leases = [step.lease for step in job.subtasks if step.lease is not None]
+            await asyncio.gather(*(self._steps.cancel_remotely(lease) for lease in leases))
             await self._end(job_id, JobState.CANCELLED, CANCELLED)
             return
         left = None if job.timeout is None else max(0.0, job.created_at + job.timeout - self._clock())
@@ -260,7 +281,10 @@ class Dispatcher:
     def _with_needed(record: SubtaskRecord, job: Job) -> SubTask:
         results = {step.task_id: step for step in job.subtasks}
         needed = [(_subtask(results[name]), results[name].result) for name in record.depends_on]
-        return with_results(_subtask(record), [(step, result) for step, result in needed if result is not None])
+        # A step may take what its job was given; the job's own end cuts it. The whole of that and not what is left,
+        # for after a restart the same task must be sent again.
+        subtask = replace(_subtask(record), timeout=record.timeout or job.timeout)
+        return with_results(subtask, [(step, result) for step, result in needed if result is not None])
 
     async def _conclude(self, job_id: str) -> None:
         """End a job whose subtasks have all ended: one answer of what they came to."""

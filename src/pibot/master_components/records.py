@@ -122,8 +122,12 @@ class Lease:
 
     @property
     def remote_id(self) -> str:
-        """The task's id on the worker: the same for one attempt, so that a restarted hub can ask for its result."""
-        return f"{self.job_id}.{self.task_id}.{self.attempt}"
+        """The task's id on the worker: the same for one lease, so that a restarted hub can ask for its result.
+
+        It holds a piece of the token, because a job's name may come again after its job was pruned or the database
+        moved away, while the worker still has the old result.
+        """
+        return f"{self.job_id}.{self.task_id}.{self.attempt}.{self.token[:6]}"
 
 
 @dataclass(frozen=True)

@@ -163,14 +163,15 @@ class StepRunner:
             result = await self._pool.run_on(lease.worker_id, request, timeout=seconds + WORKER_MARGIN)
         except asyncio.CancelledError:
             if not self.leave_running:  # a hub that is started again takes the task up where it is
-                await self._cancel_remotely(lease)
+                await self.cancel_remotely(lease)
             raise
         if result.state is TaskState.CANCELLED:
             # Not by this hub: the worker was stopped, or somebody cancelled the task there.
             raise WorkerUnreachable(lease.worker_id, result.error or "the task was cancelled there")
         return replace(result, task_id=subtask.task_id)
 
-    async def _cancel_remotely(self, lease: Lease) -> None:
+    async def cancel_remotely(self, lease: Lease) -> None:
+        """End a lease's task on its worker; one that can't be reached ends it by the task's own timeout."""
         try:
             await self._pool.cancel(lease.worker_id, lease.remote_id)
         except (WorkerError, WorkerBusy) as exc:
