@@ -225,6 +225,24 @@ def test_an_agent_that_cannot_be_made_is_a_failed_task_that_says_why(loop: Backg
     assert (result.state, result.error) == (TaskState.FAILED, "set VOLC_API_KEY")
 
 
+def test_a_task_that_cannot_be_handed_to_the_loop_leaves_the_worker_free(
+    loop: BackgroundLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    runs = executor(loop)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="new thread"):
+            runs.submit(task())
+    assert runs.current_task is None
+    runs.submit(task())
+    result = runs.wait("t1", 10)
+    assert result is not None
+    assert result.state is TaskState.COMPLETED
+
+
 def test_results_are_kept_bounded_in_number(loop: BackgroundLoop) -> None:
     runs = executor(loop, results_kept=2)
     for number in range(4):

@@ -34,7 +34,7 @@ class BackgroundLoop:
             A future to wait on; cancelling it cancels the coroutine.
 
         Raises:
-            RuntimeError: the loop was stopped.
+            RuntimeError: the loop was stopped, or its thread can't be started.
         """
         import asyncio
 
@@ -53,7 +53,7 @@ class BackgroundLoop:
         """The loop, started if it was not.
 
         Raises:
-            RuntimeError: the loop was stopped.
+            RuntimeError: it was stopped, or its thread can't be started.
         """
         with self._lock:
             if self._stopped:
@@ -78,9 +78,13 @@ class BackgroundLoop:
 
         loop = asyncio.new_event_loop()
         # Child processes are watched by threads on Python 3.9 to 3.11; that watcher needs nothing of the main thread.
-        self._thread = threading.Thread(target=self._main, args=(loop,), name=self._name, daemon=True)
-        self._loop = loop
-        self._thread.start()
+        thread = threading.Thread(target=self._main, args=(loop,), name=self._name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # too many threads: the next call tries again, with a loop that runs
+            loop.close()
+            raise
+        self._loop, self._thread = loop, thread
 
     @staticmethod
     def _main(loop: asyncio.AbstractEventLoop) -> None:

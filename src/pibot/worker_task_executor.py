@@ -112,6 +112,7 @@ class TaskExecutor:
             TaskConflict: its id was taken before, with another body.
             WorkerBusy: another task runs.
             ShuttingDown: no more tasks are taken.
+            RuntimeError: its loop's thread could not be started, or was stopped; the task was not taken.
         """
         with self._lock:
             known = self._lookup(request.task_id)
@@ -127,7 +128,13 @@ class TaskExecutor:
                 raise WorkerBusy(self._current.request.task_id)
             entry = _Entry(request)
             self._current = self._entries[request.task_id] = entry
-        self._loop.call_soon(self._start, entry)
+        try:
+            self._loop.call_soon(self._start, entry)
+        except BaseException:
+            with self._lock:  # nothing of it was started, so it may be sent again
+                self._current = None
+                del self._entries[request.task_id]
+            raise
         event(log, "task_started", task=request.task_id, skills=",".join(request.skills) or "-")
 
     def wait(self, task_id: str, seconds: float) -> TaskResult | None:

@@ -81,6 +81,13 @@ def test_a_jobs_id_says_when_it_was_taken(store: JobStore) -> None:
     assert store.submit(Submission("x")).job_id.startswith("job-20270115-080000-")
 
 
+def test_two_jobs_never_get_the_same_id(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    digits = iter(["aaaaaa", "aaaaaa", "aaaaaa", "bbbbbb"])
+    monkeypatch.setattr("pibot.master_components.tables.secrets.token_hex", lambda size: next(digits))
+    first, second = (store.submit(Submission(text)).job_id for text in ("one", "another"))
+    assert (first[-6:], second[-6:]) == ("aaaaaa", "bbbbbb")
+
+
 def test_a_job_with_skills_has_its_plan_of_one_step_at_once(store: JobStore) -> None:
     job = store.submit(Submission("list files", ("shell_exec",)))
     (step,) = job.subtasks

@@ -175,5 +175,10 @@ class Tables:
         return job_from(row, tuple(subtask_from(step, tuple(attempts.get(step["task_id"], ()))) for step in steps))
 
     def new_id(self) -> str:
-        """Sorts by time, says when, and is short enough to type: ``job-20261124-081418-3f9a2c``."""
-        return f"job-{time.strftime('%Y%m%d-%H%M%S', time.gmtime(self._clock()))}-{secrets.token_hex(3)}"
+        """One that no job has. It sorts by time, says when, and can be typed: ``job-20261124-081418-3f9a2c``."""
+        second = time.strftime("%Y%m%d-%H%M%S", time.gmtime(self._clock()))
+        while True:
+            # Of a few hundred jobs in one second, two get the same six digits now and then.
+            job_id = f"job-{second}-{secrets.token_hex(3)}"
+            if self._db.execute("SELECT 1 FROM job WHERE job_id = ?", (job_id,)).fetchone() is None:
+                return job_id
