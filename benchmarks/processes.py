@@ -141,14 +141,18 @@ class Processes:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
-        # A second Ctrl-C must not leave half of them behind.
-        previous = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+        # A Ctrl-C must not leave half of them behind: it counts once they are stopped.
+        came: list[int] = []
+        signals = (signal.SIGINT, signal.SIGTERM)
+        previous = {number: signal.signal(number, lambda number, _frame: came.append(number)) for number in signals}
         try:
             for process in reversed(self._started):
                 process.stop()
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+        if came and kind is None:
+            signal.raise_signal(came[0])
 
 
 class Client:

@@ -36,7 +36,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a rough measurement in about a minute; writes no results")
+    parser.add_argument(
+        "--quick", action="store_true", help="a rough measurement in about two minutes; writes no results"
+    )
     parser.add_argument("--check", action="store_true", help="exit with 1 if a budget is missed")
     parser.add_argument("--no-peers", action="store_true", help="measure ours alone")
     parser.add_argument("--only", choices=PHASES, action="append", help="just this phase (may be repeated)")
