@@ -65,6 +65,8 @@ def inventory(name: str, network: str) -> dict[str, object]:
                 "ansible_ssh_common_args": f"-F {state}/ssh_config",
                 # Connections kept open end with the lab, so none outlives the host it led to.
                 "ansible_control_path_dir": f"{state}/cp",
+                # The key of this lab's fleet ends with the lab.
+                "pibot_secrets_dir": f"{state}/secrets",
                 # The offline model: a lab needs no key.
                 "pibot_model": "rehearsal",
             },

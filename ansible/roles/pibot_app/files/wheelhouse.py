@@ -1,0 +1,239 @@
+#!/usr/bin/env python3
+"""Build the archives that the nodes install from, on the control computer.
+
+    wheelhouse.py --source CHECKOUT --lock FILE --cache FOLDER TARGET ...
+
+A TARGET is what a node said about itself: ``3.9.2,armhf,2.31`` (Python, Debian architecture, glibc). For each of them
+there is one archive with every wheel that this node needs: the locked requirements, downloaded with their hashes
+checked, and PiBot itself. Archives are kept in the cache under a name that changes with their content, so a second run
+builds nothing. Prints JSON: the release's name, the archive of each target, and whether anything was built.
+
+Wants Python 3.9 with ``packaging``, which comes with Ansible, and ``pip``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+# dpkg's name of an architecture, and the one that wheels bear. A Zero 2W with the 32-bit system is armhf.
+MACHINES = {"arm64": "aarch64", "armhf": "armv7l", "amd64": "x86_64"}
+
+# What the wheel is built from, beside the package itself.
+APP_FILES = ("pyproject.toml", "README.md", "LICENSE", "soul.md", "worker_soul.md")
+APP_FOLDERS = ("src/pibot", "skills")
+
+
+class BuildError(Exception):
+    """The archives can't be built; the text says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One kind of node."""
+
+    text: str
+    python: str
+    machine: str
+    glibc: int
+
+    @classmethod
+    def parse(cls, text: str) -> Target:
+        match = re.fullmatch(r"(3\.\d+)(\.\d+\w*),(\w+),2\.(\d+)", text)
+        if match is None or match[3] not in MACHINES:
+            raise BuildError(f"{text!r} is no target; one looks like 3.11.2,arm64,2.36 ({', '.join(MACHINES)})")
+        return cls(text, match[1], MACHINES[match[3]], int(match[4]))
+
+    @property
+    def name(self) -> str:
+        return f"cp{self.python.replace('.', '')}-{self.machine}-glibc2.{self.glibc}"
+
+    @property
+    def platforms(self) -> list[str]:
+        """The platform tags that this node accepts. ``pip download`` takes each one literally, so all are named."""
+        tags = [f"manylinux_2_{minor}_{self.machine}" for minor in range(self.glibc, 4, -1)]
+        tags.append(f"manylinux2014_{self.machine}")
+        if self.machine == "x86_64":
+            tags += [f"manylinux2010_{self.machine}", f"manylinux1_{self.machine}"]
+        return [*tags, f"linux_{self.machine}"]
+
+    @property
+    def markers(self) -> dict[str, str]:
+        """What the lock's conditions see there. pip would ask the computer that it runs on instead."""
+        return {
+            "implementation_name": "cpython",
+            "implementation_version": self.text.split(",")[0],
+            "os_name": "posix",
+            "platform_machine": self.machine,
+            "platform_python_implementation": "CPython",
+            "platform_release": "",
+            "platform_system": "Linux",
+            "platform_version": "",
+            "python_full_version": self.text.split(",")[0],
+            "python_version": self.python,
+            "sys_platform": "linux",
+            "extra": "",
+        }
+
+
+def locked_requirements(lock: str, target: Target) -> str:
+    """The part of the lock that holds on ``target``, with its hashes and without its conditions."""
+    lines = []
+    for block in re.split(r"\n(?=\S)", re.sub(r"(?m)^\s*#.*\n?", "", lock)):
+        if not block.strip():
+            continue
+        head, *hashes = re.split(r"\s*\\\n\s*", block.strip())
+        requirement = Requirement(head)
+        if requirement.marker is None or requirement.marker.evaluate(target.markers):
+            lines.append(" ".join([f"{requirement.name}{requirement.specifier}", *hashes]))
+    return "\n".join(lines) + "\n"
+
+
+def app_files(source: Path) -> Iterator[Path]:
+    """The files that make up a release, in a fixed order."""
+    yield from (source / name for name in APP_FILES)
+    for folder in APP_FOLDERS:
+        for path in sorted((source / folder).rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                yield path
+
+
+def release_name(source: Path, lock: str) -> str:
+    """The version and a hash of everything in the release, so that equal content is the same release."""
+    digest = hashlib.sha256(lock.encode())
+    for path in app_files(source):
+        digest.update(f"{path.relative_to(source)}\0".encode())
+        digest.update(path.read_bytes() + b"\0")
+    version = re.search(r'(?m)^version = "([^"]+)"', (source / "pyproject.toml").read_text())
+    if version is None:
+        raise BuildError(f"{source / 'pyproject.toml'} names no version")
+    return f"{version[1]}-{digest.hexdigest()[:10]}"
+
+
+def find_pip() -> list[str]:
+    """How to call pip: with this Python, or where it has none (Ansible from pipx, say) with the system's."""
+    for python in (sys.executable, "python3"):
+        command = [python, "-m", "pip"]
+        if subprocess.run([*command, "--version"], capture_output=True, check=False).returncode == 0:
+            return command
+    raise BuildError("pip is missing on the control computer: apt install python3-pip")
+
+
+def run_pip(pip: list[str], what: str, *arguments: str) -> None:
+    result = subprocess.run([*pip, *arguments], capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        errors = [line for line in result.stderr.splitlines() if line.startswith("ERROR")] or result.stderr.splitlines()
+        raise BuildError(f"{what} failed: {' '.join(errors[-3:])[-1500:]}")
+
+
+def download(pip: list[str], requirements: str, target: Target, folder: Path) -> None:
+    """Put the locked wheels for ``target`` into ``folder``. It appears under its name only when it is whole."""
+    if folder.is_dir():
+        return
+    with tempfile.TemporaryDirectory(dir=folder.parent) as new:
+        listing = Path(new) / "requirements.txt"
+        listing.write_text(requirements)
+        platforms = [argument for tag in target.platforms for argument in ("--platform", tag)]
+        run_pip(
+            pip,
+            f"downloading the wheels for Python {target.python} on {target.machine}",
+            *("download", "--quiet", "--disable-pip-version-check", "--require-hashes", "--only-binary=:all:"),
+            *("--no-deps", "--implementation", "cp", "--python-version", target.python, *platforms),
+            *("--requirement", str(listing), "--dest", f"{new}/wheels"),
+        )
+        Path(new, "wheels").rename(folder)
+
+
+def build_app(pip: list[str], source: Path, folder: Path) -> None:
+    """Build PiBot's own wheel from a clean copy of its files."""
+    if folder.is_dir():
+        return
+    with tempfile.TemporaryDirectory(dir=folder.parent) as new:
+        for path in app_files(source):
+            copy = Path(new, "source") / path.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+        run_pip(
+            pip,
+            "building PiBot's wheel",
+            *("wheel", "--quiet", "--disable-pip-version-check", "--no-deps", "--wheel-dir", f"{new}/wheels"),
+            f"{new}/source",
+        )
+        Path(new, "wheels").rename(folder)
+
+
+def pack(archive: Path, folders: list[Path]) -> None:
+    """Make one archive of all wheels. Not compressed: wheels are already."""
+    if archive.is_file():
+        return
+    with tempfile.TemporaryDirectory(dir=archive.parent) as new:
+        with tarfile.open(f"{new}/archive", "w") as tar:
+            for folder in folders:
+                for wheel in sorted(folder.glob("*.whl")):
+                    tar.add(wheel, wheel.name)
+        Path(new, "archive").rename(archive)
+
+
+def build(source: Path, lock_file: Path, cache: Path, targets: list[Target]) -> dict[str, object]:
+    """Build what is missing in the cache and say where it is."""
+    lock = lock_file.read_text()
+    release = release_name(source, lock)
+    lock_hash = hashlib.sha256(lock.encode()).hexdigest()[:10]
+    cache.mkdir(parents=True, exist_ok=True)
+    archives = {target: cache / f"{release}-{target.name}.tar" for target in targets}
+    changed = not all(archive.is_file() for archive in archives.values())
+    if changed:
+        with (cache / "lock").open("w") as turn, ThreadPoolExecutor(max_workers=4) as pool:
+            fcntl.flock(turn, fcntl.LOCK_EX)  # another run may build the same
+            pip = find_pip()
+            app = cache / f"app-{release}"
+            wheels = {target.name: (cache / f"wheels-{lock_hash}-{target.name}", target) for target in targets}
+            jobs = [pool.submit(build_app, pip, source, app)]
+            jobs += [
+                pool.submit(download, pip, locked_requirements(lock, target), target, folder)
+                for folder, target in wheels.values()
+            ]
+            for job in jobs:
+                job.result()
+            for target, archive in archives.items():
+                pack(archive, [wheels[target.name][0], app])
+    return {
+        "release": release,
+        "changed": changed,
+        "archives": {target.text: str(archive) for target, archive in archives.items()},
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Build the archives that the nodes install from.")
+    parser.add_argument("--source", type=Path, required=True, help="PiBot's checkout")
+    parser.add_argument("--lock", type=Path, required=True, help="the requirements with their hashes")
+    parser.add_argument("--cache", type=Path, required=True, help="where archives are kept")
+    parser.add_argument("targets", nargs="+", metavar="PYTHON,ARCHITECTURE,GLIBC")
+    arguments = parser.parse_args()
+    try:
+        targets = [Target.parse(text) for text in dict.fromkeys(arguments.targets)]
+        result = build(arguments.source.resolve(), arguments.lock, arguments.cache.expanduser(), targets)
+    except (BuildError, OSError) as exc:
+        sys.stderr.write(f"wheelhouse: {exc}\n")
+        return 1
+    json.dump(result, sys.stdout)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

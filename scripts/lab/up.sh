@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Puts a whole fleet on this computer and leaves it up: four hosts that boot like Raspberry Pis, provisioned by the very
+# site.yml that real ones get, and a first job through the provisioned master. Wants the environment .venv-ansible.
+set -euo pipefail
+# shellcheck source=scripts/lab/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+job=${JOB:-"Say hello, and tell how much memory this machine has."}
+export PATH=$LAB_ROOT/.venv-ansible/bin:$PATH
+export ANSIBLE_CONFIG=$LAB_ROOT/ansible/ansible.cfg
+inventory=$LAB_ROOT/molecule/lab/inventory.py
+on_master() { ssh -F "$LAB_STATE/ssh_config" pibot-master "$@"; }
+
+# create.yml runs these two as well; here their progress can be seen.
+"$LAB_ROOT/scripts/lab/host.sh"
+"$LAB_ROOT/scripts/lab/images.sh"
+
+say "booting the hosts"
+mkdir -p "$LAB_STATE"
+ansible-playbook -i "$inventory" "$LAB_ROOT/molecule/lab/create.yml" >"$LAB_STATE/create.log" 2>&1 || {
+    tail -n 40 "$LAB_STATE/create.log" >&2
+    die "the hosts could not be created; see the lines above."
+}
+say "provisioning them with ansible/site.yml"
+(cd "$LAB_ROOT/ansible" && ansible-playbook -i "$inventory" site.yml)
+
+# From here on as any client of the fleet would: with its key, over HTTP.
+master=$(ssh -F "$LAB_STATE/ssh_config" -G pibot-master | awk '$1 == "hostname" { print $2 }')
+key=$(on_master "sed -n 's/^PIBOT_API_KEY=//p' pibot/.env")
+say "job: $job"
+answer=$(
+    curl --silent --show-error --fail-with-body --max-time 150 "http://$master:5000/task" \
+        --header "Authorization: Bearer $key" --header 'Prefer: wait=120' \
+        --data "$(python3 -c 'import json, sys; print(json.dumps({"description": sys.argv[1]}))' "$job")"
+) || die "the master did not take the job: $answer"
+python3 -c 'import json, sys; result = json.loads(sys.argv[1]); print(result.get("output") or result)' "$answer"
+
+cat <<END
+
+The fleet is up.
+  dashboard   http://$master:5000/dashboard (any name; the password is the key)
+  key         $key
+  a host      ssh -F ${LAB_STATE#"$PWD/"}/ssh_config worker-1
+  a job       curl -H 'Authorization: Bearer $key' -H 'Prefer: wait=60' -d '{"description": "…"}' http://$master:5000/task
+  away with   make down
+END
