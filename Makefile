@@ -1,20 +1,31 @@
-# The two commands: `make demo` and `make test`. `make` alone lists them all.
+# The two commands: `make up` and `make test`. `make` alone lists them all.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench lock clean
+.PHONY: help up down demo test lint format bench lock clean
 
 help: ## show this
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
+
+up: ## put a fleet of four machines on this computer, provision it with ansible/site.yml, and give it a job (JOB="...")
+	@scripts/bootstrap.sh ansible .venv-ansible
+	@scripts/lab/up.sh
+
+down: ## remove every trace of what `make up` made
+	@scripts/lab/down.sh --images
 
 demo: ## run a whole fleet on this computer, with an example job (ONCE=1: end when the job has)
 	@scripts/bootstrap.sh runtime
 	@.venv/bin/python -m pibot demo $(if $(filter-out 0,$(ONCE)),--once)
 
-test: lint ## lint, then every test (ARGS="-k name" goes to pytest; ONE_PYTHON=1 tests on one Python only)
-	@scripts/test.sh $(ARGS)
-
-lint: ## ruff and mypy
+test: ## lint, then every test (ARGS="-k name": just those, on one Python; NO_LAB=1 leaves the lab out)
 	@scripts/bootstrap.sh dev
 	@scripts/lint.sh
+	@scripts/test.sh $(ARGS)
+
+lint: ## ruff, mypy, ansible-lint, yamllint
+	@scripts/bootstrap.sh dev
+	@scripts/lint.sh
+	@scripts/bootstrap.sh ansible .venv-ansible
+	@scripts/lint-ansible.sh
 
 format: ## let ruff format and sort
 	@scripts/bootstrap.sh dev

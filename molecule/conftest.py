@@ -1,13 +1,17 @@
-"""What every scenario's tests share: any host by its name, a real connection as a probe, and no silent skipping."""
+"""What every scenario's tests share: any host by its name, real connections and requests, and no silent skipping."""
 
 from __future__ import annotations
 
 import contextlib
+import json
+import subprocess
 import time
+import urllib.error
+import urllib.request
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 import testinfra
@@ -15,7 +19,8 @@ import testinfra
 if TYPE_CHECKING:
     from testinfra.host import Host
 
-INVENTORY = Path(__file__).resolve().parent / "lab" / "inventory.py"
+ROOT = Path(__file__).resolve().parents[1]
+INVENTORY = ROOT / "molecule" / "lab" / "inventory.py"
 
 # Tries to connect with the standard library alone and says how it ended. A closed firewall drops the packet, so
 # there is no answer; a port where nobody listens answers with a refusal.
@@ -34,6 +39,77 @@ else:
 """
 
 _outcomes: Counter[str] = Counter()
+
+
+class Answer(NamedTuple):
+    """What came back over HTTP."""
+
+    status: int
+    body: Any
+
+
+class Lab:
+    """The lab from outside: its folder, its key, a shell on a host, a playbook, a request.
+
+    Attributes:
+        state: the lab's own folder on this computer.
+        hosts: what the inventory knows of each host.
+        ports: the SSH ports of hosts that a test has moved.
+    """
+
+    def __init__(self) -> None:
+        listed = json.loads(subprocess.run([INVENTORY], capture_output=True, text=True, check=True).stdout)
+        self.state = Path(listed["all"]["vars"]["lab_state"])
+        self.hosts: dict[str, Any] = listed["_meta"]["hostvars"]
+        self.ports: dict[str, int] = {}
+
+    @property
+    def key(self) -> str:
+        """The key that the first run of the playbook made."""
+        return (self.state / "secrets" / "api_key").read_text().strip()
+
+    def url(self, name: str, path: str = "") -> str:
+        """Where that host serves its API."""
+        return f"http://{self.hosts[name]['ansible_host']}:5000{path}"
+
+    def shell(self, name: str, command: str, stdin: str = "", check: bool = True) -> str:
+        """What a command prints, run as `pi` over SSH."""
+        port = str(self.ports.get(name, 22))
+        ssh = ["ssh", "-F", str(self.state / "ssh_config"), "-p", port, name, command]
+        done = subprocess.run(ssh, input=stdin, capture_output=True, text=True, check=False)
+        assert done.returncode == 0 or not check, f"{command}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def playbook(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run ansible-playbook as an owner does, in the folder ansible/ and with the lab's inventory."""
+        command = ["ansible-playbook", "--inventory", str(INVENTORY), *arguments]
+        return subprocess.run(command, cwd=ROOT / "ansible", capture_output=True, text=True, check=False)
+
+    def ask(self, name: str, path: str, body: object = None, *, key: str | None = None, wait: int = 0) -> Answer:
+        """One request from this computer."""
+        request = urllib.request.Request(self.url(name, path), None if body is None else json.dumps(body).encode())
+        if key is not None:
+            request.add_header("Authorization", f"Bearer {key}")
+        if wait:
+            request.add_header("Prefer", f"wait={wait}")
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(request, timeout=wait + 15) as response:
+                return Answer(response.status, json.load(response))
+        except urllib.error.HTTPError as error:
+            with error:
+                return Answer(error.code, json.load(error))
+
+    def curl(self, source: str, url: str, *arguments: str) -> Any:
+        """What curl on the host `source` prints, decoded."""
+        quoted = " ".join(f"'{argument}'" for argument in ("curl", "-sS", "--max-time", "90", *arguments, url))
+        return json.loads(self.shell(source, quoted))
+
+
+@pytest.fixture(scope="session")
+def lab() -> Lab:
+    """The lab from outside."""
+    return Lab()
 
 
 @pytest.fixture(scope="session")
@@ -88,6 +164,22 @@ def reboot(on: Callable[[str], Host]) -> Callable[[str], None]:
             if now.rc == 0 and now.stdout != before:
                 return
         pytest.fail(f"{name} did not come back within 60 s of its reboot")
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def healthy(lab: Lab) -> Callable[[str], Any]:
+    """Return a host's health once it says that it is healthy, asked from the host itself: `healthy("worker-1")`."""
+
+    def get(name: str) -> Any:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            printed = lab.shell(name, "curl -s --max-time 5 http://127.0.0.1:5000/health", check=False)
+            if printed and json.loads(printed).get("status") == "healthy":
+                return json.loads(printed)
+            time.sleep(0.3)
+        pytest.fail(f"{name} was not healthy within 60 s:\n{lab.shell(name, 'journalctl -n 40 -u pibot-*')}")
 
     return get
 

@@ -1,14 +1,22 @@
 #!/usr/bin/env bash
-# Every test on .venv's Python, then the unit tests on every other Python from 3.9 to 3.13 that this machine has.
-# Arguments go to pytest. ONE_PYTHON=1 leaves the other Pythons out.
+# Every test: on .venv's Python first; then, side by side, the unit tests on every other Python from 3.9 to 3.13 that this
+# machine has, and the lab. Arguments go to pytest, and then only .venv's Python is used, without the lab.
+#
+#   ONE_PYTHON=1  leaves the other Pythons out
+#   NO_LAB=1      leaves the lab out
+#   CI=…          what this machine can't run is a failure
 set -euo pipefail
 
 cd "$(dirname -- "$0")/.."
 
 wanted=(3.9 3.10 3.11 3.12 3.13)
 logs=$(mktemp -d)
+lab=
 trap 'rm -rf "$logs"' EXIT
+# The lab is a process group of its own; it removes its hosts when it is asked to end.
+trap '[ -z "$lab" ] || { kill -TERM -- "-$lab"; wait "$lab"; } 2>/dev/null || true; exit 130' INT TERM
 summary=()
+loud=()
 passed=0 failed=0 skipped=0 broken=0
 
 # The programs that tests run and that no Python package brings.
@@ -32,28 +40,57 @@ find_python() {
     return 1
 }
 
-count() { # the number before word $1 in pytest's last line, 0 where the word is not there
-    grep -oE "[0-9]+ $1" <<<"$last" | grep -oE '^[0-9]+' || echo 0
+count() { # the number before word $1 in pytest's last line, $2; 0 where the word is not there
+    grep -oE "[0-9]+ $1" <<<"$2" | grep -oE '^[0-9]+' || echo 0
+}
+
+tally() { # NAME PYTEST'S-LAST-LINE STATUS
+    # 5 means that no test was run: nothing was shown then, so it counts as a failure like the others.
+    [ "$3" = 0 ] || broken=1
+    passed=$((passed + $(count passed "$2")))
+    failed=$((failed + $(count failed "$2") + $(count errors? "$2")))
+    skipped=$((skipped + $(count skipped "$2")))
+    summary+=("$1: ${2//=/}")
 }
 
 run() { # NAME PYTHON ARGUMENTS...
-    local name=$1 python=$2 last status=0
+    local name=$1 python=$2 status=0
     shift 2
     printf '\n== Python %s\n' "$name"
     "$python" -m pytest "$@" 2>&1 | tee "$logs/$name" || status=$?
-    last=$(tail -n 1 "$logs/$name")
-    # 5 means that no test was run: nothing was shown then, so it counts as a failure like the others.
+    tally "Python $name" "$(tail -n 1 "$logs/$name")" "$status"
+}
+
+start_lab() {
+    printf '\n== Lab: started, its report follows below\n'
+    setsid scripts/lab/test.sh >"$logs/lab" 2>&1 </dev/null &
+    lab=$!
+}
+
+finish_lab() {
+    local status=0 line
+    wait "$lab" || status=$?
+    lab=
+    printf '\n== Lab\n'
+    cat "$logs/lab"
+    if [ "$status" = 3 ]; then
+        loud+=("THE LAB WAS NOT RUN, so nothing is shown of the playbook: $(tail -n 1 "$logs/lab")")
+        [ -z "${CI:-}" ] || broken=1
+        return
+    fi
+    # One line for each scenario that came as far as its tests.
+    while read -r line; do
+        tally "Lab" "$line" "$status"
+    done < <(grep -oE '=+ [^=]*(passed|failed|error)[^=]* in [0-9.]+s[^=]*=+' "$logs/lab" || echo "no test was run")
     [ "$status" = 0 ] || broken=1
-    passed=$((passed + $(count passed)))
-    failed=$((failed + $(count failed) + $(count errors?)))
-    skipped=$((skipped + $(count skipped)))
-    summary+=("Python $name: ${last//=/}")
 }
 
 need_programs
 own=$(.venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 run "$own" .venv/bin/python "$@"
+[ $# = 0 ] || ONE_PYTHON=1 NO_LAB=1
 
+[ "${NO_LAB:-}" = 1 ] || start_lab
 absent=()
 for version in "${wanted[@]}"; do
     if [ "$version" = "$own" ] || [ "${ONE_PYTHON:-}" = 1 ]; then
@@ -61,14 +98,16 @@ for version in "${wanted[@]}"; do
     fi
     if python=$(find_python "$version"); then
         PYTHON=$python scripts/bootstrap.sh dev ".venv-$version"
-        run "$version" ".venv-$version/bin/python" -q -m 'not system' -p no:cacheprovider "$@"
+        run "$version" ".venv-$version/bin/python" -q -m 'not system' -p no:cacheprovider
     else
         absent+=("$version")
     fi
 done
+[ -z "$lab" ] || finish_lab
 
 printf '\n== Summary (all tests on Python %s, unit tests on the others)\n' "$own"
 printf '%s\n' "${summary[@]}"
 [ ${#absent[@]} = 0 ] || echo "not on this machine: Python ${absent[*]}"
+[ ${#loud[@]} = 0 ] || printf '\n*** %s\n\n' "${loud[@]}"
 echo "$passed passed, $failed failed, $skipped skipped"
 exit "$broken"

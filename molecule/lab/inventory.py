@@ -69,6 +69,8 @@ def inventory(name: str, network: str) -> dict[str, object]:
                 "pibot_secrets_dir": f"{state}/secrets",
                 # The offline model: a lab needs no key.
                 "pibot_model": "rehearsal",
+                # A worker fetches nothing from the house it stands in, but the lab's page is served there.
+                "pibot_env": {"PIBOT_WEB_ALLOW": f"{network}.0/24"},
             },
         },
         **groups,

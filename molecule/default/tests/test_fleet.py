@@ -1,0 +1,213 @@
+"""The provisioned fleet, as its owner, its workers and a stranger meet it."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from testinfra.host import Host
+
+    from conftest import Lab
+
+testinfra_hosts = ["pibot-master"]
+
+WORKERS = ("worker-1", "worker-2", "worker-3")
+UNITS = {"pibot-master": "pibot-master", **dict.fromkeys(WORKERS, "pibot-worker")}
+FOLDERS = {"pibot-master": "/home/pi/pibot", **dict.fromkeys(WORKERS, "/home/pi/pibot-worker")}
+
+WORKER_PSS_BUDGET_KB = 46 * 1000
+"""What a worker may take once it has run a task."""
+
+
+# --- who gets through ---
+
+
+@pytest.mark.parametrize("name", WORKERS)
+def test_the_master_reaches_each_workers_health_without_a_key(name: str, lab: Lab) -> None:
+    assert lab.curl("pibot-master", lab.url(name, "/health")) == {
+        "status": "healthy",
+        "worker_id": name,
+        "current_task": None,
+    }
+
+
+def test_the_owners_computer_reaches_the_masters_health_without_a_key(lab: Lab) -> None:
+    answer = lab.ask("pibot-master", "/health")
+    assert answer.status == 200
+    assert (answer.body["status"], answer.body["workers"]["total"], answer.body["workers"]["offline"]) == (
+        "healthy",
+        3,
+        0,
+    )
+
+
+@pytest.mark.parametrize("source", ["outside", "worker-2", "worker-3"])
+def test_a_workers_door_is_closed_to_all_but_the_master(source: str, connect: Callable[[str, str, int], str]) -> None:
+    assert connect("pibot-master", "worker-1", 5000) == "open"
+    assert connect(source, "worker-1", 5000) == "dropped"
+
+
+def test_a_workers_door_is_closed_to_the_owners_computer_too(lab: Lab) -> None:
+    with pytest.raises(TimeoutError):
+        socket.create_connection((lab.hosts["worker-1"]["ansible_host"], 5000), timeout=3)
+
+
+def test_the_offline_model_answers_the_workers_alone(connect: Callable[[str, str, int], str]) -> None:
+    assert connect("worker-1", "pibot-master", 5009) == "open"
+    assert connect("outside", "pibot-master", 5009) == "dropped"
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_ssh_stays_open_to_everybody(name: str, connect: Callable[[str, str, int], str]) -> None:
+    assert connect("outside", name, 22) == "open"
+
+
+def test_the_owners_own_rules_stay(on: Callable[[str], Host], connect: Callable[[str, str, int], str]) -> None:
+    assert connect("outside", "worker-2", 9100) == "refused"  # open, but nobody listens
+    assert "SSH of the owner" in on("worker-2").check_output("sudo ufw status")
+
+
+# --- the key ---
+
+
+def test_a_task_runs_through_the_master_by_curl_with_the_key(lab: Lab) -> None:
+    body = json.dumps({"description": "List files in home directory", "skills": ["shell_exec"]})
+    headers = ("-H", f"Authorization: Bearer {lab.key}", "-H", "Prefer: wait=60")
+    answer = lab.curl("outside", lab.url("pibot-master", "/task"), *headers, "-d", body)
+    assert answer["success"] is True
+    assert "total" in answer["output"]
+
+
+@pytest.mark.parametrize("key", [None, "", "x" * 43])
+def test_neither_the_master_nor_a_worker_runs_a_task_for_a_caller_without_the_key(key: str | None, lab: Lab) -> None:
+    body = {"task_id": "stranger", "description": "List files in home directory", "skills": ["shell_exec"]}
+    assert lab.ask("pibot-master", "/task", {"description": body["description"]}, key=key).status == 401
+    header = () if key is None else ("-H", f"Authorization: Bearer {key}")
+    refused = lab.curl("pibot-master", lab.url("worker-1", "/task"), *header, "-d", json.dumps(body))
+    assert refused["success"] is False
+    known = lab.curl(
+        "pibot-master", lab.url("worker-1", "/task/stranger/result"), "-H", f"Authorization: Bearer {lab.key}"
+    )
+    assert "stranger" in known["error"]
+    assert "never sent here" in known["error"]
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_the_settings_are_for_pi_alone(name: str, on: Callable[[str], Host]) -> None:
+    env = on(name).file(f"{FOLDERS[name]}/.env")
+    with on(name).sudo():
+        assert (env.user, env.mode) == ("pi", 0o600)
+        assert re.search(r"^PIBOT_API_KEY=\w{43}$", env.content_string, re.MULTILINE)
+    assert "Permission denied" in on(name).run(f"sudo -u nobody cat {FOLDERS[name]}/.env").stderr
+
+
+def test_the_key_is_kept_for_the_owner_alone_and_is_in_no_log(lab: Lab) -> None:
+    assert (lab.state / "secrets" / "api_key").stat().st_mode & 0o777 == 0o600
+    for name in UNITS:
+        # On standard input: sudo would write it into the journal itself.
+        found = lab.shell(
+            name, "sudo grep -rlFf - /var/log /run/log /etc ~/*/logs ~/*/worker.log", lab.key, check=False
+        )
+        assert found == ""
+
+
+# --- the units ---
+
+
+@pytest.mark.parametrize(("name", "unit"), UNITS.items())
+def test_the_unit_is_enabled_and_runs_as_pi(name: str, unit: str, on: Callable[[str], Host]) -> None:
+    service = on(name).service(unit)
+    assert service.is_enabled
+    assert service.is_running
+    process = on(name).process.get(pid=int(service.systemd_properties["MainPID"]))
+    assert process.user == "pi"
+
+
+@pytest.mark.parametrize(("name", "unit"), UNITS.items())
+def test_the_unit_comes_back_after_kill_9(
+    name: str, unit: str, on: Callable[[str], Host], healthy: Callable[[str], Any]
+) -> None:
+    before = on(name).service(unit).systemd_properties["MainPID"]
+    on(name).check_output(f"sudo kill -9 {before}")
+    assert healthy(name)["status"] == "healthy"
+    assert on(name).service(unit).systemd_properties["MainPID"] not in ("0", before)
+
+
+@pytest.mark.parametrize("name", ["worker-3", "pibot-master"])
+def test_unit_and_firewall_come_back_after_a_reboot(
+    name: str,
+    on: Callable[[str], Host],
+    reboot: Callable[[str], None],
+    healthy: Callable[[str], Any],
+    connect: Callable[[str, str, int], str],
+) -> None:
+    reboot(name)
+    assert healthy(name)["status"] == "healthy"
+    assert "Status: active" in on(name).check_output("sudo ufw status")
+    assert connect("outside", name, 5009 if name == "pibot-master" else 5000) == "dropped"
+
+
+@pytest.mark.parametrize(("name", "unit"), UNITS.items())
+def test_the_units_limits_and_hardening_hold(name: str, unit: str, on: Callable[[str], Host]) -> None:
+    properties = on(name).service(unit).systemd_properties
+    assert properties["Restart"] == "always"
+    assert properties["StartLimitIntervalUSec"] == "0"
+    assert int(properties["MemoryMax"]) < 512 * 2**20
+    assert properties["NoNewPrivileges"] == "yes"
+    assert properties["ProtectSystem"] == "strict"
+
+
+@pytest.mark.parametrize("name", WORKERS)
+def test_the_agent_can_change_neither_its_code_nor_the_system(name: str, on: Callable[[str], Host]) -> None:
+    pid = on(name).service("pibot-worker").systemd_properties["MainPID"]
+    # What the kernel lets this process do; a container's root may not step into its view to try.
+    mounts = [line.split() for line in on(name).check_output(f"sudo cat /proc/{pid}/mountinfo").splitlines()]
+    access = {fields[4].rstrip("/"): fields[5].split(",")[0] for fields in mounts}
+
+    def accessible(path: str) -> str:
+        return next(
+            access[str(at).rstrip("/")] for at in (Path(path), *Path(path).parents) if str(at).rstrip("/") in access
+        )
+
+    home, folder = "/home/pi", "/home/pi/pibot-worker"
+    assert [accessible(path) for path in ("/etc", home, folder, f"{folder}/releases")] == ["ro", "ro", "rw", "ro"]
+    (keys,) = [fields[3] for fields in mounts if fields[4] == f"{home}/.ssh"]
+    assert keys.endswith("/inaccessible/dir")
+
+
+# --- memory, logs ---
+
+
+@pytest.mark.parametrize("name", WORKERS)
+def test_a_worker_that_has_run_a_task_is_within_its_memory_budget(
+    name: str, lab: Lab, on: Callable[[str], Host]
+) -> None:
+    task = json.dumps({"task_id": f"memory-{name}", "description": "Sleep for 1 seconds", "skills": ["shell_exec"]})
+    headers = ("-H", f"Authorization: Bearer {lab.key}", "-H", "Prefer: wait=60")
+    done = lab.curl("pibot-master", lab.url(name, "/task"), *headers, "-d", task)
+    assert done["success"] is True
+    pid = on(name).service("pibot-worker").systemd_properties["MainPID"]
+    pss = on(name).check_output(f"sudo awk '/^Pss:/ {{ print $2 }}' /proc/{pid}/smaps_rollup")
+    assert int(pss) <= WORKER_PSS_BUDGET_KB
+
+
+def test_logs_are_where_the_guide_looks_for_them(lab: Lab) -> None:
+    assert "hub_ready" in lab.shell("pibot-master", "cat ~/pibot/logs/master_$(date +%Y%m%d).log")
+    assert "worker_ready" in lab.shell("worker-1", "cat ~/pibot-worker/worker.log")
+    assert "worker_ready" in lab.shell("worker-1", "sudo journalctl -u pibot-worker --no-pager")
+
+
+def test_the_dashboard_shows_the_fleet(lab: Lab) -> None:
+    page = lab.shell("outside", f"curl -sS -u pi:{lab.key} {lab.url('pibot-master', '/dashboard')}")
+    assert all(name in page for name in WORKERS)
+
+
+def test_the_pibot_command_works_on_the_master(lab: Lab) -> None:
+    assert "worker-2" in lab.shell("pibot-master", "pibot status")

@@ -1,0 +1,72 @@
+"""A worker that is added to the inventory joins with one run; taken off, it leaves its machine as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Lab
+
+testinfra_hosts = ["outside"]
+
+# What an owner would miss, or find left over.
+STATE = (
+    "dpkg-query -W -f '${db:Status-Abbrev} ${Package}\\n' | grep ^ii; cut -d: -f1 /etc/passwd;"
+    " sudo find /etc/systemd/system /usr/local /home /var/lib -maxdepth 2 -name '*pibot*'; sudo ufw status"
+)
+
+
+@pytest.fixture(scope="module")
+def added(tmp_path_factory: pytest.TempPathFactory, lab: Lab) -> Iterator[Path]:
+    """An inventory with one line more, for the machine that was a stranger so far. Its owner has moved SSH to 2222."""
+    address = lab.hosts["outside"]["ansible_host"]
+    inventory = tmp_path_factory.mktemp("inventory") / "added.ini"
+    inventory.write_text(f"[workers]\nworker-4 ansible_host={address} ansible_port=2222\n")
+    known_hosts = lab.state / "known_hosts"
+    lines = known_hosts.read_text()
+    (key,) = [line for line in lines.splitlines() if line.startswith(f"{address} ")]
+    known_hosts.write_text(f"{lines}{key.replace(address, f'[{address}]:2222')}\n")
+    file = "/etc/ssh/sshd_config.d/ports.conf"
+    lab.shell("outside", f"printf 'Port 22\\nPort 2222\\n' | sudo tee {file} && sudo systemctl restart ssh")
+    lab.ports["outside"] = 2222
+    yield inventory
+    lab.shell("outside", f"sudo rm {file} && sudo systemctl restart ssh")
+    del lab.ports["outside"]
+    known_hosts.write_text(lines)
+
+
+def test_a_new_worker_joins_with_one_run_and_leaves_without_a_trace(
+    lab: Lab, added: Path, connect: Callable[[str, str, int], str]
+) -> None:
+    before = lab.shell("outside", STATE)
+
+    run = lab.playbook("--inventory", str(added), "site.yml")
+    assert run.returncode == 0, run.stdout
+    health = lab.curl("pibot-master", lab.url("outside", "/health"))
+    assert health == {"status": "healthy", "worker_id": "worker-4", "current_task": None}
+    assert [connect("worker-1", "outside", port) for port in (5000, 2222, 22)] == ["dropped", "open", "dropped"]
+    assert lab.ask("pibot-master", "/health").body["workers"]["total"] == 4
+    body = {"description": "Sleep for 2 seconds", "skills": ["shell_exec"]}
+    jobs = [lab.ask("pibot-master", "/task", body, key=lab.key).body["job_id"] for _ in range(4)]
+    results = [lab.ask("pibot-master", f"/task/{job}/result", key=lab.key, wait=60).body for job in jobs]
+    assert all(result["success"] for result in results)
+    assert "worker-4" in [
+        step["worker_id"]
+        for job in jobs
+        for step in lab.ask("pibot-master", f"/task/{job}", key=lab.key).body["job"]["subtasks"]
+    ]
+
+    uninstall = ("--inventory", str(added), "playbooks/uninstall.yml", "--limit", "worker-4")
+    refused = lab.playbook(*uninstall)
+    assert refused.returncode != 0
+    assert "Say that you mean it with -e pibot_uninstall=yes" in refused.stdout
+    assert lab.curl("pibot-master", lab.url("outside", "/health"))["status"] == "healthy"
+
+    removed = lab.playbook(*uninstall, "-e", "pibot_uninstall=yes")
+    assert removed.returncode == 0, removed.stdout
+    assert lab.shell("outside", STATE) == before
+    assert connect("worker-1", "outside", 22) == "open"

@@ -1,0 +1,130 @@
+"""Updates: a good release goes through with no job lost, a broken one stops at the first host, and there is a way back.
+
+The tests build on each other, as the days of a fleet do.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Lab
+
+testinfra_hosts = ["pibot-master"]
+
+ROOT = Path(__file__).resolve().parents[3]
+WORKERS = ("worker-1", "worker-2", "worker-3")
+HOSTS = (*WORKERS, "pibot-master")
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of this checkout, as far as a release is made from it."""
+    copy = tmp_path_factory.mktemp("checkout")
+    for folder in ("src", "skills", "requirements"):
+        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE", "soul.md", "worker_soul.md"):
+        shutil.copy2(ROOT / name, copy)
+    return copy
+
+
+def release(lab: Lab, name: str) -> str:
+    """The release that a host runs."""
+    folder = "pibot" if name == "pibot-master" else "pibot-worker"
+    return lab.shell(name, f"readlink ~/{folder}/current").strip()
+
+
+def process(lab: Lab, name: str) -> str:
+    """The main process of a worker."""
+    return lab.shell(name, "systemctl show --property MainPID --value pibot-worker").strip()
+
+
+def persist(request: Callable[[], Any]) -> Any:
+    """What a patient client gets: the master is away for a moment while it is switched over."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            answer = request()
+        except OSError:
+            answer = None
+        if answer is not None and answer.status in (200, 202):
+            return answer
+        assert time.monotonic() < deadline, answer
+        time.sleep(0.2)
+
+
+def run_a_job(lab: Lab, job_id: str) -> Any:
+    """Have the fleet run a job of two seconds, and return its record."""
+    body = {"job_id": job_id, "description": "Sleep for 2 seconds", "skills": ["shell_exec"]}
+    persist(lambda: lab.ask("pibot-master", "/task", body, key=lab.key))
+    while True:
+        result = persist(lambda: lab.ask("pibot-master", f"/task/{job_id}/result", key=lab.key, wait=30))
+        if result.status == 200:
+            return persist(lambda: lab.ask("pibot-master", f"/task/{job_id}", key=lab.key)).body["job"]
+
+
+def test_a_good_release_goes_through_and_no_job_is_lost(lab: Lab, checkout: Path) -> None:
+    before = release(lab, "pibot-master")
+    (checkout / "src/pibot/__init__.py").open("a").write("# A release of its own.\n")
+    stamp = int(time.time())
+    with ThreadPoolExecutor(5) as pool:
+        update = pool.submit(lab.playbook, "site.yml", "-e", f"pibot_app_source={checkout}")
+
+        def keep_busy(caller: int) -> list[Any]:
+            jobs: list[Any] = []
+            while not update.done():
+                jobs.append(run_a_job(lab, f"during-{stamp}-{caller}-{len(jobs)}"))
+            return jobs
+
+        # More callers than workers: a worker that is switched over always has a task.
+        callers = [pool.submit(keep_busy, caller) for caller in range(4)]
+        jobs = [job for caller in callers for job in caller.result()]
+    assert update.result().returncode == 0, update.result().stdout
+    assert [job["status"] for job in jobs] == ["completed"] * len(jobs)
+    assert len(jobs) > len(HOSTS)
+    assert all(len(job["subtasks"][0]["attempts"]) <= 3 for job in jobs)
+    (now,) = {release(lab, name) for name in HOSTS}
+    assert now != before
+    for name in HOSTS:
+        folder = "pibot" if name == "pibot-master" else "pibot-worker"
+        assert lab.shell(name, f"readlink ~/{folder}/previous").strip() == before
+
+
+def test_a_broken_release_is_rolled_back_on_the_first_host_and_reaches_no_other(lab: Lab, checkout: Path) -> None:
+    good = release(lab, "worker-1")
+    others = {name: (release(lab, name), process(lab, name)) for name in WORKERS[1:]}
+    broken = checkout / "src/pibot/worker_task_executor.py"
+    text = broken.read_text()
+    broken.write_text(
+        text.replace("    parser = argparse", '    raise SystemExit("broken on purpose")\n    parser = argparse')
+    )
+    assert broken.read_text() != text
+
+    run = lab.playbook("site.yml", "-e", f"pibot_app_source={checkout}", "-e", "pibot_app_health_seconds=5")
+
+    broken.write_text(text)
+    assert run.returncode != 0
+    assert "pibot-worker on worker-1 did not get well" in run.stdout
+    assert "broken on purpose" in run.stdout  # the journal's own words
+    assert f"It runs {Path(good).name} again" in run.stdout
+    assert release(lab, "worker-1") == good
+    health = lab.curl("pibot-master", lab.url("worker-1", "/health"))
+    assert (health["status"], health["worker_id"]) == ("healthy", "worker-1")
+    assert {name: (release(lab, name), process(lab, name)) for name in WORKERS[1:]} == others
+    assert release(lab, "pibot-master") == good
+    assert run_a_job(lab, f"after-{int(time.time())}")["status"] == "completed"
+
+
+def test_roll_back_goes_back_on_purpose(lab: Lab) -> None:
+    (now,) = {release(lab, name) for name in HOSTS}
+    run = lab.playbook("playbooks/rollback.yml")
+    assert run.returncode == 0, run.stdout
+    (back,) = {release(lab, name) for name in HOSTS}
+    assert back != now
+    assert run_a_job(lab, f"back-{int(time.time())}")["status"] == "completed"

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Everything that is proved on the lab's hosts: the playbook's linters, then `molecule test` over every scenario.
+#
+# Exit status: 0 passed, 1 failed, 3 where this computer can't run the lab; the last line says why in a sentence.
+set -euo pipefail
+# shellcheck source=scripts/lab/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+unable() {
+    echo "$*" >&2
+    exit 3
+}
+
+cd "$LAB_ROOT"
+scripts/bootstrap.sh ansible .venv-ansible || unable "the environment for Ansible could not be made; see above."
+scripts/lint-ansible.sh
+
+scripts/lab/host.sh || unable "this computer can't have what the lab needs; see above."
+scripts/lab/images.sh || unable "the lab's images could not be built; see above."
+scripts/lab/podman-conf.sh "$LAB_IMAGE:${LAB_RELEASES[0]}" >/dev/null || unable "podman can't boot the lab's hosts; see above."
+
+# What a run that was killed may have left: molecule makes the hosts of a run anew only where there are none.
+export PATH=$LAB_ROOT/.venv-ansible/bin:$PATH PIBOT_LAB=${PIBOT_LAB:-pibot-molecule} COLUMNS=160 NO_COLOR=1
+scripts/lab/down.sh
+trap scripts/lab/down.sh EXIT
+molecule test --all
