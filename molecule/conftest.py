@@ -27,7 +27,7 @@ INVENTORY = ROOT / "molecule" / "lab" / "inventory.py"
 PROBE = """
 import socket, sys
 try:
-    socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=3).close()
+    socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=2).close()
 except socket.timeout:
     print("dropped")
 except ConnectionRefusedError:
