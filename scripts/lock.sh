@@ -26,6 +26,7 @@ oldest=3.9
 lock runtime.txt "$@" pyproject.toml
 lock openai.txt "$@" -c requirements/runtime.txt --extra openai pyproject.toml
 lock dev.txt "$@" -c requirements/openai.txt --extra openai pyproject.toml requirements/dev.in
+lock build.txt "$@" -c requirements/dev.txt requirements/build.in
 lock bench.txt "$@" requirements/bench.in
 
 # The control computer is no node, and Ansible wants a newer Python there.

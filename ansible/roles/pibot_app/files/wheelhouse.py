@@ -5,8 +5,9 @@
 
 A TARGET is what a node said about itself: ``3.9.2,armhf,2.31`` (Python, Debian architecture, glibc). For each of them
 there is one archive with every wheel that this node needs: the locked requirements, downloaded with their hashes
-checked, and PiBot itself. Archives are kept in the cache under a name that changes with their content, so a second run
-builds nothing. Prints JSON: the release's name, the archive of each target, and whether anything was built.
+checked, and PiBot itself, built with tools that are locked in the same way (requirements/build.txt). Archives are kept
+in the cache under a name that changes with their content, so a second run builds nothing. Prints JSON: the release's
+name, the archive of each target, and whether anything was built.
 
 Wants Python 3.9 with ``packaging``, which comes with Ansible, and ``pip``.
 """
@@ -17,13 +18,14 @@ import argparse
 import fcntl
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +38,15 @@ MACHINES = {"arm64": "aarch64", "armhf": "armv7l", "amd64": "x86_64"}
 # What the wheel is built from, beside the package itself.
 APP_FILES = ("pyproject.toml", "README.md", "LICENSE", "soul.md", "worker_soul.md")
 APP_FOLDERS = ("src/pibot", "skills")
+
+DOWNLOAD = (
+    "download",
+    "--quiet",
+    "--disable-pip-version-check",
+    "--require-hashes",
+    "--only-binary=:all:",
+    "--no-deps",
+)
 
 
 class BuildError(Exception):
@@ -112,6 +123,10 @@ def app_files(source: Path) -> Iterator[Path]:
                 yield path
 
 
+def short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
 def release_name(source: Path, lock: str) -> str:
     """The version and a hash of everything in the release, so that equal content is the same release."""
     digest = hashlib.sha256(lock.encode())
@@ -124,23 +139,37 @@ def release_name(source: Path, lock: str) -> str:
     return f"{version[1]}-{digest.hexdigest()[:10]}"
 
 
-def find_pip() -> list[str]:
-    """How to call pip: with this Python, or where it has none (Ansible from pipx, say) with the system's."""
-    for python in (sys.executable, "python3"):
-        command = [python, "-m", "pip"]
-        if subprocess.run([*command, "--version"], capture_output=True, check=False).returncode == 0:
-            return command
-    raise BuildError("pip is missing on the control computer: apt install python3-pip")
+@dataclass(frozen=True)
+class Pip:
+    """How pip is called here."""
+
+    command: list[str]
+    version: str  # as it tells it itself, with its Python's
+
+    @classmethod
+    def find(cls) -> Pip:
+        """This Python's own, or where it has none (Ansible from pipx, say) the system's."""
+        for python in (sys.executable, "python3"):
+            command = [python, "-m", "pip"]
+            try:
+                answer = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)
+            except FileNotFoundError:
+                continue
+            if answer.returncode == 0:
+                return cls(command, answer.stdout)
+        raise BuildError("pip is missing on the control computer: apt install python3-pip")
+
+    def run(self, what: str, *arguments: str, environment: dict[str, str] | None = None) -> None:
+        result = subprocess.run(
+            [*self.command, *arguments], capture_output=True, text=True, check=False, env=environment
+        )
+        if result.returncode != 0:
+            said = result.stderr.splitlines()
+            errors = [line for line in said if line.startswith("ERROR")] or said
+            raise BuildError(f"{what} failed: {' '.join(errors[-3:])[-1500:]}")
 
 
-def run_pip(pip: list[str], what: str, *arguments: str) -> None:
-    result = subprocess.run([*pip, *arguments], capture_output=True, text=True, check=False)
-    if result.returncode != 0:
-        errors = [line for line in result.stderr.splitlines() if line.startswith("ERROR")] or result.stderr.splitlines()
-        raise BuildError(f"{what} failed: {' '.join(errors[-3:])[-1500:]}")
-
-
-def download(pip: list[str], requirements: str, target: Target, folder: Path) -> None:
+def download(pip: Pip, requirements: str, target: Target, folder: Path) -> None:
     """Put the locked wheels for ``target`` into ``folder``. It appears under its name only when it is whole."""
     if folder.is_dir():
         return
@@ -148,30 +177,43 @@ def download(pip: list[str], requirements: str, target: Target, folder: Path) ->
         listing = Path(new) / "requirements.txt"
         listing.write_text(requirements)
         platforms = [argument for tag in target.platforms for argument in ("--platform", tag)]
-        run_pip(
-            pip,
+        pip.run(
             f"downloading the wheels for Python {target.python} on {target.machine}",
-            *("download", "--quiet", "--disable-pip-version-check", "--require-hashes", "--only-binary=:all:"),
-            *("--no-deps", "--implementation", "cp", "--python-version", target.python, *platforms),
+            *(*DOWNLOAD, "--implementation", "cp", "--python-version", target.python, *platforms),
             *("--requirement", str(listing), "--dest", f"{new}/wheels"),
         )
         Path(new, "wheels").rename(folder)
 
 
-def build_app(pip: list[str], source: Path, folder: Path) -> None:
-    """Build PiBot's own wheel from a clean copy of its files."""
+def download_tools(pip: Pip, lock_file: Path, folder: Path) -> None:
+    """Put what PiBot's wheel is built with into ``folder``, for the Python that pip runs on."""
     if folder.is_dir():
         return
+    with tempfile.TemporaryDirectory(dir=folder.parent) as new:
+        pip.run(
+            "downloading what PiBot's wheel is built with",
+            *(*DOWNLOAD, "--requirement", str(lock_file), "--dest", f"{new}/wheels"),
+        )
+        Path(new, "wheels").rename(folder)
+
+
+def build_app(pip: Pip, source: Path, tools: Path, folder: Path) -> None:
+    """Build PiBot's own wheel from a clean copy of its files, with nothing but ``tools``, whose hashes were checked."""
+    if folder.is_dir():
+        return
+    # A setting of the owner's (PIP_FIND_LINKS, pip.conf) must not bring in a build tool that is not locked.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
+    environment["PIP_CONFIG_FILE"] = os.devnull
     with tempfile.TemporaryDirectory(dir=folder.parent) as new:
         for path in app_files(source):
             copy = Path(new, "source") / path.relative_to(source)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
-        run_pip(
-            pip,
+        pip.run(
             "building PiBot's wheel",
             *("wheel", "--quiet", "--disable-pip-version-check", "--no-deps", "--wheel-dir", f"{new}/wheels"),
-            f"{new}/source",
+            *("--no-index", "--find-links", str(tools), f"{new}/source"),
+            environment=environment,
         )
         Path(new, "wheels").rename(folder)
 
@@ -188,11 +230,17 @@ def pack(archive: Path, folders: list[Path]) -> None:
         Path(new, "archive").rename(archive)
 
 
-def build(source: Path, lock_file: Path, cache: Path, targets: list[Target]) -> dict[str, object]:
-    """Build what is missing in the cache and say where it is."""
+def build(
+    source: Path, lock_file: Path, cache: Path, targets: list[Target], find_pip: Callable[[], Pip] = Pip.find
+) -> dict[str, object]:
+    """Build what is missing in the cache and say where it is.
+
+    Raises:
+        BuildError: there is no pip, or it failed.
+    """
     lock = lock_file.read_text()
     release = release_name(source, lock)
-    lock_hash = hashlib.sha256(lock.encode()).hexdigest()[:10]
+    tools_lock = source / "requirements" / "build.txt"
     cache.mkdir(parents=True, exist_ok=True)
     archives = {target: cache / f"{release}-{target.name}.tar" for target in targets}
     changed = not all(archive.is_file() for archive in archives.values())
@@ -200,13 +248,15 @@ def build(source: Path, lock_file: Path, cache: Path, targets: list[Target]) -> 
         with (cache / "lock").open("w") as turn, ThreadPoolExecutor(max_workers=4) as pool:
             fcntl.flock(turn, fcntl.LOCK_EX)  # another run may build the same
             pip = find_pip()
+            tools = cache / f"tools-{short_hash(tools_lock.read_text() + pip.version)}"
             app = cache / f"app-{release}"
-            wheels = {target.name: (cache / f"wheels-{lock_hash}-{target.name}", target) for target in targets}
-            jobs = [pool.submit(build_app, pip, source, app)]
-            jobs += [
+            wheels = {target.name: (cache / f"wheels-{short_hash(lock)}-{target.name}", target) for target in targets}
+            jobs = [
                 pool.submit(download, pip, locked_requirements(lock, target), target, folder)
                 for folder, target in wheels.values()
             ]
+            download_tools(pip, tools_lock, tools)
+            build_app(pip, source, tools, app)
             for job in jobs:
                 job.result()
             for target, archive in archives.items():
