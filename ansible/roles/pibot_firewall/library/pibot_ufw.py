@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-
-from ansible.module_utils.basic import AnsibleModule
+from typing import Any
 
 DOCUMENTATION = r"""
 module: pibot_ufw
@@ -57,83 +58,87 @@ commands:
 DEFAULTS_FILE = Path("/etc/default/ufw")
 
 
+@dataclass(frozen=True)
 class Firewall:
-    """ufw as it is, and the commands that would make it as it should be."""
+    """ufw as it is."""
 
-    def __init__(self, module: AnsibleModule) -> None:
-        self._module = module
-        self._ufw = module.get_bin_path("ufw", opt_dirs=["/usr/sbin"])
-        self.installed = self._ufw is not None
-        self.commands: list[list[str]] = []
-        status = self._read("status", "verbose")
-        self.active = "Status: active" in status
-        incoming = re.search(r"Default: (\w+) \(incoming\)", status)
-        self.incoming = incoming.group(1) if incoming else self._configured_policy()
-        # {the rule: its comment}, in ufw's own words, which are the same whether it is on or off.
-        self.rules: dict[str, str] = {}
-        for line in self._read("show", "added").splitlines():
+    active: bool
+    incoming: str  # what happens to what no rule names: deny, reject or allow
+    rules: dict[str, str]  # a rule in ufw's own words, which are the same whether it is on or off, and its comment
+
+    @classmethod
+    def parse(cls, status: str, added: str, defaults: str) -> Firewall:
+        """Read what ``ufw status verbose`` and ``ufw show added`` print, and /etc/default/ufw. Empty without ufw."""
+        rules = {}
+        for line in added.splitlines():
             match = re.match(r"ufw (.+?)(?: comment '(.*)')?$", line)
             if match:
-                self.rules[match.group(1)] = match.group(2) or ""
-
-    def _read(self, *arguments: str) -> str:
-        if self._ufw is None:
-            return ""
-        _, out, _ = self._module.run_command(
-            [self._ufw, *arguments], check_rc=True, environ_update={"LC_ALL": "C", "LANGUAGE": "C"}
-        )
-        return str(out)
-
-    @staticmethod
-    def _configured_policy() -> str:
-        try:
-            match = re.search(r'^DEFAULT_INPUT_POLICY="?(\w+)', DEFAULTS_FILE.read_text(), re.MULTILINE)
-        except OSError:
-            return "deny"
-        return {"DROP": "deny", "REJECT": "reject"}.get(match.group(1), "allow") if match else "deny"
-
-    def want(self, *arguments: str) -> None:
-        self.commands.append(["ufw", *arguments])
-
-    def run(self) -> None:
-        for command in self.commands:
-            self._module.run_command([self._ufw, *command[1:]], check_rc=True, environ_update={"LC_ALL": "C"})
+                rules[match.group(1)] = match.group(2) or ""
+        told = re.search(r"Default: (\w+) \(incoming\)", status)
+        configured = re.search(r'^DEFAULT_INPUT_POLICY="?(\w+)', defaults, re.MULTILINE)
+        if told:
+            incoming = told.group(1)
+        elif configured:  # an inactive ufw doesn't tell
+            incoming = {"DROP": "deny", "REJECT": "reject"}.get(configured.group(1), "allow")
+        else:
+            incoming = "deny"
+        return cls("Status: active" in status, incoming, rules)
 
 
-def plan(firewall: Firewall, ssh_ports: list[int], rules: list[dict[str, str]]) -> None:
-    """SSH, then the rules, then the old ones away, then deny, then on."""
+def plan(firewall: Firewall, ssh_ports: list[int], rules: list[dict[str, Any]]) -> list[list[str]]:
+    """The commands, in order: SSH, then the rules, then the old ones away, then deny, then on."""
     wanted = {}
     for port in ssh_ports:
-        if f"limit {port}/tcp" not in firewall.rules and f"allow {port}" not in firewall.rules:
+        if not {f"limit {port}/tcp", f"allow {port}"} & set(firewall.rules):
             wanted[f"allow {port}/tcp"] = "pibot: SSH"
-        if port == 22 and {"allow OpenSSH", "limit OpenSSH", "allow 22"} & set(firewall.rules):
-            wanted.pop("allow 22/tcp", None)
+    if {"allow OpenSSH", "limit OpenSSH"} & set(firewall.rules):
+        wanted.pop("allow 22/tcp", None)
     for rule in rules:
         wanted[f"allow from {rule['from']} to any port {rule['port']} proto tcp"] = f"pibot: {rule['why']}"
-    for rule, comment in wanted.items():
-        if rule not in firewall.rules:
-            firewall.want(*rule.split(), "comment", comment)
-    for rule, comment in firewall.rules.items():
-        if comment.startswith("pibot") and rule not in wanted:
-            firewall.want("--force", "delete", *rule.split())
+    commands = [[*rule.split(), "comment", why] for rule, why in wanted.items() if rule not in firewall.rules]
+    commands += [
+        ["--force", "delete", *rule.split()]
+        for rule, comment in firewall.rules.items()
+        if comment.startswith("pibot") and rule not in wanted
+    ]
     if firewall.incoming not in ("deny", "reject"):
-        firewall.want("default", "deny", "incoming")
+        commands.append(["default", "deny", "incoming"])
     if not firewall.active:
-        firewall.want("--force", "enable")
+        commands.append(["--force", "enable"])
+    return commands
 
 
-def plan_removal(firewall: Firewall, switched_on: bool) -> None:
-    """The firewall off if PiBot had switched it on, and PiBot's rules away, with SSH's last."""
+def plan_removal(firewall: Firewall, switched_on: bool) -> list[list[str]]:
+    """The commands, in order: off if PiBot had switched it on, and PiBot's rules away, with SSH's last."""
+    commands = []
     if switched_on and firewall.active:
-        firewall.want("--force", "disable")
+        commands.append(["--force", "disable"])
     ours = [rule for rule, comment in firewall.rules.items() if comment.startswith("pibot")]
     for rule in sorted(ours, key=lambda rule: firewall.rules[rule] == "pibot: SSH"):
         if firewall.rules[rule] == "pibot: SSH" and not switched_on:
             continue  # the owner's firewall stays on, and this may be the only door
-        firewall.want("--force", "delete", *rule.split())
+        commands.append(["--force", "delete", *rule.split()])
+    return commands
+
+
+def ufw_of(module: Any) -> Callable[..., str] | None:
+    """A function that runs ufw and returns what it printed; None where there is no ufw."""
+    program = module.get_bin_path("ufw", opt_dirs=["/usr/sbin"])
+    if program is None:
+        return None
+
+    def ufw(*arguments: str) -> str:
+        words = {"LC_ALL": "C", "LANGUAGE": "C"}
+        _, out, _ = module.run_command([program, *arguments], check_rc=True, environ_update=words)
+        return str(out)
+
+    return ufw
 
 
 def main() -> None:
+    # Not at the top, so that the planning can be imported where there is no Ansible.
+    from ansible.module_utils.basic import AnsibleModule
+
     module = AnsibleModule(
         argument_spec={
             "state": {"choices": ["present", "absent"], "default": "present"},
@@ -143,23 +148,29 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    firewall = Firewall(module)
-    if not firewall.installed and not module.check_mode and module.params["state"] == "present":
+    present = module.params["state"] == "present"
+    ufw = ufw_of(module)
+    if ufw is None and present and not module.check_mode:
         module.fail_json(msg="ufw is not installed: the role pibot_base comes before this one")
+    if present and not module.params["ssh_ports"]:
+        module.fail_json(msg="ssh_ports is empty: without SSH nobody could come back")
+    firewall = Firewall.parse(
+        ufw("status", "verbose") if ufw else "",
+        ufw("show", "added") if ufw else "",
+        DEFAULTS_FILE.read_text() if DEFAULTS_FILE.exists() else "",
+    )
     marker = Path(module.params["marker"])
-    switched_on = marker.exists()
-    before = sorted(f"{rule} # {comment}" for rule, comment in firewall.rules.items())
-    if module.params["state"] == "present":
-        if not module.params["ssh_ports"]:
-            module.fail_json(msg="ssh_ports is empty: without SSH nobody could come back")
-        plan(firewall, module.params["ssh_ports"], module.params["rules"])
+    if present:
+        commands = plan(firewall, module.params["ssh_ports"], module.params["rules"])
     else:
-        plan_removal(firewall, switched_on)
-    lines = [" ".join(command) for command in firewall.commands]
-    if not module.check_mode:
-        if module.params["state"] == "present" and not firewall.active:
+        commands = plan_removal(firewall, marker.exists())
+    if ufw and not module.check_mode:
+        if present and not firewall.active:
             marker.write_text("PiBot has switched ufw on; an uninstall switches it off again.\n")
-        firewall.run()
+        for command in commands:
+            ufw(*command)
+    before = sorted(f"{rule} # {comment}" for rule, comment in firewall.rules.items())
+    lines = [" ".join(["ufw", *command]) for command in commands]
     module.exit_json(
         changed=bool(lines),
         commands=lines,
