@@ -1,0 +1,1 @@
+"""What Ansible runs, without Ansible."""

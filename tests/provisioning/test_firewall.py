@@ -1,0 +1,113 @@
+"""The commands that the firewall's module would run, for what ufw says about itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.provisioning.support import ROLES, load
+
+pibot_ufw = load(ROLES / "pibot_firewall" / "library" / "pibot_ufw.py")
+
+FROM_MASTER = {"from": "192.168.10.113", "port": 5000, "why": "tasks from the master"}
+RULE = "allow from 192.168.10.113 to any port 5000 proto tcp"
+ACTIVE = """Status: active
+Logging: on (low)
+Default: deny (incoming), allow (outgoing), disabled (routed)
+New profiles: skip
+"""
+INACTIVE = "Status: inactive\n"
+
+
+def firewall(*added: str, status: str = ACTIVE, defaults: str = 'DEFAULT_INPUT_POLICY="DROP"\n') -> Any:
+    heading = "Added user rules (see 'ufw status' for running firewall):\n"
+    return pibot_ufw.Firewall.parse(status, heading + "".join(f"ufw {rule}\n" for rule in added), defaults)
+
+
+def plan(
+    state: Any, ssh_ports: tuple[int, ...] = (22,), rules: tuple[dict[str, Any], ...] = (FROM_MASTER,)
+) -> list[str]:
+    return [" ".join(command) for command in pibot_ufw.plan(state, list(ssh_ports), list(rules))]
+
+
+def plan_removal(state: Any, *, switched_on: bool) -> list[str]:
+    return [" ".join(command) for command in pibot_ufw.plan_removal(state, switched_on)]
+
+
+def test_ufws_own_words_are_understood() -> None:
+    state = firewall("allow 22/tcp comment 'pibot: SSH'", "limit 2222/tcp", "deny from 10.0.0.0/8")
+    assert state.active
+    assert state.incoming == "deny"
+    assert state.rules == {"allow 22/tcp": "pibot: SSH", "limit 2222/tcp": "", "deny from 10.0.0.0/8": ""}
+
+
+@pytest.mark.parametrize(
+    ("defaults", "incoming"),
+    [
+        ('DEFAULT_INPUT_POLICY="DROP"', "deny"),
+        ("DEFAULT_INPUT_POLICY=REJECT", "reject"),
+        ("", "deny"),
+        ('DEFAULT_INPUT_POLICY="ACCEPT"', "allow"),
+    ],
+)
+def test_a_firewall_that_is_off_tells_its_policy_in_its_file(defaults: str, incoming: str) -> None:
+    assert firewall(status=INACTIVE, defaults=defaults).incoming == incoming
+
+
+def test_where_there_is_no_ufw_yet_a_check_shows_the_whole_plan() -> None:
+    state = pibot_ufw.Firewall.parse("", "", "")
+    assert len(plan(state)) == 3
+    assert plan_removal(state, switched_on=False) == []
+
+
+def test_a_bare_host_gets_ssh_first_and_the_switch_last() -> None:
+    state = firewall(status=INACTIVE, defaults='DEFAULT_INPUT_POLICY="ACCEPT"')
+    assert plan(state, ssh_ports=(2222,)) == [
+        "allow 2222/tcp comment pibot: SSH",
+        f"{RULE} comment pibot: tasks from the master",
+        "default deny incoming",
+        "--force enable",
+    ]
+
+
+def test_a_comment_is_one_argument() -> None:
+    assert ["allow", "22/tcp", "comment", "pibot: SSH"] in pibot_ufw.plan(firewall(), [22], [])
+
+
+def test_a_second_run_runs_nothing() -> None:
+    assert plan(firewall("allow 22/tcp comment 'pibot: SSH'", f"{RULE} comment 'pibot: tasks from the master'")) == []
+
+
+@pytest.mark.parametrize("owners", ["allow 22/tcp", "limit 22/tcp", "allow 22", "allow OpenSSH", "limit OpenSSH"])
+def test_an_ssh_rule_of_the_owners_makes_ours_unnecessary(owners: str) -> None:
+    assert plan(firewall(owners), rules=()) == []
+
+
+@pytest.mark.parametrize("owners", ["allow OpenSSH", "limit 22/tcp", "allow 22"])
+def test_the_owners_rule_for_port_22_does_not_count_for_another_port(owners: str) -> None:
+    assert plan(firewall(owners), ssh_ports=(2222,), rules=()) == ["allow 2222/tcp comment pibot: SSH"]
+
+
+def test_an_old_rule_of_ours_goes_after_the_new_one_is_there_and_the_owners_stay() -> None:
+    old = "allow from 192.168.10.9 to any port 5000 proto tcp"
+    state = firewall("allow 22/tcp", f"{old} comment 'pibot: tasks from the master'", "allow 9100/tcp comment 'mine'")
+    assert plan(state) == [f"{RULE} comment pibot: tasks from the master", f"--force delete {old}"]
+
+
+def test_a_firewall_of_the_owners_that_rejects_stays_so() -> None:
+    assert plan(firewall("allow 22/tcp", RULE, status=ACTIVE.replace("deny", "reject"))) == []
+
+
+def test_removal_from_a_firewall_that_we_switched_on_switches_it_off_before_ssh_is_closed() -> None:
+    state = firewall("allow 22/tcp comment 'pibot: SSH'", f"{RULE} comment 'pibot: x'", "allow 9100/tcp comment 'mine'")
+    assert plan_removal(state, switched_on=True) == [
+        "--force disable",
+        f"--force delete {RULE}",
+        "--force delete allow 22/tcp",
+    ]
+
+
+def test_removal_from_the_owners_firewall_leaves_it_on_with_ssh_open() -> None:
+    state = firewall("allow 22/tcp comment 'pibot: SSH'", f"{RULE} comment 'pibot: tasks from the master'")
+    assert plan_removal(state, switched_on=False) == [f"--force delete {RULE}"]
