@@ -1,13 +1,13 @@
 #!/bin/sh
 # Make a virtual environment from a hash-locked requirements file, with this checkout's package in it.
 #
-#   scripts/bootstrap.sh runtime|openai|dev|bench [FOLDER]
+#   scripts/bootstrap.sh runtime|openai|dev|bench|ansible [FOLDER]
 #
 # FOLDER is .venv by default. Nothing is done where it is up to date already; what was left half made, or fits no more,
 # is made anew. PYTHON names the interpreter to use; by default it is python3, or the newest python3.x that will do.
 set -eu
 
-lock=${1:?usage: scripts/bootstrap.sh runtime|openai|dev|bench [FOLDER]}
+lock=${1:?usage: scripts/bootstrap.sh runtime|openai|dev|bench|ansible [FOLDER]}
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd -P)
 cd "$root"
 venv=${2:-.venv}
@@ -31,8 +31,14 @@ is_current() {
     case $lock in runtime | openai) [ "$made_from" = "$(fingerprint dev)" ] ;; *) return 1 ;; esac
 }
 
+# A node's Python may be older than what Ansible wants on the computer that it runs on.
+case $lock in
+    ansible) what=Ansible oldest=3.11 ;;
+    *) what=PiBot oldest=3.9 ;;
+esac
+
 is_new_enough() {
-    "$1" -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>/dev/null
+    "$1" -c "import sys; sys.exit(sys.version_info < (3, ${oldest#3.}))" 2>/dev/null
 }
 
 find_python() {
@@ -45,9 +51,9 @@ find_python() {
     wanted=${PYTHON:-python3}
     found=$("$wanted" -c 'import sys; sys.stdout.write("%d.%d" % sys.version_info[:2])' 2>/dev/null) || found=
     if [ -n "$found" ]; then
-        fail "PiBot needs Python 3.9 or newer and $wanted is $found: install a newer one, or name it with PYTHON=python3.x"
+        fail "$what needs Python $oldest or newer and $wanted is $found: install a newer one, or name it with PYTHON=python3.x"
     fi
-    fail "PiBot needs Python 3.9 or newer and $wanted does not run: install python3, or name another with PYTHON=python3.x"
+    fail "$what needs Python $oldest or newer and $wanted does not run: install python3, or name another with PYTHON=python3.x"
 }
 
 make_venv() {
