@@ -136,6 +136,17 @@ class StoreError(PibotError):
     """The job database could not do what was asked."""
 
 
+class StoreUnwritable(StoreError):
+    """The job database can't be written now, as on a full disk; nothing was, and the same call may do later."""
+
+
+class QueueFull(StoreError):
+    """So many jobs have not ended that no more are taken for now."""
+
+    retry_after = 30
+    """Seconds until it is worth asking again."""
+
+
 class JobNotFound(StoreError):
     """No job of that id."""
 

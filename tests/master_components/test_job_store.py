@@ -36,7 +36,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def store(tmp_path: Path, clock: Clock) -> Iterator[JobStore]:
-    store = JobStore(tmp_path / "jobs.db", clock=clock)
+    store = JobStore(tmp_path / "jobs.db", clock=clock, monotonic=clock)
     yield store
     store.close()
 
@@ -71,6 +71,7 @@ def run(store: JobStore, job_id: str, task_id: str, state: TaskState = TaskState
 
 def test_a_job_is_on_disk_when_it_was_taken(store: JobStore, tmp_path: Path) -> None:
     job = store.submit(Submission("list files", timeout=60.0, priority=3))
+    store.close()
     other = JobStore(tmp_path / "jobs.db")
     assert other.job(job.job_id) == job
     assert (job.state, job.priority, job.timeout, job.subtasks) == (JobState.QUEUED, 3, 60.0, ())
@@ -400,7 +401,7 @@ def test_a_damaged_file_is_named_with_what_to_do(tmp_path: Path) -> None:
     with path.open("r+b") as file:
         file.seek(20 * 4096)
         file.write(os.urandom(20 * 4096))
-    with pytest.raises(StoreError, match=r"jobs\.db.*move it away"):
+    with pytest.raises(StoreError, match=r"jobs\.db is damaged.*move it and its jobs\.db-wal and jobs\.db-shm away"):
         JobStore(path)
 
 

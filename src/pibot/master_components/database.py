@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
-from importlib.resources import files
+from datetime import datetime, timezone
 from pathlib import Path
 
-from pibot.errors import StoreError
+from pibot.contracts import Clock
+from pibot.errors import StoreError, StoreUnwritable
+from pibot.logs import event
+from pibot.master_components.copies import copy_of, keep_good_copy
+from pibot.master_components.file_lock import FileLock
+from pibot.master_components.schema import check_version, migrate, migrations, version_of
 
-SCHEMA_VERSION = 1
+log = logging.getLogger("pibot.store")
+
+_MAY_PASS = (sqlite3.OperationalError, sqlite3.DatabaseError)
+"""Errors of the disk. Those derived from them are defects, such as a constraint that was not kept."""
 
 
 class Database:
-    """One file, one connection, behind a lock.
+    """One file, one process, one connection, behind a lock.
 
     SQLite before 3.51.3 can damage a file in WAL mode that two connections write
     (https://sqlite.org/wal.html#walresetbug), so there is one. ``synchronous=FULL``: in WAL mode a commit is on disk
@@ -23,39 +33,47 @@ class Database:
 
     Args:
         path: the file, made if it is not there; its folder must be.
+        clock: seconds since the epoch, for the age of the last good copy.
 
     Raises:
-        StoreError: the file can't be opened, is damaged, or comes from a newer version; it says what to do.
+        StoreError: another hub has it, or it can't be opened, is damaged, or comes from a newer version; it says what
+            to do.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, clock: Clock = time.time) -> None:
         self._path = path
         self._lock = threading.RLock()
+        self.trouble: str | None = None
+        """Why it can't be written, from a failed write until one succeeds."""
+        self._process_lock = FileLock(path)
         try:
             self.connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
+            self.connection.row_factory = sqlite3.Row
+            try:
+                self._prepare(clock)
+            except BaseException:
+                self.connection.close()
+                raise
         except sqlite3.Error as exc:
-            raise StoreError(f"the job database {path} can't be opened: {exc}; set PIBOT_DATA_DIR") from exc
-        self.connection.row_factory = sqlite3.Row
-        try:
-            self._prepare()
-        except sqlite3.Error as exc:
-            self.connection.close()
-            raise StoreError(f"the job database {path} can't be used: {exc}; move it away to start afresh") from exc
+            self._process_lock.release()
+            raise StoreError(f"the job database {path} can't be used: {exc}; {self._advice(exc)}") from exc
         except StoreError:
-            self.connection.close()
+            self._process_lock.release()
             raise
 
     def close(self) -> None:
         """Close the file. Calling it twice is fine."""
         with self._lock:
             self.connection.close()
+            self._process_lock.release()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """All or nothing, and on disk at the end.
 
         Raises:
-            StoreError: it can't be written; nothing was.
+            StoreUnwritable: it can't be written now; nothing was.
+            StoreError: it takes no such thing; nothing was written.
         """
         with self._lock:
             try:
@@ -67,7 +85,13 @@ class Database:
                     if self.connection.in_transaction:
                         self.connection.execute("ROLLBACK")
             except sqlite3.Error as exc:
-                raise self._trouble("written", exc) from exc
+                advice = "; free some space" if "full" in str(exc) else ""
+                message = f"the job database {self._path} can't be written: {exc}{advice}"
+                if type(exc) not in _MAY_PASS:
+                    raise StoreError(message) from exc
+                self.trouble = message
+                raise StoreUnwritable(message) from exc
+            self.trouble = None
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -80,33 +104,40 @@ class Database:
             try:
                 yield self.connection
             except sqlite3.Error as exc:
-                raise self._trouble("read", exc) from exc
+                raise StoreError(f"the job database {self._path} can't be read: {exc}") from exc
 
-    def _trouble(self, doing: str, exc: sqlite3.Error) -> StoreError:
-        advice = "; free some space" if "full" in str(exc) else ""
-        return StoreError(f"the job database {self._path} can't be {doing}: {exc}{advice}")
-
-    def _prepare(self) -> None:
+    def _prepare(self, clock: Clock) -> None:
         db = self.connection
+        scripts = migrations()
+        check_version(db, self._path, scripts)
         db.execute("PRAGMA foreign_keys = ON")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
             what = " ".join(found.split())
-            raise StoreError(
-                f"the job database {self._path} is damaged ({what}); restore a copy, or move it away to start afresh"
-            )
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version > SCHEMA_VERSION:
-            raise StoreError(
-                f"the job database {self._path} is of version {version}, this program knows {SCHEMA_VERSION}; "
-                "use the newer program again, or another PIBOT_DATA_DIR"
-            )
-        for number, script in enumerate(_migrations()[version:], version + 1):
-            db.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version = {number};\nCOMMIT;")
+            raise StoreError(f"the job database {self._path} is damaged ({what}); {self._way_back()}")
+        is_new = version_of(db) == 0
+        migrate(db, self._path, scripts)
+        if is_new:  # whoever starts afresh keeps the copy of what was
+            return
+        try:
+            keep_good_copy(db, self._path, clock)
+        except (OSError, sqlite3.Error) as exc:  # the hub does without
+            event(log, "no_copy", level=logging.WARNING, file=str(copy_of(self._path)), error=str(exc))
 
+    def _advice(self, exc: sqlite3.Error) -> str:
+        if isinstance(exc, sqlite3.OperationalError) and "malformed" not in str(exc):
+            return "free some space if the disk is full, or set PIBOT_DATA_DIR to a folder that can be written"
+        return self._way_back()
 
-def _migrations() -> list[str]:
-    """The scripts that lead from an empty file to the newest version, one a version."""
-    return [files("pibot.master_components").joinpath("schema.sql").read_text("utf-8")]
+    def _way_back(self) -> str:
+        """What to do about a damaged file."""
+        name, good = self._path.name, copy_of(self._path)
+        if not good.exists():
+            return f"move it and its {name}-wal and {name}-shm away to start afresh"
+        day = datetime.fromtimestamp(good.stat().st_mtime, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+        return (
+            f"move it and its {name}-wal and {name}-shm away, then start afresh, or copy {good} of {day}, the last "
+            f"good one, to {name}"
+        )

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 import time
 from pathlib import Path
 
 from pibot.contracts import Clock, SubTask, TaskComplexity, TaskPlan, TaskResult, Usage
-from pibot.errors import IllegalTransition, LeaseLost, TaskConflict
+from pibot.errors import IllegalTransition, LeaseLost, QueueFull, StoreError, TaskConflict
+from pibot.logs import event
 from pibot.master_components.database import Database
 from pibot.master_components.records import Event, Job, Lease, Submission
 from pibot.master_components.rows import job_from
-from pibot.master_components.states import ENDED_JOBS, JobState, SubtaskState
+from pibot.master_components.states import (
+    ENDED_JOBS,
+    MAX_ATTEMPTS,
+    UNFINISHED_JOBS,
+    JobState,
+    SubtaskState,
+    listed,
+)
 from pibot.master_components.tables import Tables
+
+log = logging.getLogger("pibot.store")
 
 SINGLE_STEP = "step-1"
 """The id of the one subtask of a job that is not planned."""
@@ -23,23 +34,49 @@ class JobStore:
     """The job database. Its methods block for as long as the disk takes, and may be called from any thread.
 
     Args:
-        path: the file, made if it is not there; its folder must be.
-        clock: seconds since the epoch.
+        path: the file, made if it is not there; its folder must be. It belongs to this process until it is closed.
+        clock: seconds since the epoch, for what is shown.
+        monotonic: seconds that never go back, for what is counted.
+        max_queued: how many jobs that have not ended there may be; None for any number.
 
     Raises:
-        StoreError: the file can't be opened, is damaged, or comes from a newer version; it says what to do.
+        StoreError: another hub has the file, or it can't be opened, is damaged, or comes from a newer version; it says
+            what to do.
     """
 
-    def __init__(self, path: Path, *, clock: Clock = time.time) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        clock: Clock = time.time,
+        monotonic: Clock = time.monotonic,
+        max_queued: int | None = None,
+    ) -> None:
         self._clock = clock
-        self._file = Database(path)
+        self._max_queued = max_queued
+        self._file = Database(path, clock=clock)
         self._transaction = self._file.transaction
         self._reading = self._file.reading
-        self._tables = Tables(self._file.connection, clock)
+        self._tables = Tables(self._file.connection, clock, monotonic)
+        self._used = Usage()
+        self._closed = False
 
     def close(self) -> None:
         """Close the file. Calling it twice is fine."""
-        self._file.close()
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self.keep_time()
+        except StoreError as exc:  # the next hub counts from what was noted before
+            event(log, "time_not_kept", level=logging.WARNING, error=str(exc))
+        finally:
+            self._file.close()
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the file can't be written now, as on a full disk; None where the last write went well."""
+        return self._file.trouble
 
     # --- jobs ---
 
@@ -48,7 +85,8 @@ class JobStore:
 
         Raises:
             TaskConflict: its id was taken before, with another body.
-            StoreError: it can't be written; nothing was taken.
+            QueueFull: so many have not ended that it is not taken; one that was taken before is answered all the same.
+            StoreUnwritable: it can't be written; nothing was taken.
         """
         body = json.dumps(
             [submission.description, submission.skills, submission.timeout, submission.priority], sort_keys=True
@@ -60,9 +98,10 @@ class JobStore:
                 if known["body"] != body:
                     raise TaskConflict(f"job {job_id!r} was sent before with another body; choose another job_id")
                 return self._tables.job(job_id)
+            self._refuse_when_full()
             db.execute(
-                "INSERT INTO job (job_id, body, description, state, priority, timeout, created_at)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO job (job_id, body, description, state, priority, timeout, created_at, accepted_run)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     job_id,
                     body,
@@ -71,6 +110,7 @@ class JobStore:
                     submission.priority,
                     submission.timeout,
                     self._clock(),
+                    self._tables.running_time(),
                 ),
             )
             self._tables.event("job_accepted", job_id, message=submission.description[:200])
@@ -117,7 +157,7 @@ class JobStore:
         with self._reading() as db:
             rows = db.execute(
                 # SQLite would choose the index by state, and sort all that are queued.
-                "SELECT job_id FROM job INDEXED BY job_unfinished WHERE state IN ('queued', 'planning', 'running')"
+                f"SELECT job_id FROM job INDEXED BY job_unfinished WHERE state IN {listed(UNFINISHED_JOBS)}"
                 " ORDER BY priority DESC, seq LIMIT ?",
                 (limit,),
             )
@@ -134,7 +174,7 @@ class JobStore:
         with self._reading() as db:
             rows = db.execute(
                 "SELECT subtask.state, count(*) AS number FROM job JOIN subtask USING (job_id)"
-                " WHERE job.state IN ('queued', 'planning', 'running') GROUP BY subtask.state"
+                f" WHERE job.state IN {listed(UNFINISHED_JOBS)} GROUP BY subtask.state"
             )
             known = {row["state"]: row["number"] for row in rows}
         return {state: known.get(state.value, 0) for state in SubtaskState}
@@ -142,7 +182,21 @@ class JobStore:
     @property
     def used(self) -> Usage:
         """What the models were asked for, over all jobs, since the file was opened."""
-        return self._tables.used
+        return self._used
+
+    def time_left(self, job: Job) -> float | None:
+        """Seconds until the job's time is up, 0 where it is; None where it has no limit.
+
+        What counts is time in which a hub ran, so that neither a power cut nor a clock that jumps ends a job.
+        """
+        if job.timeout is None:
+            return None
+        return max(0.0, job.accepted_run + job.timeout - self._tables.running_time())
+
+    def keep_time(self) -> None:
+        """Note how long hubs have run: a hub that is killed has its jobs' time go back to when this was called last."""
+        with self._transaction():
+            self._tables.keep_time()
 
     def request_cancel(self, job_id: str) -> Job:
         """Note that a job is not wanted any more, and cancel those of its subtasks that no worker has.
@@ -155,7 +209,7 @@ class JobStore:
             if job.state in ENDED_JOBS or job.cancel_requested:
                 return job
             db.execute("UPDATE job SET cancel_requested = 1 WHERE job_id = ?", (job_id,))
-            self._tables.end_steps(job_id, ("waiting", "ready"), "the job was cancelled")
+            self._tables.cancel_steps(job_id, (SubtaskState.WAITING, SubtaskState.READY), "the job was cancelled")
             self._tables.event("cancel_requested", job_id)
             return self._tables.job(job_id)
 
@@ -174,19 +228,31 @@ class JobStore:
             IllegalTransition: it has ended before.
         """
         with self._transaction():
-            self._tables.finish(job_id, state, answer, error, usage)
+            self._tables.finish(job_id, state, answer, error)
+            self._tables.add_usage(job_id, usage)
+        self._count(usage)
 
-    def prune(self, *, keep_seconds: float, keep_jobs: int) -> int:
-        """Forget ended jobs that are older than ``keep_seconds``, and the oldest beyond ``keep_jobs``; how many."""
-        ended = [state.value for state in ENDED_JOBS]
-        marks = ", ".join("?" * len(ended))
+    def prune(self, *, keep_seconds: float, keep_jobs: int, limit: int | None = None) -> int:
+        """Forget ended jobs and their events: the oldest ones beyond ``keep_jobs``, and those older than
+        ``keep_seconds``; how many.
+
+        Args:
+            keep_seconds: of time in which a hub ran, since a job's end.
+            keep_jobs: of the ended ones.
+            limit: no more than these at once, so that nobody waits long for the file.
+        """
+        ended = f"state IN {listed(ENDED_JOBS)}"
+        found = f"SELECT seq FROM job INDEXED BY job_ended WHERE {ended}"
         with self._transaction() as db:
-            done = db.execute(
-                f"DELETE FROM job WHERE state IN ({marks}) AND (finished_at < ? OR seq <= "  # marks only
-                "(SELECT coalesce(max(seq), 0) FROM job) - ?)",
-                (*ended, self._clock() - keep_seconds, keep_jobs),
-            )
-            return done.rowcount
+
+            def forget(which: str, *values: float) -> int:
+                return db.execute(f"DELETE FROM job WHERE seq IN ({which})", values).rowcount
+
+            (number,) = db.execute(f"SELECT coalesce(sum(number), 0) FROM tally WHERE {ended}").fetchone()
+            at_once = number if limit is None else limit
+            beyond = forget(f"{found} ORDER BY finished_run, seq LIMIT ?", min(max(0, number - keep_jobs), at_once))
+            oldest_kept = self._tables.running_time() - keep_seconds
+            return beyond + forget(f"{found} AND finished_run < ? LIMIT ?", oldest_kept, at_once - beyond)
 
     # --- plans ---
 
@@ -210,6 +276,7 @@ class JobStore:
             self._tables.insert_plan(job_id, plan)
             self._tables.add_usage(job_id, usage)
             self._tables.event("job_planned", job_id, message=_planned(plan))
+        self._count(usage)
 
     # --- leases ---
 
@@ -222,25 +289,25 @@ class JobStore:
         now = self._clock()
         token = secrets.token_hex(12)
         with self._transaction() as db:
-            done = db.execute(
-                "UPDATE subtask SET state = 'leased', worker_id = ?, token = ?, attempt = attempt + 1, expires_at = ?"
-                " WHERE job_id = ? AND task_id = ? AND state = 'ready'",
-                (worker_id, token, now + seconds, job_id, task_id),
+            done = self._tables.move_step(
+                job_id,
+                task_id,
+                SubtaskState.READY,
+                SubtaskState.LEASED,
+                "worker_id = ?, token = ?, attempt = attempt + 1, expires_at = ?",
+                (worker_id, token, now + seconds),
             )
-            if done.rowcount == 0:
+            if not done:
                 raise IllegalTransition(f"subtask {task_id!r} of {job_id} is not ready")
             (attempt,) = db.execute(
                 "SELECT attempt FROM subtask WHERE job_id = ? AND task_id = ?", (job_id, task_id)
             ).fetchone()
             db.execute(
-                "INSERT INTO attempt (job_id, task_id, number, worker_id, started_at) VALUES (?, ?, ?, ?, ?)",
-                (job_id, task_id, attempt, worker_id, now),
+                "INSERT INTO attempt (job_id, task_id, number, worker_id, started_at, token) VALUES (?, ?, ?, ?, ?, ?)",
+                (job_id, task_id, attempt, worker_id, now, token),
             )
-            db.execute(
-                "UPDATE job SET state = 'running', started_at = coalesce(started_at, ?)"
-                " WHERE job_id = ? AND state IN ('queued', 'planning', 'running')",
-                (now, job_id),
-            )
+            if self._tables.row(job_id)["state"] != JobState.RUNNING.value:
+                self._tables.move(job_id, JobState.RUNNING)
             self._tables.event("subtask_started", job_id, task_id, worker_id)
         return Lease(job_id, task_id, worker_id, token, attempt, now + seconds)
 
@@ -251,8 +318,8 @@ class JobStore:
             LeaseLost: it is not the subtask's lease any more.
         """
         expires_at = self._clock() + seconds
-        with self._transaction() as db:
-            self._tables.change_leased(db, lease, "expires_at = ?", (expires_at,))
+        with self._transaction():
+            self._tables.hold(lease, expires_at)
         return Lease(lease.job_id, lease.task_id, lease.worker_id, lease.token, lease.attempt, expires_at)
 
     def complete(self, lease: Lease, result: TaskResult, *, finish_job: bool = False) -> None:
@@ -266,14 +333,11 @@ class JobStore:
             LeaseLost: it is not the subtask's lease any more; the result is kept with the attempt, and changes nothing.
         """
         late = False
-        with self._transaction() as db:
-            state = _SUBTASK_STATE[result.state.value]
+        state = _SUBTASK_STATE[result.state.value]
+        with self._transaction():
             try:
-                self._tables.change_leased(
-                    db,
-                    lease,
-                    "state = ?, result = ?, error = ?, token = NULL, expires_at = NULL",
-                    (state.value, json.dumps(result.to_json()), result.error),
+                self._tables.end_lease(
+                    lease, state, "result = ?, error = ?", (json.dumps(result.to_json()), result.error)
                 )
             except LeaseLost:
                 self._tables.keep_late(lease, result)
@@ -286,10 +350,10 @@ class JobStore:
                 )
                 self._tables.move_on(lease.job_id)
                 if finish_job:
-                    job_state = JobState(state.value)
-                    self._tables.finish(lease.job_id, job_state, result.output, result.error, None)
+                    self._tables.finish(lease.job_id, JobState(state.value), result.output, result.error)
         if late:
             raise LeaseLost(f"{lease.worker_id} lost its lease of {lease.task_id!r} of {lease.job_id}")
+        self._count(result.usage)
 
     def fail_attempt(self, lease: Lease, error: str, *, final: bool, count: bool = True) -> None:
         """End a lease without a result: the subtask is ready again, or failed where this was the last attempt.
@@ -302,19 +366,14 @@ class JobStore:
         Raises:
             LeaseLost: it is not the subtask's lease any more.
         """
+        final = final or (count and lease.attempt >= MAX_ATTEMPTS)
         state = SubtaskState.FAILED if final else SubtaskState.READY
-        with self._transaction() as db:
-            self._tables.change_leased(
-                db,
-                lease,
-                "state = ?, error = ?, token = NULL, expires_at = NULL, attempt = attempt - ?",
-                (state.value, error if final else None, 0 if count else 1),
+        with self._transaction():
+            self._tables.end_lease(
+                lease, state, "error = ?, attempt = attempt - ?", (error if final else None, 0 if count else 1)
             )
             if not count:
-                db.execute(
-                    "DELETE FROM attempt WHERE job_id = ? AND task_id = ? AND number = ?",
-                    (lease.job_id, lease.task_id, lease.attempt),
-                )
+                self._tables.forget_attempt(lease)
                 return
             self._tables.end_attempt(lease, error)
             self._tables.event("attempt_failed", lease.job_id, lease.task_id, lease.worker_id, error)
@@ -322,14 +381,11 @@ class JobStore:
                 self._tables.move_on(lease.job_id)
 
     def give_up(self, job_id: str, task_id: str, error: str) -> None:
-        """Fail a ready subtask that no worker can be had for."""
-        with self._transaction() as db:
-            db.execute(
-                "UPDATE subtask SET state = 'failed', error = ? WHERE job_id = ? AND task_id = ? AND state = 'ready'",
-                (error, job_id, task_id),
-            )
-            self._tables.event("subtask_failed", job_id, task_id, message=error)
-            self._tables.move_on(job_id)
+        """Fail a ready subtask that no worker can be had for; one that is not ready stays as it is."""
+        with self._transaction():
+            if self._tables.move_step(job_id, task_id, SubtaskState.READY, SubtaskState.FAILED, "error = ?", (error,)):
+                self._tables.event("subtask_failed", job_id, task_id, message=error)
+                self._tables.move_on(job_id)
 
     # --- recent activity ---
 
@@ -343,6 +399,23 @@ class JobStore:
         with self._reading() as db:
             rows = db.execute("SELECT * FROM event WHERE seq > ? ORDER BY seq DESC LIMIT ?", (after, limit))
             return tuple(Event(**dict(row)) for row in rows)
+
+    # --- helpers ---
+
+    def _refuse_when_full(self) -> None:
+        if self._max_queued is None:
+            return
+        counts = self.counts()
+        waiting = sum(counts[state] for state in UNFINISHED_JOBS)
+        if waiting >= self._max_queued:
+            raise QueueFull(
+                f"the queue is full: {waiting} jobs have not ended, and PIBOT_MAX_QUEUED on the master allows "
+                f"{self._max_queued}; send it again when some have"
+            )
+
+    def _count(self, usage: Usage | None) -> None:
+        if usage is not None:
+            self._used += usage
 
 
 def _planned(plan: TaskPlan) -> str:

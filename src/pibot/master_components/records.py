@@ -169,7 +169,13 @@ class SubtaskRecord:
 
 @dataclass(frozen=True)
 class Job:
-    """A stored job. In listings ``subtasks`` is empty."""
+    """A stored job. In listings ``subtasks`` is empty.
+
+    Args:
+        timeout: seconds that it has; counted in ``accepted_run``'s time.
+        created_at, started_at, finished_at: seconds since the epoch.
+        accepted_run: how many seconds hubs had run with the store when it was taken.
+    """
 
     job_id: str
     description: str
@@ -184,6 +190,7 @@ class Job:
     started_at: float | None = None
     finished_at: float | None = None
     cancel_requested: bool = False
+    accepted_run: float = 0.0
     subtasks: tuple[SubtaskRecord, ...] = ()
 
     def to_json(self) -> JsonObject:

@@ -26,6 +26,7 @@ def job_from(row: sqlite3.Row, subtasks: tuple[SubtaskRecord, ...] = ()) -> Job:
         started_at=row["started_at"],
         finished_at=row["finished_at"],
         cancel_requested=bool(row["cancel_requested"]),
+        accepted_run=row["accepted_run"],
         subtasks=subtasks,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import Enum
 
 
@@ -31,6 +31,11 @@ class SubtaskState(Enum):
 
 ENDED_JOBS = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED})
 ENDED_SUBTASKS = frozenset({SubtaskState.COMPLETED, SubtaskState.FAILED, SubtaskState.CANCELLED, SubtaskState.SKIPPED})
+UNFINISHED_JOBS = frozenset(JobState) - ENDED_JOBS
+OPEN_SUBTASKS = frozenset(SubtaskState) - ENDED_SUBTASKS
+
+MAX_ATTEMPTS = 3
+"""How often a subtask is given to a worker before it fails."""
 
 JOB_TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
     JobState.QUEUED: frozenset({JobState.PLANNING, JobState.RUNNING, *ENDED_JOBS}),
@@ -54,3 +59,9 @@ SUBTASK_TRANSITIONS: Mapping[SubtaskState, frozenset[SubtaskState]] = {
 def sources_of(state: JobState) -> tuple[JobState, ...]:
     """The states from which a job may go to ``state``."""
     return tuple(source for source, targets in JOB_TRANSITIONS.items() if state in targets)
+
+
+def listed(states: Collection[Enum]) -> str:
+    """``states``, all of one kind, as SQL has them after ``IN``: constants, in the order of the indexes' own lists."""
+    kind = type(next(iter(states)))
+    return "(" + ", ".join(f"'{state.value}'" for state in kind if state in states) + ")"

@@ -6,17 +6,26 @@ import json
 import secrets
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from pibot.contracts import Clock, TaskPlan, TaskResult, Usage
 from pibot.errors import IllegalTransition, JobNotFound, LeaseLost
 from pibot.master_components.records import Job, Lease
 from pibot.master_components.rows import attempt_from, job_from, subtask_from
-from pibot.master_components.states import ENDED_JOBS, JobState, SubtaskState, sources_of
+from pibot.master_components.running_time import RunningTime
+from pibot.master_components.states import (
+    ENDED_JOBS,
+    OPEN_SUBTASKS,
+    SUBTASK_TRANSITIONS,
+    JobState,
+    SubtaskState,
+    listed,
+    sources_of,
+)
 
 EVENTS_KEPT = 5000
-"""Events of the recent activity; older ones go."""
+"""Events that are about no job go when so many have come after them; a job's go with it."""
 
 _PRUNE_EVERY = 100
 
@@ -29,13 +38,13 @@ class Tables:
     Args:
         db: the one connection.
         clock: seconds since the epoch.
+        monotonic: seconds that never go back.
     """
 
-    def __init__(self, db: sqlite3.Connection, clock: Clock) -> None:
+    def __init__(self, db: sqlite3.Connection, clock: Clock, monotonic: Clock) -> None:
         self._db = db
         self._clock = clock
-        self.used = Usage()
-        """What the models were asked for, over all jobs, since the file was opened."""
+        self.running_time = RunningTime(self._time_before(), monotonic)
 
     def insert_plan(self, job_id: str, plan: TaskPlan) -> None:
         self._db.execute("UPDATE job SET plan = ? WHERE job_id = ?", (json.dumps(plan.to_json()), job_id))
@@ -59,32 +68,55 @@ class Tables:
 
     def move(self, job_id: str, state: JobState) -> None:
         """Change a job's state as the table of transitions allows."""
-        sources = sources_of(state)
-        marks = ", ".join("?" * len(sources))
-        now = self._clock()
-        ended = now if state in ENDED_JOBS else None
+        now, run = (self._clock(), self.running_time()) if state in ENDED_JOBS else (None, None)
         done = self._db.execute(
-            "UPDATE job SET state = ?, started_at = coalesce(started_at, ?), finished_at = ?"
-            f" WHERE job_id = ? AND state IN ({marks})",  # marks only
-            (state.value, now, ended, job_id, *(source.value for source in sources)),
+            "UPDATE job SET state = ?, started_at = coalesce(started_at, ?), finished_at = ?, finished_run = ?"
+            f" WHERE job_id = ? AND state IN {listed(sources_of(state))}",
+            (state.value, self._clock(), now, run, job_id),
         )
         if done.rowcount == 0:
             current = self.row(job_id)["state"]
             raise IllegalTransition(f"{job_id} is {current}; it can't become {state.value}")
 
-    def finish(self, job_id: str, state: JobState, answer: str | None, error: str | None, usage: Usage | None) -> None:
+    def finish(self, job_id: str, state: JobState, answer: str | None, error: str | None) -> None:
         self.move(job_id, state)
-        self.end_steps(job_id, ("waiting", "ready", "leased"), error or "the job has ended")
+        self.cancel_steps(job_id, OPEN_SUBTASKS, error or "the job has ended")
         self._db.execute("UPDATE job SET answer = ?, error = ? WHERE job_id = ?", (answer, error, job_id))
-        self.add_usage(job_id, usage)
         self.event(f"job_{state.value}", job_id, message=error or "")
 
-    def change_leased(self, db: sqlite3.Connection, lease: Lease, changes: str, values: Sequence[Any]) -> None:
-        """The one way to change a leased subtask: whoever does it shows the lease's token."""
-        done = db.execute(
-            f"UPDATE subtask SET {changes}"  # the changes are this module's own constants
-            " WHERE job_id = ? AND task_id = ? AND state = 'leased' AND token = ?",
-            (*values, lease.job_id, lease.task_id, lease.token),
+    # --- subtasks ---
+
+    def move_step(
+        self,
+        job_id: str,
+        task_id: str,
+        source: SubtaskState,
+        state: SubtaskState,
+        changes: str,
+        values: Sequence[Any],
+    ) -> bool:
+        """Change the state of a subtask that is in ``source``, as the table of transitions allows; whether it was."""
+        _check(source, state)
+        done = self._db.execute(
+            f"UPDATE subtask SET state = ?, {changes} WHERE job_id = ? AND task_id = ? AND state = ?",  # constants
+            (state.value, *values, job_id, task_id, source.value),
+        )
+        return done.rowcount > 0
+
+    def hold(self, lease: Lease, expires_at: float) -> None:
+        """Make a lease last until ``expires_at``."""
+        self._change_leased(lease, "expires_at = ?", (expires_at,))
+
+    def end_lease(self, lease: Lease, state: SubtaskState, changes: str, values: Sequence[Any]) -> None:
+        """The one way from ``leased`` but for a job's own end: whoever goes it shows the lease's token."""
+        _check(SubtaskState.LEASED, state)
+        self._change_leased(lease, f"state = ?, token = NULL, expires_at = NULL, {changes}", (state.value, *values))
+
+    def _change_leased(self, lease: Lease, changes: str, values: Sequence[Any]) -> None:
+        done = self._db.execute(
+            f"UPDATE subtask SET {changes}"  # the changes are this package's own constants
+            " WHERE job_id = ? AND task_id = ? AND state = ? AND token = ?",
+            (*values, lease.job_id, lease.task_id, SubtaskState.LEASED.value, lease.token),
         )
         if done.rowcount == 0:
             raise LeaseLost(f"{lease.worker_id} lost its lease of {lease.task_id!r} of {lease.job_id}")
@@ -95,12 +127,22 @@ class Tables:
             (self._clock(), error, lease.job_id, lease.task_id, lease.attempt),
         )
 
-    def keep_late(self, lease: Lease, result: TaskResult) -> None:
+    def forget_attempt(self, lease: Lease) -> None:
+        """For what was none: its row and its event go."""
+        self._db.execute("DELETE FROM attempt WHERE job_id = ? AND task_id = ? AND token = ?", _named(lease))
         self._db.execute(
-            "UPDATE attempt SET late_result = ? WHERE job_id = ? AND task_id = ? AND number = ?",
-            (json.dumps(result.to_json()), lease.job_id, lease.task_id, lease.attempt),
+            "DELETE FROM event WHERE seq = (SELECT max(seq) FROM event"
+            " WHERE job_id = ? AND task_id = ? AND kind = 'subtask_started')",
+            (lease.job_id, lease.task_id),
         )
-        self.event("late_result", lease.job_id, lease.task_id, lease.worker_id, "its lease was lost before")
+
+    def keep_late(self, lease: Lease, result: TaskResult) -> None:
+        done = self._db.execute(
+            "UPDATE attempt SET late_result = coalesce(late_result, ?) WHERE job_id = ? AND task_id = ? AND token = ?",
+            (json.dumps(result.to_json()), *_named(lease)),
+        )
+        if done.rowcount:
+            self.event("late_result", lease.job_id, lease.task_id, lease.worker_id, "its lease was lost before")
 
     def move_on(self, job_id: str) -> None:
         """After a subtask has ended: ready what has all it needs now, skip what can't have it any more."""
@@ -121,18 +163,16 @@ class Tables:
                 else:
                     continue
                 changed = True
-                self._db.execute(
-                    "UPDATE subtask SET state = ?, error = ? WHERE job_id = ? AND task_id = ? AND state = 'waiting'",
-                    (states[task_id].value, error, job_id, task_id),
-                )
+                self.move_step(job_id, task_id, SubtaskState.WAITING, states[task_id], "error = ?", (error,))
 
-    def end_steps(self, job_id: str, states: Sequence[str], reason: str) -> None:
-        """Cancel the job's subtasks that are in one of ``states``."""
-        marks = ", ".join("?" * len(states))
+    def cancel_steps(self, job_id: str, sources: Collection[SubtaskState], reason: str) -> None:
+        """Cancel the job's subtasks that are in one of ``sources``."""
+        for source in sources:
+            _check(source, SubtaskState.CANCELLED)
         self._db.execute(
-            "UPDATE subtask SET state = 'cancelled', error = ?, token = NULL, expires_at = NULL"
-            f" WHERE job_id = ? AND state IN ({marks})",  # marks only
-            (reason, job_id, *states),
+            "UPDATE subtask SET state = ?, error = ?, token = NULL, expires_at = NULL"
+            f" WHERE job_id = ? AND state IN {listed(sources)}",
+            (SubtaskState.CANCELLED.value, reason, job_id),
         )
 
     def add_usage(self, job_id: str, usage: Usage | None) -> None:
@@ -142,7 +182,6 @@ class Tables:
                 " llm_calls = llm_calls + ? WHERE job_id = ?",
                 (usage.prompt_tokens, usage.completion_tokens, usage.llm_calls, job_id),
             )
-            self.used += usage
 
     def event(
         self,
@@ -158,7 +197,20 @@ class Tables:
         )
         assert done.lastrowid is not None
         if done.lastrowid % _PRUNE_EVERY == 0:
-            self._db.execute("DELETE FROM event WHERE seq <= ?", (done.lastrowid - EVENTS_KEPT,))
+            self._db.execute("DELETE FROM event WHERE job_id IS NULL AND seq <= ?", (done.lastrowid - EVENTS_KEPT,))
+
+    def keep_time(self) -> None:
+        """Note how long hubs have run, for the next one."""
+        self._db.execute("UPDATE running_time SET seconds = ?", (self.running_time(),))
+
+    def _time_before(self) -> float:
+        """Seconds that hubs have run before; a killed one did not note its last ones, but its jobs may tell of them."""
+        noted, accepted, finished = self._db.execute(
+            "SELECT (SELECT seconds FROM running_time),"
+            " (SELECT accepted_run FROM job ORDER BY seq DESC LIMIT 1),"
+            f" (SELECT max(finished_run) FROM job WHERE state IN {listed(ENDED_JOBS)})"
+        ).fetchone()
+        return max(float(noted), accepted or 0.0, finished or 0.0)
 
     def row(self, job_id: str) -> sqlite3.Row:
         row: sqlite3.Row | None = self._db.execute("SELECT * FROM job WHERE job_id = ?", (job_id,)).fetchone()
@@ -182,3 +234,12 @@ class Tables:
             job_id = f"job-{second}-{secrets.token_hex(3)}"
             if self._db.execute("SELECT 1 FROM job WHERE job_id = ?", (job_id,)).fetchone() is None:
                 return job_id
+
+
+def _check(source: SubtaskState, state: SubtaskState) -> None:
+    if state not in SUBTASK_TRANSITIONS[source]:
+        raise IllegalTransition(f"a subtask that is {source.value} can't become {state.value}")
+
+
+def _named(lease: Lease) -> tuple[str, str, str]:
+    return lease.job_id, lease.task_id, lease.token
