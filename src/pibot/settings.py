@@ -94,6 +94,9 @@ class Settings:
     web_allow: tuple[str, ...] = ()
     read_paths: tuple[Path, ...] = ()
     budget: Budget = field(default_factory=Budget)
+    max_queued: int = 1000
+    jobs_kept: int = 1000
+    jobs_kept_days: int = 30
     results_kept: int = 200
     results_ttl: float = 24 * 3600.0
     stop_grace: float = 20.0
@@ -136,6 +139,9 @@ class Settings:
                 max_tokens=env.integer("PIBOT_MAX_TOKENS", Budget.max_tokens, minimum=1),
                 max_output_chars=env.integer("PIBOT_MAX_OUTPUT_CHARS", Budget.max_output_chars, minimum=100),
             ),
+            max_queued=env.integer("PIBOT_MAX_QUEUED", defaults.max_queued, minimum=1),
+            jobs_kept=env.integer("PIBOT_JOBS_KEPT", defaults.jobs_kept, minimum=1),
+            jobs_kept_days=env.integer("PIBOT_JOBS_KEPT_DAYS", defaults.jobs_kept_days, minimum=1),
             results_kept=env.integer("PIBOT_RESULTS_KEPT", defaults.results_kept, minimum=1),
             results_ttl=env.seconds("PIBOT_RESULTS_TTL", defaults.results_ttl),
             stop_grace=env.seconds("PIBOT_STOP_GRACE", defaults.stop_grace),

@@ -112,10 +112,10 @@ def make_version_1(path: Path) -> None:
             " attempt, expires_at) VALUES ('open', 'a', 0, 'do it', '[]', '[]', 'leased', 'worker-1', 'abc', 1, 1060.0)"
         )
         db.execute("INSERT INTO attempt VALUES ('open', 'a', 1, 'worker-1', 1000.0, NULL, NULL, NULL)")
-        for job_id in ("ended", "open", "forgotten", None):
-            db.execute(
-                "INSERT INTO event (at, kind, job_id, message) VALUES (1000.0, 'job_accepted', ?, 'x')", (job_id,)
-            )
+        db.executemany(
+            "INSERT INTO event (at, kind, job_id, message) VALUES (1000.0, 'job_accepted', ?, 'x')",
+            [("ended",), ("open",), ("forgotten",), (None,)],
+        )
         db.commit()
 
 

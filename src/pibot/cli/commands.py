@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 from urllib.parse import quote, urlencode
 
@@ -172,6 +173,27 @@ def job(job_id: str, as_json: bool) -> None:
         click.echo(f"Error: {printable(record['error'])}")
     if record["answer"]:
         click.echo(f"\n{printable(record['answer'])}")
+
+
+@main.command()
+@click.argument("job_id")
+@click.option("--output", type=click.Path(dir_okay=False), help="Write it to this file and not to standard output.")
+def export(job_id: str, output: str | None) -> None:
+    """Print a job's whole record as JSON: plan, steps, every attempt with its error, late results, events.
+
+    The hub is asked for it, so it may run meanwhile.
+
+    \b
+    pibot export job-20261124-081418-3f9a2c --output job.json
+    """
+    text = json.dumps(_hub().get(f"/task/{quote(job_id, safe='')}/export"), ensure_ascii=False, indent=2) + "\n"
+    if output is None:
+        click.echo(text, nl=False)
+        return
+    try:
+        Path(output).write_text(text, "utf-8", "replace")
+    except OSError as exc:
+        raise SettingsError(f"the record can't be written: {exc}; choose another --output") from exc
 
 
 @main.command()

@@ -78,6 +78,7 @@ class Database:
         with self._lock:
             try:
                 self.connection.execute("BEGIN IMMEDIATE")
+                before = self.connection.total_changes
                 try:
                     yield self.connection
                     self.connection.execute("COMMIT")
@@ -91,7 +92,8 @@ class Database:
                     raise StoreError(message) from exc
                 self.trouble = message
                 raise StoreUnwritable(message) from exc
-            self.trouble = None
+            if self.connection.total_changes > before:  # a commit of nothing would succeed on a full disk too
+                self.trouble = None
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:

@@ -69,8 +69,9 @@ class Dispatcher:
         self._planner = planner
         self._clock = clock
         self._jobs_at_once = jobs_at_once
-        self._on_disk = StoreThread()
-        self._steps = StepRunner(store, self._on_disk, pool, timing or Timing())
+        timing = timing or Timing()
+        self._on_disk = StoreThread(timing.sleep)
+        self._steps = StepRunner(store, self._on_disk, pool, timing)
         self._running: dict[str, asyncio.Task[None]] = {}
         self._cancelling: set[str] = set()
         self._waiters: dict[str, list[asyncio.Future[None]]] = {}
@@ -118,8 +119,9 @@ class Dispatcher:
 
         Raises:
             JobNotFound: there is none of that id.
+            StoreUnwritable: the wish can't be written; the job goes on.
         """
-        job = await self._on_disk(self._store.request_cancel, job_id)
+        job = await self._on_disk.once(self._store.request_cancel, job_id)
         if job.state in ENDED_JOBS:
             return
         running = self._running.get(job_id)
@@ -201,15 +203,20 @@ class Dispatcher:
                 waiter.set_result(None)
 
     async def _end(self, job_id: str, state: JobState, reason: str) -> None:
-        """End a job before its time; what of it still waits or runs is over."""
-        try:
-            await self._on_disk(lambda: self._store.finish(job_id, state, error=reason))
-        except IllegalTransition:
-            return  # it had ended just before
-        except StoreError as exc:
-            # The disk may be full: the job stays as it is, and is taken up at the next start.
-            event(log, "job_not_ended", level=logging.ERROR, job=job_id, error=str(exc))
-            return
+        """End a job before its time; what of it still waits or runs is over. It has ended when this returns."""
+        while True:
+            try:
+                await self._on_disk(lambda: self._store.finish(job_id, state, error=reason))
+                break
+            except asyncio.CancelledError:
+                if self._stopping:  # the job stays as it is, and is taken up at the next start
+                    raise
+                # It is being ended, and must be: nothing else of it is left to cancel.
+            except IllegalTransition:
+                return  # it had ended just before
+            except StoreError as exc:
+                event(log, "job_not_ended", level=logging.ERROR, job=job_id, error=str(exc))
+                return
         event(log, "job_finished", job=job_id, status=state.value, error=reason)
 
     # --- one job ---
@@ -224,9 +231,8 @@ class Dispatcher:
             await asyncio.gather(*(self._steps.cancel_remotely(lease) for lease in leases))
             await self._end(job_id, JobState.CANCELLED, CANCELLED)
             return
-        left = None if job.timeout is None else max(0.0, job.created_at + job.timeout - self._clock())
         try:
-            await asyncio.wait_for(self._plan_and_run(job), left)
+            await asyncio.wait_for(self._plan_and_run(job), self._store.time_left(job))
         except asyncio.TimeoutError:
             await self._end(job_id, JobState.FAILED, f"the job's {job.timeout:g} seconds were up")
 

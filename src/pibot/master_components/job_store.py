@@ -12,7 +12,7 @@ from pibot.contracts import Clock, SubTask, TaskComplexity, TaskPlan, TaskResult
 from pibot.errors import IllegalTransition, LeaseLost, QueueFull, StoreError, TaskConflict
 from pibot.logs import event
 from pibot.master_components.database import Database
-from pibot.master_components.records import Event, Job, Lease, Submission
+from pibot.master_components.records import Event, Job, JobRecord, Lease, Submission
 from pibot.master_components.rows import job_from
 from pibot.master_components.states import (
     ENDED_JOBS,
@@ -127,6 +127,16 @@ class JobStore:
         """
         with self._reading():
             return self._tables.job(job_id)
+
+    def export(self, job_id: str) -> JobRecord:
+        """All that is stored of a job.
+
+        Raises:
+            JobNotFound: there is none of that id.
+        """
+        with self._reading() as db:
+            rows = db.execute("SELECT * FROM event WHERE job_id = ? ORDER BY seq", (job_id,)).fetchall()
+            return JobRecord(self._tables.job(job_id), tuple(Event(**dict(row)) for row in rows))
 
     def jobs(self, *, state: JobState | None = None, limit: int = 50, before: str | None = None) -> tuple[Job, ...]:
         """Jobs without their subtasks, the newest first.

@@ -83,6 +83,7 @@ class Attempt:
         worker_id: who got it.
         started_at, finished_at: seconds since the epoch; not finished where it is None.
         error: why it came to nothing; None where it has a result or still runs.
+        late_result: what came when its lease was lost: evidence, nothing more.
     """
 
     number: int
@@ -90,6 +91,7 @@ class Attempt:
     started_at: float
     finished_at: float | None = None
     error: str | None = None
+    late_result: TaskResult | None = None
 
     def to_json(self) -> JsonObject:
         return {
@@ -98,6 +100,7 @@ class Attempt:
             "started_at": self.started_at,
             "finished_at": self.finished_at,
             "error": self.error,
+            "late_result": None if self.late_result is None else self.late_result.to_json(),
         }
 
 
@@ -234,3 +237,18 @@ class Event:
             "worker_id": self.worker_id,
             "message": self.message,
         }
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """All that is stored of a job: the job with its plan, its subtasks and their attempts, and what happened to it.
+
+    Args:
+        events: the oldest first.
+    """
+
+    job: Job
+    events: tuple[Event, ...]
+
+    def to_json(self) -> JsonObject:
+        return {"job": self.job.to_json(), "events": [event.to_json() for event in self.events]}

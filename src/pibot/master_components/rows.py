@@ -53,4 +53,12 @@ def subtask_from(row: sqlite3.Row, attempts: tuple[Attempt, ...]) -> SubtaskReco
 
 def attempt_from(row: sqlite3.Row) -> Attempt:
     """A row of ``attempt``."""
-    return Attempt(row["number"], row["worker_id"], row["started_at"], row["finished_at"], row["error"])
+    late = row["late_result"]
+    return Attempt(
+        number=row["number"],
+        worker_id=row["worker_id"],
+        started_at=row["started_at"],
+        finished_at=row["finished_at"],
+        error=row["error"],
+        late_result=None if late is None else TaskResult.from_json(json.loads(late)),
+    )

@@ -14,12 +14,12 @@ from pibot.errors import LeaseLost, NoWorkers, StoreError, WorkerBusy, WorkerErr
 from pibot.logs import event
 from pibot.master_components.job_store import JobStore
 from pibot.master_components.records import Lease, SubtaskRecord
+from pibot.master_components.states import MAX_ATTEMPTS
 from pibot.master_components.store_thread import StoreThread
 
 log = logging.getLogger("pibot.dispatcher")
 
-ATTEMPTS = 3
-"""How often a subtask is given to a worker before it fails."""
+ATTEMPTS = MAX_ATTEMPTS
 
 LEASE_SECONDS = 60.0
 """A lease lasts this long without a sign of life: twice what the pool waits for a worker's answer, and Wi-Fi drops."""

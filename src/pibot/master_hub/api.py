@@ -45,16 +45,17 @@ def create_api_blueprint(service: HubService) -> Blueprint:
 
     @api.get("/health")
     def health() -> Response:
-        return answer(
-            {
-                "status": "healthy",
-                "role": "master",
-                "version": __version__,
-                "model": service.model,
-                "workers": service.worker_counts(),
-                "jobs": {state.value: number for state, number in service.counts().items()},
-            }
-        )
+        body: JsonObject = {
+            "status": "healthy",
+            "role": "master",
+            "version": __version__,
+            "model": service.model,
+            "workers": service.worker_counts(),
+            "jobs": {state.value: number for state, number in service.counts().items()},
+        }
+        if service.store_problem:
+            body["problem"] = service.store_problem
+        return answer(body)
 
     @api.post("/task")
     def submit() -> Response:
@@ -65,6 +66,10 @@ def create_api_blueprint(service: HubService) -> Blueprint:
     @api.get("/task/<job_id>")
     def task(job_id: str) -> Response:
         return answer({"success": True, "job": service.job(job_id).to_json()})
+
+    @api.get("/task/<job_id>/export")
+    def export(job_id: str) -> Response:
+        return answer({"success": True, "version": __version__, **service.export(job_id).to_json()})
 
     @api.get("/task/<job_id>/result")
     def result(job_id: str) -> Response:

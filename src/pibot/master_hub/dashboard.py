@@ -13,7 +13,16 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from pibot import __version__
 from pibot.contracts import MAX_DESCRIPTION_CHARS, JsonObject, valid_id
-from pibot.errors import InvalidRequest, JobNotFound, PibotError, ShuttingDown, TaskConflict, UnknownSkill
+from pibot.errors import (
+    InvalidRequest,
+    JobNotFound,
+    PibotError,
+    QueueFull,
+    ShuttingDown,
+    StoreUnwritable,
+    TaskConflict,
+    UnknownSkill,
+)
 from pibot.master_components.records import Submission
 from pibot.master_hub import presentation
 from pibot.web import answer
@@ -131,7 +140,9 @@ class _Pages:
         return {
             **self._common(),
             "summary": presentation.summary(workers),
-            "banners": presentation.banners(service.settings, workers, service.model_problem, service.stopping),
+            "banners": presentation.banners(
+                service.settings, workers, service.model_problem, service.stopping, service.store_problem
+            ),
             "workers": presentation.worker_rows(workers, active),
             "active": active,
             "jobs": [presentation.job_row(job) for job in jobs[:JOBS_SHOWN]],
@@ -157,6 +168,8 @@ _STATUS: tuple[tuple[type[PibotError], int], ...] = (
     (JobNotFound, 404),
     (TaskConflict, 409),
     (ShuttingDown, 503),
+    (QueueFull, 503),
+    (StoreUnwritable, 503),
 )
 
 _HEADINGS = {
@@ -164,7 +177,7 @@ _HEADINGS = {
     403: "Load the page again",
     404: "No such job",
     409: "That was sent before",
-    503: "The hub is stopping",
+    503: "Not now",
 }
 
 

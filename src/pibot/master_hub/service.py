@@ -27,8 +27,9 @@ from pibot.llm_client import create_llm_client
 from pibot.llm_client.configuration import Endpoint, check
 from pibot.logs import event
 from pibot.master_components import Dispatcher, JobStore, TaskPlanner, WorkerPool
-from pibot.master_components.records import Event, Job, Submission
+from pibot.master_components.records import Event, Job, JobRecord, Submission
 from pibot.master_components.states import JobState, SubtaskState
+from pibot.master_components.upkeep import Upkeep
 from pibot.master_hub.provider import Gateway
 from pibot.settings import Settings
 from pibot.tool_registry import SkillLibrary
@@ -42,6 +43,8 @@ T = TypeVar("T")
 
 CHECK_EVERY = 5.0
 """Seconds between two looks at the workers' health, which the dashboard shows."""
+
+SECONDS_A_DAY = 86_400.0
 
 GATEWAY_PLACES = 8
 """Calls that the gateway passes on at once, beside one for each worker."""
@@ -78,9 +81,12 @@ class HubService:
             endpoint, self.model_problem, self._loop, timeout=settings.llm.timeout, places=self.gateway_places
         )
         _make_data_dir(settings)
-        self._store = JobStore(settings.data_dir / "jobs.db", clock=clock)
+        self._store = JobStore(settings.data_dir / "jobs.db", clock=clock, max_queued=settings.max_queued)
+        self._upkeep = Upkeep(
+            self._store, keep_jobs=settings.jobs_kept, keep_seconds=settings.jobs_kept_days * SECONDS_A_DAY
+        )
         self._dispatcher = Dispatcher(self._store, planner, self._pool, clock=clock)
-        self._health: Future[None] | None = None
+        self._always: list[Future[None]] = []
         self._offline: set[str] = set()
         self._stopping = threading.Event()
 
@@ -95,9 +101,9 @@ class HubService:
     # --- from start to end ---
 
     def start(self) -> None:
-        """Take up the jobs that are not ended, and keep looking at the workers."""
+        """Take up the jobs that are not ended, and keep looking at the workers and after the store."""
         self._await(self._dispatcher.start())
-        self._health = self._loop.run(self._keep_looking())
+        self._always = [self._loop.run(self._keep_looking()), self._loop.run(self._upkeep.run())]
 
     def stop(self) -> None:
         """Take no new jobs and end what runs here. Jobs go on from where they are when a hub is started again.
@@ -107,8 +113,8 @@ class HubService:
         if self._stopping.is_set():
             return
         self._stopping.set()
-        if self._health is not None:
-            self._health.cancel()
+        for task in self._always:
+            task.cancel()
         self._await(self._dispatcher.stop())
 
     def close(self) -> None:
@@ -122,6 +128,7 @@ class HubService:
 
         self._await(close_clients())
         self._loop.stop()
+        self._upkeep.close()
         self._store.close()
 
     async def _keep_looking(self) -> None:
@@ -157,6 +164,7 @@ class HubService:
         Raises:
             UnknownSkill: it names a skill that there is not.
             TaskConflict: its id was taken before, with another body.
+            QueueFull: so many have not ended that it is not taken.
             ShuttingDown: the hub is stopping.
         """
         self._refuse_when_stopping()
@@ -186,6 +194,14 @@ class HubService:
             JobNotFound: there is none of that id.
         """
         return self._store.job(job_id)
+
+    def export(self, job_id: str) -> JobRecord:
+        """All that is stored of a job.
+
+        Raises:
+            JobNotFound: there is none of that id.
+        """
+        return self._store.export(job_id)
 
     def jobs(self, *, state: JobState | None = None, limit: int = 50, before: str | None = None) -> tuple[Job, ...]:
         """Jobs without their subtasks, the newest first.
@@ -249,6 +265,11 @@ class HubService:
     def model(self) -> str:
         """The model's name; empty where there is none."""
         return self._llm.model
+
+    @property
+    def store_problem(self) -> str | None:
+        """Why jobs can't be written now; None where they can."""
+        return self._store.trouble
 
     @property
     def stopping(self) -> bool:

@@ -167,7 +167,7 @@ def _pibot_error(exc: PibotError) -> Response:
         log.error("%s %s failed: %s", request.method, request.path, exc, exc_info=exc)
     response = error(status, str(exc), **extra)
     if status == 503 or isinstance(exc, errors.WorkerBusy):
-        response.headers["Retry-After"] = str(RETRY_AFTER)
+        response.headers["Retry-After"] = str(getattr(exc, "retry_after", RETRY_AFTER))
     return response
 
 
