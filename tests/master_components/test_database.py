@@ -18,16 +18,9 @@ from pibot.master_components import copies, schema
 from pibot.master_components.job_store import JobStore
 from pibot.master_components.records import Submission
 from pibot.master_components.states import ENDED_JOBS, UNFINISHED_JOBS, JobState, SubtaskState, listed
+from tests.support.clocks import FakeClock as Clock
 
 DAY = 86_400.0
-
-
-class Clock:
-    def __init__(self, now: float = 1_800_000_000.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -2,19 +2,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Collection, Sequence
 from pathlib import Path
 from typing import Any, Callable
 
 import pytest
 
-from pibot.contracts import SubTask, TaskComplexity, TaskPlan, TaskRequest, TaskResult, TaskState, Usage
-from pibot.errors import JobNotFound, LLMUnavailable, NoWorkers, WorkerBusy, WorkerRejected, WorkerUnreachable
+from pibot.contracts import Clock, SubTask, TaskComplexity, TaskPlan, TaskRequest, TaskResult, TaskState, Usage
+from pibot.errors import (
+    JobNotFound,
+    LLMUnavailable,
+    NoWorkers,
+    StoreUnwritable,
+    WorkerBusy,
+    WorkerRejected,
+    WorkerUnreachable,
+)
 from pibot.master_components.dispatcher import Dispatcher
 from pibot.master_components.job_store import JobStore
 from pibot.master_components.records import Job, Submission
 from pibot.master_components.states import JobState, SubtaskState
 from pibot.master_components.step_runner import ATTEMPTS, SUBTASK_SECONDS, Timing
+from tests.support.clocks import FakeClock
 
 
 class FakePlanner:
@@ -100,9 +110,16 @@ class Sleeps:
 
 @contextlib.asynccontextmanager
 async def dispatching(
-    path: Path, pool: FakePool, planner: FakePlanner | None = None, timing: Timing | None = None, **more: Any
+    path: Path,
+    pool: FakePool,
+    planner: FakePlanner | None = None,
+    timing: Timing | None = None,
+    *,
+    clock: Clock = time.time,
+    monotonic: Clock = time.monotonic,
+    **more: Any,
 ) -> AsyncIterator[tuple[Dispatcher, JobStore]]:
-    store = JobStore(path / "jobs.db")
+    store = JobStore(path / "jobs.db", clock=clock, monotonic=monotonic)
     timing = timing or Timing(lease=60.0, sleep=Sleeps(), jitter=lambda: 0.0)
     dispatcher = Dispatcher(store, planner or FakePlanner(plan(a=())), pool, timing=timing, **more)
     await dispatcher.start()
@@ -371,6 +388,179 @@ async def test_a_step_may_take_the_time_that_its_job_was_given(tmp_path: Path) -
         await ended(dispatcher, store, Submission("planned", timeout=1800.0))
         await ended(dispatcher, store, Submission("no time named", ()))
         assert [request.timeout for _, request in pool.asked] == [3600.0, 1800.0, SUBTASK_SECONDS]
+
+
+# --- clocks that jump ---
+
+
+async def test_a_wall_clock_that_jumps_ends_no_job(tmp_path: Path) -> None:
+    wall = FakeClock(3600.0)  # 1970, as a Pi without a clock has it
+    pool, may_end = FakePool(lambda w, r: answer(w, r)), asyncio.Event()
+
+    async def answer(worker_id: str, request: TaskRequest) -> TaskResult:
+        await may_end.wait()
+        return ok(worker_id, request)
+
+    async with dispatching(tmp_path, pool, clock=wall, jobs_at_once=1) as (dispatcher, store):
+        ids = [store.submit(Submission(text, (), timeout=60.0)).job_id for text in ("running", "queued")]
+        for job_id in ids:
+            dispatcher.notify(job_id)
+        await begun(pool)
+        wall.now = 1_800_000_000.0
+        may_end.set()
+        for job_id in ids:
+            assert await dispatcher.wait(job_id, 20)
+        assert [store.job(job_id).state for job_id in ids] == [JobState.COMPLETED] * 2
+
+
+async def test_a_jobs_time_is_the_time_that_hubs_ran_since_it_was_taken(tmp_path: Path) -> None:
+    monotonic = FakeClock(500.0)
+    pool = FakePool(hang)
+    store = JobStore(tmp_path / "jobs.db", monotonic=monotonic)
+    first, second = (store.submit(Submission("x", (), timeout=60.0)).job_id for _ in range(2))
+    monotonic.now += 59.9
+    store.close()
+    monotonic.now = 3.0  # the machine was started again, after however long a time
+    async with dispatching(tmp_path, pool, monotonic=monotonic) as (dispatcher, store):
+        assert store.time_left(store.job(second)) == pytest.approx(0.1)
+        assert await dispatcher.wait(first, 20)
+        assert store.job(first).error == "the job's 60 seconds were up"
+
+
+# --- a full disk ---
+
+
+class FullDisk:
+    """SQLite's own way to say that the disk is full, and a sleep that makes room at its third call."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.store: JobStore | None = None
+        self.states: list[JobState] = []
+        self.told: Callable[[], bool] = lambda: False
+        self.told_early = False
+
+    def limit(self, pages: int) -> None:
+        assert self.store is not None
+        self.store._file.connection.execute(f"PRAGMA max_page_count = {pages}")
+
+    def fill(self, store: JobStore) -> None:
+        self.store = store
+        self.limit(1)  # as small as the file is
+        for size in (1000, 100, 0):
+            with contextlib.suppress(StoreUnwritable):
+                while True:
+                    store.note("worker_online", message="x" * size)
+
+    async def sleep(self, seconds: float) -> None:
+        if seconds == 20.0:  # the heartbeat
+            await asyncio.Event().wait()
+        assert self.store is not None
+        self.seconds.append(seconds)
+        self.states += [job.state for job in self.store.jobs()]
+        self.told_early = self.told_early or self.told()
+        await asyncio.sleep(0)
+        if len(self.seconds) == 3:
+            self.limit(1_000_000)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (ok, (JobState.COMPLETED, None)),
+        (
+            lambda w, r: TaskResult(r.task_id, w, TaskState.FAILED, error="no such file"),
+            (JobState.FAILED, "no such file"),
+        ),
+        (lambda w, r: ZeroDivisionError("oh"), (JobState.FAILED, "a defect in the hub: ZeroDivisionError: oh")),
+    ],
+)
+async def test_an_end_that_the_full_disk_does_not_take_is_written_when_there_is_room_and_only_then_told(
+    tmp_path: Path, answer: Callable[[str, TaskRequest], Any], expected: tuple[JobState, str | None]
+) -> None:
+    disk, may_end = FullDisk(), asyncio.Event()
+
+    async def answer_later(worker_id: str, request: TaskRequest) -> Any:
+        await may_end.wait()
+        return answer(worker_id, request)
+
+    timing = Timing(lease=60.0, sleep=disk.sleep)
+    pool = FakePool(lambda w, r: answer_later(w, r))
+    async with dispatching(tmp_path, pool, timing=timing) as (dispatcher, store):
+        job_id = store.submit(Submission("x", ())).job_id
+        dispatcher.notify(job_id)
+        await begun(pool)
+        waiting = asyncio.ensure_future(dispatcher.wait(job_id, 20))
+        disk.told = waiting.done
+        disk.fill(store)
+        assert "free some space" in (store.trouble or "")
+        may_end.set()
+        assert await waiting
+        job = store.job(job_id)
+        assert (job.state, job.error) == expected
+        assert (disk.seconds, disk.told_early) == ([1.0, 2.0, 4.0], False)
+        assert set(disk.states) == {JobState.RUNNING}
+        assert store.trouble is None
+        assert len(pool.asked) == 1
+
+
+async def test_cancelling_while_the_disk_is_full_is_refused_and_the_job_goes_on(tmp_path: Path) -> None:
+    disk, may_end = FullDisk(), asyncio.Event()
+
+    async def answer(worker_id: str, request: TaskRequest) -> TaskResult:
+        await may_end.wait()
+        return ok(worker_id, request)
+
+    pool = FakePool(lambda w, r: answer(w, r))
+    async with dispatching(tmp_path, pool, timing=Timing(lease=60.0, sleep=disk.sleep)) as (dispatcher, store):
+        job_id = store.submit(Submission("x", ())).job_id
+        dispatcher.notify(job_id)
+        await begun(pool)
+        disk.fill(store)
+        with pytest.raises(StoreUnwritable, match="free some space"):
+            await dispatcher.cancel(job_id)
+        disk.limit(1_000_000)
+        may_end.set()
+        assert await dispatcher.wait(job_id, 20)
+        assert store.job(job_id).state is JobState.COMPLETED
+
+
+async def test_a_cancel_that_comes_while_an_end_waits_for_room_does_not_lose_the_end(tmp_path: Path) -> None:
+    disk, sleeping = FullDisk(), asyncio.Event()
+
+    async def sleep(seconds: float) -> None:
+        sleeping.set()
+        await asyncio.Event().wait()
+
+    planner = FakePlanner(LLMUnavailable("down"))
+    async with dispatching(tmp_path, FakePool(hang), planner, timing=Timing(sleep=sleep)) as (dispatcher, store):
+        job_id = store.submit(Submission("x")).job_id
+        disk.fill(store)
+        dispatcher.notify(job_id)
+        await sleeping.wait()  # that it can't be planned is its end, and can't be written
+        disk.limit(1_000_000)
+        waiting = asyncio.ensure_future(dispatcher.wait(job_id, 20))
+        await dispatcher.cancel(job_id)
+        assert await waiting
+        job = store.job(job_id)
+        assert (job.state, job.error) == (JobState.FAILED, "the job could not be planned: down")
+
+
+async def test_a_hub_that_stops_while_the_disk_is_full_leaves_its_jobs_for_the_next(tmp_path: Path) -> None:
+    disk, sleeping = FullDisk(), asyncio.Event()
+
+    async def sleep(seconds: float) -> None:
+        sleeping.set()
+        await asyncio.Event().wait()
+
+    async with dispatching(tmp_path, FakePool(ok), timing=Timing(sleep=sleep)) as (dispatcher, store):
+        job_id = store.submit(Submission("x", ())).job_id
+        disk.fill(store)
+        dispatcher.notify(job_id)
+        await sleeping.wait()
+    async with dispatching(tmp_path, FakePool(ok)) as (dispatcher, store):
+        assert await dispatcher.wait(job_id, 20)
+        assert store.job(job_id).state is JobState.COMPLETED
 
 
 # --- order, waiting, restart ---

@@ -13,20 +13,13 @@ from typing import Any, Callable
 import pytest
 
 from pibot.contracts import SubTask, TaskComplexity, TaskPlan, TaskResult, TaskState, Usage, valid_id
-from pibot.errors import IllegalTransition, InvalidRequest, JobNotFound, LeaseLost, StoreError, TaskConflict
+from pibot.errors import IllegalTransition, InvalidRequest, JobNotFound, LeaseLost, QueueFull, StoreError, TaskConflict
 from pibot.master_components.job_store import JobStore
 from pibot.master_components.planner import MAX_ID_CHARS
 from pibot.master_components.records import MAX_JOB_ID_CHARS, Lease, Submission
-from pibot.master_components.states import JobState, SubtaskState
+from pibot.master_components.states import MAX_ATTEMPTS, JobState, SubtaskState
 from pibot.master_components.tables import EVENTS_KEPT
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.support.clocks import FakeClock as Clock
 
 
 @pytest.fixture
@@ -123,6 +116,21 @@ def test_a_submission_that_does_not_fit_is_refused_by_the_name_of_its_field(body
     with pytest.raises(InvalidRequest) as caught:
         Submission.from_json(body)
     assert caught.value.field == field
+
+
+def test_past_the_bound_no_job_is_taken_and_what_was_taken_is_answered_as_before(tmp_path: Path) -> None:
+    store = JobStore(tmp_path / "jobs.db", max_queued=2)
+    first = store.submit(Submission("x", job_id="first"))
+    second = store.submit(Submission("y"))
+    with pytest.raises(QueueFull, match="2 jobs have not ended, and PIBOT_MAX_QUEUED on the master allows 2"):
+        store.submit(Submission("z"))
+    assert store.submit(Submission("x", job_id="first")) == first
+    with pytest.raises(TaskConflict):
+        store.submit(Submission("other", job_id="first"))
+    assert len(store.jobs()) == 2
+    store.finish(second.job_id, JobState.CANCELLED)
+    store.submit(Submission("z"))
+    store.close()
 
 
 def test_skills_left_out_and_skills_none_given_are_different_wishes() -> None:
@@ -282,6 +290,26 @@ def test_a_busy_worker_is_no_attempt(store: JobStore) -> None:
     assert store.lease(job_id, "a", "worker-2", 60).attempt == 1
 
 
+def test_a_busy_workers_late_result_is_not_the_next_ones(store: JobStore) -> None:
+    job_id = planned(store, a=())
+    busy = store.lease(job_id, "a", "worker-1", 60)
+    store.fail_attempt(busy, "busy", final=False, count=False)
+    store.lease(job_id, "a", "worker-2", 60)  # the number of the attempt is the same
+    with pytest.raises(LeaseLost):
+        store.complete(busy, result())
+    assert [a.late_result for a in store.job(job_id).subtasks[0].attempts] == [None]
+    assert [e.worker_id for e in store.events() if e.kind == "subtask_started"] == ["worker-2"]
+
+
+def test_there_is_never_a_fourth_attempt(store: JobStore) -> None:
+    job_id = planned(store, a=())
+    for _ in range(MAX_ATTEMPTS):
+        store.fail_attempt(store.lease(job_id, "a", "worker-1", 60), "no answer", final=False)
+    assert states(store, job_id) == {"a": SubtaskState.FAILED}
+    with pytest.raises(IllegalTransition):
+        store.lease(job_id, "a", "worker-1", 60)
+
+
 def test_the_only_steps_result_can_end_its_job_in_the_same_commit(store: JobStore) -> None:
     job_id = store.submit(Submission("x", ())).job_id
     lease = store.lease(job_id, "step-1", "worker-1", 60)
@@ -373,6 +401,78 @@ def test_old_jobs_are_pruned_by_age_and_number_and_running_ones_stay(store: JobS
     assert {j.job_id for j in store.jobs()} == {running}
     assert store.counts()[JobState.RUNNING] == 1
     assert sum(store.counts().values()) == 1
+
+
+def test_the_oldest_ends_beyond_the_number_go_first_and_no_more_at_once_than_asked(
+    store: JobStore, clock: Clock
+) -> None:
+    ids = [store.submit(Submission(f"job {n}")).job_id for n in range(6)]
+    for job_id in reversed(ids[1:]):  # the first of them ended last
+        clock.now += 1
+        store.finish(job_id, JobState.COMPLETED)
+    pruned = [store.prune(keep_seconds=1e9, keep_jobs=2, limit=2) for _ in range(3)]
+    assert pruned == [2, 1, 0]
+    assert [j.job_id for j in reversed(store.jobs())] == ids[:3]
+
+
+def test_a_pruned_jobs_subtasks_attempts_and_events_go_with_it(store: JobStore) -> None:
+    kept, pruned = planned(store, a=()), planned(store, a=())
+    run(store, pruned, "a")
+    store.finish(pruned, JobState.COMPLETED)
+    store.note("worker_online", worker_id="worker-1")
+    store.prune(keep_seconds=1e9, keep_jobs=0)
+    assert {e.job_id for e in store.events()} == {kept, None}
+    for table in ("job", "subtask", "attempt", "event"):
+        found = store._file.connection.execute(f"SELECT count(*) FROM {table} WHERE job_id = ?", (pruned,))
+        assert found.fetchone()[0] == 0, table
+
+
+def steps_of_a_job(store: JobStore) -> int:
+    """How many instructions SQLite carries out for all that is done with one job."""
+    steps = 0
+
+    def count() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    store._file.connection.set_progress_handler(count, 1)
+    job_id = store.submit(Submission("x", (), timeout=60.0)).job_id
+    store.unfinished(17)
+    lease = store.renew(store.lease(job_id, "step-1", "worker-1", 60), 60)
+    store.fail_attempt(lease, "no answer", final=False)
+    store.complete(store.lease(job_id, "step-1", "worker-1", 60), result())
+    store.request_cancel(job_id)
+    store.finish(job_id, JobState.COMPLETED)
+    store.export(job_id)
+    store.jobs(limit=20)
+    store.jobs(state=JobState.RUNNING, limit=20)
+    store.events(20)
+    store.keep_time()
+    assert store.prune(keep_seconds=1e9, keep_jobs=sum(store.counts().values()) - 1, limit=20) == 1
+    assert store.prune(keep_seconds=-1.0, keep_jobs=10**9, limit=1) == 1
+    store._file.connection.set_progress_handler(None, 1)
+    return steps
+
+
+def test_nothing_that_is_done_with_a_job_takes_more_steps_among_many_stored_ones(store: JobStore) -> None:
+    def store_more(first: int, last: int) -> None:
+        with store._transaction() as db:
+            numbers = f"WITH RECURSIVE n(n) AS (VALUES ({first}) UNION ALL SELECT n + 1 FROM n WHERE n < {last}) "
+            db.execute(
+                "INSERT INTO job (job_id, body, description, state, priority, created_at, finished_at, finished_run)"
+                f" {numbers} SELECT 'old-' || n, '[]', 'x', 'completed', 0, 0, 0, 0 FROM n"
+            )
+            db.execute(
+                "INSERT INTO subtask (job_id, task_id, position, description, skills, depends_on, state)"
+                f" {numbers} SELECT 'old-' || n, 'a', 0, 'x', '[]', '[]', 'completed' FROM n"
+            )
+            db.execute(f"INSERT INTO event (at, kind, job_id, message) {numbers} SELECT 0, 'x', 'old-' || n, '' FROM n")
+
+    store_more(1, 100)
+    few = steps_of_a_job(store)
+    store_more(101, 10_000)
+    assert steps_of_a_job(store) <= few * 1.02
 
 
 def test_recent_activity_tells_the_story_and_is_bounded(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
