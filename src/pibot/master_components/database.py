@@ -91,6 +91,7 @@ class Database:
                 if type(exc) not in _MAY_PASS:
                     raise StoreError(message) from exc
                 self.trouble = message
+                self._make_room()
                 raise StoreUnwritable(message) from exc
             if self.connection.total_changes > before:  # a commit of nothing would succeed on a full disk too
                 self.trouble = None
@@ -107,6 +108,11 @@ class Database:
                 yield self.connection
             except sqlite3.Error as exc:
                 raise StoreError(f"the job database {self._path} can't be read: {exc}") from exc
+
+    def _make_room(self) -> None:
+        """Give back the room of the write-ahead log, up to 4 MB, where the file itself has room for what is in it."""
+        with contextlib.suppress(sqlite3.Error):  # it can't be: then it stays as it is
+            self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def _prepare(self, clock: Clock) -> None:
         db = self.connection

@@ -84,6 +84,11 @@ class Dispatcher:
         """Take up the jobs that have not ended."""
         await self._fill()
 
+    @property
+    def store_trouble(self) -> str | None:
+        """Why something of the jobs still waits to be written; None where nothing does."""
+        return self._on_disk.trouble
+
     def notify(self, job_id: str) -> None:
         """There is a new job; call it in the loop."""
         if self._stopping or job_id in self._running:

@@ -30,19 +30,29 @@ class StoreThread:
     def __init__(self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="pibot-store")
         self._sleep = sleep
+        self._unwritten: dict[object, str] = {}
+
+    @property
+    def trouble(self) -> str | None:
+        """Why something still waits to be written; None where nothing does."""
+        return next(iter(self._unwritten.values()), None)
 
     async def __call__(self, function: Callable[..., T], *arguments: Any) -> T:
         """What ``function`` returns or raises. Where the store can't be written, as on a full disk, it is called again
         and again until it can: what has happened to a job is not forgotten, and who waits for it is not told before.
         """
-        wait = FIRST_WAIT
-        while True:
-            try:
-                return await self.once(function, *arguments)
-            except StoreUnwritable as exc:
-                event(log, "store_unwritable", level=logging.ERROR, error=str(exc), again_in=f"{wait:g}s")
-            await self._sleep(wait)
-            wait = min(LONGEST_WAIT, wait * 2)
+        wait, this = FIRST_WAIT, object()
+        try:
+            while True:
+                try:
+                    return await self.once(function, *arguments)
+                except StoreUnwritable as exc:
+                    self._unwritten[this] = str(exc)
+                    event(log, "store_unwritable", level=logging.ERROR, error=str(exc), again_in=f"{wait:g}s")
+                await self._sleep(wait)
+                wait = min(LONGEST_WAIT, wait * 2)
+        finally:
+            self._unwritten.pop(this, None)
 
     async def once(self, function: Callable[..., T], *arguments: Any) -> T:
         """What ``function`` returns or raises, whatever that is: for a caller that is there to be told of it."""

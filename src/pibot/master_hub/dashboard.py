@@ -25,7 +25,7 @@ from pibot.errors import (
 )
 from pibot.master_components.records import Submission
 from pibot.master_hub import presentation
-from pibot.web import answer
+from pibot.web import answer, retry_after
 
 if TYPE_CHECKING:
     from pibot.master_hub.service import HubService
@@ -106,10 +106,11 @@ def create_dashboard_blueprint(service: HubService) -> Blueprint:
         status = next((status for kind, status in _STATUS if isinstance(exc, kind)), None)
         if status is None:
             raise exc
+        headers = {"Retry-After": str(retry_after(exc))} if status == 503 else {}
         if _wants_json() or request.path.endswith("/data"):
-            return answer({"success": False, "error": str(exc)}, status)
+            return answer({"success": False, "error": str(exc)}, status, headers)
         html = render_template("problem.html", message=str(exc), heading=_HEADINGS[status], version=__version__)
-        return Response(html, status, mimetype="text/html")
+        return Response(html, status, headers, mimetype="text/html")
 
     return board
 

@@ -269,7 +269,7 @@ class HubService:
     @property
     def store_problem(self) -> str | None:
         """Why jobs can't be written now; None where they can."""
-        return self._store.trouble
+        return self._store.trouble or self._dispatcher.store_trouble
 
     @property
     def stopping(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pibot.web.app import MAX_BODY, create_app
+from pibot.web.app import MAX_BODY, create_app, retry_after
 from pibot.web.messages import WaitingRoom, answer, error, json_body, wait_preference
 from pibot.web.server import REQUEST_TIMEOUT, Server, serve
 
@@ -15,6 +15,7 @@ __all__ = [
     "create_app",
     "error",
     "json_body",
+    "retry_after",
     "serve",
     "wait_preference",
 ]

@@ -154,6 +154,11 @@ def _is_local_name(host: str) -> bool:
     return bool(re.fullmatch(r"[\d.]+", name) or _LOCAL_NAME.fullmatch(name))
 
 
+def retry_after(exc: PibotError) -> int:
+    """Seconds that the caller of what is refused for now is asked to wait."""
+    return exc.retry_after if isinstance(exc, errors.QueueFull) else RETRY_AFTER
+
+
 def _pibot_error(exc: PibotError) -> Response:
     status = next((status for kind, status in _STATUS if isinstance(exc, kind)), 500)
     extra: dict[str, object] = {}
@@ -167,7 +172,7 @@ def _pibot_error(exc: PibotError) -> Response:
         log.error("%s %s failed: %s", request.method, request.path, exc, exc_info=exc)
     response = error(status, str(exc), **extra)
     if status == 503 or isinstance(exc, errors.WorkerBusy):
-        response.headers["Retry-After"] = str(getattr(exc, "retry_after", RETRY_AFTER))
+        response.headers["Retry-After"] = str(retry_after(exc))
     return response
 
 

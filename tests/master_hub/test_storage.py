@@ -1,0 +1,201 @@
+"""What the owner meets of the storage: a full queue, a full disk, old jobs, a job's whole record, two hubs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pibot import __version__
+from pibot.errors import StoreUnwritable
+from tests.cli.test_commands import pibot
+from tests.master_hub.fleet import Fleet, fleet, hub, settings_for
+from tests.master_hub.test_run_hub import ready, start
+from tests.support.scripted_llm import ScriptedLLM
+from tests.support.serving import ask
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Fleet]:
+    with fleet(tmp_path) as parts:
+        yield parts
+
+
+# --- a full queue ---
+
+
+def test_past_the_bound_a_job_is_refused_for_now_and_nothing_accepted_is_dropped(tmp_path: Path) -> None:
+    with fleet(tmp_path, workers=1, max_queued=2) as parts:
+        body = {"description": "hold on", "skills": [], "job_id": "first"}
+        assert parts.ask("POST", "/task", body).status == 202
+        second = parts.submit("hold on")
+        refused = parts.ask("POST", "/task", {"description": "one more", "skills": []})
+        again = parts.ask("POST", "/task", body)
+        page = parts.ask("GET", "/dashboard/data").json()
+        form = f"token={page['token']}&description=one+more".encode()
+        from_page = parts.ask("POST", "/dashboard/submit", form, Content_Type="application/x-www-form-urlencoded")
+        command = pibot("run", "--skills", "", "one more", url=parts.url, key=None)
+        parts.gate.open()
+        ends = [parts.result(job_id)["status"] for job_id in ("first", second)]
+        later = parts.result(parts.submit("one more"))
+
+    assert (refused.status, refused.headers["Retry-After"]) == (503, "30")
+    assert "the queue is full: 2 jobs have not ended, and PIBOT_MAX_QUEUED" in refused.json()["error"]
+    assert (again.status, again.json()["job_id"]) == (202, "first")
+    assert (from_page.status, from_page.headers["Retry-After"]) == (503, "30")
+    assert b"the queue is full" in from_page.body
+    assert command.returncode == 3
+    assert command.stderr.startswith("pibot: the queue is full: 2 jobs have not ended")
+    assert ends == ["completed"] * 2
+    assert later["status"] == "completed"
+
+
+# --- a full disk ---
+
+
+def fill(path: Path) -> None:
+    """Take all the room that a small disk has left."""
+    with contextlib.suppress(OSError), path.open("wb", buffering=0) as filler:
+        while filler.write(b"x" * 512):
+            pass
+
+
+def test_a_full_disk_is_told_everywhere_until_there_is_room_again(running: Fleet) -> None:
+    job_id = running.submit("hold on")
+    running.gate.wait_for_a_task()
+    store = running.service._store
+    store._file.connection.execute("PRAGMA max_page_count = 1")  # SQLite's own way to say so
+    for size in (1000, 100, 0):
+        with contextlib.suppress(StoreUnwritable):
+            while True:
+                store.note("worker_online", message="x" * size)
+    refused = running.ask("POST", "/task", {"description": "look", "skills": []})
+    running.gate.open()
+    waited = running.ask("GET", f"/task/{job_id}/result", Prefer="wait=1")
+    banners = {banner["id"]: banner["text"] for banner in running.ask("GET", "/dashboard/data").json()["banners"]}
+    health = running.ask("GET", "/health").json()
+
+    assert (refused.status, waited.status) == (503, 202)
+    assert int(refused.headers["Retry-After"]) >= 1
+    for text in (refused.json()["error"], banners["store"], health["problem"]):
+        assert "jobs.db can't be written: database or disk is full; free some space" in text
+
+    store._file.connection.execute("PRAGMA max_page_count = 1000000")
+    assert running.result(job_id)["status"] == "completed"
+    assert "problem" not in running.ask("GET", "/health").json()
+
+
+@pytest.mark.system
+def test_on_a_disk_that_is_really_full_a_hub_refuses_jobs_and_ends_what_it_took_once_there_is_room(
+    tmp_path: Path,
+) -> None:
+    disk = tmp_path / "data"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("no small disk can be mounted here")
+    try:
+        with fleet(tmp_path, data_dir=disk) as parts:
+            held = parts.submit("hold on")
+            parts.gate.wait_for_a_task()
+            accepted, answer = [held], parts.ask("POST", "/task", {"description": "hold " + "x" * 50_000, "skills": []})
+            fill(disk / "filler")
+            while answer.status == 202:
+                accepted.append(answer.json()["job_id"])
+                answer = parts.ask("POST", "/task", {"description": "hold " + "x" * 50_000, "skills": []})
+            trouble = answer.json()["error"]
+            parts.gate.open()  # the held job's worker ends, and its end can't be written
+            waited = parts.ask("GET", f"/task/{held}/result", Prefer="wait=2")
+            (disk / "filler").unlink()
+            ends = {job_id: parts.result(job_id)["status"] for job_id in accepted}
+            assert "problem" not in parts.ask("GET", "/health").json()
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+    assert answer.status == 503
+    assert "jobs.db can't be written: database or disk is full; free some space" in trouble
+    assert waited.status == 202
+    assert len(ends) > 1
+    assert set(ends.values()) == {"completed"}
+
+
+# --- old jobs ---
+
+
+def test_a_start_forgets_the_oldest_jobs_beyond_the_number(tmp_path: Path) -> None:
+    with fleet(tmp_path, workers=1) as parts:
+        ids = [parts.submit(f"look {n}") for n in range(5)]
+        for job_id in ids:
+            parts.result(job_id)
+    with ScriptedLLM() as llm:
+        settings = settings_for(tmp_path, llm, jobs_kept=2)
+    with hub(settings) as (service, port):
+        while len(service.jobs()) > 2:
+            pass
+        statuses = [ask(port, "GET", f"/task/{job_id}").status for job_id in ids]
+
+    assert sorted(statuses) == [200, 200, 404, 404, 404]
+
+
+# --- a job's whole record ---
+
+
+def test_a_jobs_record_holds_its_plan_attempts_and_events(running: Fleet, tmp_path: Path) -> None:
+    job_id = running.submit("fail at it")
+    running.result(job_id)
+
+    answer = running.ask("GET", f"/task/{job_id}/export")
+    record = answer.json()
+    printed = pibot("export", job_id, url=running.url, key=None)
+    written = pibot("export", job_id, "--output", str(tmp_path / "job.json"), url=running.url, key=None)
+    nowhere = pibot("export", job_id, "--output", str(tmp_path / "no" / "job.json"), url=running.url, key=None)
+    unknown = pibot("export", "nope", url=running.url, key=None)
+
+    assert answer.status == 200
+    assert record["version"] == __version__
+    assert record["job"] == running.ask("GET", f"/task/{job_id}").json()["job"]
+    (step,) = record["job"]["subtasks"]
+    assert [(a["number"], a["error"], a["late_result"]) for a in step["attempts"]] == [(1, "it was told to fail", None)]
+    kinds = [event["kind"] for event in record["events"]]
+    assert kinds == ["job_accepted", "subtask_started", "subtask_failed", "job_failed"]
+    assert json.loads(printed.stdout) == json.loads((tmp_path / "job.json").read_text()) == record
+    assert (written.returncode, written.stdout, written.stderr) == (0, "", "")
+    assert (nowhere.returncode, nowhere.stderr.count("\n"), "--output" in nowhere.stderr) == (2, 1, True)
+    assert (unknown.returncode, unknown.stderr) == (5, "pibot: no job 'nope'\n")
+
+
+def test_a_jobs_record_asks_for_the_key(tmp_path: Path) -> None:
+    with fleet(tmp_path, workers=0, key="fleet-key") as parts:
+        assert ask(parts.port, "GET", "/task/x/export").status == 401
+
+
+# --- two hubs ---
+
+
+def test_a_second_hub_with_the_same_jobs_says_so_in_one_sentence(tmp_path: Path) -> None:
+    with ready(tmp_path) as (first, _, port):
+        second = start(tmp_path)
+        _, err = second.communicate(timeout=30)
+        still = ask(port, "GET", "/health").status
+
+    assert second.returncode == 1
+    assert err.splitlines()[-1].startswith(f"another hub (process {first.pid}) runs with the job database ")
+    assert "PIBOT_DATA_DIR" in err
+    assert "Traceback" not in err
+    assert still == 200
+
+
+def test_export_works_beside_a_running_hub(tmp_path: Path) -> None:
+    with ready(tmp_path) as (_, _, port):
+        ask(port, "POST", "/task", {"description": "look", "skills": [], "job_id": "mine"})
+        argv = [sys.executable, "-m", "pibot", "export", "mine"]
+        done = subprocess.run(
+            argv, env={"PIBOT_HUB_URL": f"http://127.0.0.1:{port}"}, cwd=tmp_path, capture_output=True, text=True
+        )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["job"]["description"] == "look"
