@@ -33,6 +33,8 @@ class WorkerClient:
     """
 
     def __init__(self, api_key: Secret | None) -> None:
+        import aiohttp  # noqa: F401  # a tenth of a second that would else be the first task's
+
         self._headers = {"Content-Type": "application/json"}
         if api_key is not None:
             self._headers["Authorization"] = f"Bearer {api_key.reveal()}"

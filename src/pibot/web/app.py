@@ -61,7 +61,8 @@ def create_app(
     """
     app = Flask(name, static_folder=None)
     guard = _Guard(api_key, frozenset(open_paths), frozenset(form_paths), max_body)
-    app.before_request(guard)
+    # A method: Flask looks at a callable object's signature anew at each request.
+    app.before_request(guard.look_at)
     app.register_error_handler(PibotError, _pibot_error)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _unexpected)
@@ -79,8 +80,8 @@ class _Guard:
         self._form_paths = form_paths
         self._max_body = max_body
 
-    def __call__(self) -> Response | None:
-        if not request.headers.get("Content-Length", "0").isdigit():
+    def look_at(self) -> Response | None:
+        if not request.environ.get("CONTENT_LENGTH", "0").isdigit():
             return error(400, "the Content-Length is not a number of bytes")
         # Before the key is looked at: cheroot closes the connection after a 413 instead of reading on.
         length = request.content_length or 0
@@ -89,7 +90,7 @@ class _Guard:
                 while request.stream.read(65536):
                     pass
             return error(413, f"the body has {length} bytes, {self._max_body} are allowed")
-        if request.headers.get("Transfer-Encoding"):
+        if request.environ.get("HTTP_TRANSFER_ENCODING"):
             # Flask cuts a chunked body at its limit without an error, so a length is demanded instead.
             return error(411, "send the body with a Content-Length; a chunked body is not read")
         if not _is_same_origin():
@@ -129,9 +130,9 @@ def _is_same_origin() -> bool:
     """
     if request.method in ("GET", "HEAD", "OPTIONS"):
         return True
-    if request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+    if request.environ.get("HTTP_SEC_FETCH_SITE", "none") not in ("none", "same-origin"):
         return False
-    origin = request.headers.get("Origin")
+    origin = request.environ.get("HTTP_ORIGIN")
     return origin is None or urlsplit(origin).netloc == request.host
 
 

@@ -45,13 +45,13 @@ def json_body() -> Any:
         raise InvalidRequest(f"the body is not JSON: {exc}") from exc
 
 
+_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})\"?\s*(?:$|[,;])")
+
+
 def wait_preference(maximum: float) -> float:
     """Seconds that the caller is willing to wait, by ``Prefer: wait=N`` (RFC 7240), at most ``maximum``; else 0."""
-    for value in request.headers.getlist("Prefer"):
-        match = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})\"?\s*(?:$|[,;])", value)
-        if match:
-            return min(float(match.group(1)), maximum)
-    return 0.0
+    match = _WAIT.search(request.environ.get("HTTP_PREFER", ""))
+    return min(float(match.group(1)), maximum) if match else 0.0
 
 
 class WaitingRoom:
