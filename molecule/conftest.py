@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import time
 import urllib.error
@@ -80,10 +81,14 @@ class Lab:
         assert done.returncode == 0 or not check, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
 
-    def playbook(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run ansible-playbook as an owner does, in the folder ansible/ and with the lab's inventory."""
+    def playbook(self, *arguments: str, fails: bool = False) -> str:
+        """What ansible-playbook prints, run as an owner runs it: in the folder ansible/, with the lab's inventory."""
         command = ["ansible-playbook", "--inventory", str(INVENTORY), *arguments]
-        return subprocess.run(command, cwd=ROOT / "ansible", capture_output=True, text=True, check=False)
+        environ = {**os.environ, "ANSIBLE_NOCOLOR": "1"}
+        done = subprocess.run(command, cwd=ROOT / "ansible", env=environ, capture_output=True, text=True, check=False)
+        if (done.returncode != 0) is not fails:
+            pytest.fail(f"{' '.join(arguments)} ended with {done.returncode}:\n{(done.stdout + done.stderr)[-8000:]}")
+        return done.stdout
 
     def ask(self, name: str, path: str, body: object = None, *, key: str | None = None, wait: int = 0) -> Answer:
         """One request from this computer."""
