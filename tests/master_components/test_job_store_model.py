@@ -41,7 +41,16 @@ PLANS: list[dict[str, tuple[str, ...]]] = [
     {"a": (), "b": ("a",), "c": ("b",), "d": ()},
 ]
 
+MEMORY = Path("/dev/shm")
+"""Where no disk is waited for: what is on disk after a power cut is not the question here."""
+
+NOT_READY = [state for state in SubtaskState if state is not SubtaskState.READY]
+
 FAILED_STATES = (TaskState.FAILED, TaskState.TIMEOUT, TaskState.CANCELLED)
+
+
+def plan_of(needs: dict[str, tuple[str, ...]]) -> TaskPlan:
+    return TaskPlan(TaskComplexity.COMPLEX, False, tuple(SubTask(n, n, (), w) for n, w in needs.items()))
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -49,17 +58,25 @@ class StoreMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp(prefix="pibot-model-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="pibot-model-", dir=MEMORY if MEMORY.is_dir() else None))
         self.clock, self.monotonic = FakeClock(), FakeClock(5.0)
         self.model = Model()
         self.leases: list[Lease] = []
         self.results: dict[tuple[str, str], TaskResult] = {}
         self.before: dict[str, Job] = {}
 
-    @initialize()
     def open(self) -> None:
         self.store = JobStore(self.folder / "jobs.db", clock=self.clock, monotonic=self.monotonic)
         self.store._file.connection.execute("PRAGMA synchronous = OFF")  # no power is cut here
+
+    @initialize(needs=st.sampled_from(PLANS))
+    def begin(self, needs: dict[str, tuple[str, ...]]) -> None:
+        """With a job that workers can have at once, for most of what may go wrong needs one."""
+        self.open()
+        job_id = self.store.submit(Submission("the first")).job_id
+        self.model.submit(job_id, 0, single=False)
+        self.store.save_plan(job_id, plan_of(needs))
+        self.model.plan(job_id, needs)
 
     def teardown(self) -> None:
         self.store.close()
@@ -76,7 +93,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(data=st.data(), needs=st.sampled_from(PLANS))
     def plan(self, data: Any, needs: dict[str, tuple[str, ...]]) -> None:
         job_id, job = self.some_job(data)
-        plan = TaskPlan(TaskComplexity.COMPLEX, False, tuple(SubTask(n, n, (), w) for n, w in needs.items()))
+        plan = plan_of(needs)
         if job.state in (JobState.QUEUED, JobState.PLANNING) and not job.steps:
             self.store.start_planning(job_id)
             job.state = JobState.PLANNING
@@ -87,17 +104,20 @@ class StoreMachine(RuleBasedStateMachine):
             with pytest.raises(IllegalTransition):
                 self.store.save_plan(job_id, plan)
 
-    @precondition(lambda self: any(job.steps for job in self.model.jobs.values()))
+    @precondition(lambda self: self.steps(SubtaskState.READY))
     @rule(data=st.data(), worker=st.sampled_from(["worker-1", "worker-2"]))
     def lease(self, data: Any, worker: str) -> None:
-        job_id, task_id = self.some_step(data)
-        if self.model.jobs[job_id].steps[task_id].state is SubtaskState.READY:
-            lease = self.store.lease(job_id, task_id, worker, 60.0)
-            self.model.lease(lease)
-            self.leases.append(lease)
-        else:
-            with pytest.raises(IllegalTransition):
-                self.store.lease(job_id, task_id, worker, 60.0)
+        job_id, task_id = data.draw(st.sampled_from(self.steps(SubtaskState.READY)), "step")
+        lease = self.store.lease(job_id, task_id, worker, 60.0)
+        self.model.lease(lease)
+        self.leases.append(lease)
+
+    @precondition(lambda self: self.steps(*NOT_READY))
+    @rule(data=st.data())
+    def lease_what_is_not_ready(self, data: Any) -> None:
+        job_id, task_id = data.draw(st.sampled_from(self.steps(*NOT_READY)), "step")
+        with pytest.raises(IllegalTransition):
+            self.store.lease(job_id, task_id, "worker-3", 60.0)
 
     @precondition(lambda self: self.leases)
     @rule(data=st.data())
@@ -137,21 +157,32 @@ class StoreMachine(RuleBasedStateMachine):
             with pytest.raises(LeaseLost):
                 self.store.fail_attempt(lease, "no answer", final=final, count=count)
 
-    @precondition(lambda self: any(job.steps for job in self.model.jobs.values()))
+    @precondition(lambda self: self.steps(SubtaskState.LEASED))
+    @rule(count=st.sampled_from([True, True, True, False]))
+    def a_worker_is_lost_and_another_takes_over(self, count: bool) -> None:
+        lease = max((lease for lease in self.leases if self.model.holds(lease)), key=lambda lease: lease.attempt)
+        self.store.fail_attempt(lease, "lost", final=False, count=count)
+        self.model.fail_attempt(lease, "lost", final=False, count=count)
+        if self.model.jobs[lease.job_id].steps[lease.task_id].state is SubtaskState.READY:
+            again = self.store.lease(lease.job_id, lease.task_id, "worker-3", 60.0)
+            self.model.lease(again)
+            self.leases.append(again)
+
+    @precondition(lambda self: len(self.steps(*SubtaskState)) > 4)
     @rule(data=st.data())
     def give_up(self, data: Any) -> None:
-        job_id, task_id = self.some_step(data)
+        job_id, task_id = data.draw(st.sampled_from(self.steps(*SubtaskState)), "step")
         self.store.give_up(job_id, task_id, "no worker")
         self.model.give_up(job_id, task_id)
 
-    @precondition(lambda self: self.model.jobs)
+    @precondition(lambda self: len(self.model.jobs) > 2)
     @rule(data=st.data())
     def cancel(self, data: Any) -> None:
         job_id, _ = self.some_job(data)
         self.store.request_cancel(job_id)
         self.model.cancel(job_id)
 
-    @precondition(lambda self: self.model.jobs)
+    @precondition(lambda self: len(self.model.jobs) > 2)
     @rule(data=st.data(), state=st.sampled_from(sorted(ENDED_JOBS, key=lambda s: s.value)))
     def finish(self, data: Any, state: JobState) -> None:
         job_id, job = self.some_job(data)
@@ -252,15 +283,22 @@ class StoreMachine(RuleBasedStateMachine):
         job_id = data.draw(st.sampled_from(list(self.model.jobs)), "job")
         return job_id, self.model.jobs[job_id]
 
-    def some_step(self, data: Any) -> tuple[str, str]:
-        steps = [(job_id, name) for job_id, job in self.model.jobs.items() for name in job.steps]
-        chosen: tuple[str, str] = data.draw(st.sampled_from(steps), "step")
-        return chosen
+    def steps(self, *states: SubtaskState) -> list[tuple[str, str]]:
+        return [
+            (job_id, name)
+            for job_id, job in self.model.jobs.items()
+            for name, step in job.steps.items()
+            if step.state in states
+        ]
 
     def some_lease(self, data: Any) -> Lease:
-        """The last ones more often: old ones have been lost long since."""
-        place = data.draw(st.integers(0, len(self.leases) - 1), "lease, from the last")
-        lease: Lease = self.leases[-1 - place]
+        """One that holds, one whose subtask another worker has by now, or any other: as often as each other."""
+        held = [lease for lease in self.leases if self.model.holds(lease)]
+        active = {(lease.job_id, lease.task_id) for lease in held}
+        lost = [lease for lease in self.leases if lease not in held]
+        taken_over = [lease for lease in lost if (lease.job_id, lease.task_id) in active]
+        kinds = [kind for kind in (held, taken_over, lost) if kind]
+        lease: Lease = data.draw(st.sampled_from(data.draw(st.sampled_from(kinds))), "lease")
         return lease
 
 
@@ -268,8 +306,8 @@ def test_whatever_happens_the_store_does_what_its_model_does() -> None:
     run_state_machine_as_test(
         StoreMachine,
         settings=settings(
-            max_examples=40,
-            stateful_step_count=35,
+            max_examples=100,
+            stateful_step_count=50,
             deadline=None,
             derandomize=True,
             suppress_health_check=list(HealthCheck),
