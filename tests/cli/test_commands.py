@@ -186,7 +186,7 @@ def test_a_process_that_would_be_open_to_all_without_a_key_refuses_to_start(tmp_
 
 def test_help_names_every_command_and_every_exit_code() -> None:
     done = pibot("--help")
-    for word in ("run", "status", "jobs", "job", "cancel", "hub", "worker", "rehearsal", "demo", "130"):
+    for word in ("run", "status", "jobs", "job", "export", "cancel", "hub", "worker", "rehearsal", "demo", "130"):
         assert word in done.stdout
     assert pibot("--version").stdout == "pibot, version 3.0.0\n"
     assert pibot("fly").returncode == 2

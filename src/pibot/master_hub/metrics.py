@@ -31,9 +31,7 @@ class _Readings:
         build = GaugeMetricFamily("pibot_build_info", "The hub's version and its model.", labels=["version", "model"])
         build.add_metric([__version__, service.model], 1)
         yield build
-        yield GaugeMetricFamily(
-            "pibot_uptime_seconds", "Since the hub started.", value=max(0.0, service.clock() - service.started_at)
-        )
+        yield GaugeMetricFamily("pibot_uptime_seconds", "Since the hub started.", value=service.uptime)
         yield from self._jobs()
         yield from self._workers()
         calls = CounterMetricFamily(

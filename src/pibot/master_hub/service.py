@@ -68,8 +68,7 @@ class HubService:
         self.settings = settings
         self.library = SkillLibrary(settings.skills_dir)
         self.skills: Sequence[SkillInfo] = self.library.describe()
-        self.started_at = clock()
-        self.clock = clock
+        self._started = time.monotonic()
         self.model_problem: str | None = None
         self._check_every = check_every
         self._loop = BackgroundLoop("pibot-hub")
@@ -265,6 +264,11 @@ class HubService:
     def model(self) -> str:
         """The model's name; empty where there is none."""
         return self._llm.model
+
+    @property
+    def uptime(self) -> float:
+        """Seconds since the hub was started."""
+        return time.monotonic() - self._started
 
     @property
     def store_problem(self) -> str | None:
