@@ -240,7 +240,9 @@ def test_who_starts_afresh_keeps_the_copy_of_what_was(path: Path) -> None:
         if part.suffix != ".bak":
             part.unlink()
     fill(path, 1)
-    assert copies.copy_of(path).read_bytes() == good
+    fill(path, 1)
+    assert path.with_name("jobs.db.bak.old").read_bytes() == good
+    assert copies.copy_of(path).exists()
 
 
 def test_a_start_without_room_for_a_copy_says_so_and_goes_on(

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pibot.master_components.copies import copy_of
 from pibot.master_components.job_store import JobStore
 from pibot.master_components.records import Submission
 from pibot.master_components.states import JobState
-from pibot.master_components.upkeep import BATCH, EVERY, NOTE_EVERY, Upkeep
+from pibot.master_components.upkeep import BATCH, EVERY, LOOKS_AN_HOUR, Upkeep
 from tests.support.clocks import FakeClock
 
 DAY = 86_400.0
@@ -97,8 +100,46 @@ async def test_a_killed_hub_has_noted_its_jobs_time(tmp_path: Path, store: JobSt
 async def test_an_idle_hub_hardly_writes(store: JobStore, clock: FakeClock) -> None:
     await looks(store, clock)
     before = store._file.connection.total_changes
-    await looks(store, clock, number=NOTE_EVERY)
+    await looks(store, clock, number=LOOKS_AN_HOUR)
     assert store._file.connection.total_changes == before + 1
+
+
+async def test_a_hub_that_is_never_stopped_keeps_a_good_copy_too(
+    tmp_path: Path, store: JobStore, clock: FakeClock
+) -> None:
+    ended(store, 3)
+    await looks(store, clock)
+    good = copy_of(tmp_path / "jobs.db")
+    before = good.stat().st_mtime
+    ended(store, 2)
+    await looks(store, clock, number=LOOKS_AN_HOUR + 1)
+    assert good.stat().st_mtime == before
+    clock.now += DAY
+    await looks(store, clock)
+    assert good.stat().st_mtime == before + DAY + (LOOKS_AN_HOUR + 2) * EVERY
+    store.close()
+    (tmp_path / "other").mkdir()
+    good.replace(tmp_path / "other" / "jobs.db")
+    with contextlib.closing(JobStore(tmp_path / "other" / "jobs.db")) as copied:
+        assert kept(copied) == 5
+
+
+async def test_damage_is_told_and_the_good_copy_stays(
+    tmp_path: Path, store: JobStore, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(60):
+        store.submit(Submission("x" * 3000))
+    await looks(store, clock)
+    good = copy_of(tmp_path / "jobs.db").read_bytes()
+    store._file.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with (tmp_path / "jobs.db").open("r+b") as file:
+        file.seek(20 * 4096)
+        file.write(os.urandom(20 * 4096))
+    clock.now += DAY + 1
+    await looks(store, clock)
+    assert "no_upkeep" in caplog.text
+    assert "is damaged" in caplog.text
+    assert copy_of(tmp_path / "jobs.db").read_bytes() == good
 
 
 async def test_a_look_that_fails_is_told_and_the_next_one_is_made(

@@ -14,7 +14,7 @@ from pathlib import Path
 from pibot.contracts import Clock
 from pibot.errors import StoreError, StoreUnwritable
 from pibot.logs import event
-from pibot.master_components.copies import copy_of, keep_good_copy
+from pibot.master_components.copies import check, copy_of, is_due, keep_good_copy, put_aside
 from pibot.master_components.file_lock import FileLock
 from pibot.master_components.schema import check_version, migrate, migrations, version_of
 
@@ -42,6 +42,7 @@ class Database:
 
     def __init__(self, path: Path, *, clock: Clock = time.time) -> None:
         self._path = path
+        self._clock = clock
         self._lock = threading.RLock()
         self.trouble: str | None = None
         """Why it can't be written, from a failed write until one succeeds."""
@@ -50,7 +51,7 @@ class Database:
             self.connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
             self.connection.row_factory = sqlite3.Row
             try:
-                self._prepare(clock)
+                self._prepare()
             except BaseException:
                 self.connection.close()
                 raise
@@ -109,28 +110,51 @@ class Database:
             except sqlite3.Error as exc:
                 raise StoreError(f"the job database {self._path} can't be read: {exc}") from exc
 
+    def keep_good_copy(self) -> None:
+        """Copy the file if it is sound and the last good copy is a day old. Others may write to it meanwhile.
+
+        Raises:
+            StoreError: it is damaged, or can't be read.
+        """
+        if not is_due(self._path, self._clock):
+            return
+        # Reads alone, and so needs no lock: what damages a file is two connections that write.
+        uri = f"{self._path.absolute().as_uri()}?mode=ro"
+        try:
+            with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10.0)) as db:
+                self._refuse_damaged(db)
+                self._copy(db)
+        except sqlite3.Error as exc:
+            raise StoreError(f"the job database {self._path} can't be read: {exc}") from exc
+
     def _make_room(self) -> None:
         """Give back the room of the write-ahead log, up to 4 MB, where the file itself has room for what is in it."""
         with contextlib.suppress(sqlite3.Error):  # it can't be: then it stays as it is
             self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def _prepare(self, clock: Clock) -> None:
+    def _prepare(self) -> None:
         db = self.connection
         scripts = migrations()
         check_version(db, self._path, scripts)
         db.execute("PRAGMA foreign_keys = ON")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
-        (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
-        if found != "ok":
-            what = " ".join(found.split())
-            raise StoreError(f"the job database {self._path} is damaged ({what}); {self._way_back()}")
+        self._refuse_damaged(db)
         is_new = version_of(db) == 0
         migrate(db, self._path, scripts)
-        if is_new:  # whoever starts afresh keeps the copy of what was
-            return
+        if is_new:
+            put_aside(self._path)
+        elif is_due(self._path, self._clock):
+            self._copy(db)
+
+    def _refuse_damaged(self, db: sqlite3.Connection) -> None:
+        damage = check(db)
+        if damage is not None:
+            raise StoreError(f"the job database {self._path} is damaged ({damage}); {self._way_back()}")
+
+    def _copy(self, db: sqlite3.Connection) -> None:
         try:
-            keep_good_copy(db, self._path, clock)
+            keep_good_copy(db, self._path, self._clock)
         except (OSError, sqlite3.Error) as exc:  # the hub does without
             event(log, "no_copy", level=logging.WARNING, file=str(copy_of(self._path)), error=str(exc))
 

@@ -203,6 +203,14 @@ class JobStore:
             return None
         return max(0.0, job.accepted_run + job.timeout - self._tables.running_time())
 
+    def keep_good_copy(self) -> None:
+        """Copy the file, as at a start, if it is sound and the last good copy is a day old.
+
+        Raises:
+            StoreError: it is damaged, or can't be read; it says what to do.
+        """
+        self._file.keep_good_copy()
+
     def keep_time(self) -> None:
         """Note how long hubs have run: a hub that is killed has its jobs' time go back to when this was called last."""
         with self._transaction():

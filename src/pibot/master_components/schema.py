@@ -57,7 +57,7 @@ def migrate(db: sqlite3.Connection, path: Path, scripts: Sequence[str]) -> None:
     steps = "\n".join(scripts[version:])
     try:
         if version:
-            copy(db, path.with_name(f"{path.name}.v{version}"))
+            copy(db, path, path.with_name(f"{path.name}.v{version}"))
         db.executescript(f"BEGIN IMMEDIATE;\n{steps}\nPRAGMA user_version = {len(scripts)};\nCOMMIT;")
     except (OSError, sqlite3.Error) as exc:
         if db.in_transaction:

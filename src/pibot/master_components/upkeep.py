@@ -1,4 +1,4 @@
-"""What the job store needs done now and then: old jobs forgotten, and how long hubs have run noted."""
+"""What the job store needs done now and then: old jobs forgotten, the running time noted, a good copy kept."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ log = logging.getLogger("pibot.store")
 EVERY = 10.0
 """Seconds between two looks, and so what the time of an unfinished job goes back by when its hub is killed."""
 
-NOTE_EVERY = 360
-"""Looks after which the time is noted though nothing waits: an idle hub writes to its SD card once an hour."""
+LOOKS_AN_HOUR = 360
+"""Once an hour the time is noted though nothing waits, so that an idle hub hardly writes to its SD card, and a copy is
+made where the last one is a day old."""
 
 BATCH = 20
 """Jobs that are forgotten at once; in between, others get at the file."""
@@ -54,7 +55,7 @@ class Upkeep:
         looks = 0
         while True:
             try:
-                await self._look(note=looks % NOTE_EVERY == 0)
+                await self._look(hourly=looks % LOOKS_AN_HOUR == 0)
             except StoreError as exc:  # the next look may go better
                 event(log, "no_upkeep", level=logging.ERROR, error=str(exc))
             except Exception:  # a defect must not let the file grow for ever
@@ -66,7 +67,7 @@ class Upkeep:
         """End its thread, once what it does is done."""
         self._on_disk.close()
 
-    async def _look(self, *, note: bool) -> None:
+    async def _look(self, *, hourly: bool) -> None:
         forgotten = 0
         while True:
             some = await self._on_disk.once(self._forget_some)
@@ -77,8 +78,10 @@ class Upkeep:
             event(log, "jobs_pruned", number=forgotten)
         counts = await self._on_disk.once(self._store.counts)
         # Another write after one that failed also finds out whether there is room again.
-        if note or self._store.trouble or any(counts[state] for state in UNFINISHED_JOBS):
+        if hourly or self._store.trouble or any(counts[state] for state in UNFINISHED_JOBS):
             await self._on_disk.once(self._store.keep_time)
+        if hourly:
+            await self._on_disk.once(self._store.keep_good_copy)
 
     def _forget_some(self) -> int:
         return self._store.prune(keep_seconds=self._keep_seconds, keep_jobs=self._keep_jobs, limit=BATCH)
