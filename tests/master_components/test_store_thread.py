@@ -65,15 +65,19 @@ async def test_what_another_try_would_not_mend_is_raised(
 
 
 async def test_while_one_waits_for_room_others_are_served() -> None:
-    room = asyncio.Event()
+    room, waits = asyncio.Event(), asyncio.Event()
 
     async def sleep(_: float) -> None:
+        waits.set()
         await room.wait()
 
     thread = StoreThread(sleep)
     first = asyncio.ensure_future(thread(play, full(1)))
+    await waits.wait()
     assert await thread(play, [None]) == "written"
     assert not first.done()
+    assert thread.trouble == "the disk is full"
     room.set()
     assert await first == "written"
+    assert thread.trouble is None
     thread.close()

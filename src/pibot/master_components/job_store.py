@@ -12,8 +12,8 @@ from pibot.contracts import Clock, SubTask, TaskComplexity, TaskPlan, TaskResult
 from pibot.errors import IllegalTransition, LeaseLost, QueueFull, StoreError, TaskConflict
 from pibot.logs import event
 from pibot.master_components.database import Database
-from pibot.master_components.records import Event, Job, JobRecord, Lease, Submission
-from pibot.master_components.rows import job_from
+from pibot.master_components.job_queries import JobQueries
+from pibot.master_components.records import Job, Lease, Submission
 from pibot.master_components.states import (
     ENDED_JOBS,
     MAX_ATTEMPTS,
@@ -30,7 +30,7 @@ SINGLE_STEP = "step-1"
 """The id of the one subtask of a job that is not planned."""
 
 
-class JobStore:
+class JobStore(JobQueries):
     """The job database. Its methods block for as long as the disk takes, and may be called from any thread.
 
     Args:
@@ -56,8 +56,12 @@ class JobStore:
         self._max_queued = max_queued
         self._file = Database(path, clock=clock)
         self._transaction = self._file.transaction
-        self._reading = self._file.reading
-        self._tables = Tables(self._file.connection, clock, monotonic)
+        try:
+            with self._file.reading() as db:
+                super().__init__(self._file, Tables(db, clock, monotonic))
+        except StoreError:
+            self._file.close()
+            raise
         self._used = Usage()
         self._closed = False
 
@@ -119,89 +123,10 @@ class JobStore:
                 self._tables.insert_plan(job_id, TaskPlan(TaskComplexity.SIMPLE, False, (step,)))
             return self._tables.job(job_id)
 
-    def job(self, job_id: str) -> Job:
-        """A job with its subtasks and their attempts.
-
-        Raises:
-            JobNotFound: there is none of that id.
-        """
-        with self._reading():
-            return self._tables.job(job_id)
-
-    def export(self, job_id: str) -> JobRecord:
-        """All that is stored of a job.
-
-        Raises:
-            JobNotFound: there is none of that id.
-        """
-        with self._reading() as db:
-            rows = db.execute("SELECT * FROM event WHERE job_id = ? ORDER BY seq", (job_id,)).fetchall()
-            return JobRecord(self._tables.job(job_id), tuple(Event(**dict(row)) for row in rows))
-
-    def jobs(self, *, state: JobState | None = None, limit: int = 50, before: str | None = None) -> tuple[Job, ...]:
-        """Jobs without their subtasks, the newest first.
-
-        Args:
-            state: only those in it.
-            limit: how many at most.
-            before: only those accepted before this one.
-
-        Raises:
-            JobNotFound: there is none of the id ``before``.
-        """
-        conditions, values = [], []
-        with self._reading() as db:
-            if state is not None:
-                conditions.append("state = ?")
-                values.append(state.value)
-            if before is not None:
-                conditions.append("seq < ?")
-                values.append(self._tables.row(before)["seq"])
-            where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
-            # The conditions are the constants above; what a caller gave is bound.
-            rows = db.execute(f"SELECT * FROM job {where} ORDER BY seq DESC LIMIT ?", (*values, limit))
-            return tuple(job_from(row) for row in rows)
-
-    def unfinished(self, limit: int = -1) -> tuple[str, ...]:
-        """The ids of the first ``limit`` jobs that have not ended: higher priority first, then the older."""
-        with self._reading() as db:
-            rows = db.execute(
-                # SQLite would choose the index by state, and sort all that are queued.
-                f"SELECT job_id FROM job INDEXED BY job_unfinished WHERE state IN {listed(UNFINISHED_JOBS)}"
-                " ORDER BY priority DESC, seq LIMIT ?",
-                (limit,),
-            )
-            return tuple(row["job_id"] for row in rows)
-
-    def counts(self) -> dict[JobState, int]:
-        """How many jobs there are in each state."""
-        with self._reading() as db:
-            known = {row["state"]: row["number"] for row in db.execute("SELECT * FROM tally")}
-        return {state: known.get(state.value, 0) for state in JobState}
-
-    def open_subtasks(self) -> dict[SubtaskState, int]:
-        """How many subtasks of the jobs that have not ended are in each state."""
-        with self._reading() as db:
-            rows = db.execute(
-                "SELECT subtask.state, count(*) AS number FROM job JOIN subtask USING (job_id)"
-                f" WHERE job.state IN {listed(UNFINISHED_JOBS)} GROUP BY subtask.state"
-            )
-            known = {row["state"]: row["number"] for row in rows}
-        return {state: known.get(state.value, 0) for state in SubtaskState}
-
     @property
     def used(self) -> Usage:
         """What the models were asked for, over all jobs, since the file was opened."""
         return self._used
-
-    def time_left(self, job: Job) -> float | None:
-        """Seconds until the job's time is up, 0 where it is; None where it has no limit.
-
-        What counts is time in which a hub ran, so that neither a power cut nor a clock that jumps ends a job.
-        """
-        if job.timeout is None:
-            return None
-        return max(0.0, job.accepted_run + job.timeout - self._tables.running_time())
 
     def keep_good_copy(self) -> None:
         """Copy the file, as at a start, if it is sound and the last good copy is a day old.
@@ -411,12 +336,6 @@ class JobStore:
         """Add to the recent activity something that is not about a job."""
         with self._transaction():
             self._tables.event(kind, worker_id=worker_id, message=message)
-
-    def events(self, limit: int = 50, after: int = 0) -> tuple[Event, ...]:
-        """What happened last, the newest first; only what came after the event number ``after``."""
-        with self._reading() as db:
-            rows = db.execute("SELECT * FROM event WHERE seq > ? ORDER BY seq DESC LIMIT ?", (after, limit))
-            return tuple(Event(**dict(row)) for row in rows)
 
     # --- helpers ---
 
