@@ -24,6 +24,7 @@ def test_a_pis_readings_are_in_plain_units(tmp_path: Path) -> None:
         "proc/loadavg": "0.52 0.58 0.59 1/123 4567\n",
         "proc/uptime": "350735.47 234388.90\n",
         "sys/class/thermal/thermal_zone0/temp": "48312\n",
+        "sys/devices/platform/soc/soc:firmware/get_throttled": "50005\n",
     }.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,8 +36,12 @@ def test_a_pis_readings_are_in_plain_units(tmp_path: Path) -> None:
         "load_1m": 0.52,
         "temperature_celsius": 48.312,
         "uptime_seconds": 350735.47,
+        "processors": processors(),
+        "throttled": ["under-voltage", "throttled"],
     }
 
 
 def test_a_reading_that_is_not_there_is_none(tmp_path: Path) -> None:
-    assert set(read_host(tmp_path).to_json().values()) == {None}
+    reading = read_host(tmp_path).to_json()
+    assert reading.pop("processors") == processors()
+    assert set(reading.values()) == {None}

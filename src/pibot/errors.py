@@ -117,8 +117,16 @@ class WorkerUnreachable(WorkerError):
     """The worker did not answer at all, or the connection broke before its answer was whole."""
 
 
+class WorkerNotReached(WorkerUnreachable):
+    """No connection to the worker came about, so nothing of the request got there."""
+
+
 class WorkerRejected(WorkerError):
     """The worker refused the task for good (a wrong key, an unknown skill, a malformed field)."""
+
+    def __init__(self, worker_id: str, problem: str, *, status: int | None = None) -> None:
+        super().__init__(worker_id, problem)
+        self.status = status
 
 
 class NoWorkers(PibotError):

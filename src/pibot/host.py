@@ -8,6 +8,11 @@ from pathlib import Path
 
 from pibot.contracts import JsonObject
 
+# The bits of get_throttled that are about this moment. Higher ones are about some time since the start.
+# Source: raspberrypi.com/documentation/computers/os.html, vcgencmd get_throttled.
+_THROTTLED = ((0, "under-voltage"), (1, "frequency capped"), (2, "throttled"), (3, "soft temperature limit"))
+_THROTTLED_FILE = "sys/devices/platform/soc/soc:firmware/get_throttled"
+
 
 @dataclass(frozen=True)
 class HostReading:
@@ -19,6 +24,8 @@ class HostReading:
         load_1m: the load average of the last minute.
         temperature: degrees Celsius of the processor; None where there is no sensor.
         uptime: seconds since the machine started.
+        processors: how many this process may use.
+        throttled: what a Raspberry Pi's firmware says holds it back now; None where it has none.
     """
 
     memory_total: int | None
@@ -27,6 +34,8 @@ class HostReading:
     load_1m: float | None
     temperature: float | None
     uptime: float | None
+    processors: int | None = None
+    throttled: tuple[str, ...] | None = None
 
     def to_json(self) -> JsonObject:
         return {
@@ -36,6 +45,8 @@ class HostReading:
             "load_1m": self.load_1m,
             "temperature_celsius": self.temperature,
             "uptime_seconds": self.uptime,
+            "processors": self.processors,
+            "throttled": None if self.throttled is None else list(self.throttled),
         }
 
 
@@ -56,6 +67,8 @@ def read_host(root: Path = Path("/")) -> HostReading:
         load_1m=_first_number(root / "proc/loadavg"),
         temperature=None if millidegrees is None else millidegrees / 1000,
         uptime=uptime,
+        processors=processors(),
+        throttled=_throttled(root / _THROTTLED_FILE),
     )
 
 
@@ -84,6 +97,14 @@ def _first_number(path: Path) -> float | None:
         return float(words[0]) if words else None
     except ValueError:
         return None
+
+
+def _throttled(path: Path) -> tuple[str, ...] | None:
+    try:
+        bits = int(_read(path).strip(), 16)
+    except ValueError:
+        return None
+    return tuple(name for bit, name in _THROTTLED if bits >> bit & 1)
 
 
 def processors() -> int:

@@ -21,6 +21,9 @@ from pibot.contracts import Budget, WorkerAddress
 from pibot.errors import SettingsError
 
 DEFAULT_PORT = 5000
+MIN_LEASE = 2.0
+"""Seconds. Workers are asked for signs of life in whole seconds."""
+
 VOLC_BASE_URL = "https://ark.cn-beijing.volces.com/api/coding/v3"
 VOLC_MODEL = "doubao-seed-code"
 OPENAI_BASE_URL = "https://api.openai.com/v1"
@@ -84,6 +87,7 @@ class Settings:
     api_key: Secret | None = None
     allow_open: bool = False
     hub_url: str = f"http://127.0.0.1:{DEFAULT_PORT}"
+    join_hub: bool = False
     data_dir: Path = Path("data")
     log_dir: Path | None = None
     workspace_dir: Path = Path("workspace")
@@ -101,6 +105,10 @@ class Settings:
     results_ttl: float = 24 * 3600.0
     stop_grace: float = 20.0
     log_days: int = 14
+    lease_seconds: float = 60.0
+    no_worker_seconds: float = 24 * 3600.0
+    hot_celsius: float = 80.0
+    min_memory_mb: int = 60
     demo_port: int = DEFAULT_PORT
 
     @classmethod
@@ -124,6 +132,7 @@ class Settings:
             api_key=env.secret("PIBOT_API_KEY"),
             allow_open=env.flag("PIBOT_ALLOW_OPEN"),
             hub_url=env.text("PIBOT_HUB_URL", defaults.hub_url).rstrip("/"),
+            join_hub=env.get("PIBOT_HUB_URL") is not None,
             data_dir=env.path("PIBOT_DATA_DIR", directory / "data"),
             log_dir=env.path("PIBOT_LOG_DIR", None),
             workspace_dir=env.path("PIBOT_WORKSPACE_DIR", directory / "workspace"),
@@ -146,6 +155,10 @@ class Settings:
             results_ttl=env.seconds("PIBOT_RESULTS_TTL", defaults.results_ttl),
             stop_grace=env.seconds("PIBOT_STOP_GRACE", defaults.stop_grace),
             log_days=env.integer("PIBOT_LOG_DAYS", defaults.log_days, minimum=1),
+            lease_seconds=env.seconds("PIBOT_LEASE_SECONDS", defaults.lease_seconds, minimum=MIN_LEASE),
+            no_worker_seconds=env.seconds("PIBOT_NO_WORKER_SECONDS", defaults.no_worker_seconds),
+            hot_celsius=env.seconds("PIBOT_HOT_CELSIUS", defaults.hot_celsius, unit="degrees"),
+            min_memory_mb=env.integer("PIBOT_MIN_MEMORY_MB", defaults.min_memory_mb, minimum=0),
             demo_port=env.port("PIBOT_DEMO_PORT"),
         )
 
@@ -222,7 +235,7 @@ class _Env:
             raise SettingsError(f"{name} must be a whole number from {minimum} up, not {value!r}")
         return int(value)
 
-    def seconds(self, name: str, default: float) -> float:
+    def seconds(self, name: str, default: float, *, minimum: float = 0.0, unit: str = "seconds") -> float:
         value = self.get(name)
         if value is None:
             return default
@@ -230,8 +243,9 @@ class _Env:
             number = float(value)
         except ValueError:
             number = -1.0
-        if not 0 < number < float("inf"):
-            raise SettingsError(f"{name} must be a number of seconds above 0, not {value!r}")
+        if not 0 < number < float("inf") or number < minimum:
+            wanted = f"from {minimum:g} up" if minimum else "above 0"
+            raise SettingsError(f"{name} must be a number of {unit} {wanted}, not {value!r}")
         return number
 
     def port(self, name: str) -> int:

@@ -22,8 +22,9 @@ from pibot.errors import (
 from pibot.master_components.dispatcher import Dispatcher
 from pibot.master_components.job_store import JobStore
 from pibot.master_components.records import Job, Submission
+from pibot.master_components.reservations import Rank
 from pibot.master_components.states import JobState, SubtaskState
-from pibot.master_components.step_runner import ATTEMPTS, SUBTASK_SECONDS, Timing
+from pibot.master_components.step_runner import ATTEMPTS, Timing
 from tests.support.clocks import FakeClock
 
 
@@ -51,11 +52,17 @@ class FakePool:
         self.free = [f"worker-{n}" for n in range(1, workers + 1)]
         self.known = len(self.free)
         self.asked: list[tuple[str, TaskRequest]] = []
+        self.asked_first: list[bool] = []
         self.cancelled: list[tuple[str, str]] = []
+        self.lost: list[tuple[str, str]] = []
+        self.silent: dict[str, float] = {}
+        self.late: dict[str, TaskResult] = {}
         self._answer = answer
         self._freed = asyncio.Event()
 
-    async def acquire(self, timeout: float | None, *, avoid: Collection[str] = ()) -> str:
+    async def acquire(
+        self, timeout: float | None, *, avoid: Collection[str] = (), skills: Collection[str] = (), rank: Rank
+    ) -> str:
         if not self.known:
             raise NoWorkers("no worker is known; set WORKER_1_IP")
         while True:
@@ -71,7 +78,37 @@ class FakePool:
         self.free.append(worker_id)
         self._freed.set()
 
-    async def run_on(self, worker_id: str, request: TaskRequest, *, timeout: float) -> TaskResult:
+    def reserve(self, worker_id: str) -> bool:
+        if worker_id not in self.free:
+            return False
+        self.free.remove(worker_id)
+        return True
+
+    def silence(self, worker_id: str) -> float:
+        return self.silent.get(worker_id, 0.0)
+
+    def task_lost(self, worker_id: str, reason: str) -> None:
+        self.lost.append((worker_id, reason))
+
+    def why_none(self, skills: Collection[str] = ()) -> str:
+        return "every worker is busy"
+
+    async def fetch_result(self, worker_id: str, task_id: str, *, wait: float = 0) -> TaskResult | None:
+        if self.silence(worker_id) > 0:
+            raise WorkerUnreachable(worker_id, "silent")
+        return self.late.get(task_id)
+
+    async def run_on(
+        self,
+        worker_id: str,
+        request: TaskRequest,
+        *,
+        timeout: float,
+        patience: float,
+        chunk: float,
+        ask_first: bool,
+    ) -> TaskResult:
+        self.asked_first.append(ask_first)
         self.asked.append((worker_id, request))
         answer = self._answer(worker_id, request)
         if asyncio.iscoroutine(answer):
@@ -387,7 +424,7 @@ async def test_a_step_may_take_the_time_that_its_job_was_given(tmp_path: Path) -
         await ended(dispatcher, store, Submission("given skills", (), timeout=3600.0))
         await ended(dispatcher, store, Submission("planned", timeout=1800.0))
         await ended(dispatcher, store, Submission("no time named", ()))
-        assert [request.timeout for _, request in pool.asked] == [3600.0, 1800.0, SUBTASK_SECONDS]
+        assert [request.timeout for _, request in pool.asked] == [3600.0, 1800.0, None]
 
 
 # --- clocks that jump ---

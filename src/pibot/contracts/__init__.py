@@ -48,6 +48,7 @@ from pibot.contracts.validation import (
 )
 from pibot.contracts.workers import (
     WorkerAddress,
+    WorkerReport,
     WorkerState,
     WorkerStatus,
 )
@@ -79,6 +80,7 @@ __all__ = [
     "ToolSpec",
     "Usage",
     "WorkerAddress",
+    "WorkerReport",
     "WorkerState",
     "WorkerStatus",
     "valid_description",

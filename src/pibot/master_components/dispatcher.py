@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from pibot.contracts import Clock, SubTask, TaskPlan, TaskResult, TaskState, Usage
@@ -20,7 +20,7 @@ from pibot.errors import (
 from pibot.logs import event
 from pibot.master_components.job_store import JobStore
 from pibot.master_components.planner import with_results
-from pibot.master_components.records import Job, SubtaskRecord
+from pibot.master_components.records import MAX_PRIORITY, Job, SubtaskRecord
 from pibot.master_components.states import ENDED_JOBS, JobState, SubtaskState
 from pibot.master_components.step_runner import Pool, StepRunner, Timing
 from pibot.master_components.store_thread import StoreThread
@@ -32,7 +32,7 @@ T = TypeVar("T")
 CANCELLED = "the job was cancelled"
 
 JOBS_AT_ONCE = 16
-"""Jobs that are worked on at once; the others wait in the store, the more urgent first."""
+"""Jobs that are planned or wait for a worker at once, beside those that have one; the others wait in the store."""
 
 
 class Planner(Protocol):
@@ -41,6 +41,27 @@ class Planner(Protocol):
     async def analyze(self, description: str) -> tuple[TaskPlan, Usage]: ...
 
     async def compose(self, description: str, results: Sequence[tuple[SubTask, TaskResult]]) -> tuple[str, Usage]: ...
+
+
+@dataclass
+class _Taken:
+    """A job that is worked on.
+
+    Attributes:
+        workers: how many its subtasks have.
+        replaceable: it only waits for a worker, so a more urgent one may have its place.
+        put_back: it waits in the store again.
+    """
+
+    work: asyncio.Task[None]
+    priority: int = MAX_PRIORITY
+    workers: int = 0
+    waits: bool = False
+    put_back: bool = False
+
+    @property
+    def replaceable(self) -> bool:
+        return self.waits and not self.workers and not self.put_back
 
 
 class Dispatcher:
@@ -52,7 +73,7 @@ class Dispatcher:
         pool: runs their subtasks.
         clock: seconds since the epoch, the store's.
         timing: how long it waits for what.
-        jobs_at_once: how many jobs are worked on at once.
+        jobs_at_once: how many jobs are worked on at once, beside those that have a worker.
     """
 
     def __init__(
@@ -72,16 +93,20 @@ class Dispatcher:
         timing = timing or Timing()
         self._on_disk = StoreThread(timing.sleep)
         self._steps = StepRunner(store, self._on_disk, pool, timing)
-        self._running: dict[str, asyncio.Task[None]] = {}
+        self._running: dict[str, _Taken] = {}
         self._cancelling: set[str] = set()
         self._waiters: dict[str, list[asyncio.Future[None]]] = {}
-        self._more = False
-        self._looking = False
+        self._more = False  # the store may hold jobs that are not worked on
+        self._looking = self._again = False
         self._filling: asyncio.Future[None] | None = None
         self._stopping = False
 
     async def start(self) -> None:
-        """Take up the jobs that have not ended."""
+        """Take up the jobs that have not ended, first those that workers may have something of."""
+        leases = await self._on_disk(self._store.leases)
+        self._steps.resume(leases)
+        for job_id in dict.fromkeys(lease.job_id for lease in leases):
+            self._begin(job_id)
         await self._fill()
 
     @property
@@ -89,14 +114,18 @@ class Dispatcher:
         """Why something of the jobs still waits to be written; None where nothing does."""
         return self._on_disk.trouble
 
-    def notify(self, job_id: str) -> None:
+    def notify(self, job_id: str, priority: int = 0) -> None:
         """There is a new job; call it in the loop."""
         if self._stopping or job_id in self._running:
             return
-        if len(self._running) < self._jobs_at_once and not self._more and not self._looking:
+        if self._has_room() and not self._more and not self._looking:
             self._begin(job_id)
-        else:
-            self._more = True  # it takes its turn among those that wait
+            return
+        self._more = True  # it takes its turn among those that wait
+        if self._looking:
+            self._again = self._again or self._has_room()
+        if any(taken.replaceable and taken.priority < priority for taken in self._running.values()):
+            self._look_soon()
 
     async def wait(self, job_id: str, seconds: float) -> bool:
         """Whether the job has ended, waiting for that up to ``seconds``.
@@ -136,17 +165,18 @@ class Dispatcher:
             return
         if job_id not in self._cancelling:  # a second one would cut short the wait for the workers
             self._cancelling.add(job_id)
-            running.cancel()
-        await asyncio.wait([running])
+            running.work.cancel()
+        await asyncio.wait([running.work])
 
     async def stop(self) -> None:
         """Leave the jobs where they are; :meth:`start` of another dispatcher takes them up."""
         self._stopping = self._steps.leave_running = True
-        running = list(self._running.values())
+        running = [taken.work for taken in self._running.values()]
         for task in running:
             task.cancel()
         if running:
             await asyncio.wait(running)
+        await self._steps.stop()
         for job_id in list(self._waiters):
             self._tell_waiters(job_id)
         self._on_disk.close()
@@ -155,36 +185,55 @@ class Dispatcher:
 
     async def _fill(self) -> None:
         """Begin as many waiting jobs as there is room for, the more urgent first."""
-        if self._looking:
-            self._more = True
-            return
-        self._looking = True
+        self._looking = self._again = True
         try:
-            while True:
-                self._more = False
+            while self._again and not self._stopping:
+                self._again = self._more = False
                 # So many are enough: at most all the running ones are among them.
-                for job_id in await self._on_disk(self._store.unfinished, self._jobs_at_once + 1):
-                    if self._stopping:
-                        return
-                    if job_id in self._running:
+                limit = self._jobs_at_once + len(self._running) + 1
+                waiting = await self._on_disk(self._store.unfinished, limit)
+                for position, job_id in enumerate(waiting):
+                    if job_id in self._running or self._stopping:
                         continue
-                    if len(self._running) >= self._jobs_at_once:
+                    if not self._has_room():
                         self._more = True
-                        return
+                        self._put_back_one(waiting, position)
+                        break
                     self._begin(job_id)
-                if not self._more:
-                    return
         finally:
             self._looking = False
 
+    def _put_back_one(self, waiting: Sequence[str], position: int) -> None:
+        """Let the least urgent job that only waits for a worker wait in the store, for the one at ``position``."""
+        if any(taken.put_back for taken in self._running.values()):
+            return  # its place comes free
+        order = {job_id: index for index, job_id in enumerate(waiting)}
+        replaceable = [job_id for job_id, taken in self._running.items() if taken.replaceable]
+        last = max(replaceable, key=lambda job_id: order.get(job_id, len(waiting)), default=None)
+        if last is not None and order.get(last, len(waiting)) > position:
+            self._running[last].put_back = True
+            self._running[last].work.cancel()
+
     def _begin(self, job_id: str) -> None:
-        self._running[job_id] = asyncio.ensure_future(self._bring_to_end(job_id))
+        self._running[job_id] = _Taken(asyncio.ensure_future(self._bring_to_end(job_id)))
+
+    def _has_room(self) -> bool:
+        return sum(not taken.workers for taken in self._running.values()) < self._jobs_at_once
+
+    def _look_soon(self) -> None:
+        """Look whether another job can be begun."""
+        if self._looking:
+            self._again = True
+        elif self._more and not self._stopping:
+            self._filling = asyncio.ensure_future(self._fill())
 
     async def _bring_to_end(self, job_id: str) -> None:
+        put_back = False
         try:
             await self._work(job_id)
         except asyncio.CancelledError:
-            if not self._stopping:
+            put_back = self._running[job_id].put_back and job_id not in self._cancelling
+            if not (self._stopping or put_back):
                 await self._end(job_id, JobState.CANCELLED, CANCELLED)
         except JobNotFound:
             log.warning("job_gone job=%s", job_id)
@@ -196,11 +245,9 @@ class Dispatcher:
         finally:
             del self._running[job_id]
             self._cancelling.discard(job_id)
-            self._tell_waiters(job_id)
-            if self._looking:
-                self._more = True
-            elif self._more and not self._stopping:
-                self._filling = asyncio.ensure_future(self._fill())
+            if not put_back:
+                self._tell_waiters(job_id)
+            self._look_soon()
 
     def _tell_waiters(self, job_id: str) -> None:
         for waiter in self._waiters.pop(job_id, ()):
@@ -236,6 +283,7 @@ class Dispatcher:
             await asyncio.gather(*(self._steps.cancel_remotely(lease) for lease in leases))
             await self._end(job_id, JobState.CANCELLED, CANCELLED)
             return
+        self._running[job_id].priority = job.priority
         try:
             await asyncio.wait_for(self._plan_and_run(job), self._store.time_left(job))
         except asyncio.TimeoutError:
@@ -257,12 +305,22 @@ class Dispatcher:
             answer = job.plan.answer
             await self._on_disk(lambda: self._store.finish(job.job_id, JobState.COMPLETED, answer=answer))
             return
-        await self._run_steps(job)
+        taken = self._running[job.job_id]
+        taken.waits = True
+        await self._run_steps(job, taken)
+        taken.waits = False
         await self._conclude(job.job_id)
 
-    async def _run_steps(self, job: Job) -> None:
+    async def _run_steps(self, job: Job, taken: _Taken) -> None:
         """Run the subtasks as their dependencies allow, until none is left that could be run."""
+
+        def hold(change: int) -> None:
+            taken.workers += change
+            if taken.workers == 1 and change == 1:
+                self._look_soon()  # there is room for another job
+
         single = len(job.subtasks) == 1
+        rank = (-float(job.priority), job.created_at)
         steps: dict[asyncio.Task[None], str] = {}
         try:
             while True:
@@ -271,7 +329,7 @@ class Dispatcher:
                 for record in current.subtasks:
                     if record.state in (SubtaskState.READY, SubtaskState.LEASED) and record.task_id not in begun:
                         subtask = self._with_needed(record, current)
-                        run = self._steps.run(job.job_id, subtask, record, finish_job=single)
+                        run = self._steps.run(job.job_id, subtask, record, finish_job=single, rank=rank, hold=hold)
                         steps[asyncio.ensure_future(run)] = record.task_id
                 if not steps:
                     return

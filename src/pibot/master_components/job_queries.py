@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pibot.master_components.database import Database
-from pibot.master_components.records import Event, Job, JobRecord
-from pibot.master_components.rows import job_from
+from pibot.master_components.records import Event, Job, JobRecord, Lease
+from pibot.master_components.rows import job_from, subtask_from
 from pibot.master_components.states import UNFINISHED_JOBS, JobState, SubtaskState, listed
 from pibot.master_components.tables import Tables
 
@@ -74,6 +74,17 @@ class JobQueries:
                 (limit,),
             )
             return tuple(row["job_id"] for row in rows)
+
+    def leases(self) -> tuple[Lease, ...]:
+        """The leases of the jobs that have not ended: at most one for each worker."""
+        with self._reading() as db:
+            rows = db.execute(
+                "SELECT subtask.* FROM job INDEXED BY job_unfinished JOIN subtask USING (job_id)"
+                f" WHERE job.state IN {listed(UNFINISHED_JOBS)} AND subtask.state = '{SubtaskState.LEASED.value}'"
+                " ORDER BY job.priority DESC, job.seq"
+            )
+            steps = (subtask_from(row, ()) for row in rows)
+            return tuple(step.lease for step in steps if step.lease is not None)
 
     def counts(self) -> dict[JobState, int]:
         """How many jobs there are in each state."""

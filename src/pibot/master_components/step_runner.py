@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
-from collections.abc import Awaitable, Collection
+import time
+from collections.abc import Awaitable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Callable, Protocol
 
-from pibot.contracts import SubTask, TaskRequest, TaskResult, TaskState
-from pibot.errors import LeaseLost, NoWorkers, StoreError, WorkerBusy, WorkerError, WorkerUnreachable
+from pibot.contracts import MAX_TASK_TIMEOUT, Clock, SubTask, TaskRequest, TaskResult, TaskState
+from pibot.errors import (
+    LeaseLost,
+    NoWorkers,
+    StoreError,
+    WorkerBusy,
+    WorkerError,
+    WorkerNotReached,
+    WorkerUnreachable,
+)
 from pibot.logs import event
 from pibot.master_components.job_store import JobStore
+from pibot.master_components.late_results import LateResults
 from pibot.master_components.records import Lease, SubtaskRecord
+from pibot.master_components.reservations import Rank
 from pibot.master_components.states import MAX_ATTEMPTS
 from pibot.master_components.store_thread import StoreThread
 
@@ -22,29 +34,60 @@ log = logging.getLogger("pibot.dispatcher")
 ATTEMPTS = MAX_ATTEMPTS
 
 LEASE_SECONDS = 60.0
-"""A lease lasts this long without a sign of life: twice what the pool waits for a worker's answer, and Wi-Fi drops."""
+"""A lease lasts this long without a sign of life from its worker: twice what the pool waits for an answer, so that a
+Wi-Fi that drops and comes back costs nothing."""
+
+BEATS = 3
+"""How often within a lease the worker's signs of life are looked at."""
+
+MAX_CHUNK = 20.0
+"""Seconds that one request waits at a worker for a result."""
 
 BACKOFF = 1.0
 MAX_BACKOFF = 30.0
 """Seconds before another attempt: the first, doubled at each one, to the second; each shortened by up to a half."""
 
-SUBTASK_SECONDS = 300.0
-"""Seconds for a subtask that names no timeout of its own."""
-
 WORKER_MARGIN = 15.0
 """Seconds beyond its timeout in which a worker has to say that it is over."""
+
+CANCEL_SECONDS = 35.0
+"""Seconds that a worker gets to say that a cancelled task has ended; itself it takes up to 30 for that."""
+
+Hold = Callable[[int], None]
+"""Told 1 when a subtask gets a worker, and -1 when it has none any more."""
 
 
 class Pool(Protocol):
     """The workers."""
 
-    async def acquire(self, timeout: float | None, *, avoid: Collection[str] = ()) -> str: ...
+    async def acquire(
+        self, timeout: float | None, *, avoid: Collection[str] = (), skills: Collection[str] = (), rank: Rank
+    ) -> str: ...
+
+    def reserve(self, worker_id: str) -> bool: ...
 
     def release(self, worker_id: str) -> None: ...
 
-    async def run_on(self, worker_id: str, request: TaskRequest, *, timeout: float) -> TaskResult: ...
+    async def run_on(
+        self,
+        worker_id: str,
+        request: TaskRequest,
+        *,
+        timeout: float,
+        patience: float,
+        chunk: float,
+        ask_first: bool,
+    ) -> TaskResult: ...
+
+    async def fetch_result(self, worker_id: str, task_id: str, *, wait: float = 0) -> TaskResult | None: ...
 
     async def cancel(self, worker_id: str, task_id: str) -> None: ...
+
+    def silence(self, worker_id: str) -> float: ...
+
+    def task_lost(self, worker_id: str, reason: str) -> None: ...
+
+    def why_none(self, skills: Collection[str] = ()) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -52,11 +95,12 @@ class Timing:
     """How long the dispatcher waits for what.
 
     Args:
-        lease: seconds.
+        lease: seconds without a sign of life from a worker after which its subtask goes to another.
         backoff: seconds before the second attempt.
-        no_worker: seconds that a subtask waits for a free worker before it fails; None for ever.
+        no_worker: seconds that a subtask waits for a worker that may take it before it fails; None for ever.
         sleep: waits some seconds.
         jitter: a number from 0 to 1.
+        monotonic: seconds.
     """
 
     lease: float = LEASE_SECONDS
@@ -64,6 +108,11 @@ class Timing:
     no_worker: float | None = None
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     jitter: Callable[[], float] = random.random
+    monotonic: Clock = time.monotonic
+
+
+class _WorkerSilent(WorkerUnreachable):
+    """The worker gave no sign of life for the time of its lease; it may still have the task."""
 
 
 class StepRunner:
@@ -81,110 +130,169 @@ class StepRunner:
         self._on_disk = on_disk
         self._pool = pool
         self._timing = timing
+        self._late = LateResults(store, on_disk, pool, timing.sleep)
+        self._reserved: set[str] = set()
         self.leave_running = False
         """Set when the hub stops: tasks are not cancelled on their workers then."""
 
-    async def run(self, job_id: str, subtask: SubTask, record: SubtaskRecord, *, finish_job: bool) -> None:
+    def resume(self, leases: Sequence[Lease]) -> None:
+        """Keep the workers of leases from before a restart for them, so that they get no other task meanwhile."""
+        for lease in leases:
+            if self._pool.reserve(lease.worker_id):
+                self._reserved.add(lease.token)
+
+    async def run(
+        self, job_id: str, subtask: SubTask, record: SubtaskRecord, *, finish_job: bool, rank: Rank, hold: Hold
+    ) -> None:
         """Run one subtask to its end, with as many attempts as it gets.
 
         Args:
             job_id, subtask, record: the subtask, its description with the results that it needs, and as it is stored.
             finish_job: end the job with the subtask's result too, because it has no other.
+            rank: the job's place among those that wait for a worker.
+            hold: told when it gets a worker and when it has none any more.
 
-        A lease found in the store is from before a restart: the same task is sent to the same worker again, which
-        answers with the result that it has, goes on with what it runs, or begins anew where it has forgotten it.
+        A lease found in the store is from before a restart: its worker is asked for the result that it may have, and
+        gets the same task again only where it does not know it.
         """
         tried = [attempt.worker_id for attempt in record.attempts]
         lease = record.lease
-        reserved = False
         while True:
+            resumed = lease is not None
             if lease is None:
-                lease = await self._take_lease(job_id, subtask.task_id, tried)
-                if lease is None:
+                worker_id = await self._find_worker(job_id, subtask, tried, rank)
+                if worker_id is None:
                     return
-                reserved = True
+            else:
+                worker_id = lease.worker_id
+                if lease.token not in self._reserved and self._pool.reserve(worker_id):
+                    self._reserved.add(lease.token)
+            hold(1)
             try:
-                wait = await self._attempt(lease, subtask, finish_job=finish_job)
+                if lease is None:
+                    lease = await self._on_disk(
+                        self._store.lease, job_id, subtask.task_id, worker_id, self._timing.lease
+                    )
+                wait = await self._attempt(lease, subtask, finish_job=finish_job, resumed=resumed)
             finally:
-                if reserved:
-                    self._pool.release(lease.worker_id)
+                if not resumed or (lease is not None and lease.token in self._reserved):
+                    self._pool.release(worker_id)
+                if lease is not None:
+                    self._reserved.discard(lease.token)
+                hold(-1)
             if wait is None:
                 return
             if wait:
-                tried.append(lease.worker_id)
+                tried.append(worker_id)
                 await self._timing.sleep(wait)
             lease = None
 
-    async def _take_lease(self, job_id: str, task_id: str, tried: Collection[str]) -> Lease | None:
-        """Reserve a free worker and lease the subtask to it; None where none was to be had and the subtask failed."""
+    async def _find_worker(self, job_id: str, subtask: SubTask, tried: Collection[str], rank: Rank) -> str | None:
+        """Reserve a worker; None where none was to be had and the subtask failed."""
+        seconds = self._timing.no_worker
         try:
-            worker_id = await self._pool.acquire(self._timing.no_worker, avoid=tried)
+            return await self._pool.acquire(seconds, avoid=tried, skills=subtask.skills, rank=rank)
         except NoWorkers as exc:
             reason = str(exc)
         except asyncio.TimeoutError:
-            reason = f"no worker came free within {self._timing.no_worker:g} seconds"
-        else:
-            try:
-                return await self._on_disk(self._store.lease, job_id, task_id, worker_id, self._timing.lease)
-            except BaseException:
-                self._pool.release(worker_id)
-                raise
-        await self._on_disk(self._store.give_up, job_id, task_id, reason)
+            reason = f"no worker came free within {seconds:g} seconds: {self._pool.why_none(subtask.skills)}"
+        await self._on_disk(self._store.give_up, job_id, subtask.task_id, reason)
         return None
 
-    async def _attempt(self, lease: Lease, subtask: SubTask, *, finish_job: bool) -> float | None:
+    async def _attempt(self, lease: Lease, subtask: SubTask, *, finish_job: bool, resumed: bool) -> float | None:
         """Run the subtask on the lease's worker and record what came of it.
 
         Returns:
             Seconds until another attempt; None where the subtask has ended.
         """
-        beat = asyncio.ensure_future(self._keep(lease))
         try:
-            result = await self._run_remotely(lease, subtask)
+            result = await self._run_remotely(lease, subtask, resumed=resumed)
             await self._on_disk(lambda: self._store.complete(lease, result, finish_job=finish_job))
-        except WorkerBusy:
-            await self._on_disk(lambda: self._store.fail_attempt(lease, "busy", final=False, count=False))
+        except (WorkerBusy, WorkerNotReached) as exc:
+            # It did not get the task, so this was no attempt.
+            event(log, "not_taken", job=lease.job_id, task=lease.task_id, worker=lease.worker_id, error=str(exc))
+            await self._on_disk(lambda: self._store.fail_attempt(lease, "not taken", final=False, count=False))
             return 0.0
         except WorkerError as exc:
             reason, final = str(exc), lease.attempt >= ATTEMPTS
             await self._on_disk(lambda: self._store.fail_attempt(lease, reason, final=final))
             event(log, "attempt_failed", job=lease.job_id, task=lease.task_id, worker=lease.worker_id, error=reason)
+            if isinstance(exc, _WorkerSilent):
+                self._pool.task_lost(lease.worker_id, exc.problem)
+                self._late.expect(lease)
             return None if final else self._backoff(lease.attempt)
         except LeaseLost as exc:
             event(log, "lease_lost", level=logging.WARNING, error=str(exc))
-        finally:
-            beat.cancel()
         return None
 
-    async def _run_remotely(self, lease: Lease, subtask: SubTask) -> TaskResult:
-        seconds = subtask.timeout or SUBTASK_SECONDS
-        request = TaskRequest(lease.remote_id, subtask.description, tuple(subtask.skills), seconds)
+    async def _run_remotely(self, lease: Lease, subtask: SubTask, *, resumed: bool) -> TaskResult:
+        """The result, unless the worker refuses, forgets the task or gives no sign of life for the lease's time."""
+        # Without a timeout of the subtask or its job, the worker's own PIBOT_TASK_TIMEOUT holds.
+        request = TaskRequest(lease.remote_id, subtask.description, tuple(subtask.skills), subtask.timeout)
+        running = asyncio.ensure_future(
+            self._pool.run_on(
+                lease.worker_id,
+                request,
+                timeout=(subtask.timeout or MAX_TASK_TIMEOUT) + WORKER_MARGIN,
+                patience=math.inf,  # the heartbeat decides
+                chunk=min(MAX_CHUNK, self._timing.lease / BEATS),
+                ask_first=resumed,
+            )
+        )
+        beating = asyncio.ensure_future(self._beat(lease))
         try:
-            result = await self._pool.run_on(lease.worker_id, request, timeout=seconds + WORKER_MARGIN)
+            await asyncio.wait({running, beating}, return_when=asyncio.FIRST_COMPLETED)
+            if not running.done():
+                beating.result()  # raises a defect
+                raise _WorkerSilent(
+                    lease.worker_id,
+                    f"no sign of life for {self._timing.lease:g} s (PIBOT_LEASE_SECONDS), so it lost its lease",
+                )
+            result = running.result()
         except asyncio.CancelledError:
             if not self.leave_running:  # a hub that is started again takes the task up where it is
                 await self.cancel_remotely(lease)
             raise
+        finally:
+            beating.cancel()
+            running.cancel()
         if result.state is TaskState.CANCELLED:
             # Not by this hub: the worker was stopped, or somebody cancelled the task there.
             raise WorkerUnreachable(lease.worker_id, result.error or "the task was cancelled there")
         return replace(result, task_id=subtask.task_id)
 
-    async def cancel_remotely(self, lease: Lease) -> None:
-        """End a lease's task on its worker; one that can't be reached ends it by the task's own timeout."""
-        try:
-            await self._pool.cancel(lease.worker_id, lease.remote_id)
-        except (WorkerError, WorkerBusy) as exc:
-            event(log, "cancel_failed", level=logging.WARNING, task=lease.remote_id, error=str(exc))
-
-    async def _keep(self, lease: Lease) -> None:
-        """Renew the lease for as long as its worker is being waited for."""
+    async def _beat(self, lease: Lease) -> None:
+        """Renew the lease for as long as its worker gives signs of life; returns when it gave none for the lease."""
+        monotonic, seconds = self._timing.monotonic, self._timing.lease
+        held_since = monotonic()
         while True:
-            await self._timing.sleep(self._timing.lease / 3)
+            silence = min(self._pool.silence(lease.worker_id), monotonic() - held_since)
+            if silence >= seconds:
+                return
+            pause, before = min(seconds / BEATS, seconds - silence), monotonic()
+            await self._timing.sleep(pause)
+            if monotonic() - before > pause + seconds / BEATS:
+                held_since = monotonic()  # this process stood still, and so could not hear the worker
+            left = seconds - self._pool.silence(lease.worker_id)
+            if left <= 0:
+                continue
             try:
-                await self._on_disk(self._store.renew, lease, self._timing.lease)
+                await self._on_disk(self._store.renew, lease, left)
             except StoreError as exc:
                 event(log, "lease_not_renewed", level=logging.WARNING, task=lease.remote_id, error=str(exc))
+
+    async def cancel_remotely(self, lease: Lease) -> None:
+        """End a lease's task on its worker; one that can't be reached is told when it is back."""
+        try:
+            await asyncio.wait_for(self._pool.cancel(lease.worker_id, lease.remote_id), CANCEL_SECONDS)
+        except (WorkerError, WorkerBusy, asyncio.TimeoutError) as exc:
+            error = str(exc) or f"no answer within {CANCEL_SECONDS:g} s"
+            event(log, "cancel_failed", level=logging.WARNING, task=lease.remote_id, error=error)
+            self._late.expect(lease)
+
+    async def stop(self) -> None:
+        """End what goes on in the background."""
+        await self._late.stop()
 
     def _backoff(self, attempt: int) -> float:
         full = min(MAX_BACKOFF, self._timing.backoff * 2 ** (attempt - 1))

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from pibot.contracts import JsonObject, WorkerAddress
-from pibot.errors import TaskNotFound, WorkerBusy, WorkerRejected, WorkerUnreachable
+from pibot.errors import TaskNotFound, WorkerBusy, WorkerNotReached, WorkerRejected, WorkerUnreachable
 from pibot.settings import Secret
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class WorkerClient:
 
         Raises:
             WorkerBusy, TaskNotFound, WorkerRejected: as it answered.
+            WorkerNotReached: it took no connection.
             WorkerUnreachable: there was no whole answer, or none of a worker's.
         """
         import aiohttp
@@ -77,6 +78,9 @@ class WorkerClient:
             ) as response:
                 status = response.status
                 answer = json.loads(await response.read())
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as exc:
+            problem = "no connection in time" if isinstance(exc, asyncio.TimeoutError) else _reason(exc)
+            raise WorkerNotReached(address.worker_id, f"no answer from {address.url}: {problem}") from exc
         except asyncio.TimeoutError as exc:
             raise WorkerUnreachable(address.worker_id, f"no answer from {address.url} in time") from exc
         except (aiohttp.ClientError, OSError) as exc:
@@ -131,4 +135,4 @@ def _refusal(address: WorkerAddress, status: int, answer: JsonObject) -> Excepti
         return WorkerBusy(answer.get("current_task"))
     if status == 401:
         message += " (PIBOT_API_KEY must be the same on the master and the worker)"
-    return WorkerRejected(address.worker_id, message)
+    return WorkerRejected(address.worker_id, message, status=status)

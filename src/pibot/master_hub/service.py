@@ -29,7 +29,9 @@ from pibot.logs import event
 from pibot.master_components import Dispatcher, JobStore, TaskPlanner, WorkerPool
 from pibot.master_components.records import Event, Job, JobRecord, Submission
 from pibot.master_components.states import JobState, SubtaskState
+from pibot.master_components.step_runner import Timing
 from pibot.master_components.upkeep import Upkeep
+from pibot.master_components.worker_pool import limits_of
 from pibot.master_hub.provider import Gateway
 from pibot.settings import Settings
 from pibot.tool_registry import SkillLibrary
@@ -73,7 +75,7 @@ class HubService:
         self._check_every = check_every
         self._loop = BackgroundLoop("pibot-hub")
         self._llm, endpoint = self._create_llm()
-        self._pool = WorkerPool(settings.workers, api_key=settings.api_key, clock=clock)
+        self._pool = WorkerPool(settings.workers, api_key=settings.api_key, limits=limits_of(settings), clock=clock)
         planner = TaskPlanner(self._llm, skills=self.skills, soul=_read_soul(settings))
         self.gateway_places = GATEWAY_PLACES + len(settings.workers)
         self.gateway = Gateway(
@@ -84,7 +86,8 @@ class HubService:
         self._upkeep = Upkeep(
             self._store, keep_jobs=settings.jobs_kept, keep_seconds=settings.jobs_kept_days * SECONDS_A_DAY
         )
-        self._dispatcher = Dispatcher(self._store, planner, self._pool, clock=clock)
+        timing = Timing(lease=settings.lease_seconds, no_worker=settings.no_worker_seconds)
+        self._dispatcher = Dispatcher(self._store, planner, self._pool, clock=clock, timing=timing)
         self._always: list[Future[None]] = []
         self._offline: set[str] = set()
         self._stopping = threading.Event()
@@ -140,7 +143,7 @@ class HubService:
 
     async def _look(self) -> None:
         """Ask each worker how it is, and note who went and who came back."""
-        await self._pool.check_all_workers_health()
+        await self._pool.look()
         for status in self._pool.statuses():
             name, offline = status.address.worker_id, status.state is WorkerState.OFFLINE
             if offline == (name in self._offline):
@@ -170,7 +173,7 @@ class HubService:
         if submission.skills is not None:
             self.library.check(submission.skills)
         job = self._store.submit(submission)
-        self._loop.call_soon(self._dispatcher.notify, job.job_id)
+        self._loop.call_soon(self._dispatcher.notify, job.job_id, job.priority)
         return job
 
     def wait(self, job_id: str, seconds: float) -> Job:
