@@ -16,11 +16,13 @@ from pibot.errors import (
     NoWorkers,
     StoreUnwritable,
     WorkerBusy,
+    WorkerNotReached,
     WorkerRejected,
     WorkerUnreachable,
 )
 from pibot.master_components.dispatcher import Dispatcher
 from pibot.master_components.job_store import JobStore
+from pibot.master_components.late_results import ASK_AGAIN
 from pibot.master_components.records import Job, Submission
 from pibot.master_components.reservations import Rank
 from pibot.master_components.states import JobState, SubtaskState
@@ -54,9 +56,13 @@ class FakePool:
         self.asked: list[tuple[str, TaskRequest]] = []
         self.asked_first: list[bool] = []
         self.cancelled: list[tuple[str, str]] = []
+        self.hopeless = False
         self.lost: list[tuple[str, str]] = []
+        self.released: list[str] = []
         self.silent: dict[str, float] = {}
         self.late: dict[str, TaskResult] = {}
+        self.ranks: list[Rank] = []
+        self._line: list[tuple[Rank, int]] = []
         self._answer = answer
         self._freed = asyncio.Event()
 
@@ -65,16 +71,33 @@ class FakePool:
     ) -> str:
         if not self.known:
             raise NoWorkers("no worker is known; set WORKER_1_IP")
+        self.ranks.append(rank)
+        place = (rank, len(self.ranks))
+        self._line.append(place)
+        try:
+            deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
+            return await self._next(place, avoid, deadline)
+        finally:
+            self._line.remove(place)
+            self._freed.set()
+
+    async def _next(self, place: tuple[Rank, int], avoid: Collection[str], deadline: float | None) -> str:
         while True:
             wanted = [w for w in self.free if w not in avoid] or (list(self.free) if len(avoid) >= self.known else [])
-            if wanted:
+            if wanted and place == min(self._line):
                 self.free.remove(wanted[0])
                 return wanted[0]
+            if deadline is not None and asyncio.get_running_loop().time() >= deadline:
+                raise asyncio.TimeoutError
             self._freed.clear()
-            await asyncio.wait_for(self._freed.wait(), timeout)
+            if deadline is None:
+                await self._freed.wait()
+            else:
+                await asyncio.sleep(0)
 
     def release(self, worker_id: str) -> None:
         assert worker_id not in self.free
+        self.released.append(worker_id)
         self.free.append(worker_id)
         self._freed.set()
 
@@ -89,6 +112,9 @@ class FakePool:
 
     def task_lost(self, worker_id: str, reason: str) -> None:
         self.lost.append((worker_id, reason))
+
+    def hopeful(self, skills: Collection[str] = ()) -> bool:
+        return not self.hopeless
 
     def why_none(self, skills: Collection[str] = ()) -> str:
         return "every worker is busy"
@@ -175,7 +201,11 @@ async def ended(dispatcher: Dispatcher, store: JobStore, submission: Submission)
 
 
 async def begun(pool: FakePool, count: int = 1) -> None:
-    while len(pool.asked) < count:  # noqa: ASYNC110  # the store's thread has its part in it
+    await until(lambda: len(pool.asked) >= count)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110  # the store's thread has its part in it
         await asyncio.sleep(0)
 
 
@@ -717,6 +747,227 @@ async def test_a_job_cancelled_just_before_a_restart_is_cancelled_on_its_worker_
         assert await dispatcher.wait(job_id, 20)
         assert after.cancelled == [("worker-1", before.asked[0][1].task_id)]
         assert (store.job(job_id).state, after.asked) == (JobState.CANCELLED, [])
+
+
+# --- more jobs than workers ---
+
+
+def describe(pool: FakePool) -> list[str]:
+    return [request.description for _, request in pool.asked]
+
+
+async def test_jobs_that_only_wait_for_a_worker_do_not_hold_back_a_more_urgent_one(tmp_path: Path) -> None:
+    may_end = asyncio.Event()
+
+    async def answer(worker_id: str, request: TaskRequest) -> TaskResult:
+        await may_end.wait()
+        return ok(worker_id, request)
+
+    pool = FakePool(lambda w, r: answer(w, r), workers=1)
+    async with dispatching(tmp_path, pool, jobs_at_once=2) as (dispatcher, store):
+        ids = [store.submit(Submission(f"job {n}", ())).job_id for n in range(5)]
+        for job_id in ids:
+            dispatcher.notify(job_id)
+        await begun(pool)
+        await until(lambda: len(pool.ranks) >= 3)  # two more wait for the worker, and the others in the store
+        urgent = store.submit(Submission("urgent", (), priority=9)).job_id
+        dispatcher.notify(urgent, 9)
+        await until(lambda: pool.ranks[-1][0] == -9)
+        may_end.set()
+        for job_id in (*ids, urgent):
+            assert await dispatcher.wait(job_id, 20)
+            assert store.job(job_id).state is JobState.COMPLETED
+        assert describe(pool) == ["job 0", "urgent", "job 1", "job 2", "job 3", "job 4"]
+
+
+async def test_jobs_that_have_a_worker_leave_room_for_others(tmp_path: Path) -> None:
+    pool = FakePool(hang, workers=5)
+    async with dispatching(tmp_path, pool, jobs_at_once=1) as (dispatcher, store):
+        for n in range(5):
+            dispatcher.notify(store.submit(Submission(str(n), ())).job_id)
+        await begun(pool, 5)
+
+
+async def test_a_job_that_was_put_back_can_be_cancelled_and_its_waiter_is_told_only_of_its_end(tmp_path: Path) -> None:
+    pool = FakePool(hang, workers=1)
+    async with dispatching(tmp_path, pool, jobs_at_once=1) as (dispatcher, store):
+        first, second = (store.submit(Submission(text, ())).job_id for text in ("1", "2"))
+        for job_id in (first, second):
+            dispatcher.notify(job_id)
+        await begun(pool)
+        await until(lambda: len(pool.ranks) >= 2)
+        waiting = asyncio.ensure_future(dispatcher.wait(second, 20))
+        dispatcher.notify(store.submit(Submission("urgent", (), priority=1)).job_id, 1)
+        await until(lambda: len(pool.ranks) >= 3)
+        assert not waiting.done()
+        await dispatcher.cancel(second)
+        assert await waiting
+        assert store.job(second).state is JobState.CANCELLED
+
+
+# --- signs of life ---
+
+
+class Beats:
+    """The dispatcher's sleeps: each takes one turn of the loop; the time is its test's."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        await asyncio.sleep(0)
+
+
+async def test_a_silent_worker_loses_its_lease_and_what_it_brings_later_is_evidence(tmp_path: Path) -> None:
+    def answer(worker_id: str, request: TaskRequest) -> Any:
+        return hang(worker_id, request) if worker_id == "worker-1" else ok(worker_id, request)
+
+    pool, beats, back = FakePool(answer), Beats(), asyncio.Event()
+    pool.silent["worker-1"] = float("inf")
+
+    async def sleep(seconds: float) -> None:
+        await beats.sleep(seconds)
+        if seconds == ASK_AGAIN:  # before the silent worker is asked once more
+            await back.wait()
+
+    timing = Timing(lease=60.0, sleep=sleep, monotonic=beats.monotonic, jitter=lambda: 1.0)
+    async with dispatching(tmp_path, pool, timing=timing) as (dispatcher, store):
+        job = await ended(dispatcher, store, Submission("x", ()))
+        assert (job.state, job.subtasks[0].worker_id) == (JobState.COMPLETED, "worker-2")
+        error = job.subtasks[0].attempts[0].error or ""
+        assert "no sign of life for 60 s (PIBOT_LEASE_SECONDS)" in error
+        assert [worker for worker, _ in pool.lost] == ["worker-1"]
+        late = pool.asked[0][1].task_id
+        pool.late[late] = TaskResult(late, "worker-1", TaskState.COMPLETED, "too late")
+        pool.silent["worker-1"] = 0.0
+        back.set()
+        await until(lambda: "late_result" in [happened.kind for happened in store.events()])
+        assert store.job(job.job_id) == job
+
+
+async def test_a_worker_that_answers_keeps_its_lease_however_long_its_task_takes(tmp_path: Path) -> None:
+    beats, may_end = Beats(), asyncio.Event()
+
+    async def answer(worker_id: str, request: TaskRequest) -> TaskResult:
+        await may_end.wait()
+        return ok(worker_id, request)
+
+    async def sleep(seconds: float) -> None:
+        await beats.sleep(seconds)
+        if beats.now > 600:
+            may_end.set()
+
+    pool = FakePool(lambda w, r: answer(w, r))
+    pool.silent["worker-1"] = 39.0
+    timing = Timing(lease=60.0, sleep=sleep, monotonic=beats.monotonic)
+    async with dispatching(tmp_path, pool, timing=timing) as (dispatcher, store):
+        job = await ended(dispatcher, store, Submission("x", ()))
+        assert [a.error for a in job.subtasks[0].attempts] == [None]
+
+
+async def test_a_hub_that_stood_still_gives_its_workers_another_lease(tmp_path: Path) -> None:
+    beats, may_end = Beats(), asyncio.Event()
+    pool = FakePool(hang)
+    stops = [500.0]
+
+    async def answer(worker_id: str, request: TaskRequest) -> TaskResult:
+        await may_end.wait()
+        return ok(worker_id, request)
+
+    async def sleep(seconds: float) -> None:
+        if stops:
+            pool.silent["worker-1"] = stops[0]  # nothing could be heard meanwhile
+            beats.now += stops.pop()
+        elif pool.silent["worker-1"]:
+            pool.silent["worker-1"] = 0.0  # then it is heard again
+        else:
+            may_end.set()
+        await beats.sleep(seconds)
+
+    pool._answer = lambda w, r: answer(w, r)
+    timing = Timing(lease=60.0, sleep=sleep, monotonic=beats.monotonic)
+    async with dispatching(tmp_path, pool, timing=timing) as (dispatcher, store):
+        job = await ended(dispatcher, store, Submission("x", ()))
+        assert [a.worker_id for a in job.subtasks[0].attempts] == ["worker-1"]
+        assert pool.lost == []
+
+
+async def test_a_worker_that_could_not_be_reached_with_the_task_is_no_attempt(tmp_path: Path) -> None:
+    unreached = 5
+
+    def answer(worker_id: str, request: TaskRequest) -> Any:
+        nonlocal unreached
+        unreached -= 1
+        return WorkerNotReached(worker_id, "no route") if unreached >= 0 else ok(worker_id, request)
+
+    async with dispatching(tmp_path, FakePool(answer)) as (dispatcher, store):
+        job = await ended(dispatcher, store, Submission("x", ()))
+        assert (job.state, [a.number for a in job.subtasks[0].attempts]) == (JobState.COMPLETED, [1])
+
+
+async def test_a_step_that_no_worker_may_take_in_time_fails_and_says_why(tmp_path: Path) -> None:
+    timing = Timing(no_worker=0.01)
+    pool = FakePool(hang, workers=1)
+    async with dispatching(tmp_path, pool, timing=timing) as (dispatcher, store):
+        dispatcher.notify(store.submit(Submission("x", ())).job_id)
+        await begun(pool)
+        job_id = store.submit(Submission("y", ())).job_id
+        dispatcher.notify(job_id)
+        await until(lambda: len(pool.ranks) > 3)  # behind others' tasks it waits on
+        pool.hopeless = True
+        assert await dispatcher.wait(job_id, 20)
+        assert "no worker could take it within 0.01 seconds: every worker is busy" in (store.job(job_id).error or "")
+
+
+async def test_after_a_restart_each_worker_with_a_task_is_kept_for_it(tmp_path: Path) -> None:
+    before = FakePool(hang, workers=2)
+    async with dispatching(tmp_path, before) as (dispatcher, store):
+        ids = [store.submit(Submission(text, ())).job_id for text in ("a", "b")]
+        for job_id in ids:
+            dispatcher.notify(job_id)
+        await begun(before, 2)
+        waiting = store.submit(Submission("urgent", (), priority=9)).job_id
+    may_end = asyncio.Event()
+
+    async def answer(worker_id: str, request: TaskRequest) -> TaskResult:
+        if request.description != "urgent":
+            await may_end.wait()
+        return ok(worker_id, request)
+
+    after = FakePool(lambda w, r: answer(w, r), workers=2)
+    async with dispatching(tmp_path, after, jobs_at_once=1) as (dispatcher, store):
+        await begun(after, 2)
+        assert sorted(after.asked, key=str) == sorted(before.asked, key=str)
+        assert after.asked_first == [True, True]
+        may_end.set()
+        assert await dispatcher.wait(waiting, 20)
+        assert sorted(after.free) == ["worker-1", "worker-2"]
+        assert sorted(after.released[:2]) == ["worker-1", "worker-2"]
+        assert {len(store.job(job_id).subtasks[0].attempts) for job_id in ids} == {1}
+
+
+async def test_a_worker_that_can_not_be_told_of_a_cancel_is_told_when_it_is_back(tmp_path: Path) -> None:
+    pool, told = FakePool(hang), asyncio.Event()
+
+    async def unreachable(worker_id: str, task_id: str) -> None:
+        pool.cancelled.append((worker_id, task_id))
+        if len(pool.cancelled) == 1:
+            raise WorkerUnreachable(worker_id, "no answer")
+        told.set()
+
+    pool.cancel = unreachable  # type: ignore[method-assign]  # the same pool, whose worker is away at first
+    async with dispatching(tmp_path, pool) as (dispatcher, store):
+        job_id = store.submit(Submission("x", ())).job_id
+        dispatcher.notify(job_id)
+        await begun(pool)
+        await dispatcher.cancel(job_id)
+        assert store.job(job_id).state is JobState.CANCELLED
+        await told.wait()
+        assert len(set(pool.cancelled)) == 1
 
 
 async def test_stopping_tells_who_waits(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from pibot.master_components.job_store import JobStore
 from pibot.master_components.planner import with_results
 from pibot.master_components.records import MAX_PRIORITY, Job, SubtaskRecord
 from pibot.master_components.states import ENDED_JOBS, JobState, SubtaskState
-from pibot.master_components.step_runner import Pool, StepRunner, Timing
+from pibot.master_components.step_runner import Pool, Standing, StepRunner, Timing
 from pibot.master_components.store_thread import StoreThread
 
 log = logging.getLogger("pibot.dispatcher")
@@ -48,20 +48,20 @@ class _Taken:
     """A job that is worked on.
 
     Attributes:
-        workers: how many its subtasks have.
-        replaceable: it only waits for a worker, so a more urgent one may have its place.
-        put_back: it waits in the store again.
+        steps: how many of its subtasks are worked on.
+        put_back: it is to wait in the store again.
     """
 
     work: asyncio.Task[None]
+    standing: Standing
     priority: int = MAX_PRIORITY
-    workers: int = 0
-    waits: bool = False
+    steps: int = 0
     put_back: bool = False
 
     @property
     def replaceable(self) -> bool:
-        return self.waits and not self.workers and not self.put_back
+        """Whether it does nothing but wait, so that a more urgent job may have its place."""
+        return 0 < self.steps == self.standing.waiting and not self.put_back
 
 
 class Dispatcher:
@@ -215,10 +215,11 @@ class Dispatcher:
             self._running[last].work.cancel()
 
     def _begin(self, job_id: str) -> None:
-        self._running[job_id] = _Taken(asyncio.ensure_future(self._bring_to_end(job_id)))
+        work = asyncio.ensure_future(self._bring_to_end(job_id))
+        self._running[job_id] = _Taken(work, Standing(self._look_soon))  # its worker leaves room for another job
 
     def _has_room(self) -> bool:
-        return sum(not taken.workers for taken in self._running.values()) < self._jobs_at_once
+        return sum(not taken.standing.workers for taken in self._running.values()) < self._jobs_at_once
 
     def _look_soon(self) -> None:
         """Look whether another job can be begun."""
@@ -305,20 +306,11 @@ class Dispatcher:
             answer = job.plan.answer
             await self._on_disk(lambda: self._store.finish(job.job_id, JobState.COMPLETED, answer=answer))
             return
-        taken = self._running[job.job_id]
-        taken.waits = True
-        await self._run_steps(job, taken)
-        taken.waits = False
+        await self._run_steps(job, self._running[job.job_id])
         await self._conclude(job.job_id)
 
     async def _run_steps(self, job: Job, taken: _Taken) -> None:
         """Run the subtasks as their dependencies allow, until none is left that could be run."""
-
-        def hold(change: int) -> None:
-            taken.workers += change
-            if taken.workers == 1 and change == 1:
-                self._look_soon()  # there is room for another job
-
         single = len(job.subtasks) == 1
         rank = (-float(job.priority), job.created_at)
         steps: dict[asyncio.Task[None], str] = {}
@@ -329,10 +321,13 @@ class Dispatcher:
                 for record in current.subtasks:
                     if record.state in (SubtaskState.READY, SubtaskState.LEASED) and record.task_id not in begun:
                         subtask = self._with_needed(record, current)
-                        run = self._steps.run(job.job_id, subtask, record, finish_job=single, rank=rank, hold=hold)
+                        run = self._steps.run(
+                            job.job_id, subtask, record, finish_job=single, rank=rank, standing=taken.standing
+                        )
                         steps[asyncio.ensure_future(run)] = record.task_id
                 if not steps:
                     return
+                taken.steps = len(steps)
                 done, _ = await asyncio.wait(steps, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     del steps[task]

@@ -61,14 +61,17 @@ class Reservations:
         bisect.insort(self._waiting, place)
         self._schedule_wake()
         try:
-            return await asyncio.wait_for(place.worker, timeout)
-        except (asyncio.TimeoutError, asyncio.CancelledError):
-            # The worker may have been handed over in the same turn of the loop.
-            if place.worker.done() and not place.worker.cancelled():
+            # Unlike wait_for before Python 3.12, this never loses a cancellation that comes with the worker.
+            await asyncio.wait({place.worker}, timeout=timeout)
+        except asyncio.CancelledError:
+            if place.worker.done():
                 self.release(place.worker.result())
             raise
         finally:
             self._leave(place)
+        if not place.worker.done():
+            raise asyncio.TimeoutError
+        return place.worker.result()
 
     def reserve(self, worker_id: str) -> bool:
         """Take one worker out of turn, because it has a task already; whether it was free and known."""
@@ -105,13 +108,15 @@ class Reservations:
         for place in list(self._waiting) if self._idle else ():
             if not self._idle:
                 break
-            if place.worker.done():
-                continue
             worker_id = self._take(place)
             if worker_id is not None:
                 place.worker.set_result(worker_id)
                 self._leave(place)
         self._schedule_wake()
+
+    def hopeful(self, skills: Collection[str]) -> bool:
+        """Whether one of the workers can be expected to take such a task once it is free."""
+        return hopeful(self.workers.values(), skills, self._monotonic())
 
     def why_none(self, skills: Collection[str]) -> str:
         """Why no worker takes a task with these skills now. May be called from any thread."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import random
 import time
-from collections.abc import Awaitable, Collection, Sequence
+from collections.abc import Awaitable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Callable, Protocol
 
@@ -53,8 +54,42 @@ WORKER_MARGIN = 15.0
 CANCEL_SECONDS = 35.0
 """Seconds that a worker gets to say that a cancelled task has ended; itself it takes up to 30 for that."""
 
-Hold = Callable[[int], None]
-"""Told 1 when a subtask gets a worker, and -1 when it has none any more."""
+
+class Standing:
+    """Where a job's subtasks are, for whoever shares out the places among the jobs.
+
+    Args:
+        got_worker: called when the job, which had none, has a worker.
+
+    Attributes:
+        waiting: how many wait, for a worker or before another attempt.
+        workers: how many have a worker.
+    """
+
+    def __init__(self, got_worker: Callable[[], None]) -> None:
+        self.waiting = 0
+        self.workers = 0
+        self._got_worker = got_worker
+
+    @contextlib.contextmanager
+    def waits(self) -> Iterator[None]:
+        """While a subtask waits."""
+        self.waiting += 1
+        try:
+            yield
+        finally:
+            self.waiting -= 1
+
+    @contextlib.contextmanager
+    def works(self) -> Iterator[None]:
+        """While a subtask has a worker."""
+        self.workers += 1
+        if self.workers == 1:
+            self._got_worker()
+        try:
+            yield
+        finally:
+            self.workers -= 1
 
 
 class Pool(Protocol):
@@ -87,6 +122,8 @@ class Pool(Protocol):
 
     def task_lost(self, worker_id: str, reason: str) -> None: ...
 
+    def hopeful(self, skills: Collection[str] = ()) -> bool: ...
+
     def why_none(self, skills: Collection[str] = ()) -> str: ...
 
 
@@ -97,7 +134,7 @@ class Timing:
     Args:
         lease: seconds without a sign of life from a worker after which its subtask goes to another.
         backoff: seconds before the second attempt.
-        no_worker: seconds that a subtask waits for a worker that may take it before it fails; None for ever.
+        no_worker: seconds after which a subtask fails that no worker can be hoped to take; None for never.
         sleep: waits some seconds.
         jitter: a number from 0 to 1.
         monotonic: seconds.
@@ -142,7 +179,7 @@ class StepRunner:
                 self._reserved.add(lease.token)
 
     async def run(
-        self, job_id: str, subtask: SubTask, record: SubtaskRecord, *, finish_job: bool, rank: Rank, hold: Hold
+        self, job_id: str, subtask: SubTask, record: SubtaskRecord, *, finish_job: bool, rank: Rank, standing: Standing
     ) -> None:
         """Run one subtask to its end, with as many attempts as it gets.
 
@@ -150,7 +187,7 @@ class StepRunner:
             job_id, subtask, record: the subtask, its description with the results that it needs, and as it is stored.
             finish_job: end the job with the subtask's result too, because it has no other.
             rank: the job's place among those that wait for a worker.
-            hold: told when it gets a worker and when it has none any more.
+            standing: kept up to date while it waits and while it has a worker.
 
         A lease found in the store is from before a restart: its worker is asked for the result that it may have, and
         gets the same task again only where it does not know it.
@@ -160,42 +197,47 @@ class StepRunner:
         while True:
             resumed = lease is not None
             if lease is None:
-                worker_id = await self._find_worker(job_id, subtask, tried, rank)
+                with standing.waits():
+                    worker_id = await self._find_worker(job_id, subtask, tried, rank)
                 if worker_id is None:
                     return
             else:
                 worker_id = lease.worker_id
                 if lease.token not in self._reserved and self._pool.reserve(worker_id):
                     self._reserved.add(lease.token)
-            hold(1)
-            try:
-                if lease is None:
-                    lease = await self._on_disk(
-                        self._store.lease, job_id, subtask.task_id, worker_id, self._timing.lease
-                    )
-                wait = await self._attempt(lease, subtask, finish_job=finish_job, resumed=resumed)
-            finally:
-                if not resumed or (lease is not None and lease.token in self._reserved):
-                    self._pool.release(worker_id)
-                if lease is not None:
-                    self._reserved.discard(lease.token)
-                hold(-1)
+            with standing.works():
+                try:
+                    if lease is None:
+                        lease = await self._on_disk(
+                            self._store.lease, job_id, subtask.task_id, worker_id, self._timing.lease
+                        )
+                    wait = await self._attempt(lease, subtask, finish_job=finish_job, resumed=resumed)
+                finally:
+                    if not resumed or (lease is not None and lease.token in self._reserved):
+                        self._pool.release(worker_id)
+                    if lease is not None:
+                        self._reserved.discard(lease.token)
             if wait is None:
                 return
             if wait:
                 tried.append(worker_id)
-                await self._timing.sleep(wait)
+                with standing.waits():
+                    await self._timing.sleep(wait)
             lease = None
 
     async def _find_worker(self, job_id: str, subtask: SubTask, tried: Collection[str], rank: Rank) -> str | None:
         """Reserve a worker; None where none was to be had and the subtask failed."""
         seconds = self._timing.no_worker
-        try:
-            return await self._pool.acquire(seconds, avoid=tried, skills=subtask.skills, rank=rank)
-        except NoWorkers as exc:
-            reason = str(exc)
-        except asyncio.TimeoutError:
-            reason = f"no worker came free within {seconds:g} seconds: {self._pool.why_none(subtask.skills)}"
+        while True:
+            try:
+                return await self._pool.acquire(seconds, avoid=tried, skills=subtask.skills, rank=rank)
+            except NoWorkers as exc:
+                reason = str(exc)
+            except asyncio.TimeoutError:
+                if self._pool.hopeful(subtask.skills):
+                    continue  # its turn comes: it is others' tasks that it waits for
+                reason = f"no worker could take it within {seconds:g} seconds: {self._pool.why_none(subtask.skills)}"
+            break
         await self._on_disk(self._store.give_up, job_id, subtask.task_id, reason)
         return None
 

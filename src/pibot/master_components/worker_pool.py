@@ -170,6 +170,10 @@ class WorkerPool:
         """Why no worker takes a task with these skills now, for people. May be called from any thread."""
         return self._line.why_none(skills)
 
+    def hopeful(self, skills: Collection[str] = ()) -> bool:
+        """Whether a worker can be expected to take a task with these skills once it is free."""
+        return self._line.hopeful(skills)
+
     def silence(self, worker_id: str) -> float:
         """Seconds since a worker's last sign of life."""
         worker = self._workers.get(worker_id)
