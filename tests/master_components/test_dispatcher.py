@@ -846,7 +846,11 @@ async def test_a_silent_worker_loses_its_lease_and_what_it_brings_later_is_evide
         pool.silent["worker-1"] = 0.0
         back.set()
         await until(lambda: "late_result" in [happened.kind for happened in store.events()])
-        assert store.job(job.job_id) == job
+        after = store.job(job.job_id)
+        first = after.subtasks[0].attempts[0]
+        assert first.late_result is not None
+        assert first.late_result.output == "too late"
+        assert (after.answer, after.subtasks[0].result) == (job.answer, job.subtasks[0].result)
 
 
 async def test_a_worker_that_answers_keeps_its_lease_however_long_its_task_takes(tmp_path: Path) -> None:
