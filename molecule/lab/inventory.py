@@ -69,8 +69,12 @@ def inventory(name: str, network: str) -> dict[str, object]:
                 "pibot_secrets_dir": f"{state}/secrets",
                 # The offline model: a lab needs no key.
                 "pibot_model": "rehearsal",
-                # A worker fetches nothing from the house it stands in, but the lab's page is served there.
-                "pibot_env": {"PIBOT_WEB_ALLOW": f"{network}.0/24"},
+                "pibot_env": {
+                    # A worker fetches nothing from the house it stands in, but the lab's page is served there.
+                    "PIBOT_WEB_ALLOW": f"{network}.0/24",
+                    # A worker that is silent for so long has lost its task; the default has patience with Wi-Fi.
+                    "PIBOT_LEASE_SECONDS": "15",
+                },
             },
         },
         **groups,

@@ -35,12 +35,25 @@ def check_version(db: sqlite3.Connection, path: Path, scripts: Sequence[str]) ->
     Raises:
         StoreError: it says what to do.
     """
-    version = version_of(db)
-    if version > len(scripts):
-        raise StoreError(
-            f"the job database {path} is of version {version}, this program knows {len(scripts)}; "
-            "use the newer program again, or another PIBOT_DATA_DIR"
-        )
+    version, known = version_of(db), len(scripts)
+    if version <= known:
+        return
+    older = copy_before(path, known)
+    way_back = (
+        f"move it and its {path.name}-wal and {path.name}-shm away and copy {older}, the jobs as they were before "
+        f"the newer one, to {path.name}"
+        if older.exists()
+        else "set another PIBOT_DATA_DIR"
+    )
+    raise StoreError(
+        f"the job database {path} is of version {version}, this program knows {known}; use the newer program again, "
+        f"or {way_back}"
+    )
+
+
+def copy_before(path: Path, version: int) -> Path:
+    """Where the database is kept as it was when it was brought on from ``version``."""
+    return path.with_name(f"{path.name}.v{version}")
 
 
 def migrate(db: sqlite3.Connection, path: Path, scripts: Sequence[str]) -> None:
