@@ -19,8 +19,8 @@ scripts/lab/host.sh || unable "this computer can't have what the lab needs; see 
 scripts/lab/images.sh || unable "the lab's images could not be built; see above."
 scripts/lab/podman-conf.sh "$LAB_IMAGE:${LAB_RELEASES[0]}" >/dev/null || unable "podman can't boot the lab's hosts; see above."
 
-# What a run that was killed may have left: molecule makes the hosts of a run anew only where there are none.
 export PATH=$LAB_ROOT/.venv-ansible/bin:$PATH PIBOT_LAB=${PIBOT_LAB:-pibot-molecule} COLUMNS=160 NO_COLOR=1
-scripts/lab/down.sh
+# What an earlier run left, which may have been killed. molecule keeps a note of it, so molecule has to remove it.
+molecule destroy >/dev/null 2>&1
 trap scripts/lab/down.sh EXIT
 molecule test --all
