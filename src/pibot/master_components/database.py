@@ -87,7 +87,10 @@ class Database:
                     if self.connection.in_transaction:
                         self.connection.execute("ROLLBACK")
             except sqlite3.Error as exc:
-                advice = "; free some space" if "full" in str(exc) else ""
+                if type(exc) is sqlite3.DatabaseError:
+                    advice = "; start the hub again: it says how to get a good copy back"
+                else:
+                    advice = "; free some space" if "full" in str(exc) else ""
                 message = f"the job database {self._path} can't be written: {exc}{advice}"
                 if type(exc) not in _MAY_PASS:
                     raise StoreError(message) from exc

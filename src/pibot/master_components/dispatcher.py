@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
-from pibot.contracts import Clock, SubTask, TaskPlan, TaskResult, TaskState, Usage
+from pibot.contracts import SubTask, TaskPlan, TaskResult, TaskState, Usage
 from pibot.errors import (
     IllegalTransition,
     JobNotFound,
@@ -71,7 +70,6 @@ class Dispatcher:
         store: the jobs.
         planner: plans them.
         pool: runs their subtasks.
-        clock: seconds since the epoch, the store's.
         timing: how long it waits for what.
         jobs_at_once: how many jobs are worked on at once, beside those that have a worker.
     """
@@ -82,13 +80,11 @@ class Dispatcher:
         planner: Planner,
         pool: Pool,
         *,
-        clock: Clock = time.time,
         timing: Timing | None = None,
         jobs_at_once: int = JOBS_AT_ONCE,
     ) -> None:
         self._store = store
         self._planner = planner
-        self._clock = clock
         self._jobs_at_once = jobs_at_once
         timing = timing or Timing()
         self._on_disk = StoreThread(timing.sleep)

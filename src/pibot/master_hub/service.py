@@ -87,7 +87,7 @@ class HubService:
             self._store, keep_jobs=settings.jobs_kept, keep_seconds=settings.jobs_kept_days * SECONDS_A_DAY
         )
         timing = Timing(lease=settings.lease_seconds, no_worker=settings.no_worker_seconds)
-        self._dispatcher = Dispatcher(self._store, planner, self._pool, clock=clock, timing=timing)
+        self._dispatcher = Dispatcher(self._store, planner, self._pool, timing=timing)
         self._always: list[Future[None]] = []
         self._offline: set[str] = set()
         self._stopping = threading.Event()
