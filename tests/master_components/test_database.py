@@ -152,6 +152,29 @@ def test_a_version_that_fails_half_way_leaves_the_file_as_it_was(path: Path, mon
     assert jobs_in(path) == {"ended", "open"}
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from pibot.master_components import database
+from pibot.master_components.job_store import JobStore
+migrate = database.migrate
+def migrate_and_die(db, path, scripts):
+    db.create_function("die", 0, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    migrate(db, path, [*scripts, "SELECT die();"])
+database.migrate = migrate_and_die
+JobStore(Path(sys.argv[1]))
+"""
+
+
+def test_a_hub_killed_in_the_middle_of_it_leaves_the_file_as_it_was(path: Path) -> None:
+    make_version_1(path)
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(path)], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    with closing(sqlite3.connect(path)) as db:
+        assert schema.version_of(db) == 1
+    assert jobs_in(path) == {"ended", "open"}
+
+
 def test_without_room_for_the_copy_the_older_file_is_left_alone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_version_1(path)
 
@@ -184,6 +207,7 @@ def test_the_scripts_name_the_states_as_the_state_machine_does() -> None:
 def test_a_start_keeps_a_good_copy_once_a_day(path: Path) -> None:
     clock = Clock()
     first = fill(path, 3, clock=clock)
+    path.with_name("jobs.db.bak.part").write_bytes(b"left by a hub that was killed")
     assert not copies.copy_of(path).exists()  # there was nothing worth it yet
     second = fill(path, 1, clock=clock)
     copied = path.with_name("copied.db")

@@ -568,6 +568,7 @@ async def test_an_end_that_the_full_disk_does_not_take_is_written_when_there_is_
         assert (disk.seconds, disk.told_early) == ([1.0, 2.0, 4.0], False)
         assert set(disk.states) == {JobState.RUNNING}
         assert store.trouble is None
+        assert store.used == job.usage  # counted once, however often it was written
         assert len(pool.asked) == 1
 
 
