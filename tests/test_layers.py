@@ -18,7 +18,7 @@ PACKAGE = ROOT / "src" / "pibot"
 FREE_FOR_SKILLS = {"pibot.contracts", "pibot.errors"}
 
 # The guide starts a worker by `python -m pibot.worker_task_executor`, so its main() puts the process together.
-EXCEPTIONS = {("worker_task_executor", "worker_api")}
+EXCEPTIONS = {("worker_task_executor", "worker_api"), ("worker_task_executor", "worker_joining")}
 
 
 def table() -> list[tuple[int, list[str]]]:

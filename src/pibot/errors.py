@@ -129,6 +129,14 @@ class WorkerRejected(WorkerError):
         self.status = status
 
 
+class UnknownWorker(PibotError):
+    """The hub knows no worker of that id."""
+
+
+class WorkerConflict(PibotError):
+    """Another worker goes by that id already."""
+
+
 class NoWorkers(PibotError):
     """The pool knows no worker at all."""
 

@@ -296,6 +296,7 @@ def run_worker(settings: Settings, *, host: str | None = None, port: int = DEFAU
     from pibot.task_agents import create_task_agents
     from pibot.tool_registry import SkillLibrary
     from pibot.worker_api import create_worker_app
+    from pibot.worker_joining import Joining
 
     logs.configure("worker", settings.log_dir)
     address = settings.listen_host(host)
@@ -307,7 +308,12 @@ def run_worker(settings: Settings, *, host: str | None = None, port: int = DEFAU
     )
     app = create_worker_app(executor, library, settings)
 
+    joining: list[Joining] = []
+
     def ready(bound_port: int) -> None:
+        if settings.join_hub:
+            joining.append(Joining(settings, address, bound_port))
+            joining[0].start()
         event(
             log,
             "worker_ready",
@@ -323,6 +329,8 @@ def run_worker(settings: Settings, *, host: str | None = None, port: int = DEFAU
             log.warning("PIBOT_SANDBOX=off: commands that the model picks run without confinement, as this user")
 
     def stop() -> None:
+        for hub in joining:
+            hub.leave()
         executor.stop(settings.stop_grace)
 
     web.serve(app, host=address, port=port, stop=stop, ready=ready)

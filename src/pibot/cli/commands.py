@@ -129,7 +129,7 @@ def status(as_json: bool) -> None:
     if not workers["workers"]:
         click.echo("workers  none: set WORKER_1_IP on the master")
     for worker in workers["workers"]:
-        doing = worker["current_task"] or worker["error"] or ""
+        doing = "; ".join(filter(None, (worker["current_task"], worker["error"], *_notes(worker))))
         click.echo(f"{worker['id']:<12} {worker['status']:<8} {worker['url']:<28} {doing}".rstrip())
 
 
@@ -203,6 +203,20 @@ def cancel(job_id: str) -> None:
     click.echo(f"{job_id} {_hub().post(f'/task/{quote(job_id, safe=str())}/cancel')['status']}")
 
 
+@main.command()
+@click.argument("worker_id")
+def drain(worker_id: str) -> None:
+    """Give a worker no new task; its running one ends. 'pibot status' says when it is idle."""
+    click.echo(f"{worker_id} {_hub().post(f'/workers/{quote(worker_id, safe=str())}/drain')['status']}")
+
+
+@main.command()
+@click.argument("worker_id")
+def undrain(worker_id: str) -> None:
+    """Give a drained worker tasks again."""
+    click.echo(f"{worker_id} {_hub().post(f'/workers/{quote(worker_id, safe=str())}/undrain')['status']}")
+
+
 # --- being the fleet --------------------------------------------------------
 
 
@@ -255,6 +269,16 @@ def demo(once: bool) -> None:
     from pibot.cli.demo import run_demo
 
     sys.exit(run_demo(_settings(), once=once))
+
+
+def _notes(worker: JsonObject) -> list[str | None]:
+    """Why a worker gets no task, for people."""
+    until = worker.get("set_aside_until")
+    return [
+        "draining" if worker.get("draining") else None,
+        worker.get("resting"),
+        f"set aside until {time.strftime('%H:%M:%S', time.localtime(until))}" if until else None,
+    ]
 
 
 # --- helpers ----------------------------------------------------------------

@@ -83,12 +83,37 @@ def changes(job: JsonObject, seen: dict[str, str]) -> list[str]:
         seen["plan"] = "shown"
         lines += plan_lines(job)
     for step in job.get("subtasks", ()):
+        lines += _lost_attempts(step, seen)
         now = f"{step['status']} {len(step['attempts'])}"
-        if step["status"] in ("ready", "waiting") or seen.get(step["task_id"]) == now:
+        if step["status"] == "ready":
+            now = _waiting_for(step)
+        if not now or step["status"] == "waiting" or seen.get(step["task_id"]) == now:
             continue
         seen[step["task_id"]] = now
-        lines.append(step_line(step))
+        lines.append(
+            f"  {MARKS['ready']} {step['task_id']} waits: {now}" if step["status"] == "ready" else step_line(step)
+        )
     return lines
+
+
+def _lost_attempts(step: JsonObject, seen: dict[str, str]) -> list[str]:
+    """A line for each attempt that came to nothing, once."""
+    lines = []
+    for number, attempt in enumerate(step["attempts"], 1):
+        key, error = f"{step['task_id']} attempt {number}", attempt.get("error")
+        # The last one's error is the step's own where the step has ended.
+        if error and key not in seen and error != step["error"]:
+            seen[key] = "shown"
+            lines.append(f"  ! {step['task_id']} attempt {number} was lost: {_short(error, 160)}")
+    return lines
+
+
+def _waiting_for(step: JsonObject) -> str:
+    """Why a step can't be run now; empty where it is only others' turn, or the reason changes with each second."""
+    reason = printable(step.get("waiting_for") or "")
+    if reason in ("every worker is busy", "a worker is free: its turn is next"):
+        return ""
+    return re.sub(r"set aside for \d+ s", "set aside", reason)
 
 
 def plan_lines(job: JsonObject) -> list[str]:

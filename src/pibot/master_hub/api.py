@@ -12,8 +12,10 @@ from pibot import __version__
 from pibot.contracts import JsonObject, valid_id
 from pibot.errors import InvalidRequest
 from pibot.master_components.records import Job, Submission
-from pibot.master_components.states import ENDED_JOBS, JobState
-from pibot.web import WaitingRoom, answer, json_body, wait_preference
+from pibot.master_components.states import ENDED_JOBS, JobState, SubtaskState
+from pibot.master_hub.roster import address_from_json
+from pibot.settings import is_loopback
+from pibot.web import WaitingRoom, answer, error, json_body, wait_preference
 
 if TYPE_CHECKING:
     from pibot.master_hub.service import HubService
@@ -65,7 +67,7 @@ def create_api_blueprint(service: HubService) -> Blueprint:
 
     @api.get("/task/<job_id>")
     def task(job_id: str) -> Response:
-        return answer({"success": True, "job": service.job(job_id).to_json()})
+        return answer({"success": True, "job": _with_reasons(service.job(job_id).to_json(), service)})
 
     @api.get("/task/<job_id>/export")
     def export(job_id: str) -> Response:
@@ -94,6 +96,33 @@ def create_api_blueprint(service: HubService) -> Blueprint:
         rows = [{**status.to_json(), "url": status.address.url} for status in service.workers()]
         return answer({"success": True, **service.worker_counts(), "workers": rows})
 
+    @api.post("/workers")
+    def join() -> Response:
+        address = address_from_json(json_body())
+        if service.settings.api_key is None and not (
+            is_loopback(request.remote_addr or "") and is_loopback(address.host)
+        ):
+            return error(
+                403, "without PIBOT_API_KEY only a worker on the hub's own machine may register; set it on both"
+            )
+        service.members.join(address)
+        return answer({"success": True, "worker_id": address.worker_id, "status": "registered"})
+
+    @api.delete("/workers/<worker_id>")
+    def leave(worker_id: str) -> Response:
+        service.members.leave(worker_id)
+        return answer({"success": True, "worker_id": worker_id, "status": "leaving"})
+
+    @api.post("/workers/<worker_id>/drain")
+    def drain(worker_id: str) -> Response:
+        service.members.drain(worker_id, True)
+        return answer({"success": True, "worker_id": worker_id, "status": "draining"})
+
+    @api.post("/workers/<worker_id>/undrain")
+    def undrain(worker_id: str) -> Response:
+        service.members.drain(worker_id, False)
+        return answer({"success": True, "worker_id": worker_id, "status": "active"})
+
     @api.get("/metrics")
     def metrics() -> Response:
         from pibot.master_hub.metrics import hub_metrics
@@ -105,6 +134,14 @@ def create_api_blueprint(service: HubService) -> Blueprint:
         return Response(_openapi(), mimetype="application/json")
 
     return api
+
+
+def _with_reasons(record: JsonObject, service: HubService) -> JsonObject:
+    """A job's record, with why no worker has its ready subtasks."""
+    for step in record["subtasks"]:
+        ready = step["status"] == SubtaskState.READY.value and not record["cancel_requested"]
+        step["waiting_for"] = service.why_waiting(step["skills"]) if ready else None
+    return record
 
 
 def result_json(job: Job) -> JsonObject:

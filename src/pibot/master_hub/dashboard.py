@@ -152,7 +152,7 @@ class _Pages:
         }
 
     def job(self, job_id: str) -> JsonObject:
-        return {**self._common(), **presentation.job_view(self._service.job(job_id))}
+        return {**self._common(), **presentation.job_view(self._service.job(job_id), self._service.why_waiting)}
 
     def _common(self) -> JsonObject:
         return {"token": self._token, "model": self._service.model or "none"}

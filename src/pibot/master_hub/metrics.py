@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Callable
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from pibot import __version__
-from pibot.contracts import WorkerState
+from pibot.contracts import WorkerState, WorkerStatus
 
 if TYPE_CHECKING:
     from pibot.master_hub.service import HubService
@@ -67,3 +67,34 @@ class _Readings:
         for status in statuses:
             up.add_metric([status.address.worker_id], int(status.state is not WorkerState.OFFLINE))
         yield up
+        yield from _per_worker(statuses)
+
+
+def _per_worker(statuses: Sequence[WorkerStatus]) -> Iterator[Metric]:
+    """What decides whether a worker gets tasks; readings that it has not given are left out."""
+    for name, text, value in _WORKER_GAUGES:
+        family = GaugeMetricFamily(f"pibot_worker_{name}", text, labels=["worker"])
+        for status in statuses:
+            reading = value(status)
+            if reading is not None:
+                family.add_metric([status.address.worker_id], float(reading))
+        yield family
+
+
+_WORKER_GAUGES: tuple[tuple[str, str, Callable[[WorkerStatus], float | None]], ...] = (
+    ("resting", "1 where it is hot, throttled or short of memory, and gets no task.", lambda s: bool(s.resting)),
+    ("set_aside", "1 where it lost tasks again and again, and gets none for now.", lambda s: bool(s.set_aside_until)),
+    ("set_aside_until_seconds", "Since the epoch; it gets no task before.", lambda s: s.set_aside_until),
+    ("draining", "1 where it gets no new task because somebody wants it so.", lambda s: s.draining),
+    (
+        "temperature_celsius",
+        "The worker's processor, as it reported last.",
+        lambda s: s.report.temperature if s.report else None,
+    ),
+    (
+        "memory_available_bytes",
+        "The worker's memory, as it reported last.",
+        lambda s: s.report.memory_available if s.report else None,
+    ),
+    ("load1", "The worker's load average, as it reported last.", lambda s: s.report.load_1m if s.report else None),
+)

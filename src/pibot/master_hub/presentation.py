@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
+from typing import Callable
 
-from pibot.contracts import JsonObject, Usage, WorkerState, WorkerStatus
+from pibot.contracts import JsonObject, Usage, WorkerReport, WorkerState, WorkerStatus
 from pibot.master_components.records import Attempt, Event, Job, SubtaskRecord
 from pibot.master_components.states import ENDED_JOBS, JobState, SubtaskState
 from pibot.settings import Settings
@@ -30,6 +31,8 @@ _EVENTS: Mapping[str, str] = {
     "late_result": "{worker} came too late with {task}: {message}",
     "worker_offline": "{worker} is offline: {message}",
     "worker_online": "{worker} is online",
+    "worker_resting": "{worker} gets no task: {message}",
+    "worker_well": "{worker} gets tasks again",
 }
 """What is said of each kind of the store's events."""
 
@@ -93,9 +96,38 @@ def _worker(status: WorkerStatus, task: Mapping[str, object] | None) -> JsonObje
         "title": task["title"] if task else status.current_task or "",
         "href": task["href"] if task else "",
         "error": status.error or "",
+        "note": _why_no_tasks(status),
+        "reading": _reading(status.report) if status.report and not offline else "",
+        "unconfined": "its commands run without the sandbox" if _unconfined(status) else "",
         # Only where it matters: a time that changes with each check would make the page's data new each time.
         "last_seen": status.last_seen if offline else None,
     }
+
+
+def _why_no_tasks(status: WorkerStatus) -> str:
+    """Why a worker that answers gets no task; empty where it does."""
+    reasons = [status.resting] if status.resting else []
+    if status.set_aside_until is not None:
+        reasons.append(f"set aside until {datetime.fromtimestamp(status.set_aside_until, timezone.utc):%H:%M:%S} UTC")
+    if status.draining:
+        reasons.append("draining")
+    return f"no new task: {'; '.join(reasons)}" if reasons else ""
+
+
+def _reading(report: WorkerReport) -> str:
+    """What a worker said of its machine, so coarsely that it does not change with each look."""
+    parts = []
+    if report.temperature is not None:
+        parts.append(f"{report.temperature:.0f} °C")
+    if report.memory_available is not None:
+        parts.append(f"{round(report.memory_available / 1e7) * 10} MB free")
+    if report.load_1m is not None:
+        parts.append(f"load {report.load_1m:.0f}")
+    return " · ".join(parts)
+
+
+def _unconfined(status: WorkerStatus) -> bool:
+    return status.report is not None and status.report.sandbox == "off"
 
 
 def active_rows(jobs: Iterable[Job]) -> list[JsonObject]:
@@ -151,8 +183,8 @@ def event_row(event: Event, titles: Mapping[str, str]) -> JsonObject:
     }
 
 
-def job_view(job: Job) -> JsonObject:
-    """A job's own page."""
+def job_view(job: Job, why_waiting: Callable[[Sequence[str]], str]) -> JsonObject:
+    """A job's own page; ``why_waiting`` tells why no worker takes a task with these skills now."""
     ended = sum(s.state is SubtaskState.COMPLETED for s in job.subtasks)
     unended = job.state not in ENDED_JOBS
     return {
@@ -171,7 +203,7 @@ def job_view(job: Job) -> JsonObject:
         "error": job.error or "",
         "reasoning": job.plan.reasoning if job.plan else "",
         "note": job.plan.note if job.plan else "",
-        "steps": [_step(step) for step in job.subtasks],
+        "steps": [_step(step, why_waiting if unended else None) for step in job.subtasks],
         "no_steps": "" if job.subtasks else _why_no_steps(job),
     }
 
@@ -184,7 +216,7 @@ def _why_no_steps(job: Job) -> str:
     return "There is no plan: the job ended before it was planned."
 
 
-def _step(step: SubtaskRecord) -> JsonObject:
+def _step(step: SubtaskRecord, why_waiting: Callable[[Sequence[str]], str] | None) -> JsonObject:
     result = step.result
     last = step.attempts[-1] if step.attempts else None
     # The last attempt's error is the step's own, and need not be told twice.
@@ -195,6 +227,7 @@ def _step(step: SubtaskRecord) -> JsonObject:
         "status": "running" if step.state is SubtaskState.LEASED else step.state.value,
         "worker": f"on {step.worker_id}" if step.worker_id else "",
         "after": "after " + ", ".join(step.depends_on) if step.depends_on else "",
+        "waiting": f"waiting: {why_waiting(step.skills)}" if why_waiting and step.state is SubtaskState.READY else "",
         "took": _took(last.started_at, last.finished_at) if last else "",
         "tokens": _tokens(result.usage) if result else "",
         "skills": [{"id": name} for name in step.skills],

@@ -32,6 +32,7 @@ from pibot.master_components.states import JobState, SubtaskState
 from pibot.master_components.step_runner import Timing
 from pibot.master_components.upkeep import Upkeep
 from pibot.master_components.worker_pool import limits_of
+from pibot.master_hub.membership import Membership
 from pibot.master_hub.provider import Gateway
 from pibot.settings import Settings
 from pibot.tool_registry import SkillLibrary
@@ -88,8 +89,9 @@ class HubService:
         )
         timing = Timing(lease=settings.lease_seconds, no_worker=settings.no_worker_seconds)
         self._dispatcher = Dispatcher(self._store, planner, self._pool, timing=timing)
+        self.members = Membership(self._pool, self._loop, settings.data_dir / "workers.json")
         self._always: list[Future[None]] = []
-        self._offline: set[str] = set()
+        self._conditions: dict[str, tuple[str, str]] = {}
         self._stopping = threading.Event()
 
     def _create_llm(self) -> tuple[LLMClient, Endpoint | None]:
@@ -145,13 +147,14 @@ class HubService:
         """Ask each worker how it is, and note who went and who came back."""
         await self._pool.look()
         for status in self._pool.statuses():
-            name, offline = status.address.worker_id, status.state is WorkerState.OFFLINE
-            if offline == (name in self._offline):
+            name, before = status.address.worker_id, self._conditions.get(status.address.worker_id, _WELL)
+            now = _condition(status)
+            if now[0] == before[0]:
                 continue
-            self._offline ^= {name}
-            kind, why = ("worker_offline", status.error or "") if offline else ("worker_online", "")
+            self._conditions[name] = now
+            kind = now[0] or ("worker_online" if before[0] == "worker_offline" else "worker_well")
             try:
-                await asyncio.to_thread(self._store.note, kind, worker_id=name, message=why)
+                await asyncio.to_thread(self._store.note, kind, worker_id=name, message=now[1])
             except StoreError as exc:
                 event(log, "not_noted", level=logging.ERROR, worker=name, error=str(exc))
 
@@ -251,6 +254,10 @@ class HubService:
         """What is known of each worker."""
         return self._pool.statuses()
 
+    def why_waiting(self, skills: Sequence[str]) -> str:
+        """Why no worker takes a task with these skills now."""
+        return self._pool.why_none(skills)
+
     def check_workers(self) -> None:
         """Ask each worker now how it is; otherwise that happens every few seconds."""
         self._await(self._look())
@@ -286,6 +293,18 @@ class HubService:
     def _refuse_when_stopping(self) -> None:
         if self._stopping.is_set():
             raise ShuttingDown("the hub is stopping; send it again when it is back")
+
+
+_WELL = ("", "")
+
+
+def _condition(status: WorkerStatus) -> tuple[str, str]:
+    """The kind of event that a worker's condition is worth, empty where it is well, and why."""
+    if status.state is WorkerState.OFFLINE:
+        return "worker_offline", status.error or ""
+    if status.set_aside_until is not None:
+        return "worker_resting", f"set aside: {status.error or 'it lost tasks again and again'}"
+    return ("worker_resting", status.resting) if status.resting else _WELL
 
 
 class _NoModel(LLMClient):

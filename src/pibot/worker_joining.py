@@ -1,0 +1,103 @@
+"""Tells the hub that this worker is there, from time to time, and that it leaves. Only where PIBOT_HUB_URL is set."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import logging
+import threading
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from pibot.logs import event
+from pibot.settings import Settings, is_loopback
+
+log = logging.getLogger("pibot.worker")
+
+EVERY = 60.0
+"""Seconds between two registrations: a hub that has lost its data knows the worker again after that."""
+
+TIMEOUT = 5.0
+
+LEAVE_TIMEOUT = 2.0
+"""Seconds that a stopping worker takes to say so: its own stop must not wait for a hub that is away."""
+
+
+class Joining:
+    """Registers a worker at its hub in a thread of its own.
+
+    Args:
+        settings: the hub's address, the worker's name and the fleet's key.
+        host: the address that the worker listens on; of all of them, the one that the hub is reached from is told.
+        port: where it listens.
+    """
+
+    def __init__(self, settings: Settings, host: str, port: int) -> None:
+        self._settings = settings
+        self._host = host
+        self._port = port
+        self._leaving = threading.Event()
+        self._problem: str | None = "not tried yet"  # None: the hub knows the worker
+        self._thread = threading.Thread(target=self._keep_joining, name="pibot-join", daemon=True)
+
+    def start(self) -> None:
+        """Register now, and again every minute."""
+        self._thread.start()
+
+    def leave(self) -> None:
+        """Say that the worker stops. Best effort: a hub that does not hear of it finds out by itself."""
+        self._leaving.set()
+        self._thread.join(LEAVE_TIMEOUT)
+        if self._problem is not None:
+            return  # the hub does not know it, or knows another of that name
+        try:
+            self._request("DELETE", f"/workers/{quote(self._settings.worker_id, safe='')}", LEAVE_TIMEOUT)
+        except (OSError, http.client.HTTPException, ValueError) as exc:
+            log.info("hub_not_told hub=%s: %s", self._settings.hub_url, exc)
+
+    def _keep_joining(self) -> None:
+        while not self._leaving.is_set():
+            self._join()
+            self._leaving.wait(EVERY)
+
+    def _join(self) -> None:
+        try:
+            status, answer = self._request("POST", "/workers", TIMEOUT)
+            problem = None if status == 200 else str(answer.get("error") or f"it answered {status}")
+        except (OSError, http.client.HTTPException, ValueError) as exc:
+            problem = str(exc) or type(exc).__name__
+        if problem != self._problem:
+            level = logging.INFO if problem is None else logging.WARNING
+            kind = "joined" if problem is None else "not_joined"
+            event(log, kind, level=level, hub=self._settings.hub_url, error=problem)
+        self._problem = problem
+
+    def _request(self, method: str, path: str, timeout: float) -> tuple[int, dict[str, Any]]:
+        parts = urlsplit(self._settings.hub_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"PIBOT_HUB_URL must be like http://192.168.10.113:5000, not {self._settings.hub_url!r}")
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        connection = kind(parts.hostname, parts.port, timeout=timeout)
+        try:
+            connection.connect()
+            body = None
+            if method == "POST":
+                body = json.dumps({"worker_id": self._settings.worker_id, "url": self._own_url(connection)}).encode()
+            headers = {"Content-Type": "application/json"}
+            if self._settings.api_key is not None:
+                headers["Authorization"] = f"Bearer {self._settings.api_key.reveal()}"
+            connection.request(method, parts.path.rstrip("/") + path, body, headers)
+            response = connection.getresponse()
+            answer = json.loads(response.read(65536))
+            return response.status, answer if isinstance(answer, dict) else {}
+        finally:
+            connection.close()
+
+    def _own_url(self, connection: http.client.HTTPConnection) -> str:
+        """Where the hub finds this worker: the address that it is seen from."""
+        host = str(connection.sock.getsockname()[0])
+        if self._host not in ("0.0.0.0", "::"):
+            if is_loopback(self._host) and not is_loopback(host):
+                raise ValueError("this worker listens on loopback only; set PIBOT_API_KEY so that the hub can reach it")
+            host = self._host
+        return f"http://[{host}]:{self._port}" if ":" in host else f"http://{host}:{self._port}"
