@@ -138,3 +138,22 @@ def test_skills_and_souls_in_the_working_directory_come_before_the_bundled_ones(
     settings = load(tmp_path)
     assert settings.worker_soul == tmp_path / "worker_soul.md"
     assert settings.skills_dir == tmp_path / "skills"
+
+
+def test_what_the_master_does_about_its_workers_can_be_set() -> None:
+    settings = Settings.load(
+        {
+            "PIBOT_LEASE_SECONDS": "30",
+            "PIBOT_NO_WORKER_SECONDS": "600",
+            "PIBOT_HOT_CELSIUS": "75",
+            "PIBOT_MIN_MEMORY_MB": "100",
+            "PIBOT_HUB_URL": "http://192.168.10.113:5000",
+        }
+    )
+    assert (settings.lease_seconds, settings.no_worker_seconds) == (30.0, 600.0)
+    assert (settings.hot_celsius, settings.min_memory_mb, settings.join_hub) == (75.0, 100, True)
+    assert Settings.load({}).join_hub is False
+    with pytest.raises(SettingsError, match="PIBOT_LEASE_SECONDS must be a number of seconds from 2 up"):
+        Settings.load({"PIBOT_LEASE_SECONDS": "1"})
+    with pytest.raises(SettingsError, match="PIBOT_HOT_CELSIUS must be a number of degrees above 0"):
+        Settings.load({"PIBOT_HOT_CELSIUS": "warm"})

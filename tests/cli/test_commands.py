@@ -190,3 +190,15 @@ def test_help_names_every_command_and_every_exit_code() -> None:
         assert word in done.stdout
     assert pibot("--version").stdout == "pibot, version 3.0.0\n"
     assert pibot("fly").returncode == 2
+
+
+def test_a_worker_is_drained_and_undrained_and_the_status_says_so(running: Fleet) -> None:
+    drained = pibot("drain", "worker-2", url=running.url)
+    assert (drained.returncode, drained.stdout) == (0, "worker-2 draining\n")
+    status = pibot("status", url=running.url).stdout
+    (line,) = [line for line in status.splitlines() if line.startswith("worker-2")]
+    assert line.endswith("draining")
+    assert pibot("undrain", "worker-2", url=running.url).stdout == "worker-2 active\n"
+    unknown = pibot("drain", "worker-9", url=running.url)
+    assert unknown.returncode == 5
+    assert "no worker 'worker-9'; there are: worker-1, worker-2" in unknown.stderr

@@ -82,3 +82,18 @@ def test_nothing_that_a_model_or_a_page_wrote_can_steer_the_terminal() -> None:
     (line,) = changes({"plan": None, "subtasks": [step]}, {})
     assert "\x1b" not in line
     assert "fine" in line
+
+
+def test_each_lost_attempt_and_what_a_step_waits_for_is_told_once() -> None:
+    lost = {"number": 1, "worker_id": "worker-1", "error": "worker-1: no sign of life for 60 s"}
+    step = {"task_id": "s", "status": "ready", "worker_id": "worker-1", "attempts": [lost], "error": None, "output": ""}
+    job = {"plan": None, "subtasks": [{**step, "waiting_for": "worker-2 is set aside for 30 s (lost)"}]}
+    seen: dict[str, str] = {}
+    assert changes(job, seen) == [
+        "  ! s attempt 1 was lost: worker-1: no sign of life for 60 s",
+        "  · s waits: worker-2 is set aside (lost)",
+    ]
+    job["subtasks"] = [{**step, "waiting_for": "worker-2 is set aside for 29 s (lost)"}]
+    assert changes(job, seen) == []
+    job["subtasks"] = [{**step, "waiting_for": "every worker is busy"}]
+    assert changes(job, seen) == []

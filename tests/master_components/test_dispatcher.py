@@ -631,6 +631,47 @@ async def test_a_hub_that_stops_while_the_disk_is_full_leaves_its_jobs_for_the_n
         assert store.job(job_id).state is JobState.COMPLETED
 
 
+# --- cancels and deadlines of what waits ---
+
+
+async def test_cancelling_reaches_a_job_that_waits_for_a_worker(tmp_path: Path) -> None:
+    pool = FakePool(hang, workers=1)
+    async with dispatching(tmp_path, pool) as (dispatcher, store):
+        first, second = (store.submit(Submission(text, ())).job_id for text in ("1", "2"))
+        for job_id in (first, second):
+            dispatcher.notify(job_id)
+        await begun(pool)
+        await until(lambda: len(pool.ranks) >= 2)
+        await dispatcher.cancel(second)
+        assert store.job(second).state is JobState.CANCELLED
+        assert (pool.cancelled, pool._line) == ([], [])
+
+
+async def test_the_time_of_a_job_holds_while_it_waits_for_a_worker(tmp_path: Path) -> None:
+    pool = FakePool(hang, workers=1)
+    async with dispatching(tmp_path, pool) as (dispatcher, store):
+        dispatcher.notify(store.submit(Submission("1", ())).job_id)
+        await begun(pool)
+        job = await ended(dispatcher, store, Submission("2", (), timeout=0.05))
+        assert (job.state, job.error) == (JobState.FAILED, "the job's 0.05 seconds were up")
+        assert (pool.cancelled, pool._line) == ([], [])
+
+
+async def test_cancelling_reaches_a_lease_from_before_a_restart(tmp_path: Path) -> None:
+    before = FakePool(hang)
+    async with dispatching(tmp_path, before) as (dispatcher, store):
+        job_id = store.submit(Submission("x", ())).job_id
+        dispatcher.notify(job_id)
+        await begun(before)
+    after = FakePool(hang)
+    async with dispatching(tmp_path, after) as (dispatcher, store):
+        await begun(after)
+        await dispatcher.cancel(job_id)
+        assert store.job(job_id).state is JobState.CANCELLED
+        assert after.cancelled == [("worker-1", before.asked[0][1].task_id)]
+        assert sorted(after.free) == ["worker-1", "worker-2", "worker-3"]
+
+
 # --- order, waiting, restart ---
 
 

@@ -308,7 +308,7 @@ class Dispatcher:
     async def _run_steps(self, job: Job, taken: _Taken) -> None:
         """Run the subtasks as their dependencies allow, until none is left that could be run."""
         single = len(job.subtasks) == 1
-        rank = (-float(job.priority), job.created_at)
+        rank = (-float(job.priority), job.accepted_run)
         steps: dict[asyncio.Task[None], str] = {}
         try:
             while True:

@@ -319,7 +319,7 @@ class StepRunner:
             if left <= 0:
                 continue
             try:
-                await self._on_disk(self._store.renew, lease, left)
+                await self._on_disk.once(self._store.renew, lease, left)
             except StoreError as exc:
                 event(log, "lease_not_renewed", level=logging.WARNING, task=lease.remote_id, error=str(exc))
 

@@ -71,7 +71,9 @@ def create_api_blueprint(service: HubService) -> Blueprint:
 
     @api.get("/task/<job_id>/export")
     def export(job_id: str) -> Response:
-        return answer({"success": True, "version": __version__, **service.export(job_id).to_json()})
+        record = service.export(job_id).to_json()
+        record["job"] = _with_reasons(record["job"], service)
+        return answer({"success": True, "version": __version__, **record})
 
     @api.get("/task/<job_id>/result")
     def result(job_id: str) -> Response:
