@@ -162,11 +162,11 @@ def test_the_root_leads_to_the_dashboard(shared: Fleet) -> None:
 
 def test_data_that_has_not_changed_is_a_304(running: Fleet) -> None:
     running.result(running.submit("look"))
-    running.service.check_workers()
-    first = running.ask("GET", "/dashboard/data")
-    running.service.check_workers()
-
-    again = running.ask("GET", "/dashboard/data", If_None_Match=first.headers["ETag"])
+    for _ in range(20):  # this computer's memory and load are in it, and they do change
+        first = running.ask("GET", "/dashboard/data")
+        again = running.ask("GET", "/dashboard/data", If_None_Match=first.headers["ETag"])
+        if again.status == 304:
+            break
     running.result(running.submit("look again"))
     changed = running.ask("GET", "/dashboard/data", If_None_Match=first.headers["ETag"])
 
