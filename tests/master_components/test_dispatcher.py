@@ -657,6 +657,19 @@ async def test_the_time_of_a_job_holds_while_it_waits_for_a_worker(tmp_path: Pat
         assert (pool.cancelled, pool._line) == ([], [])
 
 
+async def test_the_time_of_a_job_holds_while_it_waits_for_its_turn(tmp_path: Path) -> None:
+    pool = FakePool(hang, workers=1)
+    async with dispatching(tmp_path, pool, jobs_at_once=1) as (dispatcher, store):
+        for text in ("has the worker", "waits for it"):
+            dispatcher.notify(store.submit(Submission(text, (), priority=1)).job_id, 1)
+        await until(lambda: len(pool.ranks) >= 2)
+        job_id = store.submit(Submission("waits in the store", (), timeout=0.05)).job_id
+        dispatcher.notify(job_id, 0, 0.05)
+        assert await dispatcher.wait(job_id, 20)
+        assert store.job(job_id).error == "the job's 0.05 seconds were up"
+        assert len(pool.ranks) == 2
+
+
 async def test_cancelling_reaches_a_lease_from_before_a_restart(tmp_path: Path) -> None:
     before = FakePool(hang)
     async with dispatching(tmp_path, before) as (dispatcher, store):

@@ -307,3 +307,32 @@ async def test_a_worker_of_the_inventory_that_left_is_back_when_it_joins_again()
     assert [s.draining for s in pool.statuses()] == [True]
     pool.join(address, registered=True)
     assert [(s.draining, s.registered) for s in pool.statuses()] == [(False, False)]
+
+
+async def test_an_offline_worker_that_registers_again_is_there_at_once() -> None:
+    with workers(1) as running:
+        pool = WorkerPool([running[0].address])
+        running[0].server.stop()
+        await pool.look()
+        waiting = asyncio.ensure_future(pool.acquire(5.0))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        running[0].start()
+        pool.join(running[0].address, registered=True)
+        assert await waiting == "worker-1"
+        await pool.close()
+
+
+async def test_a_silent_worker_is_not_waited_for_when_its_task_is_cancelled() -> None:
+    time, given = Time(), []
+    pool = WorkerPool([WorkerAddress("worker-1", "127.0.0.1", 1)], monotonic=time)
+
+    async def request(worker_id: str, method: str, path: str, *, timeout: float) -> tuple[int, dict[str, Any]]:
+        given.append(timeout)
+        return 200, {}
+
+    pool._talk.request = request  # type: ignore[method-assign, assignment]  # only its time limit matters
+    await pool.cancel("worker-1", "t")
+    time.now += 20
+    await pool.cancel("worker-1", "t")
+    assert given == [60.0, 5.0]

@@ -91,6 +91,7 @@ class Dispatcher:
         self._steps = StepRunner(store, self._on_disk, pool, timing)
         self._running: dict[str, _Taken] = {}
         self._cancelling: set[str] = set()
+        self._overdue: dict[str, asyncio.TimerHandle] = {}
         self._waiters: dict[str, list[asyncio.Future[None]]] = {}
         self._more = False  # the store may hold jobs that are not worked on
         self._looking = self._again = False
@@ -110,10 +111,12 @@ class Dispatcher:
         """Why something of the jobs still waits to be written; None where nothing does."""
         return self._on_disk.trouble
 
-    def notify(self, job_id: str, priority: int = 0) -> None:
+    def notify(self, job_id: str, priority: int = 0, timeout: float | None = None) -> None:
         """There is a new job; call it in the loop."""
         if self._stopping or job_id in self._running:
             return
+        if timeout is not None and job_id not in self._overdue:
+            self._overdue[job_id] = asyncio.get_running_loop().call_later(timeout, self._end_overdue, job_id)
         if self._has_room() and not self._more and not self._looking:
             self._begin(job_id)
             return
@@ -157,7 +160,7 @@ class Dispatcher:
         running = self._running.get(job_id)
         if running is None:
             await self._end(job_id, JobState.CANCELLED, CANCELLED)
-            self._tell_waiters(job_id)
+            self._forget(job_id)
             return
         if job_id not in self._cancelling:  # a second one would cut short the wait for the workers
             self._cancelling.add(job_id)
@@ -173,8 +176,8 @@ class Dispatcher:
         if running:
             await asyncio.wait(running)
         await self._steps.stop()
-        for job_id in list(self._waiters):
-            self._tell_waiters(job_id)
+        for job_id in (*self._waiters, *self._overdue):
+            self._forget(job_id)
         self._on_disk.close()
 
     # --- which jobs ---
@@ -214,6 +217,12 @@ class Dispatcher:
         work = asyncio.ensure_future(self._bring_to_end(job_id))
         self._running[job_id] = _Taken(work, Standing(self._look_soon))  # its worker leaves room for another job
 
+    def _end_overdue(self, job_id: str) -> None:
+        """A job's time is up. One that is worked on ends by itself; one that waits is taken up to be ended."""
+        del self._overdue[job_id]
+        if job_id not in self._running and not self._stopping:
+            self._begin(job_id)
+
     def _has_room(self) -> bool:
         return sum(not taken.standing.workers for taken in self._running.values()) < self._jobs_at_once
 
@@ -243,8 +252,15 @@ class Dispatcher:
             del self._running[job_id]
             self._cancelling.discard(job_id)
             if not put_back:
-                self._tell_waiters(job_id)
+                self._forget(job_id)
             self._look_soon()
+
+    def _forget(self, job_id: str) -> None:
+        """A job has ended."""
+        timer = self._overdue.pop(job_id, None)
+        if timer is not None:
+            timer.cancel()
+        self._tell_waiters(job_id)
 
     def _tell_waiters(self, job_id: str) -> None:
         for waiter in self._waiters.pop(job_id, ()):

@@ -32,7 +32,7 @@ from pibot.master_components.placement import MEGABYTE, Limits
 from pibot.master_components.reservations import Rank, Reservations
 from pibot.master_components.worker_client import WorkerClient
 from pibot.master_components.worker_records import Worker
-from pibot.master_components.worker_talk import CANCEL_TIMEOUT, WAIT_CHUNK, WorkerTalk
+from pibot.master_components.worker_talk import CANCEL_TIMEOUT, CHECK_TIMEOUT, WAIT_CHUNK, WorkerTalk
 from pibot.settings import Secret, Settings
 
 log = logging.getLogger("pibot.pool")
@@ -46,8 +46,11 @@ PATIENCE = 60.0
 ATTEMPTS = 3
 """Workers that ``execute_task`` tries before it gives up on a task that none of them brought to an end."""
 
-LOOKS_AT_ONCE = 16
+LOOKS_AT_ONCE = 64
 """Workers that are asked at once how they are."""
+
+SILENT = 15.0
+"""Seconds without a sign of life after which a worker is not waited for when its task is cancelled."""
 
 FIRST: Rank = (0.0, 0.0)
 
@@ -204,6 +207,9 @@ class WorkerPool:
             event(log, "worker_joined", worker=address.worker_id, url=address.url)
             return
         known.leaving = False
+        if known.state is WorkerState.OFFLINE and not known.reserved:
+            known.seen(self._clock(), self._monotonic())
+            known.idle()
         if known.address != address:
             known.address = address
             event(log, "worker_moved", worker=address.worker_id, url=address.url)
@@ -316,8 +322,11 @@ class WorkerPool:
             WorkerUnreachable: it did not answer.
             WorkerRejected: it refused.
         """
+        there = self.silence(worker_id) < SILENT
         try:
-            await self._talk.request(worker_id, "POST", f"/task/{task_id}/cancel", timeout=CANCEL_TIMEOUT)
+            await self._talk.request(
+                worker_id, "POST", f"/task/{task_id}/cancel", timeout=CANCEL_TIMEOUT if there else CHECK_TIMEOUT
+            )
         except TaskNotFound:
             log.info("cancelled task=%s worker=%s was not known there", task_id, worker_id)
 

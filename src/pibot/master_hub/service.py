@@ -176,7 +176,7 @@ class HubService:
         if submission.skills is not None:
             self.library.check(submission.skills)
         job = self._store.submit(submission)
-        self._loop.call_soon(self._dispatcher.notify, job.job_id, job.priority)
+        self._loop.call_soon(self._dispatcher.notify, job.job_id, job.priority, job.timeout)
         return job
 
     def wait(self, job_id: str, seconds: float) -> Job:
