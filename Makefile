@@ -1,6 +1,6 @@
 # The two commands: `make up` and `make test`. `make` alone lists them all.
 .DEFAULT_GOAL := help
-.PHONY: help up down demo test lint format bench lock clean
+.PHONY: help up down demo test lint format chaos bench lock clean
 
 help: ## show this
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
@@ -31,6 +31,10 @@ format: ## let ruff format and sort
 	@scripts/bootstrap.sh dev
 	@.venv/bin/ruff check --fix-only .
 	@.venv/bin/ruff format .
+
+chaos: ## kill, stop, cut off and starve a fleet while it works on 300 jobs (SEED=1 JOBS=300: as it was with that seed)
+	@scripts/bootstrap.sh dev
+	@.venv/bin/python -m chaos $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS)) $(ARGS)
 
 bench: ## measure against other task queues and write benchmarks/results.md
 	@scripts/bootstrap.sh dev

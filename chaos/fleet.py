@@ -1,0 +1,264 @@
+"""The fleet's processes: started, restarted when they end as systemd does it, and ended by their ids."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Callable
+
+from chaos import runs
+from chaos.proxy import Link
+from chaos.schedule import HUB, MODEL, WORKER_NAMES
+
+ROOT = Path(__file__).resolve().parent.parent
+RESTART_SECONDS = 0.5
+READY_SECONDS = 60.0
+STOP_SECONDS = 20.0
+
+_LISTENS = re.compile(rb"listen=(?:http://)?\S+:(\d+)")
+
+
+class ChaosError(Exception):
+    """The run itself could not be done; the message says what and where the log is."""
+
+
+class Service:
+    """One program that is kept running behind a link, whose callers never learn that its port changes.
+
+    Args:
+        link: its name, and what leads to it.
+        argv: the program; it listens on a port of the system's choice and prints it.
+        environ: the whole environment.
+        directory: its working directory, made if it is not there; its output goes to ``output.log`` in it.
+
+    Attributes:
+        starts: how often it was started.
+        ready: set while it serves.
+    """
+
+    def __init__(self, link: Link, argv: Sequence[str], environ: Mapping[str, str], directory: Path) -> None:
+        self.link = link
+        self.name = link.name
+        self.log = directory / "output.log"
+        self.starts = 0
+        self.ready = asyncio.Event()
+        self._argv = list(argv)
+        self._environ = dict(environ)
+        self._directory = directory
+        self._process: subprocess.Popen[bytes] | None = None
+        self._keeping: asyncio.Future[None] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The running process."""
+        process = self._process
+        return None if process is None or process.poll() is not None else process.pid
+
+    def start(self) -> None:
+        """Start it, and again whenever it ends, until :meth:`stop`."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._keeping = asyncio.ensure_future(self._keep())
+
+    def kill(self) -> None:
+        """End it as a power cut does."""
+        if self._process is not None:
+            self._process.kill()
+
+    async def pause(self, seconds: float) -> None:
+        """Let it stand still for some seconds, if it still runs then."""
+        process = self._process
+        if process is not None:
+            process.send_signal(signal.SIGSTOP)  # poll()s first, so the id can't be somebody else's
+            try:
+                await asyncio.sleep(seconds)
+            finally:
+                process.send_signal(signal.SIGCONT)
+
+    async def stop(self) -> int | None:
+        """End it in an orderly way and start it no more; its exit status."""
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.wait([self._keeping])
+        process = self._process
+        if process is None:
+            return None
+        process.send_signal(signal.SIGCONT)
+        process.terminate()
+        await until(lambda: process.poll() is not None, STOP_SECONDS)
+        self.destroy()
+        return process.returncode
+
+    def destroy(self) -> None:
+        """End it at once, for a clean-up that must not wait."""
+        if self._keeping is not None:
+            self._keeping.cancel()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def tail(self, lines: int = 15) -> str:
+        """The end of its output."""
+        return "\n".join(self.log.read_text("utf-8", "replace").splitlines()[-lines:]) if self.log.exists() else ""
+
+    async def _keep(self) -> None:
+        while True:
+            self.starts += 1
+            offset = self.log.stat().st_size if self.log.exists() else 0
+            process = self._process = self._open()
+            while process.poll() is None:
+                if self.link.upstream is None:
+                    with self.log.open("rb") as file:
+                        file.seek(offset)
+                        found = _LISTENS.search(file.read(1 << 16))
+                    if found:
+                        self.link.upstream = int(found.group(1))
+                        self.ready.set()
+                await asyncio.sleep(0.02)
+            self.link.upstream = None
+            self.ready.clear()
+            await asyncio.sleep(RESTART_SECONDS)
+
+    def _open(self) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as output:
+            return subprocess.Popen(
+                self._argv,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=self._environ,
+                cwd=self._directory,
+                start_new_session=True,
+            )
+
+
+class Fleet:
+    """Everything that runs: the model, the workers, the hub, and the links between them.
+
+    Args:
+        folder: for all that they write.
+        data: the folder of the hub's database.
+        lease_seconds: what a lease is to last, where that can be set.
+
+    Attributes:
+        mark: what every process has in its environment or its command line.
+    """
+
+    def __init__(self, folder: Path, data: Path, lease_seconds: float) -> None:
+        self.mark = f"chaos-{secrets.token_hex(8)}"
+        self.folder = folder
+        self.data = data
+        self.runs = folder / "runs"
+        self.runs.mkdir()
+        self.links = {name: Link(name) for name in (*WORKER_NAMES, HUB, MODEL)}
+        self.sandbox = "bwrap" if shutil.which("bwrap") else "off"
+        environ = self._environ(lease_seconds)
+        self.services = {
+            MODEL: self._service(MODEL, ["chaos.model"], environ),
+            **{
+                name: self._service(name, ["pibot.worker_task_executor", "--port", "0", "--worker-id", name], environ)
+                for name in WORKER_NAMES
+            },
+            HUB: self._service(HUB, ["pibot", "hub", "--host", "127.0.0.1", "--port", "0"], environ),
+        }
+
+    @property
+    def hub(self) -> Service:
+        return self.services[HUB]
+
+    async def start(self) -> None:
+        """Start everything; it serves when this returns.
+
+        Raises:
+            ChaosError: something did not come up.
+        """
+        for link in self.links.values():
+            await link.open()
+        for service in self.services.values():
+            service.start()
+        for service in self.services.values():
+            try:
+                await asyncio.wait_for(service.ready.wait(), READY_SECONDS)
+            except asyncio.TimeoutError as exc:
+                raise ChaosError(f"{service.name} did not start:\n{service.tail()}") from exc
+
+    async def stop(self) -> None:
+        """Stop the hub, then the others, in an orderly way."""
+        await self.hub.stop()
+        await asyncio.gather(*(service.stop() for service in self.services.values()))
+
+    async def destroy(self) -> None:
+        """End everything at once, with what it left behind. Calling it after :meth:`stop` is fine."""
+        for link in self.links.values():
+            await link.close()
+        for service in self.services.values():
+            service.destroy()
+        for pid, _ in marked(self.mark):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def orphans(self) -> list[tuple[int, str]]:
+        """Processes of this run that are no service of it: the children of workers that were killed or are idle."""
+        own = {service.pid for service in self.services.values()}
+        return [(pid, command) for pid, command in marked(self.mark) if pid not in own]
+
+    def _service(self, name: str, arguments: list[str], environ: Mapping[str, str]) -> Service:
+        return Service(self.links[name], [sys.executable, "-m", *arguments], environ, self.folder / name)
+
+    def _environ(self, lease_seconds: float) -> dict[str, str]:
+        """One environment for all, in which no setting of the user's own has a part."""
+        kept = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "LC_ALL", "TMPDIR")}
+        addresses = {f"WORKER_{number}_IP": "127.0.0.1" for number in range(1, len(WORKER_NAMES) + 1)}
+        ports = {f"WORKER_{n}_PORT": str(self.links[name].port) for n, name in enumerate(WORKER_NAMES, 1)}
+        return {
+            **kept,
+            **addresses,
+            **ports,
+            runs.MARK: self.mark,
+            runs.FOLDER: str(self.runs),
+            "HOME": str(self.folder),
+            "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}",
+            "VOLC_API_KEY": "chaos",
+            "VOLC_BASE_URL": f"http://127.0.0.1:{self.links[MODEL].port}/v1",
+            "MODEL_NAME": "chaos",
+            # The model is cut off now and then too, which is not what a job is to fail for.
+            "PIBOT_LLM_RETRIES": "8",
+            "PIBOT_DATA_DIR": str(self.data),
+            "PIBOT_SKILLS_DIR": str(ROOT / "chaos" / "skills"),
+            "PIBOT_SANDBOX": self.sandbox,
+            "PIBOT_LEASE_SECONDS": f"{lease_seconds:g}",
+            "PIBOT_STOP_GRACE": "5",
+        }
+
+
+async def until(condition: Callable[[], bool], seconds: float) -> bool:
+    """Wait until ``condition`` holds, up to ``seconds``; whether it does."""
+    end = asyncio.get_running_loop().time() + seconds
+    while True:
+        if condition():
+            return True
+        if asyncio.get_running_loop().time() > end:
+            return False
+        await asyncio.sleep(0.02)
+
+
+def marked(mark: str) -> list[tuple[int, str]]:
+    """Ids and command lines of the processes that have ``mark`` in their environment or their command line."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        # It may end while it is looked at; another user's is none of ours.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+            command = (entry / "cmdline").read_bytes()
+            if mark.encode() in command or mark.encode() in (entry / "environ").read_bytes():
+                found.append((int(entry.name), command.replace(b"\0", b" ").decode("utf-8", "replace").strip()))
+    return found

@@ -1,0 +1,61 @@
+"""The model: a scripted server of the chat-completions protocol, whose every answer follows from the text it is sent.
+
+``python -m chaos.model`` prints where it listens, and serves until it is ended.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from typing import Any
+
+from tests.support.scripted_llm import RecordedRequest, Reply, ScriptedLLM, call, error, text, tool_calls
+
+from chaos.schedule import job_in, step_in, steps_in
+from pibot.rehearsal.planner import PLAN_MARKER, SUMMARY_MARKER
+
+
+def reply(request: RecordedRequest) -> Reply:
+    """Plans a job as its text says, calls a step's skill once, and hands its answer on."""
+    try:
+        messages = request.messages
+    except ValueError:
+        return error(400, "the body is no JSON")  # it was cut, and so is the connection
+    system, task = messages[0]["content"], messages[1]["content"]
+    if PLAN_MARKER in system:
+        return text(json.dumps(_plan(task)))
+    if SUMMARY_MARKER in system:
+        return text("The steps are done.")
+    found = step_in(task)
+    if found is None:
+        return error(400, f"this is no step of chaos: {task[:100]}")
+    job_id, step = found
+    last = messages[-1]
+    if last["role"] != "tool":
+        arguments: dict[str, Any] = {"job": job_id, "step": step.name}
+        if step.skill == "slow":
+            arguments["seconds"] = step.seconds
+        return tool_calls(call(step.skill, arguments))
+    output = last["content"]
+    return text(json.dumps({"success": not output.startswith("ERROR"), "data": {}, "output": output}))
+
+
+def _plan(description: str) -> dict[str, Any]:
+    job_id = job_in(description)
+    subtasks = [
+        {"task_id": s.name, "description": s.text(job_id), "skills": [s.skill], "depends_on": list(s.after)}
+        for s in steps_in(description)
+    ]
+    return {"complexity": "moderate", "handle_locally": False, "subtasks": subtasks}
+
+
+def main() -> None:
+    with ScriptedLLM() as server:
+        server.answer_with(reply)
+        print(f"model_ready listen=http://127.0.0.1:{server.port}", flush=True)
+        signal.sigwait({signal.SIGTERM, signal.SIGINT})
+
+
+if __name__ == "__main__":
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    main()

@@ -1,0 +1,167 @@
+"""A TCP proxy that cuts connections in the middle, holds answers back, and refuses to connect."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections import Counter
+from dataclasses import dataclass, field
+
+CHUNK = 1 << 16
+
+
+@dataclass
+class _Direction:
+    """What becomes of the next piece that goes one way: ``cuts`` holds a share for each cut that is still to come."""
+
+    cuts: list[float] = field(default_factory=list)
+
+
+class Link:
+    """What lies between a caller and one server. Use within one event loop.
+
+    Attributes:
+        upstream: the server's port; None while there is no server, when connections are ended at once.
+        port: where callers connect; it stays the same.
+        done: how many cuts, delays and refusals have hit a connection.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.upstream: int | None = None
+        self.done: Counter[str] = Counter()
+        self._request = _Direction()
+        self._answer = _Direction()
+        self._held_until = 0.0
+        self._refusing = 0
+        self._server: asyncio.AbstractServer | None = None
+        self._open: set[asyncio.StreamWriter] = set()
+        self._handlers: set[asyncio.Task[None]] = set()
+        # Keeps the port while nobody listens on it: a connection is refused then, and nobody else gets the port.
+        self._reserved = socket.socket()
+        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._reserved.bind(("127.0.0.1", 0))
+        self.port: int = self._reserved.getsockname()[1]
+
+    async def open(self) -> None:
+        """Take connections."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, reuse_address=True)
+
+    async def close(self) -> None:
+        """Take none any more, and end those there are."""
+        await self._stop_listening()
+        self.drop()
+        for handler in list(self._handlers):
+            handler.cancel()
+        if self._handlers:
+            await asyncio.wait(self._handlers)
+        self._reserved.close()
+
+    def cut_request(self, share: float) -> None:
+        """Let ``share`` of the next piece of a request pass, then end the connection on both sides."""
+        self._request.cuts.append(share)
+
+    def cut_answer(self, share: float) -> None:
+        """Let ``share`` of the next piece of an answer pass, then end the connection on both sides."""
+        self._answer.cuts.append(share)
+
+    def delay(self, seconds: float) -> None:
+        """Hold back what the server says for ``seconds`` from now."""
+        self._held_until = max(self._held_until, asyncio.get_running_loop().time() + seconds)
+
+    async def refuse(self, seconds: float) -> None:
+        """End all connections and refuse new ones, for ``seconds``."""
+        self.done["refused"] += 1
+        self._refusing += 1
+        try:
+            await self._stop_listening()
+            self.drop()
+            await asyncio.sleep(seconds)
+        finally:
+            self._refusing -= 1
+        if not self._refusing:
+            await self.open()
+
+    def heal(self) -> None:
+        """Forget the cuts that have hit nobody yet, and hold nothing back."""
+        self._request.cuts.clear()
+        self._answer.cuts.clear()
+        self._held_until = 0.0
+
+    def drop(self) -> None:
+        """End all connections."""
+        for writer in self._open:
+            writer.transport.abort()
+
+    async def _stop_listening(self) -> None:
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
+            # From Python 3.12 on wait_closed() waits for the connections too, which are ended elsewhere.
+            await asyncio.sleep(0)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        handler = asyncio.current_task()
+        assert handler is not None
+        self._handlers.add(handler)
+        self._open.add(writer)
+        try:
+            if self.upstream is None:
+                return
+            server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self.upstream)
+            self._open.add(server_writer)
+            try:
+                await self._relay(reader, writer, server_reader, server_writer)
+            finally:
+                self._open.discard(server_writer)
+                server_writer.transport.abort()
+        except (OSError, asyncio.CancelledError):
+            # One of the two sides is gone; the other one is ended below. Or the link is closed, and nobody waits for
+            # this task but close(): asyncio's streams on Python 3.9 to 3.11 report a cancelled one as a defect.
+            return
+        finally:
+            self._open.discard(writer)
+            self._handlers.discard(handler)
+            writer.transport.abort()
+
+    async def _relay(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        server_reader: asyncio.StreamReader,
+        server_writer: asyncio.StreamWriter,
+    ) -> None:
+        """Pass on both ways until one side has ended or was cut."""
+        ways = [
+            asyncio.ensure_future(self._pass_on(reader, server_writer, self._request)),
+            asyncio.ensure_future(self._pass_on(server_reader, writer, self._answer)),
+        ]
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
+
+    async def _pass_on(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, way: _Direction) -> None:
+        with contextlib.suppress(ConnectionError):
+            while True:
+                data = await source.read(CHUNK)
+                if not data:
+                    return
+                if way is self._answer:
+                    await self._hold()
+                if way.cuts:
+                    self.done["request cut" if way is self._request else "answer cut"] += 1
+                    sink.write(data[: int(len(data) * way.cuts.pop(0))])
+                    await sink.drain()
+                    return
+                sink.write(data)
+                await sink.drain()
+
+    async def _hold(self) -> None:
+        left = self._held_until - asyncio.get_running_loop().time()
+        if left > 0:
+            self.done["answer held back"] += 1
+            await asyncio.sleep(left)

@@ -1,0 +1,294 @@
+"""``make chaos``: run a schedule against a real fleet, let it settle, and count what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import secrets
+import shutil
+import signal
+import sqlite3
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from chaos import runs
+from chaos.clients import Accepted, Watcher, submit
+from chaos.disk import Disk, small_disk
+from chaos.evidence import Check, Evidence, check, read_database
+from chaos.fleet import ChaosError, Fleet, until
+from chaos.schedule import Fault, Schedule, draw
+
+JOBS = 300
+QUICK_JOBS = 30
+SECONDS_A_JOB = 0.4
+QUICK_SECONDS = 14.0
+LEASE_SECONDS = 4.0
+STALL_SECONDS = 90.0
+"""Nothing has ended for so long after the last fault: then nothing will."""
+
+ORPHAN_SECONDS = 5.0
+"""Until the kernel has ended what a killed worker's commands left."""
+
+
+@dataclass
+class Report:
+    """What happened, beside the evidence."""
+
+    faults: Counter[str] = field(default_factory=Counter)
+    hits: Counter[str] = field(default_factory=Counter)
+    starts: dict[str, int] = field(default_factory=dict)
+    settled_after: float = 0.0
+    gave_up: str = ""
+
+
+class Chaos:
+    """One run of a schedule.
+
+    Args:
+        schedule: what is to happen.
+        folder: for everything.
+        deadline: seconds for all of it, beginning with the first job.
+        lease_seconds: what a lease is to last.
+    """
+
+    def __init__(self, schedule: Schedule, folder: Path, *, deadline: float, lease_seconds: float) -> None:
+        self._schedule = schedule
+        self._folder = folder
+        self._deadline = deadline
+        self._lease_seconds = lease_seconds
+        self._accepted = Accepted()
+        self.report = Report()
+
+    async def run(self) -> Evidence:
+        """Start the fleet, let things go wrong, let it settle, stop it.
+
+        Raises:
+            ChaosError: the run could not be done.
+        """
+        disk = small_disk(self._folder / "disk")
+        try:
+            fleet = Fleet(self._folder, self._folder / "disk", self._lease_seconds)
+            print(f"The disk: {disk.how}. Commands: {fleet.sandbox}.", flush=True)
+            try:
+                await fleet.start()
+                seen = await self._let_go(fleet, disk)
+                return await self._stop(fleet, seen)
+            finally:
+                await fleet.destroy()
+        finally:
+            self._keep_database()
+            disk.remove()
+
+    async def _let_go(self, fleet: Fleet, disk: Disk) -> Watcher:
+        begin = time.monotonic()
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True)) as session:
+            watcher = Watcher(session, lambda: _address(fleet.hub.link.upstream))
+            watching = asyncio.ensure_future(watcher.watch())
+            url = f"http://127.0.0.1:{fleet.hub.link.port}"
+            submitting = asyncio.ensure_future(
+                _all(_later(job.at, submit(session, url, job, self._accepted)) for job in self._schedule.jobs)
+            )
+            try:
+                await _all(_later(fault.at, self._apply(fault, fleet, disk)) for fault in self._schedule.faults)
+                for link in fleet.links.values():
+                    self.report.hits += link.done
+                    link.heal()
+                print(f"The last fault is over after {time.monotonic() - begin:.0f} s; the fleet settles.", flush=True)
+                await self._settle(watcher, submitting, begin)
+            finally:
+                await _cancelled(submitting, watching)
+        self.report.settled_after = time.monotonic() - begin
+        return watcher
+
+    async def _apply(self, fault: Fault, fleet: Fleet, disk: Disk) -> None:
+        self.report.faults[fault.kind] += 1
+        service, link = fleet.services.get(fault.target), fleet.links.get(fault.target)
+        if fault.kind == "disk-full":
+            disk.fill(fleet.hub.pid)
+            try:
+                await asyncio.sleep(fault.seconds)
+            finally:
+                disk.empty(fleet.hub.pid)
+            return
+        assert service is not None
+        assert link is not None
+        if fault.kind in ("kill", "kill-hub"):
+            service.kill()
+        elif fault.kind in ("stop", "stop-hub"):
+            await service.pause(fault.seconds)
+        elif fault.kind == "cut-request":
+            link.cut_request(fault.share)
+        elif fault.kind == "cut-answer":
+            link.cut_answer(fault.share)
+        elif fault.kind == "delay":
+            link.delay(fault.seconds)
+        else:
+            await link.refuse(fault.seconds)
+
+    async def _settle(self, watcher: Watcher, submitting: asyncio.Future[None], begin: float) -> None:
+        """Wait until every job is accepted and has ended, as far as that can be hoped for."""
+        last_change, known = time.monotonic(), -1
+        while True:
+            await watcher.look()
+            now = time.monotonic()
+            if submitting.done() and self._accepted.jobs.keys() <= watcher.ended.keys():
+                return
+            if len(watcher.ended) + len(self._accepted.jobs) != known:
+                last_change, known = now, len(watcher.ended) + len(self._accepted.jobs)
+            if now - last_change > STALL_SECONDS:
+                self.report.gave_up = f"nothing has ended for {STALL_SECONDS:g} s"
+                return
+            if now - begin > self._deadline:
+                self.report.gave_up = f"the {self._deadline:g} s of the whole run are up"
+                return
+            await asyncio.sleep(0.3)
+
+    async def _stop(self, fleet: Fleet, watcher: Watcher) -> Evidence:
+        await until(lambda: not fleet.orphans(), ORPHAN_SECONDS)
+        orphans = fleet.orphans()
+        self.report.starts = {name: service.starts for name, service in fleet.services.items()}
+        await fleet.stop()
+        try:
+            rows = read_database(self._folder / "disk" / "jobs.db")
+        except sqlite3.Error as exc:
+            raise ChaosError(f"the job database can't be read after the run: {exc}") from exc
+        logs = {name: service.log.read_text("utf-8", "replace") for name, service in fleet.services.items()}
+        return Evidence(
+            accepted=sorted(self._accepted.jobs),
+            refused=self._accepted.refused,
+            seen=watcher.ended,
+            runs=runs.read(fleet.runs),
+            orphans=orphans + fleet.orphans(),
+            logs=logs,
+            **rows,
+        )
+
+    def _keep_database(self) -> None:
+        """A copy beside the logs, for who looks into a run that failed: the small disk goes."""
+        (self._folder / "database").mkdir()
+        for path in (self._folder / "disk").glob("*.db*"):
+            with contextlib.suppress(OSError):
+                shutil.copy2(path, self._folder / "database" / path.name)
+
+    def lines(self, evidence: Evidence, checks: list[Check]) -> list[str]:
+        """The report."""
+        report = self.report
+        late = sum(row["late_result"] is not None for row in evidence.attempts)
+        failovers = sum(row["number"] > 1 for row in evidence.attempts)
+        workers = sum(n - 1 for name, n in report.starts.items() if name.startswith("worker"))
+        rows = [
+            ("faults", _listed(report.faults)),
+            ("connections hit", _listed(report.hits)),
+            ("handed in again", _listed(self._accepted.resent)),
+            ("restarts", f"hub {report.starts['hub'] - 1}, workers {workers}"),
+            ("attempts", f"{len(evidence.attempts)} for {len(evidence.subtasks)} steps; {failovers} failovers"),
+            ("late results", f"{late} kept as evidence"),
+            (
+                "all ended after",
+                f"{report.settled_after:.0f} s" + (f" (gave up: {report.gave_up})" * bool(report.gave_up)),
+            ),
+            ("", ""),
+            *((f"{'FAILED' if item.wrong else 'ok':6} {item.title}", item.count) for item in checks),
+        ]
+        width = max(len(title) for title, _ in rows)
+        return [f"{title:{width}}  {count}".rstrip() for title, count in rows]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run; the exit status is 0, 1 where something did not hold, 2 where it could not be run, 130 on Ctrl-C."""
+    arguments = _parser().parse_args(argv)
+    jobs = arguments.jobs or (QUICK_JOBS if arguments.quick else JOBS)
+    seconds = arguments.seconds or (QUICK_SECONDS if arguments.quick else jobs * SECONDS_A_JOB)
+    seed = secrets.randbelow(1_000_000) if arguments.seed is None else arguments.seed
+    schedule = draw(seed, jobs, seconds=seconds, lease_seconds=LEASE_SECONDS)
+    print(f"SEED={seed} JOBS={jobs}: {len(schedule.faults)} faults in {seconds:g} s", flush=True)
+    if arguments.show:
+        print(*schedule.lines(), sep="\n")
+        return 0
+    folder = Path(tempfile.mkdtemp(prefix="pibot-chaos-"))
+    chaos = Chaos(schedule, folder, deadline=arguments.deadline, lease_seconds=LEASE_SECONDS)
+    keep = True
+    try:
+        evidence = asyncio.run(_until_signal(chaos.run()))
+        checks = check(evidence)
+        print("", *chaos.lines(evidence, checks), sep="\n")
+        wrong = [f"{item.title}: {sentence}" for item in checks for sentence in item.wrong]
+        for sentence in wrong[:40]:
+            print(f"- {sentence}")
+        keep = bool(wrong)
+        if wrong:
+            print(f"\n{len(wrong)} found wrong. Again with: make chaos SEED={seed} JOBS={jobs}")
+        return 1 if wrong else 0
+    except ChaosError as exc:
+        print(f"chaos: {exc}", file=sys.stderr)
+        return 2
+    except asyncio.CancelledError:
+        keep = False
+        print("chaos: interrupted; everything that it had started is ended", file=sys.stderr)
+        return 130
+    finally:
+        if keep:
+            print(f"Logs and the database: {folder}")
+        else:
+            shutil.rmtree(folder)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m chaos", description=__doc__)
+    parser.add_argument("--seed", type=int, help="what the schedule is drawn from (default: a new one, which is shown)")
+    parser.add_argument("--jobs", type=int, help=f"how many jobs (default: {JOBS})")
+    parser.add_argument("--seconds", type=float, help=f"how long things go wrong (default: {SECONDS_A_JOB} s a job)")
+    parser.add_argument("--deadline", type=float, default=900.0, help="seconds for the whole run (default: 900)")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_JOBS} jobs in {QUICK_SECONDS:g} s")
+    parser.add_argument("--show", action="store_true", help="show the schedule and run nothing")
+    return parser
+
+
+async def _until_signal(work: Coroutine[Any, Any, Evidence]) -> Evidence:
+    """``work``, cancelled on SIGINT or SIGTERM."""
+    task = asyncio.ensure_future(work)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    return await task
+
+
+async def _later(seconds: float, work: Coroutine[Any, Any, None]) -> None:
+    try:
+        await asyncio.sleep(seconds)
+    except asyncio.CancelledError:
+        work.close()
+        raise
+    await work
+
+
+async def _all(works: Any) -> None:
+    """Do them side by side; if one fails or all are cancelled, none goes on."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        await _cancelled(*tasks)
+
+
+async def _cancelled(*tasks: asyncio.Future[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _address(port: int | None) -> str | None:
+    return None if port is None else f"http://127.0.0.1:{port}"
+
+
+def _listed(counter: Counter[str]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in sorted(counter.items())) or "none"

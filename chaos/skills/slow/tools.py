@@ -1,0 +1,29 @@
+"""A skill that takes its time in a process of its own, which nobody must leave behind."""
+
+from __future__ import annotations
+
+import os
+
+from chaos import runs
+
+from pibot.contracts import ToolContext
+from pibot.errors import ToolError
+
+
+async def slow(context: ToolContext, job: str, step: str, seconds: float) -> str:
+    """Sleep in a command.
+
+    Args:
+        job: the job.
+        step: its step.
+        seconds: how long.
+    """
+    run_id = runs.begin(job, step, context.task_id)
+    # Commands get an environment of their own: the shell has the mark in its command line, its child in its own.
+    script = f'{runs.MARK}="$0" sleep {seconds:g} & wait'
+    command = ["/bin/sh", "-c", script, os.environ[runs.MARK]]
+    result = await context.commands.run(command, workspace=context.workspace, timeout=seconds + 30)
+    if result.exit_code != 0:
+        raise ToolError(f"the command ended with {result.exit_code}: {result.output}")
+    runs.end(run_id)
+    return f"run {run_id}"
