@@ -11,12 +11,13 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.processes import BenchmarkError, Memory, Process, Processes
 from benchmarks.redis_server import RedisServer
+from benchmarks.scale import QUICK_SCALE, Scale, ScaleEffort
 from benchmarks.systems import OURS, PEERS, Hub, ModelServer, Peer, PeerKind, PibotNoop, PibotWorker, System
 
 WORKERS = 3
@@ -37,6 +38,7 @@ class Effort:
         settle: seconds before memory is read.
         load_tests: runs of the guide's load test.
         jobs: durable jobs in a round.
+        scale: how much is measured with other numbers of jobs and workers.
     """
 
     rounds: int = 5
@@ -46,9 +48,10 @@ class Effort:
     settle: float = 1.5
     load_tests: int = 3
     jobs: int = 100
+    scale: ScaleEffort = field(default_factory=ScaleEffort)
 
 
-QUICK = Effort(rounds=2, calls=100, seconds=1.0, starts=2, settle=1.0, load_tests=1, jobs=20)
+QUICK = Effort(rounds=2, calls=100, seconds=1.0, starts=2, settle=1.0, load_tests=1, jobs=20, scale=QUICK_SCALE)
 
 Say = Callable[[str], None]
 
@@ -61,6 +64,10 @@ class Figures:
 
     def add(self, row: str, system: str, figure: float) -> None:
         self._figures[row][system].append(figure)
+
+    def rows(self) -> list[str]:
+        """The rows that were measured, in the order in which they were."""
+        return list(self._figures)
 
     def of(self, row: str, system: str) -> list[float]:
         """The figures, none where it was not measured."""
@@ -182,6 +189,10 @@ class Bench:
             self.figures.add("job_p50", OURS, p50)
             self.figures.add("job_p95", OURS, p95)
             self._say(f"a durable job: p50 {p50:.2f} ms, p95 {p95:.2f} ms")
+
+    def scale(self) -> None:
+        """How a durable job's figures change with the jobs in the store and the workers of the fleet."""
+        Scale(self._new_folder(), self._effort.scale, self.figures.add, self._say).run()
 
     def _fsync(self) -> float:
         """Milliseconds that the disk under the job database takes to sync 4 KiB: what a durable job can't go below."""

@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
+from benchmarks import scale_report
 from benchmarks.measure import CALLERS, WORKERS, Figures
 from benchmarks.systems import OURS, PEERS, PEERS_PYTHON
 from pibot import __version__
@@ -108,6 +109,7 @@ def document(figures: Figures, *, load_before: float, command: str, note: str = 
         "",
         f"In brackets: {OURS}'s figure divided by the peer's. Figures are medians over the rounds.",
         "",
+        *scale_report.tables(figures),
         "## The machine",
         "",
         *(f"- {fact}" for fact in machine(load_before)),

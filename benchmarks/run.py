@@ -10,13 +10,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import report
+from benchmarks import report, scale_report
 from benchmarks.measure import QUICK, Bench, Effort
 from benchmarks.processes import BenchmarkError, Processes
 from benchmarks.redis_server import RedisServer
 from benchmarks.systems import PEERS_PYTHON, ROOT
 
-PHASES = ("calls", "workers", "guide", "jobs")
+PHASES = ("calls", "workers", "guide", "jobs", "scale")
 RESULTS = Path(__file__).with_name("results.md")
 
 
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "--quick", action="store_true", help="a rough measurement in about two minutes; writes no results"
+        "--quick", action="store_true", help="a rough measurement in about three minutes; writes no results"
     )
     parser.add_argument("--check", action="store_true", help="exit with 1 if a budget is missed")
     parser.add_argument("--no-peers", action="store_true", help="measure ours alone")
@@ -61,7 +61,7 @@ def _run(arguments: argparse.Namespace) -> int:
             for phase in phases:
                 getattr(bench, phase)()
     note = f"The peers were not measured: {without_peers}." if without_peers else ""
-    print("", *report.table(bench.figures), note, sep="\n")
+    print("", *report.table(bench.figures), "", *scale_report.tables(bench.figures), note, sep="\n")
     output = arguments.output or (None if arguments.quick or arguments.only else RESULTS)
     if output is not None:
         command = " ".join(["make bench" if not sys.argv[1:] else "python -m benchmarks", *sys.argv[1:]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -96,19 +97,30 @@ class ModelServer:
 
 
 class Hub:
-    """The master as it is shipped, with the workers that listen on ``worker_ports``."""
+    """The master as it is shipped, with the workers that listen on ``worker_ports``.
 
-    def __init__(self, processes: Processes, folder: Path, worker_ports: list[int]) -> None:
+    Args:
+        database: what its job database is to hold at first; nothing by default.
+    """
+
+    def __init__(
+        self, processes: Processes, folder: Path, worker_ports: list[int], database: Path | None = None
+    ) -> None:
         self.port = free_port()
         addresses = {"PIBOT_HOT_CELSIUS": "1000", "PIBOT_MIN_MEMORY_MB": "0"}  # work, however hot this computer is
         for number, port in enumerate(worker_ports, 1):
             addresses[f"WORKER_{number}_IP"] = "127.0.0.1"
             addresses[f"WORKER_{number}_PORT"] = str(port)
         # No model is asked: the job names its skills.
-        environ = environment(folder, VOLC_API_KEY="bench", VOLC_BASE_URL="http://127.0.0.1:9/v1", **addresses)
+        # Nothing is to be turned away or forgotten that is measured.
+        kept = {"PIBOT_MAX_QUEUED": "1000000", "PIBOT_JOBS_KEPT": "1000000", "PIBOT_JOBS_KEPT_DAYS": "3650"}
+        environ = environment(folder, VOLC_API_KEY="bench", VOLC_BASE_URL="http://127.0.0.1:9/v1", **kept, **addresses)
         argv = [sys.executable, "-m", "pibot", "hub", "--host", "127.0.0.1", "--port", str(self.port)]
         home = folder / f"hub-{self.port}"
         home.mkdir()
+        if database is not None:
+            (home / "data").mkdir()
+            shutil.copyfile(database, home / "data" / "jobs.db")
         self.process = processes.start("hub", argv, environ=environ, directory=home)
         wait_until(lambda: answers_health(self.port), self.process)
 

@@ -80,6 +80,7 @@ class Chaos:
             print(f"The disk: {disk.how}. Commands: {fleet.sandbox}.", flush=True)
             try:
                 await fleet.start()
+                print("The fleet is up.", flush=True)
                 seen = await self._let_go(fleet, disk)
                 return await self._stop(fleet, seen)
             finally:

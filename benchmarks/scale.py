@@ -1,0 +1,163 @@
+"""How the figures change with the jobs in the store and with the workers of the fleet."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.filled_store import fill
+from benchmarks.processes import BenchmarkError, Processes
+from benchmarks.store_steps import instructions, milliseconds
+from benchmarks.systems import Hub, environment
+
+JOBS = (100, 10_000, 100_000)
+FLEETS = (3, 30, 300)
+FEW_JOBS, FEW_WORKERS = JOBS[0], FLEETS[0]
+SUBMITTERS = 4
+CALLERS = 10
+"""Below the hub's places for those who wait; see :data:`pibot.master_hub.api.WAITING_PLACES`."""
+
+Add = Callable[[str, str, float], None]
+
+
+def label(jobs: int, workers: int) -> str:
+    """How a combination is called in the figures."""
+    return f"{jobs:,} jobs, {workers} workers"
+
+
+@dataclass(frozen=True)
+class ScaleEffort:
+    """How much is measured.
+
+    Args:
+        repeats: of each step of the store.
+        round_trips: durable jobs one after another.
+        seconds: of each of the two rates.
+    """
+
+    repeats: int = 200
+    round_trips: int = 150
+    seconds: float = 3.0
+
+
+QUICK_SCALE = ScaleEffort(repeats=50, round_trips=30, seconds=1.0)
+
+
+class Scale:
+    """One measurement of all combinations.
+
+    Args:
+        folder: on a real disk.
+        effort: how much.
+        add: gets each figure: its row, the combination, and the figure.
+        say: gets one line on each thing that is done.
+    """
+
+    def __init__(self, folder: Path, effort: ScaleEffort, add: Add, say: Callable[[str], None]) -> None:
+        self._folder = folder
+        self._effort = effort
+        self._add = add
+        self._say = say
+
+    def run(self) -> None:
+        """Fill a database for each number of jobs, and measure the store alone, then the hub."""
+        for jobs in JOBS:
+            database = self._folder / f"filled-{jobs}.db"
+            began = time.perf_counter()
+            fill(database, jobs)
+            self._say(f"a database of {jobs:,} jobs: {time.perf_counter() - began:.1f} s to make")
+            for workers in FLEETS if jobs == FEW_JOBS else FLEETS[:1]:
+                self._hub(database, jobs, workers)
+            self._store(database, jobs)
+            for path in self._folder.glob(f"{database.name}*"):
+                path.unlink()
+
+    # --- the store alone ----------------------------------------------------
+
+    def _store(self, database: Path, jobs: int) -> None:
+        of = f"{jobs:,} jobs"
+        taken, needed = milliseconds(database, self._effort.repeats), instructions(database)
+        for name in taken:
+            self._add(f"store_ms {name}", of, taken[name])
+            self._add(f"store_vm {name}", of, needed[name])
+        self._say(f"the store's steps with {of}: {', '.join(f'{name} {ms:.2f} ms' for name, ms in taken.items())}")
+
+    # --- the hub ------------------------------------------------------------
+
+    def _hub(self, database: Path, jobs: int, workers: int) -> None:
+        combination = label(jobs, workers)
+        folder = self._folder / f"hub-{jobs}-{workers}"
+        folder.mkdir()
+        with Processes(folder) as processes:
+            hub = Hub(processes, folder, _start_workers(processes, folder, workers), database)
+            _round_trips(hub.port, 10)
+            taken = statistics.median(_round_trips(hub.port, self._effort.round_trips)) * 1e3
+            done = _rate(hub.port, CALLERS, self._effort.seconds, wait=True)
+            accepted = _rate(hub.port, SUBMITTERS, self._effort.seconds, wait=False)
+        for row, figure in (("scale_p50", taken), ("scale_done", done), ("scale_accepted", accepted)):
+            self._add(row, combination, figure)
+        self._say(f"{combination}: p50 {taken:.2f} ms, {done:.0f} jobs a second done, {accepted:.0f} a second accepted")
+
+
+def _start_workers(processes: Processes, folder: Path, count: int) -> list[int]:
+    argv = [sys.executable, "-m", "benchmarks.light_workers", str(count)]
+    process = processes.start("light-workers", argv, environ=environment(folder), directory=folder, pipes=True)
+    line = process.pipes[1].readline()
+    if not line:
+        raise BenchmarkError(f"the light workers did not start:\n{process.tail()}")
+    ports: list[int] = json.loads(line)
+    return ports
+
+
+def _round_trips(port: int, count: int) -> list[float]:
+    taken = []
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+        for _ in range(count):
+            began = time.perf_counter()
+            _post(connection, wait=True)
+            taken.append(time.perf_counter() - began)
+    return taken
+
+
+def _rate(port: int, callers: int, seconds: float, *, wait: bool) -> float:
+    """Jobs a second of so many callers at once, each of which hands in one after another."""
+    counts: list[int] = []
+    failures: list[BaseException] = []
+    began = time.perf_counter()
+
+    def call() -> None:
+        count = 0
+        try:
+            with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+                while time.perf_counter() - began < seconds:
+                    _post(connection, wait=wait)
+                    count += 1
+        except (BenchmarkError, OSError, http.client.HTTPException) as exc:
+            failures.append(exc)
+        counts.append(count)
+
+    threads = [threading.Thread(target=call) for _ in range(callers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise BenchmarkError(f"a job could not be handed in: {failures[0]}")
+    return sum(counts) / (time.perf_counter() - began)
+
+
+def _post(connection: http.client.HTTPConnection, *, wait: bool) -> None:
+    headers = {"Content-Type": "application/json", **({"Prefer": "wait=30"} if wait else {})}
+    connection.request("POST", "/task", body=b'{"description": "Do nothing", "skills": []}', headers=headers)
+    response = connection.getresponse()
+    answer = json.loads(response.read())
+    if answer.get("status") != ("completed" if wait else "accepted"):
+        raise BenchmarkError(f"a job went wrong: {response.status} {answer}")

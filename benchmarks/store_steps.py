@@ -1,0 +1,110 @@
+"""What the dispatcher and the API ask of the job store, step by step: in milliseconds and in SQLite's instructions.
+
+The milliseconds of a step that writes are mostly the disk's. The instructions of SQLite's virtual machine are not:
+a step that looked at every job would need as many more of them as there are jobs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from benchmarks.filled_store import STEP
+from pibot.contracts import TaskResult, TaskState
+from pibot.master_components import JobStore
+from pibot.master_components.records import Submission
+
+RESULT = TaskResult(STEP, "worker-1", TaskState.COMPLETED, output="done", started_at=0.0, finished_at=0.0)
+
+
+class Meter:
+    """Measures the steps of a store, by their names."""
+
+    def __init__(self) -> None:
+        self.figures: dict[str, list[float]] = defaultdict(list)
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        began = self._now()
+        yield
+        self.figures[name].append(self._now() - began)
+
+    def medians(self) -> dict[str, float]:
+        return {name: statistics.median(figures) for name, figures in self.figures.items()}
+
+    def _now(self) -> float:
+        return time.perf_counter() * 1e3
+
+
+class InstructionMeter(Meter):
+    """Counts the instructions of SQLite's virtual machine instead of milliseconds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._instructions = 0
+
+    def watch(self, connection: sqlite3.Connection) -> None:
+        connection.set_progress_handler(self._count, 1)
+
+    def _count(self) -> int:
+        self._instructions += 1
+        return 0
+
+    def _now(self) -> float:
+        return float(self._instructions)
+
+
+def take_steps(store: JobStore, meter: Meter, repeats: int) -> dict[str, float]:
+    """The median of each step, over ``repeats`` jobs that are brought to their ends."""
+    for _ in range(repeats):
+        with meter.step("submit"):
+            job_id = store.submit(Submission("Do nothing", skills=())).job_id
+        with meter.step("unfinished"):
+            store.unfinished(17)
+        with meter.step("lease"):
+            lease = store.lease(job_id, STEP, "worker-1", 60.0)
+        with meter.step("renew"):
+            lease = store.renew(lease, 60.0)
+        with meter.step("open subtasks"):
+            store.open_subtasks()
+        with meter.step("complete"):
+            store.complete(lease, RESULT, finish_job=True)
+        with meter.step("job"):
+            store.job(job_id)
+        with meter.step("jobs"):
+            store.jobs(limit=50)
+        with meter.step("counts"):
+            store.counts()
+        with meter.step("events"):
+            store.events(limit=50)
+    return meter.medians()
+
+
+def milliseconds(path: Path, repeats: int) -> dict[str, float]:
+    """What each step takes on a database."""
+    with contextlib.closing(JobStore(path)) as store:
+        return take_steps(store, Meter(), repeats)
+
+
+def instructions(path: Path, repeats: int = 5) -> dict[str, float]:
+    """How many instructions each step takes on a database."""
+    meter = InstructionMeter()
+    connect = sqlite3.connect
+
+    def watched(*arguments: Any, **keywords: Any) -> sqlite3.Connection:
+        connection: sqlite3.Connection = connect(*arguments, **keywords)
+        meter.watch(connection)
+        return connection
+
+    # The store's connection is its own; it is met where it is made.
+    with mock.patch("sqlite3.connect", watched):
+        store = JobStore(path)
+    with contextlib.closing(store):
+        return take_steps(store, meter, repeats)

@@ -1,0 +1,70 @@
+"""The short version of ``make chaos``: real processes, real faults, and nothing lost. It takes half a minute."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import ROOT, clean_environment
+
+# The time limit is for safety only.
+pytestmark = [pytest.mark.system, pytest.mark.timeout(400)]
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    (tmp_path / "tmp").mkdir()
+    return clean_environment(TMPDIR=str(tmp_path / "tmp"), PYTHONPATH=str(ROOT / "src"))
+
+
+def left_over(environment: dict[str, str]) -> list[str]:
+    """Files, mounts and processes of a run that should be gone."""
+    folder = environment["TMPDIR"]
+    found = [path.name for path in Path(folder).iterdir()]
+    found += [line for line in Path("/proc/mounts").read_text().splitlines() if folder in line]
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if f"TMPDIR={folder}".encode() in path.read_bytes().split(b"\0"):
+                found.append((path.parent / "cmdline").read_text().replace("\0", " "))
+    return found
+
+
+def test_every_accepted_job_ends_once_whatever_dies_on_the_way(environment: dict[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "chaos", "--quick", "--seed", "1", "--deadline", "300"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "SEED=1 JOBS=30" in done.stdout
+    assert "accepted = ended                       30 = 30" in done.stdout
+    assert "hub 2" in done.stdout  # it was really killed, and came back
+    assert left_over(environment) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_nothing(environment: dict[str, str], number: signal.Signals) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "chaos", "--quick", "--seed", "1"],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("The fleet is up"):
+            break
+    process.send_signal(number)
+    _, errors = process.communicate()
+    assert process.returncode == 130, errors
+    assert errors == "chaos: interrupted; everything that it had started is ended\n"
+    assert left_over(environment) == []
