@@ -227,7 +227,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"- {sentence}")
         keep = bool(wrong)
         if wrong:
-            print(f"\n{len(wrong)} found wrong. Again with: make chaos SEED={seed} JOBS={jobs}")
+            print(f"\n{len(wrong)} found wrong. Again with: {_again(arguments, seed, jobs)}")
         return 1 if wrong else 0
     except ChaosError as exc:
         print(f"chaos: {exc}", file=sys.stderr)
@@ -241,6 +241,11 @@ def main(argv: list[str] | None = None) -> int:
             print(f"Logs and the database: {folder}")
         else:
             shutil.rmtree(folder)
+
+
+def _again(arguments: argparse.Namespace, seed: int, jobs: int) -> str:
+    more = " --quick" * arguments.quick + (f" --seconds {arguments.seconds:g}" if arguments.seconds else "")
+    return f"make chaos SEED={seed} JOBS={jobs}" + (f' ARGS="{more.strip()}"' if more else "")
 
 
 def _parser() -> argparse.ArgumentParser:
