@@ -300,6 +300,27 @@ async def test_when_the_service_is_killed_its_commands_are_ended(mode: str, work
         left -= set(ended)
 
 
+@pytest.mark.system
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("mode", ["bwrap", "off"])
+def test_when_the_service_is_killed_while_a_command_starts_nothing_is_left(
+    mode: str, workspace: Path, token: str
+) -> None:
+    try:
+        for _ in range(5):
+            service = subprocess.Popen([sys.executable, "-c", SERVICE, mode, str(workspace), sleeper(token)])
+            while processes_with(token) in ([], [service.pid]):
+                pass  # the first of the command's own processes has not begun yet
+            service.kill()
+            service.wait()
+            while processes_with(token):
+                pass  # the test's time limit ends this where one stays
+    finally:
+        for pid in processes_with(token):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
 def test_another_mode_is_refused() -> None:
     with pytest.raises(SettingsError, match="PIBOT_SANDBOX must be bwrap or off, not 'none'"):
         create_command_runner("none")

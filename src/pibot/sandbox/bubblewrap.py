@@ -26,8 +26,23 @@ WORKSPACE = "/workspace"
 _USER = "1000"
 _OWN_ETC = Path(__file__).resolve().parent / "etc"
 _HOST_ETC = ("ld.so.cache", "alternatives", "localtime", "ssl/certs", "ssl/openssl.cnf", "services", "protocols")
-_FIRST_TO_GO = 'echo 1000 >/proc/$$/oom_score_adj; exec "$@"'
-"""Run by sh: where memory runs out, the kernel ends the command and not the service. Raising it needs no rights."""
+_START = """\
+echo 1000 >/proc/$$/oom_score_adj
+exec {own}<>/proc/self/fd/{go}
+{{
+    read -r init && echo >&{own} && {{ read -r _ && exit; kill -9 $init; }}
+    kill -9 0
+}} </proc/self/fd/{life} >/dev/null 2>&1 &
+exec "$@" {own}>&-
+"""
+"""Run by sh. Where memory runs out, the kernel ends the command and not the service; raising the score needs no rights.
+
+``--die-with-parent`` holds once bubblewrap has set itself up. Where the service is killed before that, bubblewrap's
+inner process would wait for ever for an outer one that is gone, or run the command with nobody to end it. So a
+process beside it lets it go when the service says so, by a line in ``life`` with the id of the sandbox's first one.
+A second line sends it away; if ``life`` ends without, it ends them all. ``own`` keeps ``go`` open meanwhile, for its
+end would let bubblewrap go too.
+"""
 _TRIAL_SECONDS = 30.0
 _PER_NAMESPACE = (5, 14)
 """The kernel from which on a user namespace's processes are counted apart from the user's other ones."""
@@ -152,9 +167,10 @@ class Bubblewrap:
     ) -> CommandResult:
         output = Output(self._limits.output_chars)
         with contextlib.ExitStack() as fds:
-            status, hold = Pipe(fds), Pipe(fds)
-            passed = [status.write_end, hold.read_end]
-            options = ["--json-status-fd", str(status.write_end), "--block-fd", str(hold.read_end)]
+            status, go, life = Pipe(fds), Pipe(fds), Pipe(fds)
+            passed = [status.write_end, go.read_end, life.read_end]
+            options = ["--json-status-fd", str(status.write_end), "--block-fd", str(go.read_end)]
+            options += ["--sync-fd", str(life.read_end)]  # so that the command does not inherit it
             assert self._features is not None
             if not self._features.disable_userns:
                 bpf = Pipe(fds)
@@ -163,15 +179,19 @@ class Bubblewrap:
                 passed.append(bpf.read_end)
                 options += ["--seccomp", str(bpf.read_end)]
             options += profile(self._features, self._limits, workspace, network=network)
-            command = ["/bin/sh", "-c", _FIRST_TO_GO, "sh", self._found(), *options, "--", *argv]
+            # sh knows descriptors of one digit only.
+            own = next(digit for digit in range(3, 10) if digit not in passed)
+            start = _START.format(own=own, go=go.read_end, life=life.read_end)
+            command = ["/bin/sh", "-c", start, "sh", self._found(), *options, "--", *argv]
             child = self._start(command, output, stdin, passed)
             init: PidFd | None = None
+            account = ""
 
             def begin() -> None:
                 nonlocal init
                 status.close_write_end()
-                hold.close_read_end()
-                line = status.read_line()  # written at once, or not at all where bubblewrap fails
+                line = status.read_line(child.pidfd)  # written at once, or not at all where bubblewrap fails
+                pid = 0
                 if line:
                     pid = json.loads(line)["child-pid"]
                     try:
@@ -180,17 +200,21 @@ class Bubblewrap:
                         os.kill(pid, signal.SIGKILL)  # it waits for us, so the number is still its own
                         raise
                     self._limit(pid)
-                hold.write(b"x")
+                life.write(b"%d\n" % pid)
 
             async def end() -> None:
+                nonlocal account
                 if init is not None:
                     # The first process of the namespace is gone when all others are: the kernel sees to that.
                     init.signal(signal.SIGKILL)
                     await init.gone
                 await child.ended
+                life.write(b"\n")
+                life.close_write_end()
+                account = status.read_rest()  # it ends when the last of them has gone
 
             timed_out = await attend(child, timeout=timeout, begin=begin, end=end)
-            return _result(argv, status.read_rest(), output, timed_out=timed_out, flooded=child.flooded.done())
+            return _result(argv, account, output, timed_out=timed_out, flooded=child.flooded.done())
 
     def _limit(self, pid: int) -> None:
         """Set the limits of the sandbox's first process, which still waits, and of all that follow it.

@@ -81,6 +81,11 @@ class Child:
         assert self._popen.returncode is not None
         return self._popen.returncode
 
+    @property
+    def pidfd(self) -> int:
+        """A descriptor that can be read once the process has ended; good until the loop has seen that."""
+        return self._pidfd.fd
+
     def signal(self, number: int) -> None:
         """Send a signal; to a process that has ended, none."""
         if self._popen.returncode is None:
@@ -131,7 +136,7 @@ class PidFd:
 
     def __init__(self, pid: int) -> None:
         try:
-            self._fd = os.pidfd_open(pid)
+            self.fd = os.pidfd_open(pid)
         except (AttributeError, OSError) as exc:
             if isinstance(exc, OSError) and exc.errno != errno.ENOSYS:
                 raise
@@ -141,7 +146,7 @@ class PidFd:
         self._loop = asyncio.get_running_loop()
         self.gone: asyncio.Future[None] = self._loop.create_future()
         self._then: Callable[[], None] | None = None
-        self._loop.add_reader(self._fd, self._readable)
+        self._loop.add_reader(self.fd, self._readable)
 
     def when_gone(self, then: Callable[[], None]) -> None:
         """Call ``then`` once, when the process is gone."""
@@ -151,11 +156,11 @@ class PidFd:
         """Send a signal; to a process that is gone, none."""
         if not self.gone.done():
             with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._fd, number)
+                signal.pidfd_send_signal(self.fd, number)
 
     def _readable(self) -> None:
-        self._loop.remove_reader(self._fd)
-        os.close(self._fd)
+        self._loop.remove_reader(self.fd)
+        os.close(self.fd)
         self.gone.set_result(None)
         if self._then is not None:
             self._then()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import select
 from collections.abc import Iterator
 
 CHUNK = 64 * 1024
@@ -60,10 +61,19 @@ class Pipe:
         with contextlib.suppress(BrokenPipeError):
             os.write(self.write_end, data)
 
-    def read_line(self) -> str:
-        """Wait for a line; empty where the writer closed without one."""
+    def read_line(self, writer: int) -> str:
+        """Wait for a line; empty where the writer closed without one, or is gone.
+
+        Args:
+            writer: a pidfd of the writer. Others may hold the pipe open, so its end alone does not tell.
+        """
         line = b""
+        either = select.poll()
+        either.register(self.read_end, select.POLLIN)
+        either.register(writer, select.POLLIN)
         while not line.endswith(b"\n"):
+            if self.read_end not in dict(either.poll()):
+                break
             data = os.read(self.read_end, 1)
             if not data:
                 break
