@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from chaos import runs
-
 from pibot.contracts import ToolContext
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 from chaos import runs
-
 from pibot.contracts import ToolContext
 from pibot.errors import ToolError
 
