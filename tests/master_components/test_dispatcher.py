@@ -26,7 +26,8 @@ from pibot.master_components.late_results import ASK_AGAIN
 from pibot.master_components.records import Job, Submission
 from pibot.master_components.reservations import Rank
 from pibot.master_components.states import JobState, SubtaskState
-from pibot.master_components.step_runner import ATTEMPTS, Timing
+from pibot.master_components.step_runner import ATTEMPTS, StepRunner, Timing
+from pibot.master_components.store_thread import StoreThread
 from tests.support.clocks import FakeClock
 
 
@@ -802,6 +803,34 @@ async def test_a_job_cancelled_just_before_a_restart_is_cancelled_on_its_worker_
         assert await dispatcher.wait(job_id, 20)
         assert after.cancelled == [("worker-1", before.asked[0][1].task_id)]
         assert (store.job(job_id).state, after.asked) == (JobState.CANCELLED, [])
+        assert sorted(after.free) == ["worker-1", "worker-2", "worker-3"]
+
+
+async def test_a_job_whose_time_was_up_while_the_hub_was_down_is_cancelled_on_its_worker(tmp_path: Path) -> None:
+    before = FakePool(hang)
+    async with dispatching(tmp_path, before) as (dispatcher, store):
+        job_id = store.submit(Submission("x", (), timeout=30.0)).job_id
+        dispatcher.notify(job_id)
+        await begun(before)
+    after = FakePool(hang)
+    async with dispatching(tmp_path, after, clock=lambda: time.time() + 60) as (dispatcher, store):
+        assert await dispatcher.wait(job_id, 20)
+        assert store.job(job_id).error == "the job's 30 seconds were up"
+        assert after.cancelled == [("worker-1", before.asked[0][1].task_id)]
+        assert sorted(after.free) == ["worker-1", "worker-2", "worker-3"]
+
+
+async def test_a_new_job_gets_no_worker_that_has_a_task_from_before_a_restart(tmp_path: Path) -> None:
+    before = FakePool(hang, workers=1)
+    async with dispatching(tmp_path, before) as (dispatcher, store):
+        dispatcher.notify(store.submit(Submission("old", ())).job_id)
+        await begun(before)
+    after = FakePool(hang, workers=1)
+    store = JobStore(tmp_path / "jobs.db")
+    runner = StepRunner(store, StoreThread(), after, Timing())
+    runner.resume(store.leases())
+    assert after.free == []
+    store.close()
 
 
 # --- more jobs than workers ---

@@ -250,6 +250,7 @@ class Dispatcher:
             await self._end(job_id, JobState.FAILED, f"a defect in the hub: {type(exc).__name__}: {exc}")
         finally:
             del self._running[job_id]
+            self._steps.let_go(job_id)
             self._cancelling.discard(job_id)
             if not put_back:
                 self._forget(job_id)
@@ -292,14 +293,14 @@ class Dispatcher:
             return
         if job.cancel_requested:
             # From before a restart: its tasks may still run on their workers.
-            leases = [step.lease for step in job.subtasks if step.lease is not None]
-            await asyncio.gather(*(self._steps.cancel_remotely(lease) for lease in leases))
+            await self._steps.abandon(job_id)
             await self._end(job_id, JobState.CANCELLED, CANCELLED)
             return
         self._running[job_id].priority = job.priority
         try:
             await asyncio.wait_for(self._plan_and_run(job), self._store.time_left(job))
         except asyncio.TimeoutError:
+            await self._steps.abandon(job_id)
             await self._end(job_id, JobState.FAILED, f"the job's {job.timeout:g} seconds were up")
 
     async def _plan_and_run(self, job: Job) -> None:

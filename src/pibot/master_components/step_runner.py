@@ -168,15 +168,33 @@ class StepRunner:
         self._pool = pool
         self._timing = timing
         self._late = LateResults(store, on_disk, pool, timing.sleep)
-        self._reserved: set[str] = set()
+        self._resumed: dict[str, Lease] = {}  # by token: leases from before a restart that are not taken up yet
+        self._reserved: set[str] = set()  # tokens of leases whose worker was reserved out of turn
         self.leave_running = False
         """Set when the hub stops: tasks are not cancelled on their workers then."""
 
     def resume(self, leases: Sequence[Lease]) -> None:
         """Keep the workers of leases from before a restart for them, so that they get no other task meanwhile."""
         for lease in leases:
+            self._resumed[lease.token] = lease
             if self._pool.reserve(lease.worker_id):
                 self._reserved.add(lease.token)
+
+    async def abandon(self, job_id: str) -> None:
+        """End what a job that ends has on workers from before a restart, and was never taken up."""
+        leases = [lease for lease in self._resumed.values() if lease.job_id == job_id]
+        await asyncio.gather(*(self.cancel_remotely(lease) for lease in leases))
+
+    def let_go(self, job_id: str) -> None:
+        """Give back the workers that were kept for a job's leases and not used."""
+        for lease in [lease for lease in self._resumed.values() if lease.job_id == job_id]:
+            self._give_back(lease)
+
+    def _give_back(self, lease: Lease) -> None:
+        self._resumed.pop(lease.token, None)
+        if lease.token in self._reserved:
+            self._reserved.discard(lease.token)
+            self._pool.release(lease.worker_id)
 
     async def run(
         self, job_id: str, subtask: SubTask, record: SubtaskRecord, *, finish_job: bool, rank: Rank, standing: Standing
@@ -203,6 +221,7 @@ class StepRunner:
                     return
             else:
                 worker_id = lease.worker_id
+                self._resumed.pop(lease.token, None)
                 if lease.token not in self._reserved and self._pool.reserve(worker_id):
                     self._reserved.add(lease.token)
             with standing.works():
@@ -213,10 +232,10 @@ class StepRunner:
                         )
                     wait = await self._attempt(lease, subtask, finish_job=finish_job, resumed=resumed)
                 finally:
-                    if not resumed or (lease is not None and lease.token in self._reserved):
+                    if not resumed:
                         self._pool.release(worker_id)
-                    if lease is not None:
-                        self._reserved.discard(lease.token)
+                    elif lease is not None:
+                        self._give_back(lease)
             if wait is None:
                 return
             if wait:
