@@ -13,6 +13,7 @@ from typing import Any, Callable
 import pytest
 
 from tests.support.processes import Running, clean_environment, serving_process
+from tests.support.relay import relay
 from tests.support.scripted_llm import RecordedRequest, Reply, ScriptedLLM, held, text
 from tests.support.serving import Answer, ask
 from tests.support.workers import closed_port
@@ -20,13 +21,12 @@ from tests.support.workers import closed_port
 pytestmark = pytest.mark.system
 
 KEY = "fleet-key"
-LEASE = "3"
 
 
 class Fleet:
     """A hub and the workers that have joined it, all processes; the first task's model answers when the test says."""
 
-    def __init__(self, directory: Path, parts: contextlib.ExitStack) -> None:
+    def __init__(self, directory: Path, parts: contextlib.ExitStack, lease: str = "3") -> None:
         self._directory = directory
         self._parts = parts
         self.may_answer = threading.Event()
@@ -36,7 +36,7 @@ class Fleet:
         self._environment = clean_environment(
             **self.llm.environ(),
             PIBOT_API_KEY=KEY,
-            PIBOT_LEASE_SECONDS=LEASE,
+            PIBOT_LEASE_SECONDS=lease,
             PIBOT_HOT_CELSIUS="1000",
             PIBOT_MIN_MEMORY_MB="0",
         )
@@ -148,6 +148,33 @@ def test_a_stopped_workers_late_result_is_evidence_and_changes_nothing(fleet: Fl
     first["late_result"] = None
     assert after == job
     fleet.until(lambda: fleet.known()[stopped]["status"] == "idle")
+
+
+@pytest.mark.parametrize("answered_meanwhile", [False, True])
+def test_a_network_that_is_away_for_less_than_a_lease_costs_no_attempt(
+    tmp_path: Path, answered_meanwhile: bool
+) -> None:
+    with contextlib.ExitStack() as parts:
+        fleet = Fleet(tmp_path, parts, lease="60")
+        fleet.start_worker(1)
+        cable = parts.enter_context(relay(fleet.workers["worker-1"].port))
+        fleet.ask("DELETE", "/workers/worker-1")
+        fleet.ask("POST", "/workers", {"worker_id": "attic", "url": f"http://127.0.0.1:{cable.port}"})
+        job_id = fleet.submit()
+
+        cable.cut()
+        fleet.until(lambda: fleet.known()["attic"]["status"] == "offline")
+        if answered_meanwhile:
+            fleet.may_answer.set()
+            port = fleet.workers["worker-1"].port
+            fleet.until(lambda: ask(port, "GET", "/health").json()["current_task"] is None)
+        cable.mend()
+        fleet.until(lambda: fleet.known()["attic"]["status"] != "offline")
+        fleet.may_answer.set()
+
+        job = fleet.ended(job_id)
+        assert [attempt["error"] for attempt in job["subtasks"][0]["attempts"]] == [None]
+        assert (job["status"], len(fleet.llm.requests)) == ("completed", 1)
 
 
 @pytest.mark.parametrize("finished_meanwhile", [False, True])
