@@ -202,3 +202,12 @@ def test_a_worker_is_drained_and_undrained_and_the_status_says_so(running: Fleet
     unknown = pibot("drain", "worker-9", url=running.url)
     assert unknown.returncode == 5
     assert "no worker 'worker-9'; there are: worker-1, worker-2" in unknown.stderr
+
+
+def test_a_jobs_page_on_the_terminal_says_what_its_steps_wait_for(running: Fleet) -> None:
+    for worker in ("worker-1", "worker-2"):
+        pibot("drain", worker, url=running.url)
+    job_id = running.submit("look")
+    assert "step-1 ready, waits: worker-1 is being drained; worker-2 is being drained" in (
+        pibot("job", job_id, url=running.url).stdout
+    )

@@ -159,7 +159,7 @@ def jobs(state: str | None, limit: int, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print its whole record as JSON.")
 def job(job_id: str, as_json: bool) -> None:
     """Show one job: its plan, what each worker did, its answer."""
-    from pibot.cli.follow import plan_lines, printable, step_line
+    from pibot.cli.follow import lost_attempts, plan_lines, printable, step_line, waiting_for
 
     record = _hub().get(f"/task/{quote(job_id, safe='')}")["job"]
     if as_json:
@@ -167,8 +167,12 @@ def job(job_id: str, as_json: bool) -> None:
         return
     click.echo(f"{record['job_id']} {record['status']}: {printable(record['description'])}")
     if record["plan"]:
-        for line in plan_lines(record) + [step_line(step) for step in record["subtasks"]]:
+        for line in plan_lines(record):
             click.echo(line)
+        for step in record["subtasks"]:
+            waits = waiting_for(step)
+            for line in [*lost_attempts(step, {}), step_line(step) + (f", waits: {waits}" if waits else "")]:
+                click.echo(line)
     if record["error"]:
         click.echo(f"Error: {printable(record['error'])}")
     if record["answer"]:

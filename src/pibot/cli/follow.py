@@ -83,10 +83,10 @@ def changes(job: JsonObject, seen: dict[str, str]) -> list[str]:
         seen["plan"] = "shown"
         lines += plan_lines(job)
     for step in job.get("subtasks", ()):
-        lines += _lost_attempts(step, seen)
+        lines += lost_attempts(step, seen)
         now = f"{step['status']} {len(step['attempts'])}"
         if step["status"] == "ready":
-            now = _waiting_for(step)
+            now = waiting_for(step)
         if not now or step["status"] == "waiting" or seen.get(step["task_id"]) == now:
             continue
         seen[step["task_id"]] = now
@@ -96,7 +96,7 @@ def changes(job: JsonObject, seen: dict[str, str]) -> list[str]:
     return lines
 
 
-def _lost_attempts(step: JsonObject, seen: dict[str, str]) -> list[str]:
+def lost_attempts(step: JsonObject, seen: dict[str, str]) -> list[str]:
     """A line for each attempt that came to nothing, once."""
     lines = []
     for number, attempt in enumerate(step["attempts"], 1):
@@ -108,7 +108,7 @@ def _lost_attempts(step: JsonObject, seen: dict[str, str]) -> list[str]:
     return lines
 
 
-def _waiting_for(step: JsonObject) -> str:
+def waiting_for(step: JsonObject) -> str:
     """Why a step can't be run now; empty where it is only others' turn, or the reason changes with each second."""
     reason = printable(step.get("waiting_for") or "")
     if reason in ("every worker is busy", "a worker is free: its turn is next"):
