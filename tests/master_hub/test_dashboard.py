@@ -14,6 +14,7 @@ import pytest
 from bs4 import BeautifulSoup
 
 from pibot.contracts import WorkerAddress
+from pibot.master_hub.dashboard import _pack
 from tests.master_hub.fleet import Fleet, fleet, plan, step
 from tests.support import scripted_llm as model
 from tests.support.scripted_llm import ScriptedLLM
@@ -173,6 +174,12 @@ def test_data_that_has_not_changed_is_a_304(running: Fleet) -> None:
     assert (again.status, again.body) == (304, b"")
     assert changed.status == 200
     assert changed.json()["jobs"][0]["title"] == "look again"
+
+
+def test_a_workers_reading_alone_makes_no_data_new() -> None:
+    cool, warm = ({"workers": [{"id": "worker-1", "reading": reading}]} for reading in ("48 °C", "52 °C"))
+    hot = {"workers": [{"id": "worker-1", "reading": "81 °C", "note": "no new task: hot: 81 °C"}]}
+    assert _pack(cool)[1] == _pack(warm)[1] != _pack(hot)[1]
 
 
 def test_a_page_and_its_data_have_the_same_etag(running: Fleet) -> None:
