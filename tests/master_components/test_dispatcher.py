@@ -806,14 +806,15 @@ async def test_a_job_cancelled_just_before_a_restart_is_cancelled_on_its_worker_
         assert sorted(after.free) == ["worker-1", "worker-2", "worker-3"]
 
 
-async def test_a_job_whose_time_was_up_while_the_hub_was_down_is_cancelled_on_its_worker(tmp_path: Path) -> None:
-    before = FakePool(hang)
-    async with dispatching(tmp_path, before) as (dispatcher, store):
+async def test_a_job_whose_time_is_up_when_the_hub_is_back_is_cancelled_on_its_worker(tmp_path: Path) -> None:
+    before, monotonic = FakePool(hang), FakeClock(500.0)
+    async with dispatching(tmp_path, before, monotonic=monotonic) as (dispatcher, store):
         job_id = store.submit(Submission("x", (), timeout=30.0)).job_id
         dispatcher.notify(job_id)
         await begun(before)
+        monotonic.now += 60.0  # the hub stood still, and was stopped before it saw to the job
     after = FakePool(hang)
-    async with dispatching(tmp_path, after, clock=lambda: time.time() + 60) as (dispatcher, store):
+    async with dispatching(tmp_path, after, monotonic=monotonic) as (dispatcher, store):
         assert await dispatcher.wait(job_id, 20)
         assert store.job(job_id).error == "the job's 30 seconds were up"
         assert after.cancelled == [("worker-1", before.asked[0][1].task_id)]

@@ -145,7 +145,7 @@ class _Pages:
                 service.settings, workers, service.model_problem, service.stopping, service.store_problem
             ),
             "workers": presentation.worker_rows(workers, active),
-            "minute": int(service.clock() // 60),
+            "minute": int(service.uptime // 60),
             "active": active,
             "jobs": [presentation.job_row(job) for job in jobs[:JOBS_SHOWN]],
             "more": len(jobs) > JOBS_SHOWN,
