@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import shutil
 import statistics
 import sys
 import threading
@@ -21,6 +22,7 @@ from benchmarks.systems import Hub, environment
 JOBS = (100, 10_000, 100_000)
 FLEETS = (3, 30, 300)
 FEW_JOBS, FEW_WORKERS = JOBS[0], FLEETS[0]
+COMBINATIONS = (*((jobs, FEW_WORKERS) for jobs in JOBS), *((FEW_JOBS, workers) for workers in FLEETS[1:]))
 SUBMITTERS = 4
 CALLERS = 10
 """Below the hub's places for those who wait; see :data:`pibot.master_hub.api.WAITING_PLACES`."""
@@ -38,17 +40,19 @@ class ScaleEffort:
     """How much is measured.
 
     Args:
-        repeats: of each step of the store.
+        rounds: how often each is measured, in turn.
+        repeats: of each step of the store in a round.
         round_trips: durable jobs one after another.
         seconds: of each of the two rates.
     """
 
-    repeats: int = 200
-    round_trips: int = 150
-    seconds: float = 3.0
+    rounds: int = 3
+    repeats: int = 100
+    round_trips: int = 100
+    seconds: float = 2.0
 
 
-QUICK_SCALE = ScaleEffort(repeats=50, round_trips=30, seconds=1.0)
+QUICK_SCALE = ScaleEffort(rounds=1, repeats=50, round_trips=30, seconds=1.0)
 
 
 class Scale:
@@ -68,33 +72,35 @@ class Scale:
         self._say = say
 
     def run(self) -> None:
-        """Fill a database for each number of jobs, and measure the store alone, then the hub."""
-        for jobs in JOBS:
-            database = self._folder / f"filled-{jobs}.db"
+        """Make a database for each number of jobs, then measure in rounds, so that drift hits all alike."""
+        databases = {jobs: self._folder / f"filled-{jobs}.db" for jobs in JOBS}
+        for jobs, database in databases.items():
             began = time.perf_counter()
             fill(database, jobs)
             self._say(f"a database of {jobs:,} jobs: {time.perf_counter() - began:.1f} s to make")
-            for workers in FLEETS if jobs == FEW_JOBS else FLEETS[:1]:
-                self._hub(database, jobs, workers)
-            self._store(database, jobs)
-            for path in self._folder.glob(f"{database.name}*"):
-                path.unlink()
+        for number in range(self._effort.rounds):
+            for jobs, workers in COMBINATIONS:
+                self._hub(databases[jobs], jobs, workers, self._folder / f"hub-{number}-{jobs}-{workers}")
+        for number in range(self._effort.rounds):
+            for jobs, database in databases.items():
+                self._store(database, jobs, count=number == 0)
 
     # --- the store alone ----------------------------------------------------
 
-    def _store(self, database: Path, jobs: int) -> None:
+    def _store(self, database: Path, jobs: int, *, count: bool) -> None:
         of = f"{jobs:,} jobs"
-        taken, needed = milliseconds(database, self._effort.repeats), instructions(database)
-        for name in taken:
-            self._add(f"store_ms {name}", of, taken[name])
-            self._add(f"store_vm {name}", of, needed[name])
+        taken = milliseconds(database, self._effort.repeats)
+        for name, figure in taken.items():
+            self._add(f"store_ms {name}", of, figure)
+        if count:  # they are the same each time
+            for name, figure in instructions(database).items():
+                self._add(f"store_vm {name}", of, figure)
         self._say(f"the store's steps with {of}: {', '.join(f'{name} {ms:.2f} ms' for name, ms in taken.items())}")
 
     # --- the hub ------------------------------------------------------------
 
-    def _hub(self, database: Path, jobs: int, workers: int) -> None:
+    def _hub(self, database: Path, jobs: int, workers: int, folder: Path) -> None:
         combination = label(jobs, workers)
-        folder = self._folder / f"hub-{jobs}-{workers}"
         folder.mkdir()
         with Processes(folder) as processes:
             hub = Hub(processes, folder, _start_workers(processes, folder, workers), database)
@@ -102,6 +108,7 @@ class Scale:
             taken = statistics.median(_round_trips(hub.port, self._effort.round_trips)) * 1e3
             done = _rate(hub.port, CALLERS, self._effort.seconds, wait=True)
             accepted = _rate(hub.port, SUBMITTERS, self._effort.seconds, wait=False)
+        shutil.rmtree(folder)
         for row, figure in (("scale_p50", taken), ("scale_done", done), ("scale_accepted", accepted)):
             self._add(row, combination, figure)
         self._say(f"{combination}: p50 {taken:.2f} ms, {done:.0f} jobs a second done, {accepted:.0f} a second accepted")

@@ -121,6 +121,9 @@ class Hub:
         if database is not None:
             (home / "data").mkdir()
             shutil.copyfile(database, home / "data" / "jobs.db")
+            good_copy = database.with_name(f"{database.name}.bak")
+            if good_copy.exists():  # else the hub would make one, once a day, just while it is measured
+                shutil.copyfile(good_copy, home / "data" / "jobs.db.bak")
         self.process = processes.start("hub", argv, environ=environ, directory=home)
         wait_until(lambda: answers_health(self.port), self.process)
 
