@@ -197,13 +197,13 @@ class Fleet:
 
     async def destroy(self) -> None:
         """End everything at once, with what it left behind. Calling it after :meth:`stop` is fine."""
-        for link in self.links.values():
-            await link.close()
         for service in self.services.values():
             service.destroy()
         for pid, _ in marked(self.mark):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        for link in self.links.values():
+            await link.close()
 
     def orphans(self) -> list[tuple[int, str]]:
         """Processes of this run that are no service of it: the children of workers that were killed or are idle."""

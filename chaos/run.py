@@ -260,11 +260,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 async def _until_signal(work: Coroutine[Any, Any, Evidence]) -> Evidence:
-    """``work``, cancelled on SIGINT or SIGTERM."""
+    """``work``, cancelled on SIGINT or SIGTERM; a second one does not cut its clean-up short."""
     task = asyncio.ensure_future(work)
     loop = asyncio.get_running_loop()
+    cancelling = False
+
+    def interrupt() -> None:
+        nonlocal cancelling
+        if not cancelling:
+            cancelling = True
+            task.cancel()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, task.cancel)
+        loop.add_signal_handler(number, interrupt)
     return await task
 
 
