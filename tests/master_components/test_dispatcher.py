@@ -425,6 +425,24 @@ async def test_cancelling_twice_waits_twice_until_the_workers_have_let_go(tmp_pa
         assert (store.job(job_id).state, len(pool.cancelled)) == (JobState.CANCELLED, 1)
 
 
+async def test_cancelling_a_job_that_was_begun_just_now_ends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with dispatching(tmp_path, FakePool(hang)) as (dispatcher, store):
+        job_id = store.submit(Submission("x", ())).job_id
+        write = dispatcher._on_disk.once
+
+        async def write_and_begin(*arguments: Any) -> Any:
+            written = await write(*arguments)
+            dispatcher.notify(job_id)  # its work has not taken its first step when the cancel goes on
+            return written
+
+        monkeypatch.setattr(dispatcher._on_disk, "once", write_and_begin)
+        await dispatcher.cancel(job_id)
+        assert store.job(job_id).state is JobState.CANCELLED
+        assert dispatcher._running == {}
+
+
 async def test_cancelling_a_job_that_waits_for_its_turn_ends_it_and_tells_who_waits(tmp_path: Path) -> None:
     pool = FakePool(hang)
     async with dispatching(tmp_path, pool, jobs_at_once=1) as (dispatcher, store):

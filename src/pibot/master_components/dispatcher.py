@@ -47,6 +47,7 @@ class _Taken:
     """A job that is worked on.
 
     Attributes:
+        begun: its work has taken its first step.
         steps: how many of its subtasks are worked on.
         put_back: it is to wait in the store again.
     """
@@ -54,6 +55,7 @@ class _Taken:
     work: asyncio.Task[None]
     standing: Standing
     priority: int = MAX_PRIORITY
+    begun: bool = False
     steps: int = 0
     put_back: bool = False
 
@@ -158,6 +160,9 @@ class Dispatcher:
         if job.state in ENDED_JOBS:
             return
         running = self._running.get(job_id)
+        while running is not None and not running.begun:
+            await asyncio.sleep(0)  # cancelled before its first step, a task never sees to its own end
+            running = self._running.get(job_id)
         if running is None:
             await self._end(job_id, JobState.CANCELLED, CANCELLED)
             self._forget(job_id)
@@ -235,6 +240,7 @@ class Dispatcher:
 
     async def _bring_to_end(self, job_id: str) -> None:
         put_back = False
+        self._running[job_id].begun = True
         try:
             await self._work(job_id)
         except asyncio.CancelledError:
