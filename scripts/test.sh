@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Every test: on .venv's Python first; then, side by side, the unit tests on every other Python from 3.9 to 3.13 that this
-# machine has, and the lab. Arguments go to pytest, and then only .venv's Python is used, without the lab.
+# machine has, two at a time, and the lab: all of them wait more than they compute. Arguments go to pytest, and then only
+# .venv's Python is used, without the lab.
 #
 #   ONE_PYTHON=1  leaves the other Pythons out
 #   NO_LAB=1      leaves the lab out
@@ -13,8 +14,16 @@ wanted=(3.9 3.10 3.11 3.12 3.13)
 logs=$(mktemp -d)
 lab=
 trap 'rm -rf "$logs"' EXIT
-# The lab is a process group of its own; it removes its hosts when it is asked to end.
-trap '[ -z "$lab" ] || { kill -TERM -- "-$lab"; wait "$lab"; } 2>/dev/null || true; exit 130' INT TERM
+# What runs in the background ignores Ctrl-C by itself. The lab is a process group of its own, and removes its hosts.
+# shellcheck disable=SC2317 # the trap calls it
+stop() {
+    # shellcheck disable=SC2046 # one argument for each process
+    kill -TERM $(jobs -p) || true
+    [ -z "$lab" ] || kill -TERM -- "-$lab" || true
+    wait
+    exit 130
+} 2>/dev/null
+trap stop INT TERM
 summary=()
 loud=()
 passed=0 failed=0 skipped=0 broken=0
@@ -61,6 +70,22 @@ run() { # NAME PYTHON ARGUMENTS...
     tally "Python $name" "$(tail -n 1 "$logs/$name")" "$status"
 }
 
+declare -A unit_tests
+start_unit_tests() { # VERSION
+    ".venv-$1/bin/python" -m pytest -q -m 'not system' -p no:cacheprovider >"$logs/$1" 2>&1 </dev/null &
+    unit_tests[$1]=$!
+    pending+=("$1")
+}
+
+finish_unit_tests() { # the one that was started first
+    local name=${pending[0]} status=0
+    wait "${unit_tests[$name]}" || status=$?
+    pending=("${pending[@]:1}")
+    printf '\n== Python %s\n' "$name"
+    cat "$logs/$name"
+    tally "Python $name" "$(tail -n 1 "$logs/$name")" "$status"
+}
+
 start_lab() {
     printf '\n== Lab: started, its report follows below\n'
     setsid scripts/lab/test.sh >"$logs/lab" 2>&1 </dev/null &
@@ -91,17 +116,21 @@ run "$own" .venv/bin/python "$@"
 [ $# = 0 ] || ONE_PYTHON=1 NO_LAB=1
 
 [ "${NO_LAB:-}" = 1 ] || start_lab
-absent=()
+absent=() pending=()
 for version in "${wanted[@]}"; do
     if [ "$version" = "$own" ] || [ "${ONE_PYTHON:-}" = 1 ]; then
         continue
     fi
     if python=$(find_python "$version"); then
         PYTHON=$python scripts/bootstrap.sh dev ".venv-$version"
-        run "$version" ".venv-$version/bin/python" -q -m 'not system' -p no:cacheprovider
+        [ ${#pending[@]} -lt 2 ] || finish_unit_tests
+        start_unit_tests "$version"
     else
         absent+=("$version")
     fi
+done
+while [ ${#pending[@]} -gt 0 ]; do
+    finish_unit_tests
 done
 [ -z "$lab" ] || finish_lab
 
