@@ -173,6 +173,32 @@ async def test_a_model_that_cannot_be_asked_is_a_failed_task_that_says_why() -> 
     assert outcome.error == "the model could not be asked: 127.0.0.1:9 refused the connection"
 
 
+async def test_cancelling_waits_for_every_tool_however_long_it_takes_to_end() -> None:
+    started, ended = [], []
+    both = asyncio.Event()
+
+    async def end_slowly(c: ToolCall) -> str:
+        started.append(c.call_id)
+        if len(started) == 2:
+            both.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            for _ in range(50 if c.call_id == "c2" else 1):
+                await asyncio.sleep(0)
+            ended.append(c.call_id)
+        return "never"
+
+    task = asyncio.ensure_future(run(FakeLLM(asked(call(number=1), call(number=2))), FakeTools(end_slowly)))
+    await both.wait()
+    task.cancel()
+    await asyncio.sleep(0)
+    task.cancel()  # a second one must not cut the first short
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended == ["c1", "c2"]
+
+
 async def test_cancelling_ends_the_tools_first() -> None:
     started, ended = asyncio.Event(), asyncio.Event()
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
 from pibot.contracts import (
@@ -76,11 +77,12 @@ class ToolAgent:
             asyncio.CancelledError: the awaiting task was cancelled; every tool has ended by then.
         """
         messages = [Message("system", self._system_prompt), Message("user", request.description)]
+        work = asyncio.ensure_future(self._loop(messages, request.task_id))
         try:
-            return await asyncio.wait_for(self._loop(messages, request.task_id), self._budget.max_seconds)
-        except asyncio.TimeoutError:
-            reason = f"the task's {self._budget.max_seconds:g} seconds were up at step {self._steps}"
-            return self._outcome(TaskState.TIMEOUT, error=reason)
+            if not await _all_done([work], self._budget.max_seconds):
+                reason = f"the task's {self._budget.max_seconds:g} seconds were up at step {self._steps}"
+                return self._outcome(TaskState.TIMEOUT, error=reason)
+            return work.result()
         except LLMError as exc:
             return self._outcome(TaskState.FAILED, error=f"the model could not be asked: {exc}")
 
@@ -123,17 +125,16 @@ class ToolAgent:
         """Run the calls of one answer at the same time; each gets its answer, in their order."""
         for call in calls:
             event(log, "tool_call", task=task_id, tool=call.name, step=self._steps)
-        results = await asyncio.gather(
-            *(
-                self._tools.execute(call) if number < MAX_CALLS_PER_STEP else _refused(call)
-                for number, call in enumerate(calls)
-            )
-        )
+        running = [
+            asyncio.ensure_future(self._tools.execute(call) if number < MAX_CALLS_PER_STEP else _refused(call))
+            for number, call in enumerate(calls)
+        ]
+        await _all_done(running)
         return [
             Message(
                 "tool", f"ERROR: {result.content}" if result.is_error else result.content, tool_call_id=call.call_id
             )
-            for call, result in zip(calls, results)
+            for call, result in zip(calls, (task.result() for task in running))
         ]
 
     def _finish(self, completion: Completion) -> AgentOutcome:
@@ -162,6 +163,24 @@ class ToolAgent:
         if len(json.dumps(data, default=str)) > limit:
             data = {"note": f"the data was dropped: it had more than {limit} characters"}
         return AgentOutcome(state, output, data, error, self._usage, self._steps)
+
+
+async def _all_done(tasks: Sequence[asyncio.Future[Any]], seconds: float | None = None) -> bool:
+    """Wait for all of them; False where their time was up.
+
+    They have ended in any case when this does, also where it is cancelled. gather() and wait_for() would leave with the
+    first that was cancelled, or at a second cancellation, while the processes of others are still there.
+    """
+    pending: Collection[asyncio.Future[Any]] = tasks
+    try:
+        _, pending = await asyncio.wait(tasks, timeout=seconds)
+        return not pending
+    finally:
+        for task in pending:
+            task.cancel()
+        while not all(task.done() for task in pending):
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait(pending)
 
 
 async def _refused(call: ToolCall) -> ToolResult:

@@ -242,8 +242,8 @@ class TaskExecutor:
     def _cancel_in_loop(entry: _Entry, reason: str) -> None:
         if entry.cancel_reason is None:
             entry.cancel_reason = reason
-        if entry.running is not None:
-            entry.running.cancel()
+            if entry.running is not None:
+                entry.running.cancel()
 
     # --- with the lock held ---
 
