@@ -633,6 +633,41 @@ async def test_a_cancel_that_comes_while_an_end_waits_for_room_does_not_lose_the
         assert (job.state, job.error) == (JobState.FAILED, "the job could not be planned: down")
 
 
+@pytest.mark.parametrize(
+    ("skills", "expected"),
+    [
+        ((), (JobState.COMPLETED, "did x", None)),
+        (None, (JobState.FAILED, None, "the job's 0.05 seconds were up")),
+    ],
+)
+async def test_a_result_that_came_in_time_is_recorded_though_the_disk_has_room_only_after_the_jobs_time(
+    tmp_path: Path, skills: tuple[str, ...] | None, expected: tuple[JobState, str | None, str | None]
+) -> None:
+    disk = FullDisk()
+
+    async def sleep(seconds: float) -> None:
+        if seconds == 20.0:  # the heartbeat
+            await asyncio.Event().wait()
+        late = asyncio.get_running_loop().time() + 0.1
+        await until(lambda: asyncio.get_running_loop().time() > late)
+        disk.limit(1_000_000)
+
+    async def answer(worker_id: str, request: TaskRequest) -> TaskResult:
+        if request.description != "b":
+            disk.fill(store)
+        return ok(worker_id, request) if request.description != "b" else await hang(worker_id, request)
+
+    pool = FakePool(lambda w, r: answer(w, r))
+    planner = FakePlanner(plan(x=(), b=("x",)))
+    async with dispatching(tmp_path, pool, planner, Timing(lease=60.0, sleep=sleep)) as (dispatcher, store):
+        job_id = store.submit(Submission("x", skills, timeout=0.05)).job_id
+        dispatcher.notify(job_id)
+        assert await dispatcher.wait(job_id, 20)
+        job = store.job(job_id)
+        assert (job.state, job.answer, job.error) == expected
+        assert job.subtasks[0].state is SubtaskState.COMPLETED
+
+
 async def test_a_hub_that_stops_while_the_disk_is_full_leaves_its_jobs_for_the_next(tmp_path: Path) -> None:
     disk, sleeping = FullDisk(), asyncio.Event()
 

@@ -49,6 +49,42 @@ async def test_what_can_not_be_written_is_tried_again_ever_more_rarely_until_it_
     assert "the disk is full" in caplog.text
 
 
+async def test_what_is_written_to_the_end_is_written_though_who_waits_for_it_is_cancelled() -> None:
+    room, waits = asyncio.Event(), asyncio.Event()
+
+    async def sleep(_: float) -> None:
+        waits.set()
+        await room.wait()
+
+    thread = StoreThread(sleep)
+    answers = full(1)
+    writing = asyncio.ensure_future(thread.to_the_end(play, answers))
+    await waits.wait()
+    for _ in range(2):
+        writing.cancel()
+        await asyncio.sleep(0)
+    room.set()
+    assert await writing == "written"
+    thread.close()
+
+
+async def test_a_hub_that_stops_lets_go_of_what_waits_for_room() -> None:
+    waits = asyncio.Event()
+
+    async def sleep(_: float) -> None:
+        waits.set()
+        await asyncio.Event().wait()
+
+    thread = StoreThread(sleep)
+    writing = asyncio.ensure_future(thread.to_the_end(play, full(1)))
+    await waits.wait()
+    thread.stop()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    assert thread.trouble is None
+    thread.close()
+
+
 async def test_who_is_there_to_be_told_is_told_at_once(on_disk: StoreThread, sleeps: Sleeps) -> None:
     with pytest.raises(StoreUnwritable):
         await on_disk.once(play, full(1))

@@ -175,6 +175,7 @@ class Dispatcher:
     async def stop(self) -> None:
         """Leave the jobs where they are; :meth:`start` of another dispatcher takes them up."""
         self._stopping = self._steps.leave_running = True
+        self._on_disk.stop()
         running = [taken.work for taken in self._running.values()]
         for task in running:
             task.cancel()
@@ -276,19 +277,13 @@ class Dispatcher:
 
     async def _end(self, job_id: str, state: JobState, reason: str) -> None:
         """End a job before its time; what of it still waits or runs is over. It has ended when this returns."""
-        while True:
-            try:
-                await self._on_disk(lambda: self._store.finish(job_id, state, error=reason))
-                break
-            except asyncio.CancelledError:
-                if self._stopping:  # the job stays as it is, and is taken up at the next start
-                    raise
-                # It is being ended, and must be: nothing else of it is left to cancel.
-            except IllegalTransition:
-                return  # it had ended just before
-            except StoreError as exc:
-                event(log, "job_not_ended", level=logging.ERROR, job=job_id, error=str(exc))
-                return
+        try:
+            await self._on_disk.to_the_end(lambda: self._store.finish(job_id, state, error=reason))
+        except IllegalTransition:
+            return  # it had ended just before
+        except StoreError as exc:
+            event(log, "job_not_ended", level=logging.ERROR, job=job_id, error=str(exc))
+            return
         event(log, "job_finished", job=job_id, status=state.value, error=reason)
 
     # --- one job ---
@@ -323,7 +318,7 @@ class Dispatcher:
         assert job.plan is not None
         if job.plan.handle_locally:
             answer = job.plan.answer
-            await self._on_disk(lambda: self._store.finish(job.job_id, JobState.COMPLETED, answer=answer))
+            await self._on_disk.to_the_end(lambda: self._store.finish(job.job_id, JobState.COMPLETED, answer=answer))
             return
         await self._run_steps(job, self._running[job.job_id])
         await self._conclude(job.job_id)
@@ -379,7 +374,9 @@ class Dispatcher:
         failed = [step for step in job.subtasks if step.state is not SubtaskState.COMPLETED]
         state = JobState.FAILED if failed else JobState.COMPLETED
         error = "; ".join(f"step {step.task_id!r} {step.state.value}: {step.error}" for step in failed) or None
-        await self._on_disk(lambda: self._store.finish(job_id, state, answer=answer or None, error=error, usage=usage))
+        await self._on_disk.to_the_end(
+            lambda: self._store.finish(job_id, state, answer=answer or None, error=error, usage=usage)
+        )
         event(log, "job_finished", job=job_id, status=state.value, error=error)
 
 

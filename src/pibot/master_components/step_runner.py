@@ -268,7 +268,7 @@ class StepRunner:
         """
         try:
             result = await self._run_remotely(lease, subtask, resumed=resumed)
-            await self._on_disk(lambda: self._store.complete(lease, result, finish_job=finish_job))
+            await self._on_disk.to_the_end(lambda: self._store.complete(lease, result, finish_job=finish_job))
         except (WorkerBusy, WorkerNotReached) as exc:
             # It did not get the task, so this was no attempt.
             event(log, "not_taken", job=lease.job_id, task=lease.task_id, worker=lease.worker_id, error=str(exc))
