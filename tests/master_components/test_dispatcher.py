@@ -14,6 +14,7 @@ from pibot.errors import (
     JobNotFound,
     LLMUnavailable,
     NoWorkers,
+    StoreError,
     StoreUnwritable,
     WorkerBusy,
     WorkerNotReached,
@@ -722,6 +723,63 @@ async def test_the_time_of_a_job_holds_while_it_waits_for_its_turn(tmp_path: Pat
         assert await dispatcher.wait(job_id, 20)
         assert store.job(job_id).error == "the job's 0.05 seconds were up"
         assert len(pool.ranks) == 2
+
+
+async def test_the_time_of_a_job_that_waits_for_its_turn_holds_after_a_restart_too(tmp_path: Path) -> None:
+    store = JobStore(tmp_path / "jobs.db")
+    for text in ("has the worker", "waits for it"):
+        store.submit(Submission(text, (), priority=1))
+    job_id = store.submit(Submission("waits in the store", (), timeout=0.05)).job_id
+    store.close()
+    pool = FakePool(hang, workers=1)
+    async with dispatching(tmp_path, pool, jobs_at_once=1) as (dispatcher, store):
+        assert await dispatcher.wait(job_id, 5)
+        assert store.job(job_id).error == "the job's 0.05 seconds were up"
+
+
+async def test_a_job_cancelled_at_the_moment_that_it_is_begun_ends(tmp_path: Path) -> None:
+    async with dispatching(tmp_path, FakePool(hang)) as (dispatcher, store):
+        job_id = store.submit(Submission("x", ())).job_id
+        once = dispatcher._on_disk.once
+
+        async def begun_meanwhile(function: Callable[..., Any], *arguments: Any) -> Any:
+            answer = await once(function, *arguments)
+            if function == store.request_cancel:
+                dispatcher.notify(job_id)
+            return answer
+
+        dispatcher._on_disk.once = begun_meanwhile  # type: ignore[method-assign]  # such timing can't be had otherwise
+        await dispatcher.cancel(job_id)
+        assert (store.job(job_id).state, dispatcher._running) == (JobState.CANCELLED, {})
+
+
+async def test_jobs_that_wait_are_found_though_the_store_could_not_be_read_for_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pibot.master_components.dispatcher.LOOK_AGAIN", 0.0)
+    may_end = asyncio.Event()
+
+    async def answer(worker_id: str, request: TaskRequest) -> TaskResult:
+        await may_end.wait()
+        return ok(worker_id, request)
+
+    pool = FakePool(lambda w, r: answer(w, r), workers=1)
+    async with dispatching(tmp_path, pool, jobs_at_once=1) as (dispatcher, store):
+        ids = [store.submit(Submission(text, ())).job_id for text in "abc"]
+        for job_id in ids:
+            dispatcher.notify(job_id)
+        await begun(pool)
+        await until(lambda: not dispatcher._looking)
+        unfinished, failures = store.unfinished, [StoreError("can't be read: disk I/O error")]
+
+        def unreadable(limit: int) -> tuple[str, ...]:
+            if failures:
+                raise failures.pop()
+            return unfinished(limit)
+
+        monkeypatch.setattr(store, "unfinished", unreadable)
+        may_end.set()
+        assert all([await dispatcher.wait(job_id, 5) for job_id in ids])
 
 
 async def test_cancelling_reaches_a_lease_from_before_a_restart(tmp_path: Path) -> None:

@@ -34,6 +34,10 @@ JOBS_AT_ONCE = 16
 """Jobs that are planned or wait for a worker at once, beside those that have one; the others wait in the store."""
 
 
+LOOK_AGAIN = 5.0
+"""Seconds until the store is asked again which jobs wait, where it could not be read."""
+
+
 class Planner(Protocol):
     """Plans jobs and sums up their results."""
 
@@ -106,6 +110,8 @@ class Dispatcher:
         self._steps.resume(leases)
         for job_id in dict.fromkeys(lease.job_id for lease in leases):
             self._begin(job_id)
+        for job_id, seconds in (await self._on_disk(self._store.deadlines)).items():
+            self._end_in(seconds, job_id)
         await self._fill()
 
     @property
@@ -118,7 +124,7 @@ class Dispatcher:
         if self._stopping or job_id in self._running:
             return
         if timeout is not None and job_id not in self._overdue:
-            self._overdue[job_id] = asyncio.get_running_loop().call_later(timeout, self._end_overdue, job_id)
+            self._end_in(timeout, job_id)
         if self._has_room() and not self._more and not self._looking:
             self._begin(job_id)
             return
@@ -159,6 +165,7 @@ class Dispatcher:
         job = await self._on_disk.once(self._store.request_cancel, job_id)
         if job.state in ENDED_JOBS:
             return
+        await asyncio.sleep(0)  # one begun at this very moment would not see its cancel before its first step
         running = self._running.get(job_id)
         while running is not None and not running.begun:
             await asyncio.sleep(0)  # cancelled before its first step, a task never sees to its own end
@@ -205,6 +212,10 @@ class Dispatcher:
                         self._put_back_one(waiting, position)
                         break
                     self._begin(job_id)
+        except StoreError as exc:  # the jobs are not forgotten: they are looked for again
+            event(log, "jobs_not_looked_for", level=logging.ERROR, error=str(exc), again_in=f"{LOOK_AGAIN:g}s")
+            self._more = True
+            asyncio.get_running_loop().call_later(LOOK_AGAIN, self._look_soon)
         finally:
             self._looking = False
 
@@ -222,6 +233,9 @@ class Dispatcher:
     def _begin(self, job_id: str) -> None:
         work = asyncio.ensure_future(self._bring_to_end(job_id))
         self._running[job_id] = _Taken(work, Standing(self._look_soon))  # its worker leaves room for another job
+
+    def _end_in(self, seconds: float, job_id: str) -> None:
+        self._overdue[job_id] = asyncio.get_running_loop().call_later(seconds, self._end_overdue, job_id)
 
     def _end_overdue(self, job_id: str) -> None:
         """A job's time is up. One that is worked on ends by itself; one that waits is taken up to be ended."""

@@ -75,6 +75,16 @@ class JobQueries:
             )
             return tuple(row["job_id"] for row in rows)
 
+    def deadlines(self) -> dict[str, float]:
+        """Seconds that are left of each job which has not ended and has a limit."""
+        now = self._tables.running_time()
+        with self._reading() as db:
+            rows = db.execute(
+                "SELECT job_id, accepted_run + timeout AS ends FROM job INDEXED BY job_unfinished"
+                f" WHERE state IN {listed(UNFINISHED_JOBS)} AND timeout IS NOT NULL"
+            )
+            return {row["job_id"]: max(0.0, row["ends"] - now) for row in rows}
+
     def leases(self) -> tuple[Lease, ...]:
         """The leases of the jobs that have not ended: at most one for each worker."""
         with self._reading() as db:

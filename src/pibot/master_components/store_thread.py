@@ -46,8 +46,8 @@ class StoreThread:
         return await self._until_written(lambda: self.once(function, *arguments), lambda: False)
 
     async def to_the_end(self, function: Callable[..., T], *arguments: Any) -> T:
-        """The same, and who is cancelled meanwhile, as by the end of its job's time, stays until it is written: what was
-        there in time is not lost to a full disk. Only :meth:`stop` ends that.
+        """The same, and who is cancelled meanwhile, as by the end of its job's time, stays until it is written: what
+        was there in time is not lost to a full disk. Only :meth:`stop` ends that.
         """
         task = asyncio.current_task()
         assert task is not None
