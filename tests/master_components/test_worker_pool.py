@@ -32,6 +32,18 @@ async def pool_of(addresses: Iterable[WorkerAddress], key: str | None = None) ->
         await pool.close()
 
 
+@pytest.mark.parametrize("host", ["a..b", "a" * 64 + ".lan"])
+async def test_a_name_that_no_host_can_have_takes_no_other_worker_out(host: str) -> None:
+    with workers(1) as (good,):
+        async with pool_of([WorkerAddress("worker-9", host), good.address]) as pool:
+            await pool.look()
+            bad, well = pool.statuses()
+            assert (bad.state, well.state) == (WorkerState.OFFLINE, WorkerState.IDLE)
+            assert "is no address" in (bad.error or "")
+            assert well.last_seen is not None
+            assert (await pool.execute_task(SubTask("t", "x", ())))["success"]
+
+
 @contextlib.asynccontextmanager
 async def answering(*parts: bytes | None) -> AsyncIterator[WorkerAddress]:
     """Something on a port that answers each request with these very bytes; None hangs up."""

@@ -336,3 +336,16 @@ async def test_a_silent_worker_is_not_waited_for_when_its_task_is_cancelled() ->
     time.now += 20
     await pool.cancel("worker-1", "t")
     assert given == [60.0, 5.0]
+
+
+@pytest.mark.parametrize("answers", [[(401, {"error": "no key"})], [UNKNOWN, (200, {"status": "healthy"})]])
+async def test_a_worker_that_leaves_while_it_is_asked_how_it_is_ends_no_look(answers: list[Any]) -> None:
+    class Leaving(Scripted):
+        async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if len(self.asked) == len(answers) - 1:
+                pool._line.remove("worker-1")
+            await super().serve(reader, writer)
+
+    async with talking(Leaving(*answers)) as pool:
+        await pool.look()
+        assert pool.statuses() == ()

@@ -109,6 +109,8 @@ def test_a_worker_that_was_away_may_come_back_under_another_address(running: Fle
         "http://[::]:5000",
         "http://[fe80::1%eth0]:5000",
         "http://a b:5000",
+        "http://a..b:5000",
+        f"http://{'a' * 64}.lan:5000",
         "http://exämple:5000",
         "http://[::1:5000",
         "http://192.168.10.66:5000\nHost: x",
@@ -137,6 +139,17 @@ def test_a_name_that_does_not_fit_is_refused(worker_id: Any, field: str) -> None
     with pytest.raises(InvalidRequest) as caught:
         address_from_json({"worker_id": worker_id, "url": "http://192.168.10.66:5000"})
     assert caught.value.field == field
+
+
+def test_no_more_workers_register_than_can_be_looked_after(running: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pibot.master_hub.membership.MAX_REGISTERED", 1)
+    body = {"url": "http://127.0.0.1:9"}
+    assert running.ask("POST", "/workers", {"worker_id": "attic", **body}).status == 200
+    refused = running.ask("POST", "/workers", {"worker_id": "cellar", **body})
+    assert (refused.status, "DELETE /workers" in refused.json()["error"]) == (409, True)
+    assert running.ask("POST", "/workers", {"worker_id": "attic", **body}).status == 200
+    running.ask("DELETE", "/workers/attic")
+    assert running.ask("POST", "/workers", {"worker_id": "cellar", **body}).status == 200
 
 
 # --- leaving ---

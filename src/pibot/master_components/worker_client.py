@@ -67,6 +67,7 @@ class WorkerClient:
         import aiohttp
 
         session = self._session or self._open()
+        status: int | None = None
         try:
             async with session.request(
                 method,
@@ -87,6 +88,8 @@ class WorkerClient:
             problem = f"no answer from {address.url}: {_reason(exc)}"
             raise WorkerUnreachable(address.worker_id, problem) from exc
         except ValueError as exc:
+            if status is None:  # a host's name that can't be one, such as a..b
+                raise WorkerNotReached(address.worker_id, f"{address.url} is no address: {exc}") from exc
             problem = f"{address.url} answered {status} without JSON: no PiBot worker?"
             raise WorkerUnreachable(address.worker_id, problem) from exc
         if not isinstance(answer, dict):

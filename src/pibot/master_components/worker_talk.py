@@ -94,7 +94,9 @@ class WorkerTalk:
         if body.get("status") != "healthy":
             self._lost(worker_id, WorkerUnreachable(worker_id, f"it says {body.get('status')!r} of itself"))
             return False
-        self._note_task(self._workers[worker_id], body.get("current_task"))
+        worker = self._workers.get(worker_id)
+        if worker is not None:
+            self._note_task(worker, body.get("current_task"))
         return True
 
     async def look(self, worker_id: str) -> None:
@@ -105,7 +107,9 @@ class WorkerTalk:
             await self.check(worker_id)
             return
         except WorkerRejected as exc:
-            self._workers[worker_id].ailments = {"refusal": f"refusing us: {exc.problem}"}
+            worker = self._workers.get(worker_id)  # it may have left meanwhile
+            if worker is not None:
+                worker.ailments = {"refusal": f"refusing us: {exc.problem}"}
             return
         except (WorkerError, WorkerBusy):
             return

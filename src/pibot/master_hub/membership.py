@@ -12,6 +12,9 @@ from pibot.errors import UnknownWorker, WorkerConflict
 from pibot.master_components import WorkerPool
 from pibot.master_hub.roster import Roster
 
+MAX_REGISTERED = 500
+"""Each is asked every few seconds how it is, and kept until it leaves: a defect somewhere must not fill the fleet."""
+
 
 class Membership:
     """Who belongs to the fleet.
@@ -42,7 +45,7 @@ class Membership:
         """Take a worker in that came by itself, or came back.
 
         Raises:
-            WorkerConflict: another worker goes by its id.
+            WorkerConflict: another worker goes by its id, or there are too many.
             StoreError: it can't be kept for the next start; it gets tasks nevertheless.
         """
         with self._lock:
@@ -51,6 +54,11 @@ class Membership:
                 _refuse_another(known, address)
                 if not known.registered:
                     address = known.address  # as the inventory has it
+            elif sum(status.registered for status in self._pool.statuses()) >= MAX_REGISTERED:
+                raise WorkerConflict(
+                    f"{MAX_REGISTERED} workers have registered, and no more are taken; "
+                    "forget those that are gone with DELETE /workers/<id>"
+                )
             self._change(lambda: self._pool.join(address, registered=True))
 
     def leave(self, worker_id: str) -> None:

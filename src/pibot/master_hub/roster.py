@@ -16,7 +16,8 @@ from pibot.errors import InvalidRequest, StoreError
 
 MAX_WORKER_ID_CHARS = 64
 
-_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?\Z")
+_LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_HOST = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*\Z")
 
 
 def address_from_json(data: object) -> WorkerAddress:

@@ -146,7 +146,10 @@ class HubService:
     async def _look(self) -> None:
         """Ask each worker how it is, and note who went and who came back."""
         await self._pool.look()
-        for status in self._pool.statuses():
+        statuses = self._pool.statuses()
+        for gone in self._conditions.keys() - {status.address.worker_id for status in statuses}:
+            del self._conditions[gone]
+        for status in statuses:
             name, before = status.address.worker_id, self._conditions.get(status.address.worker_id, _WELL)
             now = _condition(status)
             if now[0] == before[0]:
