@@ -156,6 +156,10 @@ class StoreUnwritable(StoreError):
     """The job database can't be written now, as on a full disk; nothing was, and the same call may do later."""
 
 
+class StoreUnreadable(StoreError):
+    """The job database can't be read now, as after an error of the disk; the same call may do later."""
+
+
 class QueueFull(StoreError):
     """So many jobs have not ended that no more are taken for now."""
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from pibot.errors import StoreError
+from pibot.errors import StoreError, StoreUnreadable, StoreUnwritable
 from pibot.master_components import copies, schema
+from pibot.master_components.database import Database
 from pibot.master_components.job_store import JobStore
 from pibot.master_components.records import Submission
 from pibot.master_components.states import ENDED_JOBS, UNFINISHED_JOBS, JobState, SubtaskState, listed
@@ -69,6 +70,24 @@ def test_a_second_hub_is_told_which_file_another_one_has(path: Path) -> None:
     os.kill(first.pid, signal.SIGKILL)  # its lock goes with it
     first.communicate()
     JobStore(path).close()
+
+
+@pytest.mark.parametrize("statement", ["UPDATE job SET nope = 1", "UPDAT job", "INSERT INTO nope VALUES (1)"])
+def test_a_statement_that_is_wrong_is_no_trouble_of_the_disk_that_may_pass(path: Path, statement: str) -> None:
+    with closing(Database(path)) as database:
+        with pytest.raises(StoreError) as caught, database.transaction() as db:
+            db.execute(statement)
+        assert not isinstance(caught.value, StoreUnwritable)
+        assert database.trouble is None
+
+
+@pytest.mark.parametrize("message", ["disk I/O error", "database or disk is full", "database is locked"])
+def test_a_trouble_of_the_disk_may_pass(path: Path, message: str) -> None:
+    with closing(Database(path)) as database:
+        with pytest.raises(StoreUnwritable), database.transaction():
+            raise sqlite3.OperationalError(message)
+        with pytest.raises(StoreUnreadable), database.reading():
+            raise sqlite3.OperationalError(message)
 
 
 def test_within_a_process_the_file_is_opened_once_too(path: Path) -> None:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from pibot.errors import LeaseLost, StoreError, StoreUnwritable
+from pibot.errors import LeaseLost, StoreError, StoreUnreadable, StoreUnwritable
 from pibot.master_components.store_thread import LONGEST_WAIT, StoreThread
 
 
@@ -47,6 +47,11 @@ async def test_what_can_not_be_written_is_tried_again_ever_more_rarely_until_it_
     assert sleeps.seconds == [1.0, 2.0, 4.0, 8.0, 16.0, LONGEST_WAIT, LONGEST_WAIT]
     assert caplog.text.count("store_unwritable") == 7
     assert "the disk is full" in caplog.text
+
+
+async def test_what_can_not_be_read_for_a_moment_is_tried_again(on_disk: StoreThread, sleeps: Sleeps) -> None:
+    assert await on_disk(play, [StoreUnreadable("disk I/O error"), None]) == "written"
+    assert sleeps.seconds == [1.0]
 
 
 async def test_what_is_written_to_the_end_is_written_though_who_waits_for_it_is_cancelled() -> None:

@@ -139,6 +139,7 @@ async def test_damage_is_told_and_the_good_copy_stays(
     await looks(store, clock)
     assert "no_upkeep" in caplog.text
     assert "is damaged" in caplog.text
+    assert "copy" in (store.damage or "")
     assert copy_of(tmp_path / "jobs.db").read_bytes() == good
 
 

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from pibot import __version__
-from pibot.errors import StoreUnwritable
+from pibot.errors import StoreError, StoreUnwritable
+from pibot.master_components.copies import copy_of
+from pibot.master_components.records import Submission
 from tests.cli.test_commands import pibot
 from tests.master_hub.fleet import Fleet, fleet, hub, settings_for
 from tests.master_hub.test_run_hub import ready, start
@@ -88,6 +90,33 @@ def test_a_full_disk_is_told_everywhere_until_there_is_room_again(running: Fleet
     store._file.connection.execute("PRAGMA max_page_count = 1000000")
     assert running.result(job_id)["status"] == "completed"
     assert "problem" not in running.ask("GET", "/health").json()
+
+
+def test_damage_that_is_found_while_the_hub_runs_is_told_on_the_dashboard_and_in_health(running: Fleet) -> None:
+    store = running.service._store
+    for _ in range(60):
+        store.submit(Submission("x" * 3000))
+    store._file.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with (running.service.settings.data_dir / "jobs.db").open("r+b") as file:
+        file.seek(20 * 4096)
+        file.write(b"\xa5" * (20 * 4096))
+    copy_of(running.service.settings.data_dir / "jobs.db").unlink(missing_ok=True)  # so that another is due
+    with pytest.raises(StoreError, match="is damaged"):
+        store.keep_good_copy()
+    banners = {banner["id"]: banner["text"] for banner in running.ask("GET", "/dashboard/data").json()["banners"]}
+    for text in (banners["damage"], running.ask("GET", "/health").json()["problem"]):
+        assert "jobs.db is damaged" in text
+        assert "stop the hub, then move it" in text
+
+
+def test_a_page_that_can_not_be_read_from_the_store_says_so(running: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreadable(**more: object) -> None:
+        raise StoreError("the job database jobs.db can't be read: disk I/O error")
+
+    monkeypatch.setattr(running.service._store, "jobs", unreadable)
+    for path in ("/dashboard", "/dashboard/data"):
+        answer = running.ask("GET", path)
+        assert (answer.status, b"disk I/O error" in answer.body) == (503, True)
 
 
 @pytest.mark.system

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import sqlite3
 import threading
 import time
@@ -12,7 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from pibot.contracts import Clock
-from pibot.errors import StoreError, StoreUnwritable
+from pibot.errors import StoreError, StoreUnreadable, StoreUnwritable
 from pibot.logs import event
 from pibot.master_components.copies import check, copy_of, is_due, keep_good_copy, put_aside
 from pibot.master_components.file_lock import FileLock
@@ -22,6 +23,9 @@ log = logging.getLogger("pibot.store")
 
 _MAY_PASS = (sqlite3.OperationalError, sqlite3.DatabaseError)
 """Errors of the disk. Those derived from them are defects, such as a constraint that was not kept."""
+
+_STATEMENT = re.compile(r"no such |near |unrecognized token|incomplete input|cannot |table .* has no column")
+"""How SQLite's messages begin where a statement is wrong (SQLITE_ERROR); Python before 3.11 does not tell its code."""
 
 
 class Database:
@@ -46,6 +50,8 @@ class Database:
         self._lock = threading.RLock()
         self.trouble: str | None = None
         """Why it can't be written, from a failed write until one succeeds."""
+        self.damage: str | None = None
+        """What was found damaged while it was open, and what to do; the next start finds out whether it still is."""
         self._process_lock = FileLock(path)
         try:
             self.connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
@@ -87,12 +93,13 @@ class Database:
                     if self.connection.in_transaction:
                         self.connection.execute("ROLLBACK")
             except sqlite3.Error as exc:
+                self._note_damage(exc)
                 if type(exc) is sqlite3.DatabaseError:
                     advice = "; start the hub again: it says how to get a good copy back"
                 else:
                     advice = "; free some space" if "full" in str(exc) else ""
                 message = f"the job database {self._path} can't be written: {exc}{advice}"
-                if type(exc) not in _MAY_PASS:
+                if type(exc) not in _MAY_PASS or _is_defect(exc):
                     raise StoreError(message) from exc
                 self.trouble = message
                 self._make_room()
@@ -105,13 +112,17 @@ class Database:
         """For what only reads.
 
         Raises:
-            StoreError: it can't be read.
+            StoreUnreadable: it can't be read now.
+            StoreError: it is damaged, or knows no such thing.
         """
         with self._lock:
             try:
                 yield self.connection
             except sqlite3.Error as exc:
-                raise StoreError(f"the job database {self._path} can't be read: {exc}") from exc
+                if self._note_damage(exc):
+                    raise StoreError(self.damage) from exc
+                kind = StoreUnreadable if type(exc) in _MAY_PASS and not _is_defect(exc) else StoreError
+                raise kind(f"the job database {self._path} can't be read: {exc}") from exc
 
     def keep_good_copy(self) -> None:
         """Copy the file if it is sound and the last good copy is a day old. Others may write to it meanwhile.
@@ -128,6 +139,7 @@ class Database:
                 self._refuse_damaged(db)
                 self._copy(db)
         except sqlite3.Error as exc:
+            self._note_damage(exc)
             raise StoreError(f"the job database {self._path} can't be read: {exc}") from exc
 
     def _make_room(self) -> None:
@@ -153,7 +165,15 @@ class Database:
     def _refuse_damaged(self, db: sqlite3.Connection) -> None:
         damage = check(db)
         if damage is not None:
+            self.damage = f"the job database {self._path} is damaged ({damage}); stop the hub, then {self._way_back()}"
             raise StoreError(f"the job database {self._path} is damaged ({damage}); {self._way_back()}")
+
+    def _note_damage(self, exc: sqlite3.Error) -> bool:
+        """Whether this says that the file is damaged."""
+        if type(exc) is not sqlite3.DatabaseError:
+            return False
+        self.damage = f"the job database {self._path} is damaged ({exc}); stop the hub, then {self._way_back()}"
+        return True
 
     def _copy(self, db: sqlite3.Connection) -> None:
         try:
@@ -176,3 +196,9 @@ class Database:
             f"move it and its {name}-wal and {name}-shm away, then start afresh, or copy {good} of {day}, the last "
             f"good one, to {name}"
         )
+
+
+def _is_defect(exc: sqlite3.Error) -> bool:
+    """Whether the statement is wrong, so that another try won't do."""
+    code = getattr(exc, "sqlite_errorcode", None)
+    return _STATEMENT.match(str(exc)) is not None if code is None else code & 0xFF == 1

@@ -165,7 +165,6 @@ class Dispatcher:
         job = await self._on_disk.once(self._store.request_cancel, job_id)
         if job.state in ENDED_JOBS:
             return
-        await asyncio.sleep(0)  # one begun at this very moment would not see its cancel before its first step
         running = self._running.get(job_id)
         while running is not None and not running.begun:
             await asyncio.sleep(0)  # cancelled before its first step, a task never sees to its own end

@@ -82,6 +82,11 @@ class JobStore(JobQueries):
         """Why the file can't be written now, as on a full disk; None where the last write went well."""
         return self._file.trouble
 
+    @property
+    def damage(self) -> str | None:
+        """What was found damaged of the open file, and what to do; None where nothing was."""
+        return self._file.damage
+
     # --- jobs ---
 
     def submit(self, submission: Submission) -> Job:

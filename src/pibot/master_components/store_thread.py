@@ -8,7 +8,7 @@ from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, TypeVar
 
-from pibot.errors import StoreUnwritable
+from pibot.errors import StoreUnreadable, StoreUnwritable
 from pibot.logs import event
 
 log = logging.getLogger("pibot.store")
@@ -40,8 +40,9 @@ class StoreThread:
         return next(iter(self._unwritten.values()), None)
 
     async def __call__(self, function: Callable[..., T], *arguments: Any) -> T:
-        """What ``function`` returns or raises. Where the store can't be written, as on a full disk, it is called again
-        and again until it can: what has happened to a job is not forgotten, and who waits for it is not told before.
+        """What ``function`` returns or raises. Where the store can't be written or read, as on a full disk, it is
+        called again and again until it can: what has happened to a job is not forgotten, and who waits for it is not
+        told before.
         """
         return await self._until_written(lambda: self.once(function, *arguments), lambda: False)
 
@@ -77,9 +78,10 @@ class StoreThread:
             while True:
                 try:
                     return await call()
-                except StoreUnwritable as exc:
+                except (StoreUnwritable, StoreUnreadable) as exc:
                     self._unwritten[this] = str(exc)
-                    event(log, "store_unwritable", level=logging.ERROR, error=str(exc), again_in=f"{wait:g}s")
+                    kind = "store_unwritable" if isinstance(exc, StoreUnwritable) else "store_unreadable"
+                    event(log, kind, level=logging.ERROR, error=str(exc), again_in=f"{wait:g}s")
                 try:
                     await self._sleep(wait)
                 except asyncio.CancelledError:

@@ -55,8 +55,9 @@ def create_api_blueprint(service: HubService) -> Blueprint:
             "workers": service.worker_counts(),
             "jobs": {state.value: number for state, number in service.counts().items()},
         }
-        if service.store_problem:
-            body["problem"] = service.store_problem
+        problem = service.store_damage or service.store_problem
+        if problem:
+            body["problem"] = problem
         return answer(body)
 
     @api.post("/task")

@@ -17,9 +17,8 @@ from pibot.errors import (
     InvalidRequest,
     JobNotFound,
     PibotError,
-    QueueFull,
     ShuttingDown,
-    StoreUnwritable,
+    StoreError,
     TaskConflict,
     UnknownSkill,
 )
@@ -142,7 +141,12 @@ class _Pages:
             **self._common(),
             "summary": presentation.summary(workers),
             "banners": presentation.banners(
-                service.settings, workers, service.model_problem, service.stopping, service.store_problem
+                service.settings,
+                workers,
+                service.model_problem,
+                service.stopping,
+                service.store_problem,
+                service.store_damage,
             ),
             "workers": presentation.worker_rows(workers, active),
             "minute": int(service.uptime // 60),
@@ -170,8 +174,7 @@ _STATUS: tuple[tuple[type[PibotError], int], ...] = (
     (JobNotFound, 404),
     (TaskConflict, 409),
     (ShuttingDown, 503),
-    (QueueFull, 503),
-    (StoreUnwritable, 503),
+    (StoreError, 503),
 )
 
 _HEADINGS = {

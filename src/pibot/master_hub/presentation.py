@@ -43,12 +43,14 @@ def banners(
     model_problem: str | None,
     stopping: bool,
     store_problem: str | None = None,
+    store_damage: str | None = None,
 ) -> list[JsonObject]:
     """What the owner should know or mend, the worst first."""
     offline = bool(workers) and all(w.state is WorkerState.OFFLINE for w in workers)
     open_to_all = settings.api_key is None and settings.allow_open
     possible = (
         ("stopping", "bad", stopping, "The hub is stopping and takes no new jobs."),
+        ("damage", "bad", store_damage, f"Jobs may be lost: {store_damage}."),
         ("store", "bad", store_problem, f"No job can be taken or ended now: {store_problem}. Jobs go on after that."),
         ("model", "bad", model_problem, f"Jobs can't be planned: {model_problem}. Then restart the hub."),
         (

@@ -289,6 +289,11 @@ class HubService:
         return self._store.trouble or self._dispatcher.store_trouble
 
     @property
+    def store_damage(self) -> str | None:
+        """What is damaged of the job database, and what to do; None where nothing was found."""
+        return self._store.damage
+
+    @property
     def stopping(self) -> bool:
         """Whether new jobs are refused."""
         return self._stopping.is_set()
