@@ -858,6 +858,27 @@ async def test_a_restart_takes_up_the_job_where_it_was_and_asks_its_worker_first
         assert [len(s.attempts) for s in job.subtasks] == [1, 1]
 
 
+async def test_a_worker_that_left_the_fleet_while_the_hub_was_down_has_had_its_attempt(tmp_path: Path) -> None:
+    before = FakePool(hang)
+    async with dispatching(tmp_path, before) as (dispatcher, store):
+        job_id = store.submit(Submission("x", ())).job_id
+        dispatcher.notify(job_id)
+        await begun(before)
+
+    def left(worker_id: str, request: TaskRequest) -> Any:
+        if worker_id == "worker-1":
+            return WorkerNotReached(worker_id, "it is none of this master's workers any more")
+        return ok(worker_id, request)
+
+    after = FakePool(left)
+    after.free.remove("worker-1")
+    async with dispatching(tmp_path, after) as (dispatcher, store):
+        assert await dispatcher.wait(job_id, 20)
+        first, second = store.job(job_id).subtasks[0].attempts
+        assert (first.worker_id, second.worker_id) == ("worker-1", "worker-2")
+        assert "none of this master's workers" in (first.error or "")
+
+
 async def test_a_restart_gives_a_lost_workers_task_to_another(tmp_path: Path) -> None:
     before = FakePool(hang)
     async with dispatching(tmp_path, before) as (dispatcher, store):

@@ -269,12 +269,13 @@ class StepRunner:
         try:
             result = await self._run_remotely(lease, subtask, resumed=resumed)
             await self._on_disk.to_the_end(lambda: self._store.complete(lease, result, finish_job=finish_job))
-        except (WorkerBusy, WorkerNotReached) as exc:
-            # It did not get the task, so this was no attempt.
-            event(log, "not_taken", job=lease.job_id, task=lease.task_id, worker=lease.worker_id, error=str(exc))
-            await self._on_disk(lambda: self._store.fail_attempt(lease, "not taken", final=False, count=False))
-            return 0.0
-        except WorkerError as exc:
+        except (WorkerBusy, WorkerError) as exc:
+            # From before a restart it may have the task although it can't be reached now, as one that left the fleet.
+            if isinstance(exc, WorkerBusy) or (isinstance(exc, WorkerNotReached) and not resumed):
+                # It did not get the task, so this was no attempt.
+                event(log, "not_taken", job=lease.job_id, task=lease.task_id, worker=lease.worker_id, error=str(exc))
+                await self._on_disk(lambda: self._store.fail_attempt(lease, "not taken", final=False, count=False))
+                return 0.0
             reason, final = str(exc), lease.attempt >= ATTEMPTS
             await self._on_disk(lambda: self._store.fail_attempt(lease, reason, final=final))
             event(log, "attempt_failed", job=lease.job_id, task=lease.task_id, worker=lease.worker_id, error=reason)
