@@ -27,7 +27,7 @@ from pibot.master_components.late_results import ASK_AGAIN
 from pibot.master_components.records import Job, Submission
 from pibot.master_components.reservations import Rank
 from pibot.master_components.states import JobState, SubtaskState
-from pibot.master_components.step_runner import ATTEMPTS, StepRunner, Timing
+from pibot.master_components.step_runner import ATTEMPTS, NO_WORKER_LOOKS, StepRunner, Timing
 from pibot.master_components.store_thread import StoreThread
 from tests.support.clocks import FakeClock
 
@@ -1126,6 +1126,31 @@ async def test_a_step_that_no_worker_may_take_in_time_fails_and_says_why(tmp_pat
         pool.hopeless = True
         assert await dispatcher.wait(job_id, 20)
         assert "no worker could take it within 0.01 seconds: every worker is busy" in (store.job(job_id).error or "")
+
+
+async def test_a_moment_without_hope_fails_no_step(tmp_path: Path) -> None:
+    looks = [False] * (NO_WORKER_LOOKS - 1) + [True] + [False] * (NO_WORKER_LOOKS - 1) + [True]
+    may_end = asyncio.Event()
+
+    async def answer(worker_id: str, request: TaskRequest) -> TaskResult:
+        await may_end.wait()
+        return ok(worker_id, request)
+
+    def hopeful(skills: Collection[str] = ()) -> bool:
+        hope = looks.pop(0) if looks else True
+        if not looks:
+            may_end.set()
+        return hope
+
+    pool = FakePool(lambda w, r: answer(w, r), workers=1)
+    pool.hopeful = hopeful  # type: ignore[method-assign]
+    async with dispatching(tmp_path, pool, timing=Timing(no_worker=0.01)) as (dispatcher, store):
+        ids = [store.submit(Submission(text, ())).job_id for text in "xy"]
+        for job_id in ids:
+            dispatcher.notify(job_id)
+        for job_id in ids:
+            assert await dispatcher.wait(job_id, 20)
+        assert [store.job(job_id).state for job_id in ids] == [JobState.COMPLETED] * 2
 
 
 async def test_after_a_restart_each_worker_with_a_task_is_kept_for_it(tmp_path: Path) -> None:

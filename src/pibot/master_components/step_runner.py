@@ -48,6 +48,10 @@ BACKOFF = 1.0
 MAX_BACKOFF = 30.0
 """Seconds before another attempt: the first, doubled at each one, to the second; each shortened by up to a half."""
 
+NO_WORKER_LOOKS = 20
+"""How often within its time it is looked whether a worker can be hoped for. Each look must say no before a step fails:
+one Wi-Fi that is away for a moment is no reason."""
+
 WORKER_MARGIN = 15.0
 """Seconds beyond its timeout in which a worker has to say that it is over."""
 
@@ -134,7 +138,7 @@ class Timing:
     Args:
         lease: seconds without a sign of life from a worker after which its subtask goes to another.
         backoff: seconds before the second attempt.
-        no_worker: seconds after which a subtask fails that no worker can be hoped to take; None for never.
+        no_worker: seconds for which no worker could be hoped to take a subtask, until it fails; None for never.
         sleep: waits some seconds.
         jitter: a number from 0 to 1.
         monotonic: seconds.
@@ -247,14 +251,18 @@ class StepRunner:
     async def _find_worker(self, job_id: str, subtask: SubTask, tried: Collection[str], rank: Rank) -> str | None:
         """Reserve a worker; None where none was to be had and the subtask failed."""
         seconds = self._timing.no_worker
+        a_look = None if seconds is None else seconds / NO_WORKER_LOOKS
+        hopeless = 0
         while True:
             try:
-                return await self._pool.acquire(seconds, avoid=tried, skills=subtask.skills, rank=rank)
+                return await self._pool.acquire(a_look, avoid=tried, skills=subtask.skills, rank=rank)
             except NoWorkers as exc:
                 reason = str(exc)
             except asyncio.TimeoutError:
-                if self._pool.hopeful(subtask.skills):
-                    continue  # its turn comes: it is others' tasks that it waits for
+                # Where there is hope its turn comes: it is others' tasks that it waits for.
+                hopeless = 0 if self._pool.hopeful(subtask.skills) else hopeless + 1
+                if hopeless < NO_WORKER_LOOKS:
+                    continue
                 reason = f"no worker could take it within {seconds:g} seconds: {self._pool.why_none(subtask.skills)}"
             break
         await self._on_disk(self._store.give_up, job_id, subtask.task_id, reason)
