@@ -51,6 +51,21 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
+async def test_who_waits_while_the_last_worker_is_restarted_gets_it_when_it_is_back() -> None:
+    line = Line(1)
+    worker = line.line.workers["worker-1"]
+    line.line.remove("worker-1")
+    waiting = await line.waiting()
+    assert line.line.why_none(()) == "no worker is known"
+    line.line.add(worker)
+    assert await waiting == "worker-1"
+
+
+async def test_where_no_worker_ever_came_nobody_waits_for_one() -> None:
+    with pytest.raises(NoWorkers, match="WORKER_1_IP"):
+        await Line(0).get()
+
+
 # --- who is next ---
 
 

@@ -8,7 +8,15 @@ from typing import Callable
 
 import pytest
 
-from pibot.contracts import AgentOutcome, SubTask, TaskRequest, TaskState, WorkerAddress, WorkerState
+from pibot.contracts import (
+    MAX_DESCRIPTION_CHARS,
+    AgentOutcome,
+    SubTask,
+    TaskRequest,
+    TaskState,
+    WorkerAddress,
+    WorkerState,
+)
 from pibot.errors import (
     InvalidRequest,
     NoWorkers,
@@ -102,6 +110,14 @@ async def test_a_new_pools_summary_has_the_guides_fields_and_presumes_idle() -> 
             "idle",
             None,
         )
+
+
+async def test_the_longest_description_gets_there_in_every_script() -> None:
+    with workers(1) as (worker,):
+        async with pool_of([worker.address]) as pool:
+            result = await pool.execute_task(task("t", "\N{GRINNING FACE}" * MAX_DESCRIPTION_CHARS))
+            assert result["success"], result
+            assert pool.statuses()[0].error is None
 
 
 async def test_a_task_is_executed_and_its_result_keeps_the_callers_id() -> None:

@@ -44,12 +44,13 @@ class Reservations:
         self.workers = {address.worker_id: Worker(address, now) for address in workers}
         self._idle: dict[str, Worker] = dict(self.workers)  # the longest idle first
         self._waiting: list[_Place] = []
+        self._ever_any = bool(self.workers)
         self._number = 0
         self._wake: asyncio.TimerHandle | None = None
 
     async def acquire(self, timeout: float | None, avoid: Collection[str], skills: Collection[str], rank: Rank) -> str:
         """Reserve a worker; see :meth:`WorkerPool.acquire`."""
-        if not self.workers:
+        if not self._ever_any:  # where all have left, they may come back: a worker that is restarted leaves and joins
             raise NoWorkers("no worker is known; set WORKER_1_IP (and WORKER_2_IP …) to your workers' addresses")
         self._number += 1
         place = _Place(
@@ -94,6 +95,7 @@ class Reservations:
 
     def add(self, worker: Worker) -> None:
         """A worker came."""
+        self._ever_any = True
         self.workers[worker.address.worker_id] = worker
         self._idle[worker.address.worker_id] = worker
         self.serve()

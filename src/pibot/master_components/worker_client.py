@@ -72,7 +72,8 @@ class WorkerClient:
             async with session.request(
                 method,
                 address.url + path,
-                data=None if body is None else json.dumps(body).encode(),
+                # Not escaped: as \uXXXX a long text in another script would be more than a worker reads.
+                data=None if body is None else json.dumps(body, ensure_ascii=False).encode("utf-8", "replace"),
                 headers={"Prefer": f"wait={wait:.0f}"} if wait else None,
                 timeout=_limits(wait + ANSWER_MARGIN if wait else timeout),
                 allow_redirects=False,

@@ -262,7 +262,7 @@ class WorkerPool:
             rank: the job's priority, negative, and when it was accepted.
 
         Raises:
-            NoWorkers: the pool knows none at all.
+            NoWorkers: the pool has never known any.
             asyncio.TimeoutError: none came free in time.
         """
         return await self._line.acquire(timeout, avoid, skills, rank)
@@ -375,7 +375,7 @@ class WorkerPool:
                 self.task_lost(worker_id, exc.problem)
             raise
         except WorkerRejected as exc:
-            if exc.status != 400:  # that is the task's fault
+            if exc.status not in (400, 413):  # these are the task's fault
                 self.task_lost(worker_id, exc.problem)
             raise
         worker.breaker.succeeded()
