@@ -17,11 +17,19 @@ echo "time: $(date +%s)"
 echo "memory_cgroup: $(grep -qs memory /sys/fs/cgroup/cgroup.controllers || awk '$1 == "memory" && $4 == 1 { found = 1 } END { exit !found }' /proc/cgroups && echo true || echo false)"
 # shellcheck disable=SC2086
 set -- $SSH_CONNECTION
-echo "ssh_port: ${4:-0}"
+# Without an SSH connection (ansible_connection=local) sshd's settings say where it listens, if not on 22.
+echo "ssh_port: ${4:-$(cat /etc/ssh/sshd_config.d/*.conf /etc/ssh/sshd_config 2>/dev/null | awk 'tolower($1) == "port" { print $2; exit }')}"
 echo "ssh_client: \"${1:-}\""
-if [ -d "/lib/modules/$(uname -r)" ] || grep -qs 'ip_tables\|nf_tables' /proc/modules || [ -e /proc/net/ip_tables_names ] || [ -d /run/systemd/container ] || systemd-detect-virt --container --quiet 2>/dev/null; then echo "netfilter: true"; else echo "netfilter: false"; fi
+if [ -d "/lib/modules/$(uname -r)" ] || grep -qs 'ip_tables\|nf_tables' /proc/modules || [ -e /proc/net/ip_tables_names ] || [ -e /run/systemd/container ] || systemd-detect-virt --container --quiet 2>/dev/null; then echo "netfilter: true"; else echo "netfilter: false"; fi
 echo "networks:"
-ip -4 route show scope link proto kernel 2>/dev/null | awk '{ for (i = 1; i < NF; i++) if ($i == "src") print "  \"" $(i + 1) "\": \"" $1 "\"" }'
+# Whoever made the route: the kernel, NetworkManager, or dhcpcd (bullseye).
+ip -4 route show scope link 2>/dev/null | awk '$1 ~ "/" { for (i = 1; i < NF; i++) if ($i == "src") print "  \"" $(i + 1) "\": \"" $1 "\"" }'
+echo "users:"
+getent passwd | cut -d : -f 1 | sed 's/.*/  - "&"/'
+echo "units:"
+for unit in /etc/systemd/system/pibot-*.service; do [ ! -e "$unit" ] || echo "  - \"${unit##*/}\""; done
+echo "listening:"
+ss -Htln 2>/dev/null | awk 'NF > 3 { sub(/.*:/, "", $4); print "  - " $4 }' | sort -u
 echo "packages:"
 dpkg-query -W -f '${db:Status-Abbrev} ${Package}\n' 2>/dev/null | awk '$1 == "ii" { print "  - \"" $2 "\"" }' | grep -x '  - "\(ufw\|bubblewrap\|python3-venv\|iptables\|procps\|ca-certificates\)"'
 sudo -n true 2>/dev/null && echo "sudo: true" || echo "sudo: false"

@@ -1,0 +1,62 @@
+"""roles/pibot_preflight/files/probe.sh tells YAML about a host, whoever made its routes and however it is reached."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.provisioning.support import ROLES
+
+PROBE = ROLES / "pibot_preflight" / "files" / "probe.sh"
+
+
+def ask(tools: Path, **environment: str) -> Any:
+    """What the probe says where the programs in ``tools`` come first."""
+    done = subprocess.run(
+        ["/bin/sh", "-c", PROBE.read_text(encoding="utf-8")],
+        env={"PATH": f"{tools}:{os.environ['PATH']}", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+    return YAML(typ="safe").load(done.stdout)
+
+
+def stand_in(tools: Path, name: str, prints: str) -> None:
+    program = tools / name
+    program.write_text(f"#!/bin/sh\ncat <<'END'\n{prints}\nEND\n")
+    program.chmod(0o755)
+
+
+@pytest.mark.parametrize("made_by", ["proto kernel scope link", "proto dhcp scope link", "scope link"])
+def test_the_own_network_is_found_whoever_made_its_route(made_by: str, tmp_path: Path) -> None:
+    routes = f"default dev ppp0 scope link\n10.1.0.0/16 dev wlan0 {made_by} src 10.1.0.66 metric 303"
+    stand_in(tmp_path, "ip", routes)
+    assert "proto" not in re.findall("^ip .*show ([a-z ]*)", PROBE.read_text(), re.MULTILINE)[0]
+    assert ask(tmp_path)["networks"] == {"10.1.0.66": "10.1.0.0/16"}
+
+
+def test_the_port_of_ssh_is_that_of_the_connection_as_the_host_sees_it(tmp_path: Path) -> None:
+    answer = ask(tmp_path, SSH_CONNECTION="192.168.10.5 50000 192.168.10.66 2222")
+    assert (answer["ssh_port"], answer["ssh_client"]) == (2222, "192.168.10.5")
+
+
+def test_what_listens_is_named_by_its_ports_alone(tmp_path: Path) -> None:
+    stand_in(tmp_path, "ss", "LISTEN 0 128 0.0.0.0:22 0.0.0.0:*\nLISTEN 0 128 [::]:22 [::]:*\nLISTEN 0 5 *:5000 *:*")
+    assert ask(tmp_path)["listening"] == [22, 5000]
+
+
+def test_a_host_without_any_of_it_is_described_all_the_same(tmp_path: Path) -> None:
+    for name in ("ip", "ss", "dpkg-query"):
+        stand_in(tmp_path, name, "")
+    answer = ask(tmp_path)
+    assert not answer["listening"]
+    assert not answer["networks"]
+    assert "root" in answer["users"]
