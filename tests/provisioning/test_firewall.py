@@ -89,6 +89,47 @@ def test_the_owners_rule_for_port_22_does_not_count_for_another_port(owners: str
     assert plan(firewall(owners), ssh_ports=(2222,), rules=()) == ["allow 2222/tcp comment pibot: SSH"]
 
 
+NARROW = [
+    "allow from 10.1.0.0/16 to any port 22 proto tcp",
+    "limit in on eth0 to any port 22",
+    "allow from 10.1.0.5 to any app OpenSSH",
+]
+
+
+@pytest.mark.parametrize("owners", NARROW)
+def test_an_owner_who_lets_ssh_in_from_some_alone_is_not_overruled(owners: str) -> None:
+    assert plan(firewall(owners), rules=()) == []
+
+
+@pytest.mark.parametrize("owners", NARROW)
+def test_a_narrow_rule_is_not_enough_where_it_may_not_be_what_let_us_in(owners: str) -> None:
+    ssh = "allow 22/tcp comment pibot: SSH"
+    assert plan(firewall(owners, status=INACTIVE), rules=()) == [ssh, "--force enable"]
+    assert plan(firewall(owners, status=ACTIVE.replace("deny", "allow")), rules=())[0] == ssh
+    assert plan(firewall("allow 22/tcp comment 'pibot: SSH'", owners), rules=()) == []
+    assert plan(firewall(owners), ssh_ports=(2222,), rules=()) == ["allow 2222/tcp comment pibot: SSH"]
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("192.168.10.5/24", "allow from 192.168.10.0/24 to any port 5000 proto tcp"),
+        ("192.168.10.5/32", "allow from 192.168.10.5 to any port 5000 proto tcp"),
+        ("0.0.0.0/0", "allow 5000/tcp"),
+        ("fd00::/64", "allow from fd00::/64 to any port 5000 proto tcp"),
+    ],
+)
+def test_a_network_is_written_as_ufw_shows_it_so_that_a_second_run_does_not_close_it(given: str, shown: str) -> None:
+    rule = {"from": given, "port": 5000, "why": "the API"}
+    assert plan(firewall("allow 22/tcp"), rules=(rule,)) == [f"{shown} comment pibot: the API"]
+    assert plan(firewall("allow 22/tcp", f"{shown} comment 'pibot: the API'"), rules=(rule,)) == []
+
+
+def test_what_is_no_address_is_refused_before_anything_is_run() -> None:
+    with pytest.raises(ValueError, match=r"worker-1\.local"):
+        plan(firewall(), rules=({"from": "worker-1.local", "port": 5009, "why": "x"},))
+
+
 def test_an_old_rule_of_ours_goes_after_the_new_one_is_there_and_the_owners_stay() -> None:
     old = "allow from 192.168.10.9 to any port 5000 proto tcp"
     state = firewall("allow 22/tcp", f"{old} comment 'pibot: tasks from the master'", "allow 9100/tcp comment 'mine'")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -85,16 +86,42 @@ class Firewall:
         return cls("Status: active" in status, incoming, rules)
 
 
+def allowing(source: str, port: int) -> str:
+    """The rule that lets ``source`` (an address or a network) reach ``port``, in the words in which ufw will show it.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    network = ipaddress.ip_network(source.strip(), strict=False)
+    if network.prefixlen == 0:
+        return f"allow {port}/tcp"
+    origin = network.network_address if network.prefixlen == network.max_prefixlen else network
+    return f"allow from {origin} to any port {port} proto tcp"
+
+
+def owner_keeps_ssh(firewall: Firewall, port: int) -> bool:
+    """Whether the owner's rules keep SSH open already, so that one of PiBot's is not needed.
+
+    A rule for some addresses alone is enough where the owner's firewall is on and denies: it has let in the connection
+    that this runs over. It does not push out a rule of PiBot's that may have done that instead.
+    """
+    owners = [rule for rule, comment in firewall.rules.items() if not comment.startswith("pibot")]
+    profile = "|{}OpenSSH" if port == 22 else ""
+    enough = [rf"{port}(/tcp)?{profile.format('')}"]
+    ours = firewall.rules.get(f"allow {port}/tcp", "").startswith("pibot")
+    if firewall.active and firewall.incoming in ("deny", "reject") and not ours:
+        enough.append(rf".*\bto \S+ (port {port}{profile.format('app ')})( proto tcp)?")
+    return any(re.fullmatch(f"(allow|limit) ({'|'.join(enough)})", rule) for rule in owners)
+
+
 def plan(firewall: Firewall, ssh_ports: list[int], rules: list[dict[str, Any]]) -> list[list[str]]:
     """The commands, in order: SSH, then the rules, then the old ones away, then deny, then on."""
     wanted = {}
     for port in ssh_ports:
-        if not {f"limit {port}/tcp", f"allow {port}"} & set(firewall.rules):
+        if not owner_keeps_ssh(firewall, port):
             wanted[f"allow {port}/tcp"] = "pibot: SSH"
-    if {"allow OpenSSH", "limit OpenSSH"} & set(firewall.rules):
-        wanted.pop("allow 22/tcp", None)
     for rule in rules:
-        wanted[f"allow from {rule['from']} to any port {rule['port']} proto tcp"] = f"pibot: {rule['why']}"
+        wanted[allowing(rule["from"], rule["port"])] = f"pibot: {rule['why']}"
     commands = [[*rule.split(), "comment", why] for rule, why in wanted.items() if rule not in firewall.rules]
     commands += [
         ["--force", "delete", *rule.split()]
@@ -161,7 +188,10 @@ def main() -> None:
     )
     marker = Path(module.params["marker"])
     if present:
-        commands = plan(firewall, module.params["ssh_ports"], module.params["rules"])
+        try:
+            commands = plan(firewall, module.params["ssh_ports"], module.params["rules"])
+        except ValueError as exc:
+            module.fail_json(msg=f"the firewall was left as it is: {exc}; see pibot_lan and pibot_address")
     else:
         commands = plan_removal(firewall, marker.exists())
     if ufw and not module.check_mode:
