@@ -146,6 +146,13 @@ def test_other_content_is_another_release(workshop: Workshop, name: str) -> None
     assert workshop.release() != before
 
 
+@pytest.mark.parametrize("name", ["README.md", "LICENSE"])
+def test_other_words_are_no_other_release(workshop: Workshop, name: str) -> None:
+    before = workshop.release()
+    workshop.write(name, "better words\n")
+    assert workshop.release() == before
+
+
 def test_a_file_of_another_name_is_another_release(workshop: Workshop) -> None:
     before = workshop.release()
     (workshop.source / "skills" / "dice").rename(workshop.source / "skills" / "cards")

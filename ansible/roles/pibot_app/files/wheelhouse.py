@@ -38,6 +38,8 @@ MACHINES = {"arm64": "aarch64", "armhf": "armv7l", "amd64": "x86_64"}
 # What the wheel is built from, beside the package itself.
 APP_FILES = ("pyproject.toml", "README.md", "LICENSE", "soul.md", "worker_soul.md")
 APP_FOLDERS = ("src/pibot", "skills")
+# What the build wants and nothing on a host reads: a better word in it is no other release.
+WORDS = ("README.md", "LICENSE")
 
 DOWNLOAD = (
     "download",
@@ -128,9 +130,11 @@ def short_hash(text: str) -> str:
 
 
 def release_name(source: Path, lock: str) -> str:
-    """The version and a hash of everything in the release, so that equal content is the same release."""
+    """The version and a hash of what a host runs, so that equal content is the same release."""
     digest = hashlib.sha256(lock.encode())
     for path in app_files(source):
+        if str(path.relative_to(source)) in WORDS:
+            continue
         digest.update(f"{path.relative_to(source)}\0".encode())
         digest.update(path.read_bytes() + b"\0")
     version = re.search(r'(?m)^version = "([^"]+)"', (source / "pyproject.toml").read_text())
