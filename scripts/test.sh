@@ -137,6 +137,7 @@ done
 printf '\n== Summary (all tests on Python %s, unit tests on the others)\n' "$own"
 printf '%s\n' "${summary[@]}"
 [ ${#absent[@]} = 0 ] || echo "not on this machine: Python ${absent[*]}"
+[ "${NO_LAB:-}" != 1 ] || echo "the lab and the playbook's linters were left out (NO_LAB or arguments)"
 [ ${#loud[@]} = 0 ] || printf '\n*** %s\n\n' "${loud[@]}"
 echo "$passed passed, $failed failed, $skipped skipped"
 exit "$broken"

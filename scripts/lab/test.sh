@@ -12,7 +12,8 @@ unable() {
 }
 
 cd "$LAB_ROOT"
-scripts/bootstrap.sh ansible .venv-ansible || unable "the environment for Ansible could not be made; see above."
+complaint=$(scripts/bootstrap.sh ansible .venv-ansible 2>&1) ||
+    unable "$complaint"$'\n'"the environment for Ansible could not be made: $(tail -n 1 <<<"$complaint")"
 scripts/lint-ansible.sh
 
 scripts/lab/host.sh || unable "this computer can't have what the lab needs; see above."
@@ -21,6 +22,6 @@ scripts/lab/podman-conf.sh "$LAB_IMAGE:${LAB_RELEASES[0]}" >/dev/null || unable 
 
 export PATH=$LAB_ROOT/.venv-ansible/bin:$PATH PIBOT_LAB=${PIBOT_LAB:-pibot-molecule} COLUMNS=160 NO_COLOR=1
 # What an earlier run left, which may have been killed. molecule keeps a note of it, so molecule has to remove it.
-molecule destroy >/dev/null 2>&1
 trap scripts/lab/down.sh EXIT
+molecule destroy >/dev/null 2>&1 || scripts/lab/down.sh
 molecule test --all

@@ -12,6 +12,10 @@ export ANSIBLE_CONFIG=$LAB_ROOT/ansible/ansible.cfg
 inventory=$LAB_ROOT/molecule/lab/inventory.py
 on_master() { ssh -T -F "$LAB_STATE/ssh_config" pibot-master "$@"; }
 
+# Ansible's processes have no terminal on which sudo could ask.
+[ "$(id -u)" -eq 0 ] || setsid --wait sudo -n true </dev/null 2>/dev/null ||
+    die "sudo wants a password here, which a playbook can't type: run 'sudo make up', and 'sudo make down' later."
+
 # create.yml runs these two as well; here their progress can be seen.
 "$LAB_ROOT/scripts/lab/host.sh"
 "$LAB_ROOT/scripts/lab/images.sh"
