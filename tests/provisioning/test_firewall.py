@@ -149,6 +149,12 @@ def test_removal_from_a_firewall_that_we_switched_on_switches_it_off_before_ssh_
     ]
 
 
+def test_removal_gives_back_the_policy_that_was_there() -> None:
+    state = firewall("allow 22/tcp", f"{RULE} comment 'pibot: x'")
+    commands = [" ".join(command) for command in pibot_ufw.plan_removal(state, switched_on=False, had_allowed=True)]
+    assert commands == ["default allow incoming", f"--force delete {RULE}"]
+
+
 def test_removal_from_the_owners_firewall_leaves_it_on_with_ssh_open() -> None:
     state = firewall("allow 22/tcp comment 'pibot: SSH'", f"{RULE} comment 'pibot: tasks from the master'")
     assert plan_removal(state, switched_on=False) == [f"--force delete {RULE}"]

@@ -135,11 +135,13 @@ def plan(firewall: Firewall, ssh_ports: list[int], rules: list[dict[str, Any]]) 
     return commands
 
 
-def plan_removal(firewall: Firewall, switched_on: bool) -> list[list[str]]:
-    """The commands, in order: off if PiBot had switched it on, and PiBot's rules away, with SSH's last."""
+def plan_removal(firewall: Firewall, switched_on: bool, had_allowed: bool = False) -> list[list[str]]:
+    """The commands, in order: off and open as it was before PiBot, and PiBot's rules away, with SSH's last."""
     commands = []
     if switched_on and firewall.active:
         commands.append(["--force", "disable"])
+    if had_allowed:
+        commands.append(["default", "allow", "incoming"])
     ours = [rule for rule, comment in firewall.rules.items() if comment.startswith("pibot")]
     for rule in sorted(ours, key=lambda rule: firewall.rules[rule] == "pibot: SSH"):
         if firewall.rules[rule] == "pibot: SSH" and not switched_on:
@@ -187,16 +189,19 @@ def main() -> None:
         DEFAULTS_FILE.read_text() if DEFAULTS_FILE.exists() else "",
     )
     marker = Path(module.params["marker"])
+    had_allowed = marker.with_name("firewall-had-allowed")
     if present:
         try:
             commands = plan(firewall, module.params["ssh_ports"], module.params["rules"])
         except ValueError as exc:
             module.fail_json(msg=f"the firewall was left as it is: {exc}; see pibot_lan and pibot_address")
     else:
-        commands = plan_removal(firewall, marker.exists())
+        commands = plan_removal(firewall, marker.exists(), had_allowed.exists())
     if ufw and not module.check_mode:
         if present and not firewall.active:
             marker.write_text("PiBot has switched ufw on; an uninstall switches it off again.\n")
+        if present and firewall.incoming == "allow":
+            had_allowed.write_text("ufw let in what no rule names; an uninstall has it do so again.\n")
         for command in commands:
             ufw(*command)
     before = sorted(f"{rule} # {comment}" for rule, comment in firewall.rules.items())
