@@ -15,14 +15,17 @@ testinfra_hosts = ["outside"]
 
 # What an owner would miss, or find left over.
 STATE = (
-    "dpkg-query -W -f '${db:Status-Abbrev} ${Package}\\n' | grep ^ii; cut -d: -f1 /etc/passwd;"
+    "dpkg-query -W -f '${db:Status-Abbrev} ${Package}\\n' | grep ^ii; cat /etc/passwd;"
     " sudo find /etc/systemd/system /usr/local /home /var/lib -maxdepth 2 -name '*pibot*'; sudo ufw status"
 )
 
 
 @pytest.fixture(scope="module")
 def added(tmp_path_factory: pytest.TempPathFactory, lab: Lab) -> Iterator[Path]:
-    """An inventory with one line more, for the machine that was a stranger so far. Its owner has moved SSH to 2222."""
+    """An inventory with one line more, for the machine that was a stranger so far.
+
+    Its owner has moved SSH to 2222 and likes another shell, and it has no bubblewrap.
+    """
     address = lab.hosts["outside"]["ansible_host"]
     inventory = tmp_path_factory.mktemp("inventory") / "added.ini"
     inventory.write_text(f"[workers]\nworker-4 ansible_host={address} ansible_port=2222\n")
@@ -30,6 +33,7 @@ def added(tmp_path_factory: pytest.TempPathFactory, lab: Lab) -> Iterator[Path]:
     lines = known_hosts.read_text()
     (key,) = [line for line in lines.splitlines() if line.startswith(f"{address} ")]
     known_hosts.write_text(f"{lines}{key.replace(address, f'[{address}]:2222')}\n")
+    lab.shell("outside", "sudo usermod --shell /bin/dash pi && sudo dpkg --purge bubblewrap")
     file = "/etc/ssh/sshd_config.d/ports.conf"
     lab.shell("outside", f"printf 'Port 22\\nPort 2222\\n' | sudo tee {file} && sudo systemctl restart ssh")
     lab.ports["outside"] = 2222

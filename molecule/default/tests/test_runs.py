@@ -1,0 +1,63 @@
+"""Runs of the playbook on a fleet that works: cut off in the middle, only looked at, talkative."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from conftest import Lab
+
+testinfra_hosts = ["pibot-master"]
+
+ENV = "/home/pi/pibot-worker/.env"
+ONE_WORKER = ("playbooks/workers.yml", "--limit", "worker-1", "--tags", "worker")
+
+
+def process(lab: Lab) -> str:
+    return lab.shell("worker-1", "systemctl show --property MainPID --value pibot-worker").strip()
+
+
+def test_what_a_run_that_was_cut_off_has_written_is_taken_up_by_the_next_one(lab: Lab) -> None:
+    lab.playbook(*ONE_WORKER)
+    started = process(lab)
+    # As if a run had been cut off between its .env and the restart.
+    lab.shell("worker-1", f"echo PIBOT_MAX_STEPS=19 | sudo tee -a {ENV}")
+    settings = {
+        "PIBOT_WEB_ALLOW": f"{lab.hosts['worker-1']['ansible_host'].rsplit('.', 1)[0]}.0/24",
+        "PIBOT_LEASE_SECONDS": "15",
+        "PIBOT_MAX_STEPS": "19",
+    }
+    extra = ("-e", json.dumps({"pibot_env": settings}))
+    printed = lab.playbook(*ONE_WORKER, *extra)
+    assert "changed=1" in printed  # the restart, and nothing that was written
+    again = process(lab)
+    assert again not in ("0", started)
+    assert "changed=0" in lab.playbook(*ONE_WORKER, *extra)
+    assert process(lab) == again
+    lab.playbook(*ONE_WORKER)
+    assert "MAX_STEPS" not in lab.shell("worker-1", f"cat {ENV}")
+
+
+def test_a_check_of_an_update_goes_through_and_changes_nothing(lab: Lab, tmp_path: Path) -> None:
+    soul = tmp_path / "soul.md"
+    soul.write_text("You are another.\n")
+    before = process(lab)
+    printed = lab.playbook("site.yml", "--check", "--diff", "-e", f"pibot_worker_soul={soul}")
+    assert "+You are another." in printed
+    assert "PIBOT_API_KEY" not in printed
+    assert process(lab) == before
+    assert "another" not in lab.shell("worker-1", "cat ~/pibot-worker/worker_soul.md")
+
+
+def test_no_run_prints_the_key_however_talkative_it_is(lab: Lab) -> None:
+    printed = lab.playbook("site.yml", "-vvvv", "--diff")
+    assert re.search(r"failed=0", printed)
+    assert lab.key not in printed
+
+
+def test_a_check_makes_no_key(lab: Lab, tmp_path: Path) -> None:
+    lab.playbook("site.yml", "--check", "-e", f"pibot_secrets_dir={tmp_path}/secrets")
+    assert not (tmp_path / "secrets").exists()
