@@ -13,17 +13,18 @@ cd "$(dirname -- "$0")/.."
 wanted=(3.9 3.10 3.11 3.12 3.13)
 logs=$(mktemp -d)
 lab=
-trap 'rm -rf "$logs"' EXIT
-# What runs in the background ignores Ctrl-C by itself. The lab is a process group of its own, and removes its hosts.
-# shellcheck disable=SC2317 # the trap calls it
-stop() {
+# What runs in the background ignores Ctrl-C by itself, and outlives a step that fails. The lab is a process group of its
+# own, and removes its hosts.
+# shellcheck disable=SC2317 # the traps call it
+stop_all() {
     # shellcheck disable=SC2046 # one argument for each process
     kill -TERM $(jobs -p) || true
     [ -z "$lab" ] || kill -TERM -- "-$lab" || true
     wait
-    exit 130
+    lab=
 } 2>/dev/null
-trap stop INT TERM
+trap 'stop_all; rm -rf "$logs"' EXIT
+trap 'exit 130' INT TERM
 summary=()
 loud=()
 passed=0 failed=0 skipped=0 broken=0
