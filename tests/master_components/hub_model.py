@@ -114,7 +114,11 @@ class Hub:
         self.loop.call_soon(lambda: self.pool.join(address, registered=True))
 
     def leave(self, name: str) -> None:
-        self.loop.call_soon(lambda: name in self.pool._workers and self.pool.leave(name))
+        def leave() -> None:
+            if name in self.pool._workers:
+                self.pool.leave(name)
+
+        self.loop.call_soon(leave)
 
     def stop(self) -> None:
         """As a hub that is told to."""
