@@ -87,6 +87,9 @@ class Fleet:
         job: dict[str, Any] = self.ask("GET", f"/task/{job_id}").json()["job"]
         return job
 
+    def waits_for(self, job_id: str) -> object:
+        return self.job(job_id)["subtasks"][0]["waiting_for"]
+
     def ended(self, job_id: str) -> dict[str, Any]:
         assert self.ask("GET", f"/task/{job_id}/result", Prefer="wait=60").status == 200
         return self.job(job_id)
@@ -211,3 +214,19 @@ def test_a_worker_that_is_stopped_leaves_and_one_that_is_drained_gets_nothing(fl
 
     fleet.ask("POST", "/workers/worker-1/undrain")
     assert fleet.ended(accepted["job_id"])["status"] == "completed"
+
+
+def test_a_job_outlives_the_restart_of_the_fleets_only_worker(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as parts:
+        fleet = Fleet(tmp_path, parts)
+        fleet.start_worker(1)
+        job_id = fleet.submit()
+        fleet.workers["worker-1"].process.send_signal(signal.SIGTERM)
+        fleet.until(lambda: fleet.known() == {})  # it has said that it leaves
+        meanwhile = fleet.ask("POST", "/task", {"description": "do it", "skills": []}).json()["job_id"]
+        jobs = (job_id, meanwhile)
+        fleet.until(lambda: [fleet.waits_for(name) for name in jobs] == ["no worker is known"] * 2)
+        fleet.start_worker(1)
+
+        assert [fleet.ended(name)["status"] for name in jobs] == ["completed"] * 2
+        assert len(fleet.job(job_id)["subtasks"][0]["attempts"]) == 2
