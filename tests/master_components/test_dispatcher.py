@@ -725,6 +725,16 @@ async def test_the_time_of_a_job_holds_while_it_waits_for_its_turn(tmp_path: Pat
         assert len(pool.ranks) == 2
 
 
+async def test_the_time_of_a_job_holds_though_it_was_found_in_the_store_before_it_was_told_of(tmp_path: Path) -> None:
+    async with dispatching(tmp_path, FakePool(hang)) as (dispatcher, store):
+        job_id = store.submit(Submission("x", (), timeout=1000.0)).job_id
+        dispatcher._begin(job_id)
+        dispatcher.notify(job_id, 0, 1000.0)
+        assert set(dispatcher._overdue) == {job_id}  # it may have to wait in the store again
+        await dispatcher.cancel(job_id)
+        assert dispatcher._overdue == {}
+
+
 async def test_the_time_of_a_job_that_waits_for_its_turn_holds_after_a_restart_too(tmp_path: Path) -> None:
     store = JobStore(tmp_path / "jobs.db")
     for text in ("has the worker", "waits for it"):

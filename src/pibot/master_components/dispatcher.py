@@ -121,10 +121,12 @@ class Dispatcher:
 
     def notify(self, job_id: str, priority: int = 0, timeout: float | None = None) -> None:
         """There is a new job; call it in the loop."""
-        if self._stopping or job_id in self._running:
+        if self._stopping:
             return
         if timeout is not None and job_id not in self._overdue:
             self._end_in(timeout, job_id)
+        if job_id in self._running:
+            return
         if self._has_room() and not self._more and not self._looking:
             self._begin(job_id)
             return
