@@ -126,6 +126,8 @@ def status(as_json: bool) -> None:
     click.echo(f"hub      {hub.settings.hub_url}, version {health['version']}")
     click.echo(f"model    {health['model'] or 'none: set VOLC_API_KEY on the master'}")
     click.echo(f"jobs     {jobs}")
+    if health.get("problem"):
+        click.echo(f"problem  {health['problem']}")
     if not workers["workers"]:
         click.echo("workers  none: set WORKER_1_IP on the master")
     for worker in workers["workers"]:
