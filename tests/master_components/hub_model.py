@@ -18,16 +18,19 @@ from pibot.master_components.states import (
     ENDED_JOBS,
     ENDED_SUBTASKS,
     JOB_TRANSITIONS,
-    MAX_ATTEMPTS,
     JobState,
     SubtaskState,
 )
 from pibot.master_components.step_runner import LEASE_SECONDS, Timing
 from pibot.master_components.worker_pool import WorkerPool
+from pibot.master_components.worker_talk import CHECK_TIMEOUT
 from tests.support.clocks import FakeClock
 from tests.support.planners import FakePlanner
 from tests.support.simulated_workers import Link, SimulatedNetwork, SimulatedWorker
 from tests.support.virtual_loop import VirtualLoop
+
+MAX_ATTEMPTS = 3
+"""As it is promised, whatever the code says."""
 
 LOOK_EVERY = 10.0
 """Seconds between two looks at the workers."""
@@ -71,6 +74,12 @@ class Fleet:
     monotonic: FakeClock = field(default_factory=lambda: FakeClock(5.0))
     planner: SlowPlanner = field(default_factory=SlowPlanner)
     workers: dict[str, SimulatedWorker] = field(default_factory=dict)
+    ranks: set[tuple[float, float]] = field(default_factory=set)  # those of the jobs
+
+    def tick(self) -> None:
+        """A moment passes."""
+        self.wall.now += 0.001
+        self.monotonic.now += 0.001
 
 
 class Hub:
@@ -99,6 +108,8 @@ class Hub:
         self.calls: list[tuple[str, asyncio.Task[Any]]] = []
         self.broken: list[str] = []
         self.is_stopping = False
+        self._could_have: dict[int, float] = {}
+        self.began = fleet.wall.now
         self._watch_the_line()
         for coroutine in (self.dispatcher.start(), self._keep_looking()):
             self.calls.append(("", self.loop.create_task(coroutine)))
@@ -161,6 +172,8 @@ class Hub:
 
         def watched(place: Any) -> str | None:
             worker_id = take(place)
+            if place.rank not in self.fleet.ranks:
+                self.broken.append(f"no job has the rank {place.rank}")
             if worker_id is not None:
                 skills = self.fleet.workers[worker_id].skills
                 for other in line._waiting:
@@ -177,7 +190,7 @@ class Hub:
         for _, call in self.calls:
             if call.done() and not call.cancelled():
                 call.result()
-        assert self.broken == []
+        assert self.broken == [], self.broken
         assert self.loop.errors == [], self.loop.errors
 
     def check_at_rest(self, jobs: dict[str, Job]) -> None:
@@ -192,13 +205,22 @@ class Hub:
             if job_id and not call.done():
                 assert jobs[job_id].state not in ENDED_JOBS, f"nobody told of the end of {job_id}"
         self._check_places(jobs)
-        now = self.pool._monotonic()
-        for place in self.pool._line._waiting:
-            idle = self.pool._line._idle.values()
-            assert best(idle, place.avoid, place.skills, now - A_LITTLE) is None, f"{place} waits for a free worker"
+        self._check_line()
         if all(worker.link is Link.UP for worker in self.fleet.workers.values()):
             late = [job.job_id for job in jobs.values() if job.state not in ENDED_JOBS and self.is_ending(job)]
             assert late == [], "these should have ended by now"
+
+    def _check_line(self) -> None:
+        """Nobody waits for a free worker, for longer than until the next look has found out that it is."""
+        line, now = self.pool._line, self.fleet.monotonic.now
+        could = [
+            place.number
+            for place in line._waiting
+            if best(line._idle.values(), place.avoid, place.skills, now - A_LITTLE) is not None
+        ]
+        self._could_have = {number: self._could_have.get(number, now) for number in could}
+        for number, since in self._could_have.items():
+            assert now - since <= LOOK_EVERY + CHECK_TIMEOUT, f"place {number} waits for a free worker: {line._waiting}"
 
     def is_ending(self, job: Job) -> bool:
         """Whether it is ended before its time: then its tasks on workers may end one after the other."""
@@ -270,6 +292,16 @@ class Promises:
                 self._check_end(job)
         self.before = now
         return now
+
+    def check_evidence(self) -> None:
+        """Of a task whose lease was lost in this hub's life there is the result that its worker has, if it has one."""
+        for job in self.before.values():
+            for step in job.subtasks:
+                for attempt in step.attempts:
+                    silent = "no sign of life" in (attempt.error or "") and (attempt.finished_at or 0) > self.hub.began
+                    worker = self.fleet.workers[attempt.worker_id]
+                    if silent and worker.has_result(f"{job.job_id}.{step.task_id}.{attempt.number}."):
+                        assert attempt.late_result is not None, f"{attempt} has no late result"
 
     @staticmethod
     def _check_changes(before: Job, job: Job) -> None:

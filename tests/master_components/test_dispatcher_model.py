@@ -17,8 +17,10 @@ from hypothesis.stateful import (
 )
 
 from pibot.contracts import SubTask, TaskComplexity, TaskPlan, TaskState
+from pibot.master_components.late_results import MAX_ASK_AGAIN
 from pibot.master_components.records import Submission
 from pibot.master_components.states import ENDED_JOBS
+from pibot.master_components.step_runner import LEASE_SECONDS
 from tests.master_components.hub_model import Fleet, Hub, Promises
 from tests.support.simulated_workers import Link, SimulatedWorker
 
@@ -29,12 +31,13 @@ SKILLS = ("shell_exec", "file_ops")
 
 WORKERS = ("worker-1", "worker-2", "worker-3", "worker-4")
 
-MOST_JOBS = 8
+MOST_JOBS = 10
 
 TURNS = st.one_of(st.none(), st.none(), st.integers(0, 15))
 """Of the hub's loop until the next event; None for as many as there are until time must go by."""
 
 skills = st.sampled_from([SKILLS[:1], SKILLS[:1], SKILLS])
+priorities = st.integers(-1, 1)
 timeouts = st.sampled_from([None, None, None, 30.0, 100.0])
 
 
@@ -87,7 +90,7 @@ class HubMachine(RuleBasedStateMachine):
         plan=st.none() | plans(),
         step=skills,
         timeout=timeouts,
-        priority=st.integers(-1, 1),
+        priorities=st.lists(priorities, min_size=1, max_size=3),
         data=st.data(),
         turns=TURNS,
     )
@@ -96,29 +99,33 @@ class HubMachine(RuleBasedStateMachine):
         plan: TaskPlan | None,
         step: tuple[str, ...],
         timeout: float | None,
-        priority: int,
+        priorities: list[int],
         data: Any,
         turns: int | None,
     ) -> None:
-        text = f"job-{len(self.promises.sent)}"
-        submission = Submission(text, None if plan else step, timeout, priority, job_id=text)
-        if plan:
-            self.fleet.planner.plans[text] = data.draw(
-                st.sampled_from([plan, plan, plan, plan, None]), "what is planned"
-            )
-            self.fleet.planner.seconds[text] = data.draw(st.sampled_from([0.0, 0.0, 5.0]), "planning takes")
-        self.send(submission)
+        seconds = data.draw(st.sampled_from([0.0, 0.0, 5.0]), "planning takes") if plan else 0.0
+        can_be_planned = not plan or data.draw(st.integers(0, 4), "0 can't be planned")
+        for priority in priorities:
+            name = f"job-{len(self.promises.sent)}"
+            self.fleet.planner.plans[name] = plan if can_be_planned else None
+            self.fleet.planner.seconds[name] = seconds
+            self.send(Submission(name, None if plan else step, timeout, priority, job_id=name))
         self.go(turns)
 
     def send(self, submission: Submission) -> None:
+        self.fleet.tick()
         job = self.hub.store.submit(submission)
         self.promises.sent[job.job_id] = submission
         self.promises.sent_at[job.job_id] = self.fleet.wall.now
+        self.fleet.ranks.add((-job.priority, job.accepted_run))
         self.hub.loop.call_soon(self.hub.dispatcher.notify, job.job_id, job.priority, job.timeout)
 
     @rule(data=st.data(), turns=TURNS)
     def cancel(self, data: Any, turns: int | None) -> None:
         job_id = self.some_job(data)
+        if self.working() and data.draw(st.booleans(), "as a task ends"):
+            self.working()[0].finish(TaskState.COMPLETED)
+            self.go(data.draw(st.integers(0, 6), "turns until then"))
         self.promises.cancels.add(job_id)
         self.hub.cancel(job_id)
         self.go(turns)
@@ -148,6 +155,20 @@ class HubMachine(RuleBasedStateMachine):
             worker.restart()
         if how != "restarted":
             worker.connect(Link.SILENT if how == "silent" else Link.REFUSED)
+        self.go(turns)
+
+    @precondition(lambda self: self.working())
+    @rule(data=st.data(), goes_on=st.booleans(), turns=TURNS)
+    def a_worker_is_silent_for_its_lease(self, data: Any, goes_on: bool, turns: int | None) -> None:
+        worker = data.draw(st.sampled_from(self.working()), "worker")
+        worker.connect(Link.SILENT)
+        self.hub.loop.pass_time(LEASE_SECONDS + 1.0)
+        if worker.running and not goes_on:
+            worker.finish(TaskState.COMPLETED)
+        if data.draw(st.booleans(), "comes back"):
+            worker.connect(Link.UP)
+            if data.draw(st.booleans(), "is asked"):
+                self.hub.loop.pass_time(MAX_ASK_AGAIN)
         self.go(turns)
 
     @precondition(lambda self: any(worker.link is not Link.UP for worker in self.fleet.workers.values()))
@@ -187,6 +208,8 @@ class HubMachine(RuleBasedStateMachine):
 
     @rule(killed=st.booleans(), power=st.booleans(), data=st.data(), turns=TURNS)
     def the_hub_is_started_again(self, killed: bool, power: bool, data: Any, turns: int | None) -> None:
+        if data.draw(st.booleans(), "a job is cancelled just before"):
+            self.cancel(data, data.draw(st.integers(0, 3), "turns until then"))
         self.sound = False
         # A worker that had come by itself comes again; one with a task of ours surely.
         at_work = [worker.name for worker in self.working()]
@@ -250,6 +273,7 @@ class HubMachine(RuleBasedStateMachine):
             {},
         )
         assert self.hub.dispatcher._steps._reserved == set()
+        self.promises.check_evidence()
         assert not self.working(), "nobody wants what these workers do"
         self.hub.stop()
 
@@ -274,7 +298,7 @@ def test_whatever_happens_every_job_ends_truly_and_nothing_of_it_is_left() -> No
     run_state_machine_as_test(
         HubMachine,
         settings=settings(
-            max_examples=60,
+            max_examples=100,
             stateful_step_count=40,
             deadline=None,
             print_blob=True,

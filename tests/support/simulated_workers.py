@@ -103,6 +103,10 @@ class SimulatedWorker:
         finally:
             del self._waiting[changed]
 
+    def has_result(self, start: str) -> bool:
+        """Whether it can be asked for the result of a task whose id starts so."""
+        return any(task_id.startswith(start) for task_id in self._results)
+
     # --- its API ---
 
     def handle(self, path: str, body: JsonObject | None) -> tuple[int, JsonObject]:

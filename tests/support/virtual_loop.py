@@ -15,6 +15,10 @@ MOST_TURNS = 5_000
 """Turns without any time going by after which the loop is taken to go round and round."""
 
 
+SHORTEST = 1e-6
+"""Seconds until a timer goes off, at least."""
+
+
 class _Selector:
     """Nothing is ever read or written here."""
 
@@ -48,6 +52,10 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def time(self) -> float:
         return self._clocks[0].now
+
+    def call_at(self, when: float, callback: Callable[..., object], *args: Any, **more: Any) -> asyncio.TimerHandle:  # type: ignore[override]
+        # What sleeps for less than the clock's precision would do so for ever.
+        return super().call_at(max(when, self.time() + SHORTEST), callback, *args, **more)
 
     def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
         future: asyncio.Future[Any] = self.create_future()

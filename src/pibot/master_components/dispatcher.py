@@ -108,8 +108,10 @@ class Dispatcher:
         """Take up the jobs that have not ended, first those that workers may have something of."""
         leases = await self._on_disk(self._store.leases)
         self._steps.resume(leases)
-        for job_id in dict.fromkeys(lease.job_id for lease in leases):
-            self._begin(job_id)
+        to_cancel = await self._on_disk(self._store.to_cancel)  # they do not wait for their turn either
+        for job_id in dict.fromkeys((*(lease.job_id for lease in leases), *to_cancel)):
+            if job_id not in self._running:
+                self._begin(job_id)
         for job_id, seconds in (await self._on_disk(self._store.deadlines)).items():
             self._end_in(seconds, job_id)
         await self._fill()

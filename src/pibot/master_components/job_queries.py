@@ -96,6 +96,15 @@ class JobQueries:
             steps = (subtask_from(row, ()) for row in rows)
             return tuple(step.lease for step in steps if step.lease is not None)
 
+    def to_cancel(self) -> tuple[str, ...]:
+        """The ids of the jobs that are to be cancelled and have not ended."""
+        with self._reading() as db:
+            rows = db.execute(
+                "SELECT job_id FROM job INDEXED BY job_unfinished"
+                f" WHERE state IN {listed(UNFINISHED_JOBS)} AND cancel_requested"
+            )
+            return tuple(row["job_id"] for row in rows)
+
     def counts(self) -> dict[JobState, int]:
         """How many jobs there are in each state."""
         with self._reading() as db:

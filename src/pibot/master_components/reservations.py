@@ -56,11 +56,11 @@ class Reservations:
         place = _Place(
             rank, self._number, asyncio.get_running_loop().create_future(), frozenset(avoid), frozenset(skills)
         )
-        worker_id = self._take(place)
+        worker_id = None if self._waiting else self._take(place)
         if worker_id is not None:
             return worker_id
         bisect.insort(self._waiting, place)
-        self._schedule_wake()
+        self.serve()  # a worker that was heard of just now is for who comes first in the line
         try:
             # Unlike wait_for before Python 3.12, this never loses a cancellation that comes with the worker.
             await asyncio.wait({place.worker}, timeout=timeout)

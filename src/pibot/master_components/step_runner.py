@@ -63,22 +63,24 @@ class Standing:
     """Where a job's subtasks are, for whoever shares out the places among the jobs.
 
     Args:
-        got_worker: called when the job, which had none, has a worker.
+        look: called when its place may have come free: it has a worker now, or does nothing but wait.
 
     Attributes:
         waiting: how many wait, for a worker or before another attempt.
         workers: how many have a worker.
     """
 
-    def __init__(self, got_worker: Callable[[], None]) -> None:
+    def __init__(self, look: Callable[[], None]) -> None:
         self.waiting = 0
         self.workers = 0
-        self._got_worker = got_worker
+        self._look = look
 
     @contextlib.contextmanager
     def waits(self) -> Iterator[None]:
         """While a subtask waits."""
         self.waiting += 1
+        if not self.workers:
+            self._look()
         try:
             yield
         finally:
@@ -89,7 +91,7 @@ class Standing:
         """While a subtask has a worker."""
         self.workers += 1
         if self.workers == 1:
-            self._got_worker()
+            self._look()
         try:
             yield
         finally:
