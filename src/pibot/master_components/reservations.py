@@ -51,7 +51,10 @@ class Reservations:
     async def acquire(self, timeout: float | None, avoid: Collection[str], skills: Collection[str], rank: Rank) -> str:
         """Reserve a worker; see :meth:`WorkerPool.acquire`."""
         if not self._ever_any:  # where all have left, they may come back: a worker that is restarted leaves and joins
-            raise NoWorkers("no worker is known; set WORKER_1_IP (and WORKER_2_IP …) to your workers' addresses")
+            raise NoWorkers(
+                "no worker is known; set WORKER_1_IP (and WORKER_2_IP …) to your workers' addresses, "
+                "or PIBOT_HUB_URL on each worker"
+            )
         self._number += 1
         place = _Place(
             rank, self._number, asyncio.get_running_loop().create_future(), frozenset(avoid), frozenset(skills)

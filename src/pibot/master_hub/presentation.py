@@ -57,7 +57,7 @@ def banners(
             "workers",
             "bad",
             not workers,
-            "No worker is known. Set WORKER_1_IP (WORKER_2_IP …), then restart the hub.",
+            "No worker is known. Set WORKER_1_IP … and restart the hub, or set PIBOT_HUB_URL on each worker.",
         ),
         ("offline", "bad", offline, "Every worker is offline. Jobs wait until one answers; each says below why."),
         (
