@@ -3,13 +3,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 from typing import Any, Callable
 
 import pytest
 
-from pibot.contracts import Clock, SubTask, TaskComplexity, TaskPlan, TaskRequest, TaskResult, TaskState, Usage
+from pibot.contracts import Clock, TaskComplexity, TaskPlan, TaskRequest, TaskResult, TaskState, Usage
 from pibot.errors import (
     JobNotFound,
     LLMUnavailable,
@@ -30,23 +30,7 @@ from pibot.master_components.states import JobState, SubtaskState
 from pibot.master_components.step_runner import ATTEMPTS, NO_WORKER_LOOKS, StepRunner, Timing
 from pibot.master_components.store_thread import StoreThread
 from tests.support.clocks import FakeClock
-
-
-class FakePlanner:
-    """Plans what its test says, and lists the results as the answer."""
-
-    def __init__(self, plan: TaskPlan | Exception) -> None:
-        self.plan = plan
-        self.planned = 0
-
-    async def analyze(self, description: str) -> tuple[TaskPlan, Usage]:
-        self.planned += 1
-        if isinstance(self.plan, Exception):
-            raise self.plan
-        return self.plan, Usage(1, 1, 1)
-
-    async def compose(self, description: str, results: Sequence[tuple[SubTask, TaskResult]]) -> tuple[str, Usage]:
-        return "; ".join(f"{step.task_id}={result.output or result.error}" for step, result in results), Usage(2, 2, 1)
+from tests.support.planners import FakePlanner, plan
 
 
 class FakePool:
@@ -154,11 +138,6 @@ def ok(worker_id: str, request: TaskRequest) -> TaskResult:
     return TaskResult(
         request.task_id, worker_id, TaskState.COMPLETED, f"did {request.description}", usage=Usage(3, 3, 1)
     )
-
-
-def plan(**needs: tuple[str, ...]) -> TaskPlan:
-    steps = tuple(SubTask(name, name, ("shell_exec",), needed) for name, needed in needs.items())
-    return TaskPlan(TaskComplexity.COMPLEX, False, steps)
 
 
 class Sleeps:
@@ -997,6 +976,7 @@ async def test_jobs_that_have_a_worker_leave_room_for_others(tmp_path: Path) -> 
         for n in range(5):
             dispatcher.notify(store.submit(Submission(str(n), ())).job_id)
         await begun(pool, 5)
+        assert sorted(worker for worker, _ in pool.asked) == [f"worker-{n}" for n in range(1, 6)]
 
 
 async def test_a_job_that_was_put_back_can_be_cancelled_and_its_waiter_is_told_only_of_its_end(tmp_path: Path) -> None:
