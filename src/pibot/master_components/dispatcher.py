@@ -1,32 +1,22 @@
-"""Brings every accepted job to its end: plans it, hands its subtasks to workers, makes one answer of the results."""
+"""Brings every accepted job to its end: which are worked on now, who waits for them, and when their time is up."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from dataclasses import dataclass
 
-from pibot.contracts import SubTask, TaskPlan, TaskResult, TaskState, Usage
-from pibot.errors import (
-    IllegalTransition,
-    JobNotFound,
-    LLMError,
-    PibotError,
-    StoreError,
-)
+from pibot.errors import JobNotFound, PibotError, StoreError
 from pibot.logs import event
+from pibot.master_components.job_runner import JobRunner, Planner
 from pibot.master_components.job_store import JobStore
-from pibot.master_components.planner import with_results
-from pibot.master_components.records import MAX_PRIORITY, Job, SubtaskRecord
-from pibot.master_components.states import ENDED_JOBS, JobState, SubtaskState
+from pibot.master_components.records import MAX_PRIORITY
+from pibot.master_components.states import ENDED_JOBS, JobState
 from pibot.master_components.step_runner import Pool, Standing, StepRunner, Timing
 from pibot.master_components.store_thread import StoreThread
 
 log = logging.getLogger("pibot.dispatcher")
-
-T = TypeVar("T")
 
 CANCELLED = "the job was cancelled"
 
@@ -38,21 +28,12 @@ LOOK_AGAIN = 5.0
 """Seconds until the store is asked again which jobs wait, where it could not be read."""
 
 
-class Planner(Protocol):
-    """Plans jobs and sums up their results."""
-
-    async def analyze(self, description: str) -> tuple[TaskPlan, Usage]: ...
-
-    async def compose(self, description: str, results: Sequence[tuple[SubTask, TaskResult]]) -> tuple[str, Usage]: ...
-
-
 @dataclass
 class _Taken:
     """A job that is worked on.
 
     Attributes:
         begun: its work has taken its first step.
-        steps: how many of its subtasks are worked on.
         put_back: it is to wait in the store again.
     """
 
@@ -60,13 +41,12 @@ class _Taken:
     standing: Standing
     priority: int = MAX_PRIORITY
     begun: bool = False
-    steps: int = 0
     put_back: bool = False
 
     @property
     def replaceable(self) -> bool:
         """Whether it does nothing but wait, so that a more urgent job may have its place."""
-        return 0 < self.steps == self.standing.waiting and not self.put_back
+        return 0 < self.standing.steps == self.standing.waiting and not self.put_back
 
 
 class Dispatcher:
@@ -90,11 +70,11 @@ class Dispatcher:
         jobs_at_once: int = JOBS_AT_ONCE,
     ) -> None:
         self._store = store
-        self._planner = planner
         self._jobs_at_once = jobs_at_once
         timing = timing or Timing()
         self._on_disk = StoreThread(timing.sleep)
         self._steps = StepRunner(store, self._on_disk, pool, timing)
+        self._jobs = JobRunner(store, self._on_disk, planner, self._steps)
         self._running: dict[str, _Taken] = {}
         self._cancelling: set[str] = set()
         self._overdue: dict[str, asyncio.TimerHandle] = {}
@@ -174,7 +154,7 @@ class Dispatcher:
             await asyncio.sleep(0)  # cancelled before its first step, a task never sees to its own end
             running = self._running.get(job_id)
         if running is None:
-            await self._end(job_id, JobState.CANCELLED, CANCELLED)
+            await self._jobs.end(job_id, JobState.CANCELLED, CANCELLED)
             self._forget(job_id)
             return
         if job_id not in self._cancelling:  # a second one would cut short the wait for the workers
@@ -264,14 +244,14 @@ class Dispatcher:
         except asyncio.CancelledError:
             put_back = self._running[job_id].put_back and job_id not in self._cancelling
             if not (self._stopping or put_back):
-                await self._end(job_id, JobState.CANCELLED, CANCELLED)
+                await self._jobs.end(job_id, JobState.CANCELLED, CANCELLED)
         except JobNotFound:
             log.warning("job_gone job=%s", job_id)
         except PibotError as exc:
-            await self._end(job_id, JobState.FAILED, str(exc))
+            await self._jobs.end(job_id, JobState.FAILED, str(exc))
         except Exception as exc:  # a defect fails its job, and takes no other with it
             log.exception("job_broke job=%s", job_id)
-            await self._end(job_id, JobState.FAILED, f"a defect in the hub: {type(exc).__name__}: {exc}")
+            await self._jobs.end(job_id, JobState.FAILED, f"a defect in the hub: {type(exc).__name__}: {exc}")
         finally:
             del self._running[job_id]
             self._steps.let_go(job_id)
@@ -292,19 +272,6 @@ class Dispatcher:
             if not waiter.done():
                 waiter.set_result(None)
 
-    async def _end(self, job_id: str, state: JobState, reason: str) -> None:
-        """End a job before its time; what of it still waits or runs is over. It has ended when this returns."""
-        try:
-            await self._on_disk.to_the_end(lambda: self._store.finish(job_id, state, error=reason))
-        except IllegalTransition:
-            return  # it had ended just before
-        except StoreError as exc:
-            event(log, "job_not_ended", level=logging.ERROR, job=job_id, error=str(exc))
-            return
-        event(log, "job_finished", job=job_id, status=state.value, error=reason)
-
-    # --- one job ---
-
     async def _work(self, job_id: str) -> None:
         job = await self._on_disk(self._store.job, job_id)
         if job.state in ENDED_JOBS:
@@ -312,97 +279,11 @@ class Dispatcher:
         if job.cancel_requested:
             # From before a restart: its tasks may still run on their workers.
             await self._steps.abandon(job_id)
-            await self._end(job_id, JobState.CANCELLED, CANCELLED)
+            await self._jobs.end(job_id, JobState.CANCELLED, CANCELLED)
             return
         self._running[job_id].priority = job.priority
         try:
-            await asyncio.wait_for(self._plan_and_run(job), self._store.time_left(job))
+            await asyncio.wait_for(self._jobs.run(job, self._running[job_id].standing), self._store.time_left(job))
         except asyncio.TimeoutError:
             await self._steps.abandon(job_id)
-            await self._end(job_id, JobState.FAILED, f"the job's {job.timeout:g} seconds were up")
-
-    async def _plan_and_run(self, job: Job) -> None:
-        if job.plan is None:
-            await self._on_disk(self._store.start_planning, job.job_id)
-            try:
-                plan, usage = await self._planner.analyze(job.description)
-            except LLMError as exc:
-                await self._end(job.job_id, JobState.FAILED, f"the job could not be planned: {exc}")
-                return
-            await self._on_disk(lambda: self._store.save_plan(job.job_id, plan, usage))
-            event(log, "job_planned", job=job.job_id, steps=len(plan.subtasks), note=plan.note or None)
-            job = await self._on_disk(self._store.job, job.job_id)
-        assert job.plan is not None
-        if job.plan.handle_locally:
-            answer = job.plan.answer
-            await self._on_disk.to_the_end(lambda: self._store.finish(job.job_id, JobState.COMPLETED, answer=answer))
-            return
-        await self._run_steps(job, self._running[job.job_id])
-        await self._conclude(job.job_id)
-
-    async def _run_steps(self, job: Job, taken: _Taken) -> None:
-        """Run the subtasks as their dependencies allow, until none is left that could be run."""
-        single = len(job.subtasks) == 1
-        rank = (-float(job.priority), job.accepted_run)
-        steps: dict[asyncio.Task[None], str] = {}
-        try:
-            while True:
-                current = job if not steps else await self._on_disk(self._store.job, job.job_id)
-                begun = set(steps.values())
-                for record in current.subtasks:
-                    if record.state in (SubtaskState.READY, SubtaskState.LEASED) and record.task_id not in begun:
-                        subtask = self._with_needed(record, current)
-                        run = self._steps.run(
-                            job.job_id, subtask, record, finish_job=single, rank=rank, standing=taken.standing
-                        )
-                        steps[asyncio.ensure_future(run)] = record.task_id
-                if not steps:
-                    return
-                taken.steps = len(steps)
-                done, _ = await asyncio.wait(steps, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    del steps[task]
-                    task.result()
-                if single:
-                    return
-                job = await self._on_disk(self._store.job, job.job_id)
-        finally:
-            for task in steps:
-                task.cancel()
-            if steps:
-                await asyncio.wait(steps)
-
-    @staticmethod
-    def _with_needed(record: SubtaskRecord, job: Job) -> SubTask:
-        results = {step.task_id: step for step in job.subtasks}
-        needed = [(_subtask(results[name]), results[name].result) for name in record.depends_on]
-        # A step may take what its job was given; the job's own end cuts it. The whole of that and not what is left,
-        # for after a restart the same task must be sent again.
-        subtask = replace(_subtask(record), timeout=record.timeout or job.timeout)
-        return with_results(subtask, [(step, result) for step, result in needed if result is not None])
-
-    async def _conclude(self, job_id: str) -> None:
-        """End a job whose subtasks have all ended: one answer of what they came to."""
-        job = await self._on_disk(self._store.job, job_id)
-        if job.state in ENDED_JOBS:
-            return
-        results = [(_subtask(step), _result_of(step)) for step in job.subtasks]
-        answer, usage = await self._planner.compose(job.description, results)
-        failed = [step for step in job.subtasks if step.state is not SubtaskState.COMPLETED]
-        state = JobState.FAILED if failed else JobState.COMPLETED
-        error = "; ".join(f"step {step.task_id!r} {step.state.value}: {step.error}" for step in failed) or None
-        await self._on_disk.to_the_end(
-            lambda: self._store.finish(job_id, state, answer=answer or None, error=error, usage=usage)
-        )
-        event(log, "job_finished", job=job_id, status=state.value, error=error)
-
-
-def _subtask(record: SubtaskRecord) -> SubTask:
-    return SubTask(record.task_id, record.description, record.skills, record.depends_on, record.timeout)
-
-
-def _result_of(record: SubtaskRecord) -> TaskResult:
-    """The subtask's result; one that says why where there is none."""
-    if record.result is not None:
-        return record.result
-    return TaskResult(record.task_id, record.worker_id, TaskState.FAILED, error=record.error or record.state.value)
+            await self._jobs.end(job_id, JobState.FAILED, f"the job's {job.timeout:g} seconds were up")

@@ -68,11 +68,13 @@ class Standing:
     Attributes:
         waiting: how many wait, for a worker or before another attempt.
         workers: how many have a worker.
+        steps: how many are worked on.
     """
 
     def __init__(self, look: Callable[[], None]) -> None:
         self.waiting = 0
         self.workers = 0
+        self.steps = 0
         self._look = look
 
     @contextlib.contextmanager
