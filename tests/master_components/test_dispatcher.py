@@ -868,6 +868,20 @@ async def test_a_worker_that_left_the_fleet_while_the_hub_was_down_has_had_its_a
         assert "none of this master's workers" in (first.error or "")
 
 
+async def test_a_worker_that_is_busy_with_something_else_after_a_restart_has_had_its_attempt(tmp_path: Path) -> None:
+    before = FakePool(hang)
+    async with dispatching(tmp_path, before) as (dispatcher, store):
+        job_id = store.submit(Submission("x", ())).job_id
+        dispatcher.notify(job_id)
+        await begun(before)
+    after = FakePool(lambda w, r: WorkerBusy("another's") if w == "worker-1" else ok(w, r))
+    async with dispatching(tmp_path, after) as (dispatcher, store):
+        assert await dispatcher.wait(job_id, 20)
+        first, second = store.job(job_id).subtasks[0].attempts
+        assert (first.number, first.worker_id, second.number, second.worker_id) == (1, "worker-1", 2, "worker-2")
+        assert "lost while the hub was down, and it is busy" in (first.error or "")
+
+
 async def test_a_restart_gives_a_lost_workers_task_to_another(tmp_path: Path) -> None:
     before = FakePool(hang)
     async with dispatching(tmp_path, before) as (dispatcher, store):

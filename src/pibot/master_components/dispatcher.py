@@ -105,7 +105,7 @@ class Dispatcher:
         """There is a new job; call it in the loop."""
         if self._stopping:
             return
-        if timeout is not None and job_id not in self._overdue:
+        if timeout is not None:
             self._end_in(timeout, job_id)
         if job_id in self._running:
             return
@@ -218,7 +218,8 @@ class Dispatcher:
         self._running[job_id] = _Taken(work, Standing(self._look_soon))  # its worker leaves room for another job
 
     def _end_in(self, seconds: float, job_id: str) -> None:
-        self._overdue[job_id] = asyncio.get_running_loop().call_later(seconds, self._end_overdue, job_id)
+        if job_id not in self._overdue:
+            self._overdue[job_id] = asyncio.get_running_loop().call_later(seconds, self._end_overdue, job_id)
 
     def _end_overdue(self, job_id: str) -> None:
         """A job's time is up. One that is worked on ends by itself; one that waits is taken up to be ended."""
@@ -256,7 +257,9 @@ class Dispatcher:
             del self._running[job_id]
             self._steps.let_go(job_id)
             self._cancelling.discard(job_id)
-            if not put_back:
+            if put_back:
+                self._more = True  # a look while it was on its way back did not see it in the store
+            else:
                 self._forget(job_id)
             self._look_soon()
 

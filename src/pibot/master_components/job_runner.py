@@ -98,7 +98,7 @@ class JobRunner:
                         steps[asyncio.ensure_future(run)] = record.task_id
                 if not steps:
                     return
-                standing.steps = len(steps)
+                standing.work_on(len(steps))
                 done, _ = await asyncio.wait(steps, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     del steps[task]

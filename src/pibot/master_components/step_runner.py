@@ -77,6 +77,12 @@ class Standing:
         self.steps = 0
         self._look = look
 
+    def work_on(self, steps: int) -> None:
+        """So many are worked on from now on."""
+        self.steps = steps
+        if steps == self.waiting:  # those that had a worker have ended
+            self._look()
+
     @contextlib.contextmanager
     def waits(self) -> Iterator[None]:
         """While a subtask waits."""
@@ -282,13 +288,14 @@ class StepRunner:
             result = await self._run_remotely(lease, subtask, resumed=resumed)
             await self._on_disk.to_the_end(lambda: self._store.complete(lease, result, finish_job=finish_job))
         except (WorkerBusy, WorkerError) as exc:
-            # From before a restart it may have the task although it can't be reached now, as one that left the fleet.
-            if isinstance(exc, WorkerBusy) or (isinstance(exc, WorkerNotReached) and not resumed):
+            # From before a restart it may have had the task although it is busy or can't be reached now.
+            if isinstance(exc, (WorkerBusy, WorkerNotReached)) and not resumed:
                 # It did not get the task, so this was no attempt.
                 event(log, "not_taken", job=lease.job_id, task=lease.task_id, worker=lease.worker_id, error=str(exc))
                 await self._on_disk(lambda: self._store.fail_attempt(lease, "not taken", final=False, count=False))
                 return 0.0
-            reason, final = str(exc), lease.attempt >= ATTEMPTS
+            lost = f"{lease.worker_id}: the task was lost while the hub was down, and it is {exc}"
+            reason, final = lost if isinstance(exc, WorkerBusy) else str(exc), lease.attempt >= ATTEMPTS
             await self._on_disk(lambda: self._store.fail_attempt(lease, reason, final=final))
             event(log, "attempt_failed", job=lease.job_id, task=lease.task_id, worker=lease.worker_id, error=reason)
             if isinstance(exc, _WorkerSilent):
