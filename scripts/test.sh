@@ -14,14 +14,18 @@ wanted=(3.9 3.10 3.11 3.12 3.13)
 logs=$(mktemp -d)
 lab=
 # What runs in the background ignores Ctrl-C by itself, and outlives a step that fails. The lab is a process group of its
-# own, and removes its hosts.
+# own; its hosts are no processes of ours.
 # shellcheck disable=SC2317 # the traps call it
 stop_all() {
     # shellcheck disable=SC2046 # one argument for each process
     kill -TERM $(jobs -p) || true
-    [ -z "$lab" ] || kill -TERM -- "-$lab" || true
+    if [ -n "$lab" ]; then
+        kill -TERM -- "-$lab" || true
+        wait
+        PIBOT_LAB=${PIBOT_LAB:-pibot-molecule} scripts/lab/down.sh >/dev/null || true
+        lab=
+    fi
     wait
-    lab=
 } 2>/dev/null
 trap 'stop_all; rm -rf "$logs"' EXIT
 trap 'exit 130' INT TERM
