@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -298,10 +298,12 @@ def test_whatever_happens_every_job_ends_truly_and_nothing_of_it_is_left() -> No
     run_state_machine_as_test(
         HubMachine,
         settings=settings(
-            phases=(__import__("hypothesis").Phase.generate,),
             max_examples=100,
             stateful_step_count=40,
+            # The same examples each time, and no search for a smaller one, which takes minutes. To look further, take
+            # this line away and give pytest a --hypothesis-seed.
             derandomize=True,
+            phases=(Phase.generate,),
             deadline=None,
             print_blob=True,
             suppress_health_check=list(HealthCheck),
