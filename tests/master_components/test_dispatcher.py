@@ -26,8 +26,8 @@ from pibot.master_components.job_store import JobStore
 from pibot.master_components.late_results import ASK_AGAIN
 from pibot.master_components.records import Job, Submission
 from pibot.master_components.reservations import Rank
-from pibot.master_components.states import JobState, SubtaskState
-from pibot.master_components.step_runner import ATTEMPTS, NO_WORKER_LOOKS, StepRunner, Timing
+from pibot.master_components.states import MAX_ATTEMPTS, JobState, SubtaskState
+from pibot.master_components.step_runner import NO_WORKER_LOOKS, StepRunner, Timing
 from pibot.master_components.store_thread import StoreThread
 from tests.support.clocks import FakeClock
 from tests.support.planners import FakePlanner, plan
@@ -295,7 +295,7 @@ async def test_after_the_last_attempt_the_step_fails(tmp_path: Path) -> None:
         job = await ended(dispatcher, store, Submission("x", ()))
         assert job.state is JobState.FAILED
         assert "unknown skill 'x'" in (job.error or "")
-        assert len(pool.asked) == ATTEMPTS
+        assert len(pool.asked) == MAX_ATTEMPTS
         assert sorted(pool.free) == ["worker-1", "worker-2"]
 
 

@@ -32,8 +32,6 @@ from pibot.master_components.store_thread import StoreThread
 
 log = logging.getLogger("pibot.dispatcher")
 
-ATTEMPTS = MAX_ATTEMPTS
-
 LEASE_SECONDS = 60.0
 """A lease lasts this long without a sign of life from its worker: twice what the pool waits for an answer, so that a
 Wi-Fi that drops and comes back costs nothing."""
@@ -295,7 +293,7 @@ class StepRunner:
                 await self._on_disk(lambda: self._store.fail_attempt(lease, "not taken", final=False, count=False))
                 return 0.0
             lost = f"{lease.worker_id}: the task was lost while the hub was down, and it is {exc}"
-            reason, final = lost if isinstance(exc, WorkerBusy) else str(exc), lease.attempt >= ATTEMPTS
+            reason, final = lost if isinstance(exc, WorkerBusy) else str(exc), lease.attempt >= MAX_ATTEMPTS
             await self._on_disk(lambda: self._store.fail_attempt(lease, reason, final=final))
             event(log, "attempt_failed", job=lease.job_id, task=lease.task_id, worker=lease.worker_id, error=reason)
             if isinstance(exc, _WorkerSilent):
