@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Every test: on .venv's Python first; then, side by side, the unit tests on every other Python from 3.9 to 3.13 that this
-# machine has, two at a time, and the lab: all of them wait more than they compute. Arguments go to pytest, and then only
-# .venv's Python is used, without the lab.
+# Every test: on .venv's Python first, then the unit tests on every other Python from 3.9 to 3.13 that this machine has, two
+# at a time; the lab beside them from the start, since all of them wait more than they compute. Arguments go to pytest, and
+# then only .venv's Python is used, without the lab.
 #
 #   ONE_PYTHON=1  leaves the other Pythons out
 #   NO_LAB=1      leaves the lab out
@@ -117,10 +117,10 @@ finish_lab() {
 
 need_programs
 own=$(.venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-run "$own" .venv/bin/python "$@"
 [ $# = 0 ] || ONE_PYTHON=1 NO_LAB=1
-
 [ "${NO_LAB:-}" = 1 ] || start_lab
+run "$own" .venv/bin/python "$@"
+
 absent=() pending=()
 for version in "${wanted[@]}"; do
     if [ "$version" = "$own" ] || [ "${ONE_PYTHON:-}" = 1 ]; then
