@@ -37,6 +37,7 @@ passed=0 failed=0 skipped=0 broken=0
 need_programs() {
     local missing=()
     command -v bwrap >/dev/null || missing+=(bubblewrap)
+    .venv/bin/python -c 'import ctypes; ctypes.CDLL("libseccomp.so.2")' 2>/dev/null || missing+=(libseccomp2)
     command -v chromium >/dev/null || missing+=(chromium)
     [ ${#missing[@]} = 0 ] || scripts/apt-install.sh "${missing[@]}"
 }

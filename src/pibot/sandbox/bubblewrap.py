@@ -18,7 +18,7 @@ from pibot.errors import SandboxUnavailable, ToolError
 from pibot.sandbox.child import Child, PidFd, attend
 from pibot.sandbox.limits import DEFAULT_LIMITS, ENVIRONMENT, Limits, tasks_of
 from pibot.sandbox.pipes import Output, Pipe
-from pibot.sandbox.seccomp import no_user_namespaces
+from pibot.sandbox.seccomp import system_call_filter
 
 WORKSPACE = "/workspace"
 """Where a command finds its task's folder."""
@@ -102,15 +102,12 @@ class Bubblewrap:
         limits, features = self._limits, self._features
         said = [
             "Commands run under bubblewrap: without network, seeing no other processes, on a read-only system, "
-            "with the task's folder as the only one that they can write.",
+            "with the task's folder as the only one that they can write. A filter refuses system calls that ordinary "
+            "programs don't need, such as ptrace, mount, bpf, io_uring and new user namespaces.",
             f"A command gets {limits.processes} processes, each {limits.memory_bytes >> 20} MiB of memory. Their sum "
             "is not limited here, but where memory runs out the kernel ends them before the service.",
             f"A file gets {limits.file_bytes >> 20} MiB. The task's folder as a whole is not limited.",
         ]
-        if features is not None and not features.disable_userns:
-            said.append(
-                "Nested user namespaces are closed by a seccomp filter, since this bubblewrap is older than 0.8."
-            )
         if features is not None and not features.size:
             said.append("A command's /tmp may take half of the memory, since this bubblewrap is older than 0.7.")
         if os.geteuid() == 0:
@@ -171,13 +168,12 @@ class Bubblewrap:
             passed = [status.write_end, go.read_end, life.read_end]
             options = ["--json-status-fd", str(status.write_end), "--block-fd", str(go.read_end)]
             options += ["--sync-fd", str(life.read_end)]  # so that the command does not inherit it
+            bpf = Pipe(fds)
+            bpf.write(system_call_filter())
+            bpf.close_write_end()  # it is read to its end
+            passed.append(bpf.read_end)
+            options += ["--seccomp", str(bpf.read_end)]
             assert self._features is not None
-            if not self._features.disable_userns:
-                bpf = Pipe(fds)
-                bpf.write(no_user_namespaces())
-                bpf.close_write_end()  # it is read to its end
-                passed.append(bpf.read_end)
-                options += ["--seccomp", str(bpf.read_end)]
             options += profile(self._features, self._limits, workspace, network=network)
             # sh knows descriptors of one digit only.
             own = next(digit for digit in range(3, 10) if digit not in passed)
