@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from pibot.contracts import Scope
 from pibot.errors import SettingsError
 from pibot.settings import Secret, Settings
 
@@ -157,3 +158,30 @@ def test_what_the_master_does_about_its_workers_can_be_set() -> None:
         Settings.load({"PIBOT_LEASE_SECONDS": "1"})
     with pytest.raises(SettingsError, match="PIBOT_HOT_CELSIUS must be a number of degrees above 0"):
         Settings.load({"PIBOT_HOT_CELSIUS": "warm"})
+
+
+# --- keys beside the fleet's own ---
+
+
+def test_further_keys_and_workers_tokens_are_read(tmp_path: Path) -> None:
+    settings = load(tmp_path, PIBOT_KEY_PHONE="submit:abcdefgh12345678", WORKER_2_TOKEN="t" * 43, PIBOT_KEY_WALL="")
+    assert [(key.name, key.scope, key.secret.reveal()) for key in settings.keys] == [
+        ("phone", Scope.SUBMIT, "abcdefgh12345678")
+    ]
+    assert settings.worker_tokens == {"worker-2": Secret("t" * 43)}
+    assert "abcdefgh" not in repr(settings)
+    assert "tttt" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    "value", ["abcdefgh12345678", "owner:abcdefgh12345678", "worker:abcdefgh12345678", "read:short"]
+)
+def test_a_further_key_that_does_not_fit_is_named_but_not_shown(tmp_path: Path, value: str) -> None:
+    with pytest.raises(SettingsError, match="PIBOT_KEY_PHONE") as caught:
+        load(tmp_path, PIBOT_KEY_PHONE=value)
+    assert value.rpartition(":")[2] not in str(caught.value)
+
+
+def test_a_token_that_could_be_guessed_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="WORKER_1_TOKEN must have at least 16"):
+        load(tmp_path, WORKER_1_TOKEN="short")

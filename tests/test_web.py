@@ -14,14 +14,17 @@ from flask import Flask, Response
 
 from pibot.errors import JobNotFound, LLMUnavailable, SettingsError, StoreError, UnknownSkill, WorkerBusy
 from pibot.settings import Secret
-from pibot.web import Server, WaitingRoom, answer, create_app, json_body, wait_preference
+from pibot.web import KeyRing, Server, WaitingRoom, answer, create_app, json_body, wait_preference
+from pibot.web.keys import OWNER
 from tests.support.serving import Answer, ask, serving
 
 KEY = "schlüssel-7f3a"
 
 
 def make_app(key: str | None = None) -> Flask:
-    app = create_app(__name__, api_key=None if key is None else Secret(key), open_paths=("/open",), max_body=1000)
+    app = create_app(
+        __name__, keys=None if key is None else KeyRing([(Secret(key), OWNER)]), open_paths=("/open",), max_body=1000
+    )
 
     @app.get("/open")
     def open_() -> Response:

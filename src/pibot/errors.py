@@ -22,6 +22,10 @@ class InvalidRequest(PibotError):
         self.field = field
 
 
+class OutOfScope(PibotError):
+    """The caller's key is not good for what was asked."""
+
+
 class ContractError(PibotError):
     """A peer's JSON does not have the agreed form."""
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from dotenv import dotenv_values
 
-from pibot.contracts import Budget, WorkerAddress
+from pibot.contracts import Budget, Scope, WorkerAddress
 from pibot.errors import SettingsError
 
 DEFAULT_PORT = 5000
@@ -28,7 +28,13 @@ VOLC_BASE_URL = "https://ark.cn-beijing.volces.com/api/coding/v3"
 VOLC_MODEL = "doubao-seed-code"
 OPENAI_BASE_URL = "https://api.openai.com/v1"
 
+SHORTEST_KEY = 16
+"""Characters that a worker's token and a further key must have; nobody has to type them."""
+
 _WORKER_IP = re.compile(r"WORKER_(\d+)_IP\Z")
+_WORKER_TOKEN = re.compile(r"WORKER_(\d+)_TOKEN\Z")
+_FURTHER_KEY = re.compile(r"PIBOT_KEY_([A-Z0-9_]+)\Z")
+_FOR_PEOPLE = {scope.value: scope for scope in (Scope.READ, Scope.SUBMIT, Scope.ADMIN)}
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off", ""})
 
@@ -78,6 +84,21 @@ class LLMSettings:
 
 
 @dataclass(frozen=True)
+class AccessKey:
+    """A key beside the fleet's own.
+
+    Args:
+        name: whose it is.
+        scope: what it is good for.
+        secret: the key.
+    """
+
+    name: str
+    scope: Scope
+    secret: Secret
+
+
+@dataclass(frozen=True)
 class Settings:
     """All that can be set. See README.md for the names in the environment."""
 
@@ -85,6 +106,8 @@ class Settings:
     worker_id: str = "worker-1"
     workers: tuple[WorkerAddress, ...] = ()
     api_key: Secret | None = None
+    keys: tuple[AccessKey, ...] = ()
+    worker_tokens: Mapping[str, Secret] = field(default_factory=dict)
     allow_open: bool = False
     hub_url: str = f"http://127.0.0.1:{DEFAULT_PORT}"
     join_hub: bool = False
@@ -130,6 +153,8 @@ class Settings:
             worker_id=env.text("WORKER_ID", defaults.worker_id),
             workers=_workers(env),
             api_key=env.secret("PIBOT_API_KEY"),
+            keys=_keys(env),
+            worker_tokens=_worker_tokens(env),
             allow_open=env.flag("PIBOT_ALLOW_OPEN"),
             hub_url=env.text("PIBOT_HUB_URL", defaults.hub_url).rstrip("/"),
             join_hub=env.get("PIBOT_HUB_URL") is not None,
@@ -212,6 +237,13 @@ class _Env:
     def secret(self, name: str) -> Secret | None:
         value = self.get(name)
         return None if value is None else Secret(value)
+
+    def key(self, name: str, *, skip: int = 0) -> Secret | None:
+        """A key of a decent length, after ``skip`` characters that are none of it."""
+        value = self.get(name)
+        if value is not None and len(value) - skip < SHORTEST_KEY:
+            raise SettingsError(f"the key in {name} must have at least {SHORTEST_KEY} characters")
+        return None if value is None else Secret(value[skip:].strip())
 
     def flag(self, name: str) -> bool:
         value = (self.get(name) or "").lower()
@@ -320,6 +352,26 @@ def _workers(env: _Env) -> tuple[WorkerAddress, ...]:
             )
         workers.append(WorkerAddress(f"worker-{number}", host, env.port(f"WORKER_{number}_PORT")))
     return tuple(workers)
+
+
+def _worker_tokens(env: _Env) -> dict[str, Secret]:
+    """``WORKER_1_TOKEN`` …, by the worker's name."""
+    numbers = sorted({int(m.group(1)) for m in map(_WORKER_TOKEN.match, env.names()) if m})
+    tokens = {f"worker-{number}": env.key(f"WORKER_{number}_TOKEN") for number in numbers}
+    return {name: token for name, token in tokens.items() if token is not None}
+
+
+def _keys(env: _Env) -> tuple[AccessKey, ...]:
+    """``PIBOT_KEY_<name>=<scope>:<key>``, such as ``PIBOT_KEY_PHONE=submit:…``."""
+    keys = []
+    for variable in sorted(name for name in env.names() if _FURTHER_KEY.match(name) and env.get(name)):
+        scope, colon, _ = (env.get(variable) or "").partition(":")
+        if not colon or scope not in _FOR_PEOPLE:
+            raise SettingsError(f"{variable} must be {', '.join(_FOR_PEOPLE)} with a colon and the key, like read:…")
+        secret = env.key(variable, skip=len(scope) + 1)
+        assert secret is not None
+        keys.append(AccessKey(variable[len("PIBOT_KEY_") :].lower(), _FOR_PEOPLE[scope], secret))
+    return tuple(keys)
 
 
 def _bundled(directory: Path, name: str) -> Path:

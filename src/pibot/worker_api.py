@@ -13,7 +13,7 @@ from pibot import __version__
 from pibot.contracts import TaskRequest, TaskResult
 from pibot.host import read_host
 from pibot.settings import Settings
-from pibot.web import WaitingRoom, answer, create_app, json_body, wait_preference
+from pibot.web import KeyRing, WaitingRoom, answer, create_app, json_body, wait_preference
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -36,7 +36,7 @@ def create_worker_app(executor: TaskExecutor, library: SkillLibrary, settings: S
         library: the skills that tasks may name.
         settings: for the key and for what ``/status`` says.
     """
-    app = create_app(__name__, api_key=settings.api_key, open_paths=("/health", "/openapi.json"))
+    app = create_app(__name__, keys=KeyRing.of_worker(settings), open_paths=("/health", "/openapi.json"))
     waiting = WaitingRoom(WAITING_PLACES)
     started = time.monotonic()
 

@@ -19,6 +19,7 @@ from pibot.llm_client.configuration import check
 from pibot.master_hub.gateway import create_gateway_blueprint
 from pibot.master_hub.provider import Gateway
 from pibot.settings import LLMSettings, Secret
+from pibot.web.keys import OWNER
 from tests.support import scripted_llm as model
 from tests.support.scripted_llm import ScriptedLLM
 from tests.support.serving import Answer, ask, serving
@@ -67,7 +68,7 @@ def running(settings: LLMSettings, *, places: int = 4) -> Iterator[Running]:
     except LLMConfigurationError as exc:
         problem = str(exc)
     gateway = Gateway(endpoint, problem, loop, timeout=settings.timeout, places=places)
-    app = web.create_app(__name__, api_key=Secret(KEY))
+    app = web.create_app(__name__, keys=web.KeyRing([(Secret(KEY), OWNER)]))
     app.register_blueprint(create_gateway_blueprint(gateway, settings.model))
     with serving(app) as port:
         yield Running(port, gateway, loop)

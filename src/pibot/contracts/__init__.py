@@ -7,6 +7,10 @@ name of the field that does not fit.
 
 from __future__ import annotations
 
+from pibot.contracts.access import (
+    Caller,
+    Scope,
+)
 from pibot.contracts.basics import (
     Clock,
     JsonObject,
@@ -60,6 +64,7 @@ __all__ = [
     "Agent",
     "AgentOutcome",
     "Budget",
+    "Caller",
     "Clock",
     "CommandResult",
     "CommandRunner",
@@ -67,6 +72,7 @@ __all__ = [
     "JsonObject",
     "LLMClient",
     "Message",
+    "Scope",
     "SubTask",
     "TaskComplexity",
     "TaskPlan",

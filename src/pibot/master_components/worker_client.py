@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from collections.abc import Mapping
 from functools import lru_cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pibot.contracts import JsonObject, WorkerAddress
@@ -30,15 +32,24 @@ class WorkerClient:
 
     Args:
         api_key: what they ask for.
+        tokens: what some ask for instead, by the worker's id.
     """
 
-    def __init__(self, api_key: Secret | None) -> None:
+    def __init__(self, api_key: Secret | None, tokens: Mapping[str, Secret] = MappingProxyType({})) -> None:
         import aiohttp  # noqa: F401  # a tenth of a second that would else be the first task's
 
         self._headers = {"Content-Type": "application/json"}
         if api_key is not None:
             self._headers["Authorization"] = f"Bearer {api_key.reveal()}"
+        self._own_keys = {worker: {"Authorization": f"Bearer {token.reveal()}"} for worker, token in tokens.items()}
         self._session: aiohttp.ClientSession | None = None
+
+    def _headers_for(self, worker_id: str, wait: float) -> dict[str, str]:
+        """What a request has beside the headers of all."""
+        headers = dict(self._own_keys.get(worker_id, ()))
+        if wait:
+            headers["Prefer"] = f"wait={wait:.0f}"
+        return headers
 
     async def request(
         self,
@@ -74,7 +85,7 @@ class WorkerClient:
                 address.url + path,
                 # Not escaped: as \uXXXX a long text in another script would be more than a worker reads.
                 data=None if body is None else json.dumps(body, ensure_ascii=False).encode("utf-8", "replace"),
-                headers={"Prefer": f"wait={wait:.0f}"} if wait else None,
+                headers=self._headers_for(address.worker_id, wait),
                 timeout=_limits(wait + ANSWER_MARGIN if wait else timeout),
                 allow_redirects=False,
             ) as response:

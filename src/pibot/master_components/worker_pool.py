@@ -8,6 +8,7 @@ import random
 import secrets
 import time
 from collections.abc import Awaitable, Collection, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Callable, cast
 
 from pibot.contracts import (
@@ -61,6 +62,7 @@ class WorkerPool:
     Args:
         workers: where they are.
         api_key: what they ask for.
+        tokens: what some ask for instead, by the worker's id.
         limits: beyond what a worker gets no task.
         clock: seconds since the epoch, for what is shown.
         monotonic: seconds, for delays and deadlines.
@@ -72,6 +74,7 @@ class WorkerPool:
         workers: Iterable[WorkerAddress],
         *,
         api_key: Secret | None = None,
+        tokens: Mapping[str, Secret] = MappingProxyType({}),
         limits: Limits | None = None,
         clock: Clock = time.time,
         monotonic: Clock = time.monotonic,
@@ -82,7 +85,7 @@ class WorkerPool:
         self._monotonic = monotonic
         self._line = Reservations(workers, monotonic)
         self._workers = self._line.workers
-        self._client = WorkerClient(api_key)
+        self._client = WorkerClient(api_key, tokens)
         self._talk = WorkerTalk(
             self._workers, self._client, limits or Limits(), clock, monotonic, sleep=sleep, jitter=jitter
         )
@@ -391,13 +394,22 @@ def create_default_worker_pool(environ: Mapping[str, str] | None = None) -> Work
     Raises:
         SettingsError: a variable does not fit; it is named.
     """
-    settings = Settings.load(environ)
-    return WorkerPool(settings.workers, api_key=settings.api_key, limits=limits_of(settings))
+    return create_worker_pool(Settings.load(environ))
 
 
-def limits_of(settings: Settings) -> Limits:
-    """The limits that are set."""
-    return Limits(settings.hot_celsius, settings.min_memory_mb * MEGABYTE)
+def create_worker_pool(settings: Settings, clock: Clock = time.time) -> WorkerPool:
+    """The pool as the settings have it.
+
+    Args:
+        clock: seconds since the epoch, for what is shown.
+    """
+    return WorkerPool(
+        settings.workers,
+        api_key=settings.api_key,
+        tokens=settings.worker_tokens,
+        limits=Limits(settings.hot_celsius, settings.min_memory_mb * MEGABYTE),
+        clock=clock,
+    )
 
 
 def _no_result(task_id: str, state: TaskState, problems: list[str]) -> TaskResultDict:

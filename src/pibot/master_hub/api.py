@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, cast
 from flask import Blueprint, Response, request
 
 from pibot import __version__
-from pibot.contracts import JsonObject, valid_id
-from pibot.errors import InvalidRequest
+from pibot.contracts import JsonObject, Scope, valid_id
+from pibot.errors import InvalidRequest, OutOfScope
 from pibot.master_components.records import Job, Submission
 from pibot.master_components.states import ENDED_JOBS, JobState, SubtaskState
 from pibot.master_hub.roster import address_from_json
 from pibot.settings import is_loopback
-from pibot.web import WaitingRoom, answer, error, json_body, wait_preference
+from pibot.web import WaitingRoom, answer, current_caller, error, json_body, needs, wait_preference
 
 if TYPE_CHECKING:
     from pibot.master_hub.service import HubService
@@ -61,6 +61,7 @@ def create_api_blueprint(service: HubService) -> Blueprint:
         return answer(body)
 
     @api.post("/task")
+    @needs(Scope.SUBMIT)
     def submit() -> Response:
         job = service.submit(Submission.from_json(json_body()))
         accepted = {"success": True, "job_id": job.job_id, "status": "accepted"}
@@ -81,6 +82,7 @@ def create_api_blueprint(service: HubService) -> Blueprint:
         return result_or(job_id, None, {})
 
     @api.post("/task/<job_id>/cancel")
+    @needs(Scope.SUBMIT)
     def cancel(job_id: str) -> Response:
         job = service.cancel(job_id)
         return answer({"success": True, "job_id": job_id, "status": job.state.value})
@@ -100,8 +102,10 @@ def create_api_blueprint(service: HubService) -> Blueprint:
         return answer({"success": True, **service.worker_counts(), "workers": rows})
 
     @api.post("/workers")
+    @needs(Scope.WORKER)
     def join() -> Response:
         address = address_from_json(json_body())
+        _refuse_another(address.worker_id)
         if service.settings.api_key is None and not (
             is_loopback(request.remote_addr or "") and is_loopback(address.host)
         ):
@@ -112,7 +116,9 @@ def create_api_blueprint(service: HubService) -> Blueprint:
         return answer({"success": True, "worker_id": address.worker_id, "status": "registered"})
 
     @api.delete("/workers/<worker_id>")
+    @needs(Scope.WORKER)
     def leave(worker_id: str) -> Response:
+        _refuse_another(worker_id)
         service.members.leave(worker_id)
         return answer({"success": True, "worker_id": worker_id, "status": "leaving"})
 
@@ -137,6 +143,17 @@ def create_api_blueprint(service: HubService) -> Blueprint:
         return Response(_openapi(), mimetype="application/json")
 
     return api
+
+
+def _refuse_another(worker_id: str) -> None:
+    """Let a worker's token speak for that worker only.
+
+    Raises:
+        OutOfScope: it is another's.
+    """
+    caller = current_caller()
+    if caller.worker_id not in (None, worker_id):
+        raise OutOfScope(f"this is the token of {caller.worker_id}, which can't speak for {worker_id}")
 
 
 def _with_reasons(record: JsonObject, service: HubService) -> JsonObject:

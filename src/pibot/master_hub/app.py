@@ -35,7 +35,7 @@ def create_hub_app(service: HubService, settings: Settings) -> Flask:
     """
     app = web.create_app(
         "pibot.master_hub",
-        api_key=settings.api_key,
+        keys=web.KeyRing.of_hub(settings),
         open_paths=("/health", "/openapi.json"),
         form_paths=FORM_PATHS,
         max_body=MAX_BODY,

@@ -12,7 +12,7 @@ from flask import Blueprint, Response, redirect, render_template, request, url_f
 from werkzeug.wrappers import Response as AnyResponse
 
 from pibot import __version__
-from pibot.contracts import MAX_DESCRIPTION_CHARS, JsonObject, valid_id
+from pibot.contracts import MAX_DESCRIPTION_CHARS, JsonObject, Scope, valid_id
 from pibot.errors import (
     InvalidRequest,
     JobNotFound,
@@ -24,7 +24,7 @@ from pibot.errors import (
 )
 from pibot.master_components.records import Submission
 from pibot.master_hub import presentation
-from pibot.web import answer, retry_after
+from pibot.web import answer, needs, retry_after
 
 if TYPE_CHECKING:
     from pibot.master_hub.service import HubService
@@ -83,6 +83,7 @@ def create_dashboard_blueprint(service: HubService) -> Blueprint:
         return _data(pages.job(job_id))
 
     @board.post("/dashboard/submit")
+    @needs(Scope.SUBMIT)
     def submit() -> AnyResponse:
         pages.check_token()
         skills = request.form.getlist("skills")
@@ -94,6 +95,7 @@ def create_dashboard_blueprint(service: HubService) -> Blueprint:
         return _go_to(presentation.job_href(submitted.job_id))
 
     @board.post("/dashboard/cancel")
+    @needs(Scope.SUBMIT)
     def cancel() -> AnyResponse:
         pages.check_token()
         job_id = valid_id(request.form.get("job_id"), "job_id")

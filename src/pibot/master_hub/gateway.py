@@ -9,9 +9,10 @@ import json
 
 from flask import Blueprint, Response, request
 
+from pibot.contracts import Scope
 from pibot.errors import InvalidRequest
 from pibot.master_hub.provider import Gateway, GatewayError, Reply
-from pibot.web import answer, json_body
+from pibot.web import answer, json_body, needs
 
 RETRY_AFTER = 2
 """Seconds that a caller is asked to wait where all places are taken, or the hub is stopping."""
@@ -36,6 +37,7 @@ def create_gateway_blueprint(gateway: Gateway, model: str) -> Blueprint:
         return refused(GatewayError(400, "invalid_request", str(exc)))
 
     @blueprint.post("/v1/chat/completions")
+    @needs(Scope.WORKER)
     def chat_completions() -> Response:
         raw = request.get_data()
         call = json_body()
@@ -46,6 +48,7 @@ def create_gateway_blueprint(gateway: Gateway, model: str) -> Blueprint:
         return _pass(gateway.forward("POST", "/chat/completions", raw, stream=call.get("stream") is True))
 
     @blueprint.get("/v1/models")
+    @needs(Scope.WORKER)
     def models() -> Response:
         return _pass(gateway.forward("GET", "/models"))
 

@@ -26,12 +26,12 @@ from pibot.errors import LLMConfigurationError, SettingsError, ShuttingDown, Sto
 from pibot.llm_client import create_llm_client
 from pibot.llm_client.configuration import Endpoint, check
 from pibot.logs import event
-from pibot.master_components import Dispatcher, JobStore, TaskPlanner, WorkerPool
+from pibot.master_components import Dispatcher, JobStore, TaskPlanner
 from pibot.master_components.records import Event, Job, JobRecord, Submission
 from pibot.master_components.states import JobState, SubtaskState
 from pibot.master_components.step_runner import Timing
 from pibot.master_components.upkeep import Upkeep
-from pibot.master_components.worker_pool import limits_of
+from pibot.master_components.worker_pool import create_worker_pool
 from pibot.master_hub.membership import Membership
 from pibot.master_hub.provider import Gateway
 from pibot.settings import Settings
@@ -76,7 +76,7 @@ class HubService:
         self._check_every = check_every
         self._loop = BackgroundLoop("pibot-hub")
         self._llm, endpoint = self._create_llm()
-        self._pool = WorkerPool(settings.workers, api_key=settings.api_key, limits=limits_of(settings), clock=clock)
+        self._pool = create_worker_pool(settings, clock=clock)
         planner = TaskPlanner(self._llm, skills=self.skills, soul=_read_soul(settings))
         self.gateway_places = GATEWAY_PLACES + len(settings.workers)
         self.gateway = Gateway(

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import hmac
 import logging
 import re
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
-from flask import Flask, Response, request
+from flask import Flask, Response, current_app, g, request
 from werkzeug.exceptions import HTTPException
 
 from pibot import errors
+from pibot.contracts import Caller
 from pibot.errors import InvalidRequest, PibotError
-from pibot.settings import Secret
+from pibot.web.keys import OWNER, KeyRing, needed
 from pibot.web.messages import error
 
 log = logging.getLogger("pibot.web")
@@ -30,6 +30,7 @@ RETRY_AFTER = 1
 _STATUS: tuple[tuple[type[PibotError], int], ...] = (
     (InvalidRequest, 400),
     (errors.UnknownSkill, 400),
+    (errors.OutOfScope, 403),
     (errors.TaskNotFound, 404),
     (errors.JobNotFound, 404),
     (errors.UnknownWorker, 404),
@@ -46,23 +47,23 @@ _STATUS: tuple[tuple[type[PibotError], int], ...] = (
 def create_app(
     name: str,
     *,
-    api_key: Secret | None,
+    keys: KeyRing | None,
     open_paths: Collection[str] = (),
     form_paths: Collection[str] = (),
     max_body: int = MAX_BODY,
 ) -> Flask:
-    """Make a Flask app whose errors are JSON and whose every route asks for the key.
+    """Make a Flask app whose errors are JSON and whose every route asks for a key that is good for it.
 
     Args:
         name: the import name of the module whose templates and static files it uses.
-        api_key: what callers must show; None lets everyone in.
+        keys: of which callers must show one; None lets everyone in.
         open_paths: paths that need no key.
         form_paths: paths of forms, on which a browser's Basic credentials count for every method, because their views
             ask for a token that only the app's own pages hold.
         max_body: bytes.
     """
     app = Flask(name, static_folder=None)
-    guard = _Guard(api_key, frozenset(open_paths), frozenset(form_paths), max_body)
+    guard = _Guard(keys, frozenset(open_paths), frozenset(form_paths), max_body)
     # A method: Flask looks at a callable object's signature anew at each request.
     app.before_request(guard.look_at)
     app.register_error_handler(PibotError, _pibot_error)
@@ -75,9 +76,9 @@ class _Guard:
     """Looks at each request before its view does."""
 
     def __init__(
-        self, api_key: Secret | None, open_paths: frozenset[str], form_paths: frozenset[str], max_body: int
+        self, keys: KeyRing | None, open_paths: frozenset[str], form_paths: frozenset[str], max_body: int
     ) -> None:
-        self._key = None if api_key is None else api_key.reveal().encode()
+        self._keys = keys
         self._open_paths = open_paths
         self._form_paths = form_paths
         self._max_body = max_body
@@ -99,30 +100,40 @@ class _Guard:
             return error(403, "this request came from another site's page")
         if request.path in self._open_paths:
             return None
-        if self._key is None:
+        if self._keys is None:
+            g.caller = OWNER
             return None if _is_local_name(request.host) else error(403, _FOREIGN_NAME.format(request.host))
-        if self._shows_key(self._key):
-            return None
-        response = error(401, "the key is missing or wrong; send it as 'Authorization: Bearer <PIBOT_API_KEY>'")
-        response.headers["WWW-Authenticate"] = 'Bearer realm="pibot"'
-        if request.method in ("GET", "HEAD"):
-            response.headers.add("WWW-Authenticate", 'Basic realm="PiBot: any name, the key as password"')
-        return response
+        caller = self._caller(self._keys)
+        if caller is None:
+            return _no_key()
+        g.caller = caller
+        scope = needed(current_app.view_functions.get(request.endpoint or ""), request.method)
+        if not caller.may(scope):
+            have = f"the one of {caller.name} has {caller.scope.value}"
+            return error(403, f"this takes a key with the scope {scope.value}; {have}")
+        return None
 
-    def _shows_key(self, key: bytes) -> bool:
+    def _caller(self, keys: KeyRing) -> Caller | None:
+        """Whose key the request shows."""
         scheme, _, value = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() == "basic":
             # A browser sends these by itself, also for a request that another site's page made it send: they count for
             # reading, and for forms whose token such a page can't know.
             password = request.authorization.password if request.authorization else None
             if password is None or (request.method not in ("GET", "HEAD") and request.path not in self._form_paths):
-                return False
-            shown = password.encode("utf-8", "surrogateescape")
-        elif scheme.lower() == "bearer":
-            shown = value.strip(" \t").encode("latin-1")  # WSGI's form of the header's bytes
-        else:
-            return False
-        return hmac.compare_digest(shown, key)
+                return None
+            return keys.find(password.encode("utf-8", "surrogateescape"))
+        if scheme.lower() == "bearer":
+            return keys.find(value.strip(" \t").encode("latin-1"))  # WSGI's form of the header's bytes
+        return None
+
+
+def _no_key() -> Response:
+    response = error(401, "the key is missing or wrong; send it as 'Authorization: Bearer <PIBOT_API_KEY>'")
+    response.headers["WWW-Authenticate"] = 'Bearer realm="pibot"'
+    if request.method in ("GET", "HEAD"):
+        response.headers.add("WWW-Authenticate", 'Basic realm="PiBot: any name, the key as password"')
+    return response
 
 
 def _is_same_origin() -> bool:

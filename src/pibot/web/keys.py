@@ -1,0 +1,77 @@
+"""The keys that a process accepts, and what each view asks for."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterable
+from typing import Any, Callable, Optional, TypeVar, cast
+
+from flask import g
+
+from pibot.contracts import Caller, Scope
+from pibot.settings import Secret, Settings
+
+V = TypeVar("V", bound=Callable[..., Any])
+
+OWNER = Caller("owner", Scope.ADMIN)
+"""Who shows PIBOT_API_KEY, and everyone where no key is asked for."""
+
+
+class KeyRing:
+    """Knows a caller by the key that is shown.
+
+    Args:
+        keys: each key, and whose it is.
+    """
+
+    def __init__(self, keys: Iterable[tuple[Secret, Caller]]) -> None:
+        self._callers = tuple((_digest(key.reveal().encode()), caller) for key, caller in keys)
+
+    @classmethod
+    def of_hub(cls, settings: Settings) -> Optional[KeyRing]:
+        """The keys of people and the workers' tokens; None where PIBOT_API_KEY is not set, and so none asked for."""
+        if settings.api_key is None:
+            return None
+        people = [(key.secret, Caller(key.name, key.scope)) for key in settings.keys]
+        workers = [(token, Caller(name, Scope.WORKER, name)) for name, token in settings.worker_tokens.items()]
+        return cls([(settings.api_key, OWNER), *people, *workers])
+
+    @classmethod
+    def of_worker(cls, settings: Settings) -> Optional[KeyRing]:
+        """The one key that a worker accepts: the fleet's, or its own token."""
+        return None if settings.api_key is None else cls([(settings.api_key, OWNER)])
+
+    def find(self, shown: bytes) -> Optional[Caller]:
+        """Whose key it is. Takes the same time whichever it is, and whether it is any."""
+        digest = _digest(shown)
+        found = None
+        for known, caller in self._callers:
+            if hmac.compare_digest(known, digest):
+                found = caller
+        return found
+
+
+def needs(scope: Scope) -> Callable[[V], V]:
+    """Say what a view asks of its caller. Without it that is READ for views that only read, and ADMIN for others."""
+
+    def mark(view: V) -> V:
+        view.needs = scope  # type: ignore[attr-defined]  # functions have any attribute
+        return view
+
+    return mark
+
+
+def needed(view: Optional[Callable[..., Any]], method: str) -> Scope:
+    """What a view asks of the caller of that method."""
+    return cast(Scope, getattr(view, "needs", Scope.READ if method in ("GET", "HEAD") else Scope.ADMIN))
+
+
+def current_caller() -> Caller:
+    """Who makes the request that is being answered."""
+    return cast(Caller, g.caller)
+
+
+def _digest(key: bytes) -> bytes:
+    # Digests are of one length, so that comparing them tells nothing of the key's.
+    return hashlib.sha256(key).digest()

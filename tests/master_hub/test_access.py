@@ -1,0 +1,133 @@
+"""What each key is good for, over the hub's real API."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pibot.contracts import Scope
+from pibot.master_hub import HubService, create_hub_app
+from pibot.settings import AccessKey, Secret, Settings
+from pibot.web.keys import KeyRing, needed
+from tests.master_hub.fleet import Fleet, fleet, settings_for, worker
+from tests.master_hub.fleet import Gate as Unused
+from tests.support.scripted_llm import ScriptedLLM
+from tests.support.serving import ask
+
+OWNER, READER, SENDER, TOKEN = (
+    "owner-key-0123456789",
+    "reader-key-0123456789",
+    "sender-key-0123456789",
+    "token-0123456789",
+)
+KEYS = (AccessKey("wall", Scope.READ, Secret(READER)), AccessKey("phone", Scope.SUBMIT, Secret(SENDER)))
+ATTIC = {"worker_id": "attic", "url": "http://127.0.0.1:9"}
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    path = tmp_path_factory.mktemp("access")
+    with fleet(path, workers=0, key=OWNER, keys=KEYS, worker_tokens={"attic": Secret(TOKEN)}) as parts:
+        yield parts
+
+
+def asked(parts: Fleet, key: str, method: str, path: str, body: object = None) -> int:
+    return ask(parts.port, method, path, body, key=key).status
+
+
+READS = ["/tasks", "/workers", "/metrics", "/dashboard", "/dashboard/data"]
+
+
+@pytest.mark.parametrize("path", READS)
+def test_whoever_may_read_sees_everything_and_a_workers_token_nothing(parts: Fleet, path: str) -> None:
+    assert [asked(parts, key, "GET", path) for key in (OWNER, SENDER, READER, TOKEN)] == [200, 200, 200, 403]
+
+
+def test_only_a_key_for_it_sends_and_cancels_jobs(parts: Fleet) -> None:
+    body = {"description": "wait for a worker", "skills": [], "job_id": "mine"}
+    assert [asked(parts, key, "POST", "/task", body) for key in (READER, TOKEN)] == [403, 403]
+    assert asked(parts, OWNER, "GET", "/task/mine") == 404
+    assert asked(parts, SENDER, "POST", "/task", body) == 202
+    assert [asked(parts, key, "POST", "/task/mine/cancel") for key in (READER, TOKEN)] == [403, 403]
+    assert asked(parts, SENDER, "POST", "/task/mine/cancel") == 200
+
+
+def test_a_refusal_names_the_scope_that_is_missing(parts: Fleet) -> None:
+    refused = ask(parts.port, "POST", "/task", {"description": "x"}, key=READER)
+    assert "submit" in refused.json()["error"]
+    assert "wall" in refused.json()["error"]
+
+
+def test_a_workers_token_speaks_for_that_worker_alone(parts: Fleet) -> None:
+    assert asked(parts, TOKEN, "POST", "/workers", {**ATTIC, "worker_id": "cellar"}) == 403
+    assert asked(parts, SENDER, "POST", "/workers", ATTIC) == 403
+    assert asked(parts, TOKEN, "POST", "/workers", ATTIC) == 200
+    assert asked(parts, OWNER, "POST", "/workers", {**ATTIC, "worker_id": "cellar"}) == 200
+    assert asked(parts, TOKEN, "DELETE", "/workers/cellar") == 403
+    assert [asked(parts, key, "POST", "/workers/attic/drain") for key in (TOKEN, SENDER, READER)] == [403] * 3
+    assert asked(parts, OWNER, "DELETE", "/workers/cellar") == 200
+    assert asked(parts, TOKEN, "DELETE", "/workers/attic") == 200
+
+
+def test_the_model_is_for_workers_and_the_owner(parts: Fleet) -> None:
+    call = {"messages": [{"role": "user", "content": "hello"}]}
+    assert [asked(parts, key, "POST", "/v1/chat/completions", call) for key in (READER, SENDER)] == [403, 403]
+    assert [asked(parts, key, "POST", "/v1/chat/completions", {}) for key in (TOKEN, OWNER)] == [400, 400]
+
+
+def test_each_worker_is_sent_its_own_token(tmp_path: Path) -> None:
+    with ScriptedLLM() as llm:
+        its = settings_for(tmp_path, llm, api_key=Secret(TOKEN))
+        with (
+            worker("worker-1", Unused(), its) as address,
+            fleet(
+                tmp_path, workers=0, more_workers=[address], key=OWNER, worker_tokens={"worker-1": Secret(TOKEN)}
+            ) as parts,
+        ):
+            assert parts.result(parts.submit("say it"))["output"] == "did: say it"
+            assert asked_worker(address.port, OWNER) == 401
+
+
+def asked_worker(port: int, key: str) -> int:
+    return ask(port, "GET", "/status", key=key).status
+
+
+def test_every_route_says_what_it_asks_for(tmp_path: Path) -> None:
+    with ScriptedLLM() as llm:
+        settings = settings_for(tmp_path, llm, api_key=Secret(OWNER))
+        service = HubService(settings)
+        app = create_hub_app(service, settings)
+        service.close()
+    asks = {
+        (method, rule.rule): needed(app.view_functions[rule.endpoint], method)
+        for rule in app.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+    assert {route for route, scope in asks.items() if scope is Scope.WORKER} == {
+        ("POST", "/v1/chat/completions"),
+        ("GET", "/v1/models"),
+        ("POST", "/workers"),
+        ("DELETE", "/workers/<worker_id>"),
+    }
+    assert {route for route, scope in asks.items() if scope is Scope.SUBMIT} == {
+        ("POST", "/task"),
+        ("POST", "/task/<job_id>/cancel"),
+        ("POST", "/dashboard/submit"),
+        ("POST", "/dashboard/cancel"),
+    }
+    assert {method for (method, _), scope in asks.items() if scope is Scope.READ} == {"GET"}
+
+
+def test_a_ring_without_the_fleets_key_asks_for_none() -> None:
+    assert KeyRing.of_hub(Settings(keys=KEYS)) is None
+    assert KeyRing.of_worker(Settings(keys=KEYS)) is None
+
+
+@pytest.mark.parametrize("shown", [b"", b"owner", b"\xff\xfe", OWNER.encode() + b"\0", b"x" * 1_000_000])
+def test_what_is_no_key_finds_nobody(shown: bytes) -> None:
+    ring = KeyRing.of_hub(Settings(api_key=Secret(OWNER), keys=KEYS))
+    assert ring is not None
+    assert ring.find(shown) is None
+    assert ring.find(READER.encode()) is not None
