@@ -69,6 +69,12 @@ class Lab:
         """The key that the first run of the playbook made."""
         return (self.state / "secrets" / "api_key").read_text().strip()
 
+    def key_of(self, name: str) -> str:
+        """What that host asks its callers for: a worker has a key of its own."""
+        if not name.startswith("worker-"):
+            return self.key
+        return (self.state / "secrets" / f"worker_token_{name.rpartition('-')[2]}").read_text().strip()
+
     def url(self, name: str, path: str = "") -> str:
         """Where that host serves its API."""
         return f"http://{self.hosts[name]['ansible_host']}:5000{path}"

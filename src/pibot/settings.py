@@ -33,6 +33,7 @@ SHORTEST_KEY = 16
 
 _WORKER_IP = re.compile(r"WORKER_(\d+)_IP\Z")
 _WORKER_TOKEN = re.compile(r"WORKER_(\d+)_TOKEN\Z")
+_PREVIOUS_TOKEN = re.compile(r"WORKER_(\d+)_TOKEN_PREVIOUS\Z")
 _FURTHER_KEY = re.compile(r"PIBOT_KEY_([A-Z0-9_]+)\Z")
 _FOR_PEOPLE = {scope.value: scope for scope in (Scope.READ, Scope.SUBMIT, Scope.ADMIN)}
 _TRUE = frozenset({"1", "true", "yes", "on"})
@@ -108,6 +109,8 @@ class Settings:
     api_key: Secret | None = None
     keys: tuple[AccessKey, ...] = ()
     worker_tokens: Mapping[str, Secret] = field(default_factory=dict)
+    previous_api_key: Secret | None = None
+    previous_worker_tokens: Mapping[str, Secret] = field(default_factory=dict)
     allow_open: bool = False
     hub_url: str = f"http://127.0.0.1:{DEFAULT_PORT}"
     join_hub: bool = False
@@ -154,7 +157,9 @@ class Settings:
             workers=_workers(env),
             api_key=env.secret("PIBOT_API_KEY"),
             keys=_keys(env),
-            worker_tokens=_worker_tokens(env),
+            worker_tokens=_worker_tokens(env, _WORKER_TOKEN),
+            previous_api_key=env.secret("PIBOT_API_KEY_PREVIOUS"),
+            previous_worker_tokens=_worker_tokens(env, _PREVIOUS_TOKEN),
             allow_open=env.flag("PIBOT_ALLOW_OPEN"),
             hub_url=env.text("PIBOT_HUB_URL", defaults.hub_url).rstrip("/"),
             join_hub=env.get("PIBOT_HUB_URL") is not None,
@@ -354,11 +359,11 @@ def _workers(env: _Env) -> tuple[WorkerAddress, ...]:
     return tuple(workers)
 
 
-def _worker_tokens(env: _Env) -> dict[str, Secret]:
+def _worker_tokens(env: _Env, form: re.Pattern[str]) -> dict[str, Secret]:
     """``WORKER_1_TOKEN`` …, by the worker's name."""
-    numbers = sorted({int(m.group(1)) for m in map(_WORKER_TOKEN.match, env.names()) if m})
-    tokens = {f"worker-{number}": env.key(f"WORKER_{number}_TOKEN") for number in numbers}
-    return {name: token for name, token in tokens.items() if token is not None}
+    found = sorted((int(m.group(1)), name) for name in env.names() for m in [form.match(name)] if m)
+    tokens = {f"worker-{number}": env.key(name) for number, name in found}
+    return {worker: token for worker, token in tokens.items() if token is not None}
 
 
 def _keys(env: _Env) -> tuple[AccessKey, ...]:

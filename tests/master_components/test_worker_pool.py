@@ -27,13 +27,14 @@ from pibot.errors import (
     WorkerUnreachable,
 )
 from pibot.master_components import WorkerPool, create_default_worker_pool
+from pibot.master_components.worker_keys import WorkerKeys
 from pibot.settings import Secret, Settings
 from tests.support.workers import RunningWorker, closed_port, workers
 
 
 @contextlib.asynccontextmanager
 async def pool_of(addresses: Iterable[WorkerAddress], key: str | None = None) -> AsyncIterator[WorkerPool]:
-    pool = WorkerPool(addresses, api_key=None if key is None else Secret(key))
+    pool = WorkerPool(addresses, keys=WorkerKeys(None if key is None else Secret(key)))
     try:
         yield pool
     finally:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pibot.contracts import Scope
+from pibot.master_components.worker_keys import WorkerKeys
 from pibot.master_hub import HubService, create_hub_app
 from pibot.settings import AccessKey, Secret, Settings
 from pibot.web.keys import KeyRing, needed
@@ -88,6 +89,37 @@ def test_each_worker_is_sent_its_own_token(tmp_path: Path) -> None:
         ):
             assert parts.result(parts.submit("say it"))["output"] == "did: say it"
             assert asked_worker(address.port, OWNER) == 401
+
+
+def test_while_keys_are_changed_the_ones_before_are_good_too(tmp_path: Path) -> None:
+    old, new = Secret("old-" + TOKEN), Secret("new-" + TOKEN)
+    with ScriptedLLM() as llm:
+        its = settings_for(tmp_path, llm, api_key=old)
+        changes = {"worker_tokens": {"worker-1": new}, "previous_worker_tokens": {"worker-1": old}}
+        with (
+            worker("worker-1", Unused(), its) as address,
+            fleet(
+                tmp_path,
+                workers=0,
+                more_workers=[address],
+                key=OWNER,
+                previous_api_key=Secret("old-" + OWNER),
+                **changes,
+            ) as parts,
+        ):
+            assert parts.result(parts.submit("say it"))["output"] == "did: say it"
+            assert asked(parts, "old-" + OWNER, "GET", "/tasks") == 200
+            assert [asked(parts, key.reveal(), "POST", "/v1/chat/completions", {}) for key in (old, new)] == [400, 400]
+
+
+def test_a_worker_is_shown_the_key_that_it_took_last() -> None:
+    old, new = Secret("old"), Secret("new")
+    keys = WorkerKeys(Secret("fleet"), {"worker-1": new}, {"worker-1": old})
+    assert keys.of_worker("worker-1") == new
+    assert keys.other("worker-1", refused=new)
+    assert keys.other("worker-1", refused=new)  # of a request that was under way
+    assert keys.of_worker("worker-1") == old
+    assert not keys.other("worker-2", refused=Secret("fleet"))
 
 
 def asked_worker(port: int, key: str) -> int:

@@ -59,9 +59,9 @@ def test_a_workers_door_is_closed_to_the_owners_computer_too(lab: Lab) -> None:
         socket.create_connection((lab.hosts["worker-1"]["ansible_host"], 5000), timeout=3)
 
 
-def test_the_offline_model_answers_the_workers_alone(connect: Callable[[str, str, int], str]) -> None:
-    assert connect("worker-1", "pibot-master", 5009) == "open"
-    assert connect("outside", "pibot-master", 5009) == "dropped"
+def test_the_offline_model_answers_the_master_alone(lab: Lab, connect: Callable[[str, str, int], str]) -> None:
+    assert [connect(source, "pibot-master", 5009) for source in ("worker-1", "outside")] == ["dropped", "dropped"]
+    assert "VOLC_BASE_URL=http://127.0.0.1:5009/v1" in lab.shell("pibot-master", "cat ~/pibot/.env")
 
 
 @pytest.mark.parametrize("name", UNITS)
@@ -93,7 +93,8 @@ def test_neither_the_master_nor_a_worker_runs_a_task_for_a_caller_without_the_ke
     refused = lab.curl("pibot-master", lab.url("worker-1", "/task"), *header, "-d", json.dumps(body))
     assert refused["success"] is False
     known = lab.curl(
-        "pibot-master", lab.url("worker-1", "/task/stranger/result"), "-H", f"Authorization: Bearer {lab.key}"
+        *("pibot-master", lab.url("worker-1", "/task/stranger/result")),
+        *("-H", f"Authorization: Bearer {lab.key_of('worker-1')}"),
     )
     assert "stranger" in known["error"]
     assert "never sent here" in known["error"]
@@ -108,14 +109,25 @@ def test_the_settings_are_for_pi_alone(name: str, on: Callable[[str], Host]) -> 
     assert "Permission denied" in on(name).run(f"sudo -u nobody cat {FOLDERS[name]}/.env").stderr
 
 
-def test_the_key_is_kept_for_the_owner_alone_and_is_in_no_log(lab: Lab) -> None:
-    assert (lab.state / "secrets" / "api_key").stat().st_mode & 0o777 == 0o600
+def test_the_keys_are_kept_for_the_owner_alone_and_are_in_no_log(lab: Lab) -> None:
+    kept = [path for path in (lab.state / "secrets").iterdir() if path.is_file()]
+    assert {path.name for path in kept} >= {"api_key", "worker_token_1", "worker_token_2", "worker_token_3"}
+    assert {path.stat().st_mode & 0o777 for path in kept} == {0o600}
+    keys = "\n".join({lab.key_of(name) for name in UNITS})
     for name in UNITS:
-        # On standard input: sudo would write it into the journal itself.
-        found = lab.shell(
-            name, "sudo grep -rlFf - /var/log /run/log /etc ~/*/logs ~/*/worker.log", lab.key, check=False
-        )
+        # On standard input: sudo would write them into the journal itself.
+        found = lab.shell(name, "sudo grep -rlFf - /var/log /run/log /etc ~/*/logs ~/*/worker.log", keys, check=False)
         assert found == ""
+
+
+@pytest.mark.parametrize("name", WORKERS)
+def test_a_worker_has_neither_the_fleets_key_nor_the_models_nor_anothers(name: str, lab: Lab) -> None:
+    env = lab.shell(name, f"cat {FOLDERS[name]}/.env")
+    own = lab.key_of(name)
+    assert re.findall(r"^(\w+_KEY)=(.*)$", env, re.MULTILINE) == [("VOLC_API_KEY", own), ("PIBOT_API_KEY", own)]
+    assert len({lab.key_of(other) for other in UNITS}) == len(UNITS)
+    assert lab.ask("pibot-master", "/tasks", key=own).status == 403
+    assert f"VOLC_BASE_URL={lab.url('pibot-master', '/v1')}" in env
 
 
 # --- the units ---
@@ -189,7 +201,7 @@ def test_a_worker_that_has_run_a_task_is_within_its_memory_budget(
     name: str, lab: Lab, on: Callable[[str], Host]
 ) -> None:
     task = json.dumps({"task_id": f"memory-{name}", "description": "Sleep for 1 seconds", "skills": ["shell_exec"]})
-    headers = ("-H", f"Authorization: Bearer {lab.key}", "-H", "Prefer: wait=60")
+    headers = ("-H", f"Authorization: Bearer {lab.key_of(name)}", "-H", "Prefer: wait=60")
     done = lab.curl("pibot-master", lab.url(name, "/task"), *headers, "-d", task)
     assert done["success"] is True
     pid = on(name).service("pibot-worker").systemd_properties["MainPID"]

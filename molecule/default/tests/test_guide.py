@@ -26,12 +26,12 @@ def post(lab: Lab, name: str, body: dict[str, Any]) -> Any:
     return lab.curl(
         "pibot-master",
         lab.url(name, "/task"),
-        *("-X", "POST", "-H", f"Authorization: Bearer {lab.key}", "-d", json.dumps(body)),
+        *("-X", "POST", "-H", f"Authorization: Bearer {lab.key_of(name)}", "-d", json.dumps(body)),
     )
 
 
 def result(lab: Lab, name: str, task_id: str) -> Any:
-    headers = ("-H", f"Authorization: Bearer {lab.key}", "-H", "Prefer: wait=60")
+    headers = ("-H", f"Authorization: Bearer {lab.key_of(name)}", "-H", "Prefer: wait=60")
     return lab.curl("pibot-master", lab.url(name, f"/task/{task_id}/result"), *headers)
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Mapping
 from functools import lru_cache
-from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pibot.contracts import JsonObject, WorkerAddress
 from pibot.errors import TaskNotFound, WorkerBusy, WorkerNotReached, WorkerRejected, WorkerUnreachable
+from pibot.master_components.worker_keys import WorkerKeys
 from pibot.settings import Secret
 
 if TYPE_CHECKING:
@@ -31,25 +30,14 @@ class WorkerClient:
     """Talks to workers over kept connections. Made anywhere; used within one event loop.
 
     Args:
-        api_key: what they ask for.
-        tokens: what some ask for instead, by the worker's id.
+        keys: what they ask for.
     """
 
-    def __init__(self, api_key: Secret | None, tokens: Mapping[str, Secret] = MappingProxyType({})) -> None:
+    def __init__(self, keys: WorkerKeys) -> None:
         import aiohttp  # noqa: F401  # a tenth of a second that would else be the first task's
 
-        self._headers = {"Content-Type": "application/json"}
-        if api_key is not None:
-            self._headers["Authorization"] = f"Bearer {api_key.reveal()}"
-        self._own_keys = {worker: {"Authorization": f"Bearer {token.reveal()}"} for worker, token in tokens.items()}
+        self._keys = keys
         self._session: aiohttp.ClientSession | None = None
-
-    def _headers_for(self, worker_id: str, wait: float) -> dict[str, str]:
-        """What a request has beside the headers of all."""
-        headers = dict(self._own_keys.get(worker_id, ()))
-        if wait:
-            headers["Prefer"] = f"wait={wait:.0f}"
-        return headers
 
     async def request(
         self,
@@ -75,22 +63,49 @@ class WorkerClient:
             WorkerNotReached: it took no connection.
             WorkerUnreachable: there was no whole answer, or none of a worker's.
         """
+        # Not escaped: as \uXXXX a long text in another script would be more than a worker reads.
+        data = None if body is None else json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
+        key = self._keys.of_worker(address.worker_id)
+        status, answer = await self._exchange(address, method, path, data, key, wait, timeout)
+        if status == 401 and self._keys.other(address.worker_id, key):
+            key = self._keys.of_worker(address.worker_id)
+            status, answer = await self._exchange(address, method, path, data, key, wait, timeout)
+        if not isinstance(answer, dict):
+            problem = f"{address.url} answered {status} with no JSON object: no PiBot worker?"
+            raise WorkerUnreachable(address.worker_id, problem)
+        if status in (200, 202):
+            return status, answer
+        raise _refusal(address, status, answer)
+
+    async def _exchange(
+        self,
+        address: WorkerAddress,
+        method: str,
+        path: str,
+        data: bytes | None,
+        key: Secret | None,
+        wait: float,
+        timeout: float,
+    ) -> tuple[int, Any]:
+        """One request and its answer, whatever that is."""
         import aiohttp
 
         session = self._session or self._open()
+        headers = {} if key is None else {"Authorization": f"Bearer {key.reveal()}"}
+        if wait:
+            headers["Prefer"] = f"wait={wait:.0f}"
         status: int | None = None
         try:
             async with session.request(
                 method,
                 address.url + path,
-                # Not escaped: as \uXXXX a long text in another script would be more than a worker reads.
-                data=None if body is None else json.dumps(body, ensure_ascii=False).encode("utf-8", "replace"),
-                headers=self._headers_for(address.worker_id, wait),
+                data=data,
+                headers=headers,
                 timeout=_limits(wait + ANSWER_MARGIN if wait else timeout),
                 allow_redirects=False,
             ) as response:
                 status = response.status
-                answer = json.loads(await response.read())
+                return status, json.loads(await response.read())
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as exc:
             problem = "no connection in time" if isinstance(exc, asyncio.TimeoutError) else _reason(exc)
             raise WorkerNotReached(address.worker_id, f"no answer from {address.url}: {problem}") from exc
@@ -104,12 +119,6 @@ class WorkerClient:
                 raise WorkerNotReached(address.worker_id, f"{address.url} is no address: {exc}") from exc
             problem = f"{address.url} answered {status} without JSON: no PiBot worker?"
             raise WorkerUnreachable(address.worker_id, problem) from exc
-        if not isinstance(answer, dict):
-            problem = f"{address.url} answered {status} with no JSON object: no PiBot worker?"
-            raise WorkerUnreachable(address.worker_id, problem)
-        if status in (200, 202):
-            return status, answer
-        raise _refusal(address, status, answer)
 
     async def close(self) -> None:
         """Close the connections. Calling it twice is fine."""
@@ -122,7 +131,7 @@ class WorkerClient:
         import aiohttp
 
         self._session = aiohttp.ClientSession(
-            headers=self._headers,
+            headers={"Content-Type": "application/json"},
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE),
             cookie_jar=aiohttp.DummyCookieJar(),
         )

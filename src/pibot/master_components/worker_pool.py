@@ -8,7 +8,6 @@ import random
 import secrets
 import time
 from collections.abc import Awaitable, Collection, Iterable, Mapping
-from types import MappingProxyType
 from typing import Any, Callable, cast
 
 from pibot.contracts import (
@@ -32,9 +31,10 @@ from pibot.logs import event
 from pibot.master_components.placement import MEGABYTE, Limits
 from pibot.master_components.reservations import Rank, Reservations
 from pibot.master_components.worker_client import WorkerClient
+from pibot.master_components.worker_keys import WorkerKeys
 from pibot.master_components.worker_records import Worker
 from pibot.master_components.worker_talk import CANCEL_TIMEOUT, CHECK_TIMEOUT, WAIT_CHUNK, WorkerTalk
-from pibot.settings import Secret, Settings
+from pibot.settings import Settings
 
 log = logging.getLogger("pibot.pool")
 
@@ -61,8 +61,7 @@ class WorkerPool:
 
     Args:
         workers: where they are.
-        api_key: what they ask for.
-        tokens: what some ask for instead, by the worker's id.
+        keys: what they ask for.
         limits: beyond what a worker gets no task.
         clock: seconds since the epoch, for what is shown.
         monotonic: seconds, for delays and deadlines.
@@ -73,8 +72,7 @@ class WorkerPool:
         self,
         workers: Iterable[WorkerAddress],
         *,
-        api_key: Secret | None = None,
-        tokens: Mapping[str, Secret] = MappingProxyType({}),
+        keys: WorkerKeys | None = None,
         limits: Limits | None = None,
         clock: Clock = time.time,
         monotonic: Clock = time.monotonic,
@@ -85,7 +83,7 @@ class WorkerPool:
         self._monotonic = monotonic
         self._line = Reservations(workers, monotonic)
         self._workers = self._line.workers
-        self._client = WorkerClient(api_key, tokens)
+        self._client = WorkerClient(keys or WorkerKeys())
         self._talk = WorkerTalk(
             self._workers, self._client, limits or Limits(), clock, monotonic, sleep=sleep, jitter=jitter
         )
@@ -405,8 +403,7 @@ def create_worker_pool(settings: Settings, clock: Clock = time.time) -> WorkerPo
     """
     return WorkerPool(
         settings.workers,
-        api_key=settings.api_key,
-        tokens=settings.worker_tokens,
+        keys=WorkerKeys.of(settings),
         limits=Limits(settings.hot_celsius, settings.min_memory_mb * MEGABYTE),
         clock=clock,
     )

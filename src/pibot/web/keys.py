@@ -34,13 +34,14 @@ class KeyRing:
         if settings.api_key is None:
             return None
         people = [(key.secret, Caller(key.name, key.scope)) for key in settings.keys]
-        workers = [(token, Caller(name, Scope.WORKER, name)) for name, token in settings.worker_tokens.items()]
-        return cls([(settings.api_key, OWNER), *people, *workers])
+        tokens = [*settings.worker_tokens.items(), *settings.previous_worker_tokens.items()]
+        workers = [(token, Caller(name, Scope.WORKER, name)) for name, token in tokens]
+        return cls([*_owners(settings), *people, *workers])
 
     @classmethod
     def of_worker(cls, settings: Settings) -> Optional[KeyRing]:
         """The one key that a worker accepts: the fleet's, or its own token."""
-        return None if settings.api_key is None else cls([(settings.api_key, OWNER)])
+        return cls(_owners(settings)) if settings.api_key is not None else None
 
     def find(self, shown: bytes) -> Optional[Caller]:
         """Whose key it is. Takes the same time whichever it is, and whether it is any."""
@@ -50,6 +51,11 @@ class KeyRing:
             if hmac.compare_digest(known, digest):
                 found = caller
         return found
+
+
+def _owners(settings: Settings) -> list[tuple[Secret, Caller]]:
+    """PIBOT_API_KEY, and the one before for as long as it is changed."""
+    return [(key, OWNER) for key in (settings.api_key, settings.previous_api_key) if key is not None]
 
 
 def needs(scope: Scope) -> Callable[[V], V]:
