@@ -127,3 +127,10 @@ def test_the_guides_log_tells_the_tasks_story(tmp_path: Path) -> None:
     ]
     assert "task=t1" in log
     assert model.requests[0].tool_names == ["shell_exec"]
+
+
+def test_a_worker_leaves_no_core_dump_since_it_holds_the_key(tmp_path: Path) -> None:
+    with ScriptedLLM(text("not reached")) as model, worker(tmp_path, model) as running:
+        limits = Path(f"/proc/{running.process.pid}/limits").read_text()
+    (line,) = [line for line in limits.splitlines() if line.startswith("Max core file size")]
+    assert line.split()[4] == "0"

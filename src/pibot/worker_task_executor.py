@@ -30,6 +30,7 @@ from pibot.contracts import (
 )
 from pibot.errors import PibotError, SettingsError, ShuttingDown, TaskConflict, TaskNotFound, WorkerBusy
 from pibot.logs import event
+from pibot.secrecy import keep_memory_private
 from pibot.settings import DEFAULT_PORT, Settings
 
 if TYPE_CHECKING:
@@ -345,6 +346,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="port to listen on (default: %(default)s)")
     parser.add_argument("--worker-id", help="this worker's name (default: WORKER_ID, else worker-1)")
     arguments = parser.parse_args(argv)
+    keep_memory_private()
     try:
         settings = Settings.load()
         if arguments.worker_id:

@@ -238,7 +238,9 @@ def _listening(function: Callable[..., None]) -> Callable[..., None]:
 def hub(host: str | None, port: int) -> None:
     """Run the master: API, planner, job queue and dashboard."""
     from pibot.master_hub import run_hub
+    from pibot.secrecy import keep_memory_private
 
+    keep_memory_private()
     run_hub(_settings(), host, port)
 
 
@@ -247,8 +249,10 @@ def hub(host: str | None, port: int) -> None:
 @click.option("--worker-id", help="This worker's name (WORKER_ID, else worker-1).")
 def worker(host: str | None, port: int, worker_id: str | None) -> None:
     """Run a worker."""
+    from pibot.secrecy import keep_memory_private
     from pibot.worker_task_executor import run_worker
 
+    keep_memory_private()
     settings = _settings()
     run_worker(settings.replace(worker_id=worker_id) if worker_id else settings, host=host, port=port)
 
