@@ -31,19 +31,25 @@ from pibot.sandbox import Limits, create_command_runner
 from pibot.sandbox.bubblewrap import Bubblewrap, Features, profile
 from pibot.sandbox.limits import DEFAULT_LIMITS, tasks_of
 from pibot.sandbox.pipes import Output
+from pibot.sandbox.remote import RemoteSandbox
 from pibot.sandbox.seccomp import ABSENT, REFUSED, system_call_filter
 from pibot.sandbox.unconfined import Unconfined
+from tests.support.sandbox_service import sandbox_service
 
-Runner = Union[Bubblewrap, Unconfined]
+Runner = Union[Bubblewrap, Unconfined, RemoteSandbox]
 LONG = 60.0
 """Seconds that no test here needs; a command that is not ended in time shows by that."""
 
-MODES = [pytest.param("bwrap", marks=pytest.mark.system), "off"]
+MODES = [pytest.param("bwrap", marks=pytest.mark.system), "off", pytest.param("service", marks=pytest.mark.system)]
 
 
 @pytest.fixture(params=MODES)
-def runner(request: pytest.FixtureRequest) -> Runner:
-    return create_command_runner(request.param)
+def runner(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Runner]:
+    if request.param == "service":
+        with sandbox_service(tmp_path, tmp_path) as served:
+            yield served.runner
+    else:
+        yield create_command_runner(request.param)
 
 
 @pytest.fixture
@@ -198,7 +204,7 @@ async def test_when_a_cancellation_arrives_the_whole_tree_is_gone(
 
 
 async def test_a_command_cancelled_before_it_began_leaves_nothing(runner: Runner, workspace: Path, token: str) -> None:
-    await runner.check()
+    await sh(runner, workspace, "true")  # the first one makes sure that it works
     descriptors = open_descriptors()
     running = asyncio.ensure_future(sh(runner, workspace, sleeper(token)))
     await asyncio.sleep(0)
@@ -246,7 +252,7 @@ async def test_the_other_limits_hold_and_the_kernel_would_end_the_command_first(
 
 
 async def test_no_descriptor_is_lost_on_either_side(runner: Runner, workspace: Path) -> None:
-    await runner.check()
+    await sh(runner, workspace, "true")  # the first one makes sure that it works
     descriptors = open_descriptors()
     inside = await sh(runner, workspace, "cd /proc/self/fd && echo *")
     await sh(runner, workspace, "cat", stdin=b"x")
@@ -279,13 +285,25 @@ SERVICE = """
 import asyncio, sys
 from pathlib import Path
 from pibot.sandbox import create_command_runner
-mode, workspace, command = sys.argv[1:]
-asyncio.run(create_command_runner(mode).run(["bash", "-c", command], workspace=Path(workspace), timeout=1000))
+from pibot.sandbox.remote import RemoteSandbox
+mode, folder, command = sys.argv[1:]
+workspace = Path(folder)
+socket = workspace.parent / "sandbox.socket"
+runner = RemoteSandbox(socket, workspace.parent) if mode == "service" else create_command_runner(mode)
+asyncio.run(runner.run(["bash", "-c", command], workspace=workspace, timeout=1000))
 """
 
 
+@pytest.fixture
+def beside(mode: str, tmp_path: Path) -> Iterator[None]:
+    """The sandbox service, where the mode is that one; it lives on when the worker is killed."""
+    with sandbox_service(tmp_path, tmp_path) if mode == "service" else contextlib.nullcontext():
+        yield
+
+
 @pytest.mark.system
-@pytest.mark.parametrize("mode", ["bwrap", "off"])
+@pytest.mark.usefixtures("beside")
+@pytest.mark.parametrize("mode", ["bwrap", "off", "service"])
 async def test_when_the_service_is_killed_its_commands_are_ended(mode: str, workspace: Path, token: str) -> None:
     with fifo(workspace / "ready") as ready:
         command = f"{sleeper(token)} & setsid -f {sleeper(token)}; echo >ready; {sleeper(token)}"
@@ -304,7 +322,8 @@ async def test_when_the_service_is_killed_its_commands_are_ended(mode: str, work
 
 @pytest.mark.system
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("mode", ["bwrap", "off"])
+@pytest.mark.usefixtures("beside")
+@pytest.mark.parametrize("mode", ["bwrap", "off", "service"])
 def test_when_the_service_is_killed_while_a_command_starts_nothing_is_left(
     mode: str, workspace: Path, token: str
 ) -> None:

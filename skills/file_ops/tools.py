@@ -87,7 +87,7 @@ def write_file(context: ToolContext, path: str, content: str) -> str:
             os.close(open_file(fd, name, place))  # so that a folder, link or device is refused
         # Readers see the old file or the new one. It is not synced to disk, since the folder goes with the task.
         temporary = f".{secrets.token_hex(8)}.tmp"
-        new = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=fd)
+        new = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o664, dir_fd=fd)
         try:
             with os.fdopen(new, "wb") as file:
                 if known is not None:

@@ -170,7 +170,7 @@ def open_file(fd: int, name: str, place: Place, flags: int = os.O_RDONLY) -> int
     known = kind_of(fd, name)
     if known is not None:
         _must_be_file(known.st_mode, place)
-    opened = os.open(name, flags, 0o644, dir_fd=fd)
+    opened = os.open(name, flags, 0o664, dir_fd=fd)
     try:
         _must_be_file(os.fstat(opened).st_mode, place)
     except ToolError:

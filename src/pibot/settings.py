@@ -121,6 +121,7 @@ class Settings:
     worker_soul: Path = Path("worker_soul.md")
     soul: Path = Path("soul.md")
     sandbox: str = "bwrap"
+    sandbox_socket: Path | None = None
     web_allow: tuple[str, ...] = ()
     read_paths: tuple[Path, ...] = ()
     budget: Budget = field(default_factory=Budget)
@@ -170,6 +171,7 @@ class Settings:
             worker_soul=_bundled(directory, "worker_soul.md"),
             soul=_bundled(directory, "soul.md"),
             sandbox=env.choice("PIBOT_SANDBOX", ("bwrap", "off"), defaults.sandbox),
+            sandbox_socket=env.path("PIBOT_SANDBOX_SOCKET", None),
             web_allow=env.words("PIBOT_WEB_ALLOW"),
             read_paths=tuple(env.absolute(p, "PIBOT_READ_PATHS") for p in env.words("PIBOT_READ_PATHS")),
             budget=Budget(

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from pibot.contracts import Agent, AgentOutcome, Budget, CommandRunner, LLMClient, TaskRequest, ToolContext
-from pibot.errors import SettingsError
+from pibot.errors import SettingsError, ToolError
 from pibot.settings import Settings
 
 if TYPE_CHECKING:
     from pibot.tool_registry import SkillLibrary
 
 log = logging.getLogger("pibot.worker")
+
+Clear = Callable[[Path], Awaitable[None]]
 
 
 class TaskAgents:
@@ -30,6 +32,7 @@ class TaskAgents:
         workspaces: the folder in which each task gets one, for as long as it runs.
         budget: how far a task may go; a task's own timeout replaces ``max_seconds``.
         options: the owner's settings for skills.
+        clear: removes from a workspace what another user has left there; None where commands run as this one.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class TaskAgents:
         workspaces: Path,
         budget: Budget,
         options: Mapping[str, Any],
+        clear: Optional[Clear] = None,
     ) -> None:
         self._library = library
         self._commands = commands
@@ -49,6 +53,7 @@ class TaskAgents:
         self._workspaces = workspaces
         self._budget = budget
         self._options = options
+        self._clear = clear
         self._llm: LLMClient | None = None
 
     def __call__(self, request: TaskRequest) -> Agent:
@@ -72,15 +77,30 @@ class TaskAgents:
 
         workspace = self._workspaces / request.task_id
         if workspace.exists():
-            await _remove(workspace)  # left behind by a power cut
-        workspace.mkdir(parents=True, mode=0o700)
+            await self._remove(workspace)  # left behind by a power cut
+        # Where commands run as another user, the folder above brings the group that both are in, and the umask is set.
+        workspace.mkdir(parents=True, mode=0o700 if self._clear is None else 0o770)
         try:
             context = ToolContext(request.task_id, workspace, self._commands, self._options)
             tools = self._library.load(request.skills, context)
             budget = self._budget if request.timeout is None else replace(self._budget, max_seconds=request.timeout)
             return await ToolAgent(llm, tools, self._system_prompt, budget).run(request)
         finally:
-            await _remove(workspace)
+            await self._remove(workspace)
+
+    async def _remove(self, folder: Path) -> None:
+        """Remove a workspace, whatever its task has made of it. What can't be removed is logged and stays."""
+        import asyncio
+
+        try:
+            shutil.rmtree(folder)
+        except (OSError, RecursionError):  # folders nested a thousand deep, or without permissions
+            if self._clear is not None:
+                try:
+                    await self._clear(folder)
+                except ToolError as exc:
+                    log.warning("workspace_not_cleared folder=%s: %s", folder, exc)
+            await asyncio.get_running_loop().run_in_executor(None, _remove_by_force, folder)
 
 
 class _TaskAgent:
@@ -90,16 +110,6 @@ class _TaskAgent:
 
     async def run(self, request: TaskRequest) -> AgentOutcome:
         return await self._agents.run(request, self._llm)
-
-
-async def _remove(folder: Path) -> None:
-    """Remove a workspace, whatever its task has made of it. What can't be removed is logged and stays."""
-    import asyncio
-
-    try:
-        shutil.rmtree(folder)
-    except (OSError, RecursionError):  # folders nested a thousand deep, or without permissions
-        await asyncio.get_running_loop().run_in_executor(None, _remove_by_force, folder)
 
 
 def _remove_by_force(folder: Path) -> None:
@@ -117,7 +127,6 @@ def create_task_agents(settings: Settings, library: SkillLibrary) -> TaskAgents:
     Raises:
         SettingsError: ``worker_soul.md`` can't be read.
     """
-    from pibot.sandbox import create_command_runner
 
     def create_llm() -> LLMClient:
         from pibot.llm_client import create_llm_client
@@ -128,12 +137,26 @@ def create_task_agents(settings: Settings, library: SkillLibrary) -> TaskAgents:
         soul = settings.worker_soul.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as exc:
         raise SettingsError(f"{settings.worker_soul}, the worker's system prompt, can't be read: {exc}") from exc
+    commands, clear = _commands(settings)
     return TaskAgents(
         library,
-        create_command_runner(settings.sandbox),
+        commands,
         create_llm,
         soul,
         settings.workspace_dir,
         settings.budget,
         {"web_allow": settings.web_allow, "read_paths": settings.read_paths},
+        clear,
     )
+
+
+def _commands(settings: Settings) -> tuple[CommandRunner, Optional[Clear]]:
+    """What runs commands: the sandbox service where there is one, else this process."""
+    if settings.sandbox != "off" and settings.sandbox_socket is not None:
+        from pibot.sandbox.remote import RemoteSandbox
+
+        remote = RemoteSandbox(settings.sandbox_socket, settings.workspace_dir)
+        return remote, remote.clear
+    from pibot.sandbox import create_command_runner
+
+    return create_command_runner(settings.sandbox), None

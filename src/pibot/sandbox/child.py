@@ -189,13 +189,13 @@ async def attend(
         timed_out = not done
     finally:
         try:
-            await _to_its_end(end())
+            await to_its_end(end())
         finally:
             child.close()
     return timed_out
 
 
-async def _to_its_end(work: Awaitable[None]) -> None:
+async def to_its_end(work: Awaitable[None]) -> None:
     """Await ``work``, however often the caller is cancelled meanwhile; only then is that heeded."""
     task = asyncio.ensure_future(work)
     cancelled = False

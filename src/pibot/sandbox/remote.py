@@ -1,0 +1,114 @@
+"""Commands run by the sandbox service, another process of another user, behind a UNIX socket."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pibot.contracts import CommandResult
+from pibot.errors import SandboxUnavailable, ToolError
+from pibot.sandbox.wire import MAX_STDIN, BadMessage, encoded, read_message
+
+if TYPE_CHECKING:
+    import asyncio
+
+ANSWER_SECONDS = 120.0
+"""Seconds beyond a command's own time in which the service must have answered; its start is among them."""
+
+
+class RemoteSandbox:
+    """Has commands run by the sandbox service, and not at all where it can't be reached.
+
+    Args:
+        socket: where the service listens.
+        workspaces: the folder that holds the tasks' own; the service knows it too, and is told bare names.
+    """
+
+    def __init__(self, socket: Path, workspaces: Path) -> None:
+        self._socket = socket
+        self._workspaces = workspaces
+
+    def describe(self) -> tuple[str, ...]:
+        """What holds for commands and what doesn't, in sentences for the owner."""
+        return (f"Commands are run by the sandbox service at {self._socket}, as another user and under bubblewrap.",)
+
+    async def run(
+        self, argv: Sequence[str], *, workspace: Path, timeout: float, stdin: bytes = b"", network: bool = False
+    ) -> CommandResult:
+        """Run a command; see :class:`~pibot.contracts.CommandRunner`.
+
+        Raises:
+            ToolError: also where the service ended meanwhile; what the command did until then stays done.
+        """
+        if len(stdin) > MAX_STDIN:
+            raise ToolError(f"a command can be given {MAX_STDIN} bytes to read, not {len(stdin)}; put them into a file")
+        request = {"do": "run", "argv": list(argv), "timeout": timeout, "network": network, "stdin": len(stdin)}
+        return CommandResult(**await self._ask(request, workspace, timeout + ANSWER_SECONDS, stdin))
+
+    async def clear(self, workspace: Path) -> None:
+        """Remove what commands have left in ``workspace`` and this process can't, being another user.
+
+        Raises:
+            ToolError: the service could not be reached, or ended meanwhile.
+        """
+        await self._ask({"do": "clear"}, workspace, ANSWER_SECONDS)
+
+    async def _ask(
+        self, request: dict[str, Any], workspace: Path, timeout: float, stdin: bytes = b""
+    ) -> dict[str, Any]:
+        """The service's answer to one request. Whatever happens, no process of it is left afterwards."""
+        import asyncio
+
+        from pibot.sandbox.child import to_its_end
+
+        if workspace.parent != self._workspaces:
+            raise SandboxUnavailable(f"commands run in a task's folder in {self._workspaces} only, not in {workspace}")
+        try:
+            message = encoded({**request, "workspace": workspace.name})
+        except BadMessage as exc:
+            raise ToolError(f"the command is too long: {exc}") from exc
+        try:
+            reader, writer = await asyncio.open_unix_connection(self._socket)
+        except OSError as exc:
+            raise SandboxUnavailable(
+                f"commands can't be confined, so none is run: the sandbox service can't be reached at {self._socket} "
+                f"({exc.strerror or exc}). To mend it, run 'sudo systemctl restart pibot-sandbox.socket'"
+            ) from exc
+        try:
+            writer.write(message)
+            writer.write(stdin)
+            answer = await asyncio.wait_for(read_message(reader), timeout)
+        except (ConnectionError, asyncio.IncompleteReadError) as exc:
+            raise ToolError(
+                "the sandbox service ended while the command ran, and the command with it; what it had done by then "
+                "stays. Try again; 'journalctl -u pibot-sandbox' on the worker may say why"
+            ) from exc
+        except asyncio.TimeoutError as exc:
+            raise ToolError("the sandbox service did not answer; restart pibot-sandbox.service on the worker") from exc
+        except BadMessage as exc:
+            raise ToolError(f"the sandbox service answered with {exc}; update PiBot on the worker") from exc
+        finally:
+            await to_its_end(_take_back(reader, writer))
+        return _result(answer)
+
+
+async def _take_back(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """End the request, if it has not ended: the service closes when no process of it is left."""
+    import contextlib
+
+    # Whichever error it is, the connection is gone, and then the service ends the command by itself.
+    with contextlib.suppress(OSError, RuntimeError):
+        writer.write_eof()
+    with contextlib.suppress(OSError):
+        while await reader.read(65536):
+            pass
+    writer.close()
+
+
+def _result(answer: dict[str, Any]) -> dict[str, Any]:
+    error = answer.get("error")
+    if error is None:
+        result: dict[str, Any] = answer["result"]
+        return result
+    raise (ToolError if error["kind"] == "tool" else SandboxUnavailable)(error["message"])

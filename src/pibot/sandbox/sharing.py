@@ -1,0 +1,105 @@
+"""One folder, two users: the worker's own and that of its commands, with a group in common.
+
+New files get the group by the folders' setgid bit, and the umask leaves them open to it. What that does not do: a
+command may close its files to the group, and it can't change the mode of a file that the worker made. So before a
+command the worker's files become the command's own, and afterwards its files are opened to the group.
+
+Nothing here follows a symbolic link, so what a command puts into the folder leads nowhere else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+from itertools import islice
+from pathlib import Path
+from typing import Callable
+
+MAX_ENTRIES = 20_000
+"""How many files and folders are looked at; the rest stay as they are."""
+
+MAX_DEPTH = 60
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_SHARED_FILE, _SHARED_FOLDER = 0o660, 0o2770
+
+Visit = Callable[[int, str, os.stat_result], None]
+
+
+def adopt(folder: int) -> None:
+    """Replace each file of another user under an open folder by a copy of our own, so that a command can chmod it."""
+    own = os.geteuid()
+
+    def visit(parent: int, name: str, status: os.stat_result) -> None:
+        if stat.S_ISREG(status.st_mode) and status.st_uid != own:
+            _copy(parent, name)
+
+    _walk(folder, visit)
+
+
+def share(folder: int) -> None:
+    """Let the group use our files and folders under an open folder."""
+    own = os.geteuid()
+
+    def visit(parent: int, name: str, status: os.stat_result) -> None:
+        mode = status.st_mode
+        wanted = _SHARED_FOLDER if stat.S_ISDIR(mode) else _SHARED_FILE if stat.S_ISREG(mode) else 0
+        if status.st_uid == own and mode & wanted != wanted:
+            _add_mode(parent, name, wanted)
+
+    _walk(folder, visit)
+
+
+def _walk(folder: int, visit: Visit) -> None:
+    """Visit what lies under an open folder, folders before what is in them. What is gone or closed is passed over."""
+    left = MAX_ENTRIES
+
+    def enter(parent: int, depth: int) -> None:
+        nonlocal left
+        with os.scandir(parent) as found:
+            names = [entry.name for entry in islice(found, left)]
+        left -= len(names)
+        for name in names:
+            with contextlib.suppress(OSError):
+                status = os.lstat(name, dir_fd=parent)
+                visit(parent, name, status)
+                if stat.S_ISDIR(status.st_mode) and depth < MAX_DEPTH and left > 0:
+                    inner = os.open(name, _FOLDER, dir_fd=parent)
+                    try:
+                        enter(inner, depth + 1)
+                    finally:
+                        os.close(inner)
+
+    enter(folder, 1)
+
+
+def _add_mode(parent: int, name: str, wanted: int) -> None:
+    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        mode = os.fstat(fd).st_mode
+        if not stat.S_ISLNK(mode):
+            # By its descriptor, so that it is this one, whatever goes by the name now. fchmod(2) does not take O_PATH.
+            Path(f"/proc/self/fd/{fd}").chmod(stat.S_IMODE(mode) | wanted | (mode & 0o700) >> 3)
+    finally:
+        os.close(fd)
+
+
+def _copy(parent: int, name: str) -> None:
+    with os.fdopen(os.open(name, _FILE, dir_fd=parent), "rb") as source:
+        status = os.fstat(source.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            return
+        temporary = f".{os.urandom(8).hex()}.tmp"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            with os.fdopen(os.open(temporary, flags, 0o600, dir_fd=parent), "wb") as copy:
+                shutil.copyfileobj(source, copy)
+                os.fchmod(copy.fileno(), status.st_mode & 0o777 | _SHARED_FILE)
+            os.utime(temporary, ns=(status.st_atime_ns, status.st_mtime_ns), dir_fd=parent)
+            os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=parent)
+            raise
