@@ -350,6 +350,19 @@ def test_another_mode_is_refused() -> None:
 # --- bubblewrap ---
 
 
+async def test_a_bubblewrap_that_failed_at_once_is_heard_out(tmp_path: Path) -> None:
+    program = tmp_path / "bwrap"
+    program.write_text(
+        "#!/bin/sh\nwhile [ $1 != --json-status-fd ]; do shift; done\n"
+        "echo '{\"child-pid\": 4194305}' >/proc/self/fd/$2\n"  # beyond the largest id, so gone for certain
+        "echo bwrap: no host name for you >&2\nexit 1\n"
+    )
+    program.chmod(0o755)
+    broken = Bubblewrap(program=str(program), features=Features(disable_userns=True, size=True))
+    with pytest.raises(SandboxUnavailable, match="bwrap: no host name for you"):
+        await broken.check()
+
+
 @pytest.mark.system
 async def test_the_check_passes_where_bubblewrap_works_and_what_holds_is_said(confined: Bubblewrap) -> None:
     await confined.check()

@@ -192,10 +192,13 @@ class Bubblewrap:
                     pid = json.loads(line)["child-pid"]
                     try:
                         init = PidFd(pid)
+                    except ProcessLookupError:
+                        pid = 0  # bubblewrap failed, and its status says so
                     except BaseException:
                         os.kill(pid, signal.SIGKILL)  # it waits for us, so the number is still its own
                         raise
-                    self._limit(pid)
+                    else:
+                        self._limit(pid)
                 life.write(b"%d\n" % pid)
 
             async def end() -> None:
