@@ -19,7 +19,9 @@ def keep_memory_private() -> None:
     # Not ctypes: this is the part of it that calls a function, a third of its memory.
     import _ctypes
 
-    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    if soft != 0:  # a unit may have set it, and forbid the call
+        resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
     prctl = _ctypes.dlsym(_ctypes.dlopen("libc.so.6", os.RTLD_NOW), "prctl")
     if _ctypes.call_function(prctl, (_PR_SET_DUMPABLE, 0, 0, 0, 0)) != 0:
         raise OSError("prctl(PR_SET_DUMPABLE) failed")
