@@ -12,6 +12,7 @@ from typing import Any
 from tests.support.scripted_llm import RecordedRequest, Reply, ScriptedLLM, call, error, text, tool_calls
 
 from chaos.schedule import job_in, step_in, steps_in
+from pibot.rehearsal.conversation import unmarked
 from pibot.rehearsal.planner import PLAN_MARKER, SUMMARY_MARKER
 
 
@@ -36,7 +37,7 @@ def reply(request: RecordedRequest) -> Reply:
         if step.skill == "slow":
             arguments["seconds"] = step.seconds
         return tool_calls(call(step.skill, arguments))
-    output = last["content"]
+    output = unmarked(last["content"])
     return text(json.dumps({"success": not output.startswith("ERROR"), "data": {}, "output": output}))
 
 

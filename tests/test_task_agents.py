@@ -72,6 +72,17 @@ async def test_only_the_named_skills_tools_and_instructions_reach_the_model(tmp_
     assert "shell_exec" not in llm.sent[0][0].content.split("## Skill file_ops")[0]
 
 
+async def test_a_tool_of_a_skill_that_the_task_did_not_name_is_not_run(tmp_path: Path) -> None:
+    outside = tmp_path / "made"
+    llm = FakeLLM(asked(shell(f"touch {outside}")), said(FINAL))
+    assert await run(tmp_path, llm, TaskRequest("t1", "x", ("file_ops",))) is TaskState.COMPLETED
+    assert "ERROR: there is no tool 'shell_exec'" in llm.sent[1][-1].content
+    assert not outside.exists()
+    named = FakeLLM(asked(shell(f"touch {outside}")), said(FINAL))
+    await run(tmp_path, named, TaskRequest("t2", "x", ("shell_exec",)))
+    assert outside.exists()
+
+
 async def test_the_models_client_is_made_on_the_first_task_and_closed_at_the_end(tmp_path: Path) -> None:
     llm, made = FakeLLM(said(FINAL), said(FINAL)), []
     maker = agents(tmp_path, llm)

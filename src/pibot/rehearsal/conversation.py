@@ -12,6 +12,8 @@ from pibot.errors import InvalidRequest
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
+_MARKED = re.compile(r'<tool_output id="(\w+)"[^>\n]*>\n(.*)\n</tool_output id="\1">\Z', re.DOTALL)
+
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 
 
@@ -168,7 +170,7 @@ def _answers(messages: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
                     "by its tool_call_id",
                     field=f"{where}.tool_call_id",
                 )
-            answers[call_id] = _said(message, where).text
+            answers[call_id] = unmarked(_said(message, where).text)
             continue
         _demand_all_answered(answers, where)
         if message["role"] == "user":
@@ -177,6 +179,12 @@ def _answers(messages: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
             answers[call_id] = None
     _demand_all_answered(answers, f"messages[{len(messages)}]")
     return tuple(text for text in answers.values() if text is not None)
+
+
+def unmarked(text: str) -> str:
+    """A tool's answer without the worker's mark that it is data."""
+    match = _MARKED.match(text)
+    return match.group(2) if match else text
 
 
 def _demand_all_answered(answers: Mapping[str, str | None], where: str) -> None:
