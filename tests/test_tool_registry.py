@@ -511,7 +511,7 @@ async def test_any_other_exception_is_a_result_that_names_it_and_a_traceback_in_
 
 def box_of(context: ToolContext, function: Callable[..., str]) -> Toolbox:
     function.__doc__ = "Work."
-    return Toolbox([toolbox.Tool("demo", function, read_signature(function), False)], context)
+    return Toolbox([toolbox.Tool("demo", function, read_signature(function), False, context)])
 
 
 @pytest.mark.parametrize("cancels", [1, 3])

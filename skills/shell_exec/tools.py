@@ -34,7 +34,9 @@ async def shell_exec(context: ToolContext, command: str, timeout: int = 60) -> s
     if timeout < 1:
         raise ToolError(f"timeout must be 1 to {longest} seconds, not {timeout}")
     seconds = min(timeout, longest)
-    result = await context.commands.run([_shell(), "-c", command], workspace=context.workspace, timeout=seconds)
+    result = await context.commands.run(
+        [_shell(), "-c", command], workspace=context.workspace, timeout=seconds, network=context.network
+    )
     return _answer(result, seconds)
 
 

@@ -122,6 +122,7 @@ class Settings:
     soul: Path = Path("soul.md")
     sandbox: str = "bwrap"
     sandbox_socket: Path | None = None
+    network_skills: tuple[str, ...] = ()
     web_allow: tuple[str, ...] = ()
     read_paths: tuple[Path, ...] = ()
     budget: Budget = field(default_factory=Budget)
@@ -172,6 +173,7 @@ class Settings:
             soul=_bundled(directory, "soul.md"),
             sandbox=env.choice("PIBOT_SANDBOX", ("bwrap", "off"), defaults.sandbox),
             sandbox_socket=env.path("PIBOT_SANDBOX_SOCKET", None),
+            network_skills=env.words("PIBOT_NETWORK_SKILLS"),
             web_allow=env.words("PIBOT_WEB_ALLOW"),
             read_paths=tuple(env.absolute(p, "PIBOT_READ_PATHS") for p in env.words("PIBOT_READ_PATHS")),
             budget=Budget(

@@ -295,13 +295,13 @@ def run_worker(settings: Settings, *, host: str | None = None, port: int = DEFAU
     """
     from pibot import web
     from pibot.task_agents import create_task_agents
-    from pibot.tool_registry import SkillLibrary
+    from pibot.tool_registry import Policy, SkillLibrary
     from pibot.worker_api import create_worker_app
     from pibot.worker_joining import Joining
 
     logs.configure("worker", settings.log_dir)
     address = settings.listen_host(host)
-    library = SkillLibrary(settings.skills_dir)
+    library = SkillLibrary(settings.skills_dir, Policy(frozenset(settings.network_skills)))
     agents = create_task_agents(settings, library)
     loop = BackgroundLoop()
     executor = TaskExecutor(

@@ -68,12 +68,15 @@ class ToolContext:
         workspace: the task's own folder; it exists, and goes with the task.
         commands: how to run a command.
         options: the owner's settings for skills, such as ``web_allow``, ``read_paths``; read-only.
+        network: whether ``commands`` may give the network to this tool's commands: its skill's ``SKILL.md`` and the
+            owner both say so.
     """
 
     task_id: str
     workspace: Path
     commands: CommandRunner
     options: Mapping[str, Any] = field(default_factory=dict)
+    network: bool = False
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,7 @@ def banners(
     """What the owner should know or mend, the worst first."""
     offline = bool(workers) and all(w.state is WorkerState.OFFLINE for w in workers)
     open_to_all = settings.api_key is None and settings.allow_open
+    unconfined = ", ".join(w.address.worker_id for w in workers if _unconfined(w)) or "the hub's own settings"
     possible = (
         ("stopping", "bad", stopping, "The hub is stopping and takes no new jobs."),
         ("damage", "bad", store_damage, f"Jobs may be lost: {store_damage}."),
@@ -63,8 +64,8 @@ def banners(
         (
             "sandbox",
             "warn",
-            settings.sandbox == "off",
-            "PIBOT_SANDBOX=off: the commands that a model picks run unconfined.",
+            settings.sandbox == "off" or any(map(_unconfined, workers)),
+            f"PIBOT_SANDBOX=off ({unconfined}): the commands that a model picks run unconfined.",
         ),
         ("open", "warn", open_to_all, "Anyone on this network can submit jobs: set PIBOT_API_KEY to ask for a key."),
     )

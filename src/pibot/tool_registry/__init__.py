@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pibot.tool_registry.library import SkillInfo, SkillLibrary
+from pibot.tool_registry.policy import Policy
 from pibot.tool_registry.toolbox import Toolbox
 
-__all__ = ["SkillInfo", "SkillLibrary", "Toolbox"]
+__all__ = ["Policy", "SkillInfo", "SkillLibrary", "Toolbox"]

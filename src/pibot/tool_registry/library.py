@@ -19,6 +19,7 @@ from typing import Any
 
 from pibot.contracts import ToolContext
 from pibot.errors import SkillError, UnknownSkill
+from pibot.tool_registry.policy import Policy, SkillRules, context_for, read_rules
 from pibot.tool_registry.signature import read_signature
 from pibot.tool_registry.toolbox import Tool, Toolbox
 
@@ -26,6 +27,9 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
 _FRONT_MATTER = re.compile(r"---[ \t]*\r?\n(.*?\r?\n)?---[ \t]*(?:\r?\n|\Z)(.*)\Z", re.DOTALL)
 _MAX_SKILL_BYTES = 100_000
 _serial = itertools.count(1)
+
+NO_MORE = Policy()
+"""An owner who allows nothing beyond what every skill may do."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class _Page:
 
     description: str
     instructions: str
+    rules: SkillRules
 
 
 class SkillLibrary:
@@ -49,10 +54,12 @@ class SkillLibrary:
 
     Args:
         directory: its sub-folders are the skills. It need not exist: there are no skills then.
+        policy: what the owner says of them.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, policy: Policy = NO_MORE) -> None:
         self._directory = directory
+        self._policy = policy
         self._pages: dict[str, tuple[tuple[int, int, int], _Page]] = {}
 
     def names(self) -> tuple[str, ...]:
@@ -101,25 +108,26 @@ class SkillLibrary:
         self.check(names)
         tools: dict[str, Tool] = {}
         instructions = []
+        context = replace(context, options=MappingProxyType(dict(context.options)))
         for name in names:
             page = self._page(name)
+            own_context = context_for(name, page.rules, self._policy, context)
             if page.instructions:
                 instructions.append(f"## Skill {name}\n\n{page.instructions}")
-            for tool in self._tools(name):
+            for tool in self._tools(name, own_context):
                 if tool.name in tools:
                     raise SkillError(
                         f"the skills {tools[tool.name].skill!r} and {name!r} both have a tool {tool.name!r}; "
                         "rename one, or don't use them in one task"
                     )
                 tools[tool.name] = tool
-        context = replace(context, options=MappingProxyType(dict(context.options)))
-        return Toolbox(tuple(tools.values()), context, "\n\n".join(instructions))
+        return Toolbox(tuple(tools.values()), "\n\n".join(instructions))
 
     def _is_skill(self, name: str) -> bool:
         folder = self._directory / name
         return (folder / "SKILL.md").is_file() and (folder / "tools.py").is_file()
 
-    def _tools(self, name: str) -> list[Tool]:
+    def _tools(self, name: str, context: ToolContext) -> list[Tool]:
         path = self._directory / name / "tools.py"
         module = _import(path, name)
         tools = []
@@ -132,7 +140,7 @@ class SkillLibrary:
                 signature = read_signature(function)
             except SkillError as exc:
                 raise SkillError(f"{path}: {exc}") from exc.__cause__
-            tools.append(Tool(name, function, signature, inspect.iscoroutinefunction(function)))
+            tools.append(Tool(name, function, signature, inspect.iscoroutinefunction(function), context))
         if not tools:
             raise SkillError(f"{path} has no tool: no public function is defined in it")
         return tools
@@ -198,7 +206,11 @@ def _read_page(text: str, name: str, path: Path) -> _Page:
     description = front.get("description")
     if not isinstance(description, str) or not description.strip():
         raise SkillError(f"{path}: description must be a text that says what the skill does and when to use it")
-    return _Page(" ".join(description.split()), match.group(2).strip())
+    try:
+        rules = read_rules(front)
+    except ValueError as exc:
+        raise SkillError(f"{path}: {exc}") from None
+    return _Page(" ".join(description.split()), match.group(2).strip(), rules)
 
 
 def _yaml(text: str, path: Path) -> Any:

@@ -36,12 +36,14 @@ class Tool:
         function: what is called, by keyword.
         signature: what it takes.
         is_async: it is a coroutine function; others run in a thread.
+        context: what the function gets where it asks for its context.
     """
 
     skill: str
     function: Callable[..., Any]
     signature: Signature
     is_async: bool
+    context: ToolContext
 
     @property
     def name(self) -> str:
@@ -57,7 +59,6 @@ class Toolbox:
 
     Args:
         tools: names are unique.
-        context: handed to each tool that asks for it.
         instructions: the skills' own words to the model.
         max_result_chars: characters of one result; the middle of a longer one is cut out.
     """
@@ -65,13 +66,11 @@ class Toolbox:
     def __init__(
         self,
         tools: Sequence[Tool],
-        context: ToolContext,
         instructions: str = "",
         *,
         max_result_chars: int = MAX_RESULT_CHARS,
     ) -> None:
         self._tools = {tool.name: tool for tool in tools}
-        self._context = context
         self._max_result_chars = max_result_chars
         self.instructions = instructions
         self.specs: tuple[ToolSpec, ...] = tuple(tool.spec for tool in tools)
@@ -94,7 +93,7 @@ class Toolbox:
             text = f"{tool.name} was not run: {exc}. {_usage(tool)}"
             return ToolResult(call.call_id, self._cut(_clean(text)), is_error=True)
         for name in tool.signature.context_parameters:
-            arguments[name] = self._context
+            arguments[name] = tool.context
         text, is_error = await (_run_async(tool, arguments) if tool.is_async else _run_in_thread(tool, arguments))
         return ToolResult(call.call_id, self._cut(_clean(text)), is_error)
 
