@@ -17,9 +17,10 @@ from typing import Any
 from unittest import mock
 
 from benchmarks.filled_store import STEP
-from pibot.contracts import TaskResult, TaskState
+from pibot.contracts import TaskResult, TaskState, Usage
 from pibot.master_components import JobStore
 from pibot.master_components.records import Submission
+from pibot.master_components.spending import Spent
 
 RESULT = TaskResult(STEP, "worker-1", TaskState.COMPLETED, output="done", started_at=0.0, finished_at=0.0)
 
@@ -70,6 +71,14 @@ def take_steps(store: JobStore, meter: Meter, repeats: int) -> dict[str, float]:
             store.unfinished(17)
         with meter.step("lease"):
             lease = store.lease(job_id, STEP, "worker-1", 60.0)
+        with meter.step("lease of"):
+            assert store.accounts.lease_of("worker-1") == lease
+        with meter.step("spend"):
+            store.spend([Spent("worker-1", "m", Usage(10, 5, 1), job_id, lease, cost=0.1)])
+        with meter.step("used"):
+            store.accounts.used_by(job_id)
+        with meter.step("spent today"):
+            store.accounts.of_day()
         with meter.step("renew"):
             lease = store.renew(lease, 60.0)
         with meter.step("open subtasks"):

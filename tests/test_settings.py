@@ -6,7 +6,7 @@ import pytest
 
 from pibot.contracts import Scope
 from pibot.errors import SettingsError
-from pibot.settings import Secret, Settings
+from pibot.settings import Price, Secret, Settings
 
 
 def load(tmp_path: Path, dotenv: str = "", **environ: str) -> Settings:
@@ -185,3 +185,29 @@ def test_a_further_key_that_does_not_fit_is_named_but_not_shown(tmp_path: Path, 
 def test_a_token_that_could_be_guessed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="WORKER_1_TOKEN must have at least 16"):
         load(tmp_path, WORKER_1_TOKEN="short")
+
+
+def test_the_gateways_limits_are_read(tmp_path: Path) -> None:
+    gateway = Settings.load(
+        {
+            "VOLC_API_KEY": "the-first-key",
+            "VOLC_BASE_URL": "http://first/v1",
+            "PIBOT_JOB_TOKENS": "1000",
+            "PIBOT_DAY_TOKENS": "0",
+            "PIBOT_GATEWAY_CALLS": "3",
+            "PIBOT_FALLBACK_MODEL": "small",
+            "PIBOT_PRICES": "doubao-seed-code=0.8/8, other = 1/2",
+        },
+        tmp_path,
+    ).gateway
+    assert (gateway.job_tokens, gateway.day_tokens, gateway.calls) == (1000, None, 3)
+    assert gateway.fallback is not None
+    assert (gateway.fallback.model, gateway.fallback.base_url) == ("small", "http://first/v1")
+    assert gateway.fallback.api_key == Secret("the-first-key")
+    assert gateway.prices == {"doubao-seed-code": Price(0.8, 8), "other": Price(1, 2)}
+
+
+@pytest.mark.parametrize("prices", ["doubao", "doubao=1", "doubao=1/x", "a=1/2;b=1/2", "=1/2", "a=-1/2"])
+def test_prices_that_cannot_be_read_are_refused(tmp_path: Path, prices: str) -> None:
+    with pytest.raises(SettingsError, match="PIBOT_PRICES must be like"):
+        Settings.load({"PIBOT_PRICES": prices}, tmp_path)

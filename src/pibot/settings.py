@@ -85,6 +85,41 @@ class LLMSettings:
 
 
 @dataclass(frozen=True)
+class Price:
+    """What a model costs, in the owner's currency.
+
+    Args:
+        prompt, completion: a million tokens.
+    """
+
+    prompt: float
+    completion: float
+
+    def of(self, prompt_tokens: int, completion_tokens: int) -> float:
+        return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
+
+
+@dataclass(frozen=True)
+class GatewaySettings:
+    """How far the master's gateway lets models be asked.
+
+    Args:
+        job_tokens, day_tokens: budgets of a job and of a day by UTC; None for none.
+        calls: how many run at the provider at once; None for 8, and one more for each worker.
+        fallback: the model that is asked where the first can't be; None for none.
+        prices: by the model's name.
+        currency: what the prices are in, for people.
+    """
+
+    job_tokens: int | None = None
+    day_tokens: int | None = None
+    calls: int | None = None
+    fallback: LLMSettings | None = None
+    prices: Mapping[str, Price] = field(default_factory=dict)
+    currency: str = ""
+
+
+@dataclass(frozen=True)
 class AccessKey:
     """A key beside the fleet's own.
 
@@ -104,6 +139,7 @@ class Settings:
     """All that can be set. See README.md for the names in the environment."""
 
     llm: LLMSettings = field(default_factory=LLMSettings)
+    gateway: GatewaySettings = field(default_factory=GatewaySettings)
     worker_id: str = "worker-1"
     workers: tuple[WorkerAddress, ...] = ()
     api_key: Secret | None = None
@@ -153,8 +189,10 @@ class Settings:
         directory = Path.cwd() if directory is None else directory
         env = _Env({**_read_dotenv(directory / ".env"), **(os.environ if environ is None else environ)}, directory)
         defaults = cls()
+        llm = _llm(env)
         return cls(
-            llm=_llm(env),
+            llm=llm,
+            gateway=_gateway(env, llm),
             worker_id=env.text("WORKER_ID", defaults.worker_id),
             workers=_workers(env),
             api_key=env.secret("PIBOT_API_KEY"),
@@ -276,6 +314,10 @@ class _Env:
             raise SettingsError(f"{name} must be a whole number from {minimum} up, not {value!r}")
         return int(value)
 
+    def limit(self, name: str) -> int | None:
+        """A whole number; None for none, which 0 says too."""
+        return self.integer(name, 0, minimum=0) or None
+
     def seconds(self, name: str, default: float, *, minimum: float = 0.0, unit: str = "seconds") -> float:
         value = self.get(name)
         if value is None:
@@ -344,6 +386,36 @@ def _llm(env: _Env) -> LLMSettings:
         timeout=env.seconds("PIBOT_LLM_TIMEOUT", LLMSettings.timeout),
         retries=env.integer("PIBOT_LLM_RETRIES", LLMSettings.retries, minimum=0),
     )
+
+
+def _gateway(env: _Env, llm: LLMSettings) -> GatewaySettings:
+    model = env.get("PIBOT_FALLBACK_MODEL")
+    base_url = env.text("PIBOT_FALLBACK_BASE_URL", llm.base_url)
+    if not re.match(r"https?://[^/\s]+", base_url):
+        raise SettingsError("PIBOT_FALLBACK_BASE_URL must be an http or https address like https://host/v1")
+    fallback = None
+    if model is not None:
+        key = env.secret("PIBOT_FALLBACK_API_KEY") or llm.api_key
+        fallback = dataclasses.replace(llm, api_key=key, base_url=base_url.rstrip("/"), model=model)
+    return GatewaySettings(
+        job_tokens=env.limit("PIBOT_JOB_TOKENS"),
+        day_tokens=env.limit("PIBOT_DAY_TOKENS"),
+        calls=env.limit("PIBOT_GATEWAY_CALLS"),
+        fallback=fallback,
+        prices=dict(_price(part) for part in (env.get("PIBOT_PRICES") or "").split(",") if part.strip()),
+        currency=env.text("PIBOT_CURRENCY", ""),
+    )
+
+
+def _price(text: str) -> tuple[str, Price]:
+    """``model=prompt/completion``."""
+    match = re.fullmatch(r"([^\s=;]+)\s*=\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)", text.strip())
+    if match is None:
+        raise SettingsError(
+            "PIBOT_PRICES must be like doubao-seed-code=0.8/8, other-model=1/2: what a million tokens of the prompt "
+            f"and of the completion cost; {text.strip()!r} is not"
+        )
+    return match[1], Price(float(match[2]), float(match[3]))
 
 
 def _workers(env: _Env) -> tuple[WorkerAddress, ...]:

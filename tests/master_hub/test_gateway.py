@@ -6,39 +6,18 @@ import http.client
 import json
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import openai
 import pytest
 
 from pibot import web
-from pibot.background import BackgroundLoop
-from pibot.errors import LLMConfigurationError
-from pibot.llm_client.configuration import check
-from pibot.master_hub.gateway import create_gateway_blueprint
-from pibot.master_hub.provider import Gateway
 from pibot.settings import LLMSettings, Secret
-from pibot.web.keys import OWNER
+from tests.master_hub.lone_gateway import HELLO, KEY, Running, running, settings_for
 from tests.support import scripted_llm as model
 from tests.support.scripted_llm import ScriptedLLM
 from tests.support.serving import Answer, ask, serving
-
-KEY = "fleet-key"
-HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": "hello"}]}
-
-
-@dataclass(frozen=True)
-class Running:
-    port: int
-    gateway: Gateway
-    loop: BackgroundLoop
-
-    def chat(self, body: object = HELLO, *, key: str | None = KEY) -> Answer:
-        return ask(self.port, "POST", "/v1/chat/completions", body, key=key)
-
-    def client(self) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key=KEY, max_retries=0)
 
 
 @pytest.fixture(scope="module")
@@ -54,26 +33,6 @@ def llm(provider: ScriptedLLM) -> Iterator[ScriptedLLM]:
     provider.other_requests.clear()
     yield provider
     provider.assert_done()
-
-
-def settings_for(llm: ScriptedLLM) -> LLMSettings:
-    return LLMSettings(api_key=Secret(model.API_KEY), base_url=llm.url, model=model.MODEL, timeout=20.0)
-
-
-def running(settings: LLMSettings, *, places: int = 4) -> Iterator[Running]:
-    loop = BackgroundLoop()
-    endpoint, problem = None, None
-    try:
-        endpoint = check(settings)
-    except LLMConfigurationError as exc:
-        problem = str(exc)
-    gateway = Gateway(endpoint, problem, loop, timeout=settings.timeout, places=places)
-    app = web.create_app(__name__, keys=web.KeyRing([(Secret(KEY), OWNER)]))
-    app.register_blueprint(create_gateway_blueprint(gateway, settings.model))
-    with serving(app) as port:
-        yield Running(port, gateway, loop)
-    loop.run(gateway.close()).result()
-    loop.stop()
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +155,9 @@ def test_each_part_of_a_stream_comes_through_before_the_next_is_made() -> None:
         yield parts[1]
 
     with serving(server) as port:
-        settings = LLMSettings(api_key=Secret(model.API_KEY), base_url=f"http://127.0.0.1:{port}/v1", model="m")
+        settings = LLMSettings(
+            api_key=Secret(model.API_KEY), base_url=f"http://127.0.0.1:{port}/v1", model="m", retries=0
+        )
         for hub in running(settings):
             connection = http.client.HTTPConnection("127.0.0.1", hub.port, timeout=20)
             connection.request(
@@ -301,7 +262,9 @@ def test_a_reader_that_goes_away_gives_its_place_back_and_ends_the_providers_wor
             ended.set()
 
     with serving(server) as port:
-        settings = LLMSettings(api_key=Secret(model.API_KEY), base_url=f"http://127.0.0.1:{port}/v1", model="m")
+        settings = LLMSettings(
+            api_key=Secret(model.API_KEY), base_url=f"http://127.0.0.1:{port}/v1", model="m", retries=0
+        )
         for hub in running(settings, places=1):
             for _ in range(2):  # the second call finds the place that the first one had
                 ended.clear()

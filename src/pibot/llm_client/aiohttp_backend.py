@@ -84,6 +84,7 @@ class AiohttpBackend:
                 retry_after=headers.get("Retry-After"),
                 date=headers.get("Date"),
                 location=headers.get("Location"),
+                should_retry=headers.get("x-should-retry"),
             )
 
 

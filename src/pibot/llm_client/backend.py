@@ -33,7 +33,7 @@ class HttpAnswer:
         status: the HTTP status.
         body: decompressed; that of an error may be cut.
         content_type: the header.
-        retry_after, date, location: the headers of these names.
+        retry_after, date, location, should_retry: the headers of these names, the last one's with ``x-`` before it.
     """
 
     status: int
@@ -42,6 +42,7 @@ class HttpAnswer:
     retry_after: str | None = None
     date: str | None = None
     location: str | None = None
+    should_retry: str | None = None
 
 
 class NoAnswer(LLMUnavailable):

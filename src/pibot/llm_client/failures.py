@@ -12,10 +12,17 @@ from pibot.llm_client.backend import HttpAnswer, NoAnswer
 from pibot.llm_client.configuration import Endpoint
 from pibot.llm_client.retry import parse_retry_after
 
+MAX_SENTENCE_CHARS = 800
+"""Characters of a sentence of the gateway's."""
+
 _PASSING_4XX = frozenset({408, 409, 429})
 
 _USED_UP = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 """Codes of a 429 that no waiting mends (OpenAI, *Error codes*)."""
+
+GATEWAY = "pibot_gateway"
+"""The ``type`` of the errors that PiBot's own gateway says by itself: sentences for the owner, to be repeated as they
+are."""
 
 _LASTING_KINDS = ("invalid", "authentication", "permission", "not_found", "insufficient")
 """Beginnings of ``type`` and ``code`` that say of an error under HTTP 200 that asking again is no use."""
@@ -58,7 +65,15 @@ def refusal(endpoint: Endpoint, answer: HttpAnswer, error: wire.ErrorObject | No
     status = _status(answer.status, error)
     retry_after = parse_retry_after(answer.retry_after, answer.date, wall_clock)
     said = _said(endpoint, answer, error)
-    if _may_pass(status, error):
+    lasts = answer.should_retry == "false"  # the openai library heeds that header too
+    if error is not None and error.kind == GATEWAY:
+        sentence = endpoint.redactor.line(error.message, MAX_SENTENCE_CHARS)
+        if may_pass(status, error):
+            return Failure(LLMUnavailable(sentence), may_pass=not lasts, retry_after=retry_after)
+        return Failure(LLMRejected(sentence, status=status))
+    if may_pass(status, error) and lasts:
+        return Failure(LLMUnavailable(f"the model's server at {endpoint.shown} answered {status}{said}"))
+    if may_pass(status, error):
         message = f"the model's server at {endpoint.shown} answered {status}{said}; try again later"
         return Failure(LLMUnavailable(message), may_pass=True, retry_after=retry_after)
     message = f"the model's server at {endpoint.shown} refused ({status}){said}; {_advice(endpoint, status, answer)}"
@@ -73,7 +88,8 @@ def _status(status: int, error: wire.ErrorObject | None) -> int:
     return status
 
 
-def _may_pass(status: int, error: wire.ErrorObject | None) -> bool:
+def may_pass(status: int, error: wire.ErrorObject | None) -> bool:
+    """Whether an answer with an error is one that another attempt may not get."""
     if error is not None and _USED_UP.intersection((error.code, error.kind)):
         return False
     if status < 300:

@@ -161,6 +161,7 @@ def _answer(status: int, body: bytes, headers: Mapping[str, str]) -> HttpAnswer:
         retry_after=headers.get("Retry-After"),
         date=headers.get("Date"),
         location=headers.get("Location"),
+        should_retry=headers.get("x-should-retry"),
     )
 
 

@@ -38,13 +38,16 @@ class Redactor:
 
         Empty where nothing is left of it.
         """
+        line = self.line(text, MAX_QUOTE_CHARS)
+        return f'"{line}"' if line else ""
+
+    def line(self, text: str, limit: int) -> str:
+        """``text`` redacted, without markup, on one line, cut to ``limit`` characters."""
         text = text[:_MAX_SCANNED_CHARS]
         if text.lstrip()[:1] == "<":
             text = _MARKUP.sub(" ", text)
         text = " ".join(self.hide(_UNPRINTABLE.sub(" ", text)).split())
-        if len(text) > MAX_QUOTE_CHARS:
-            text = text[:MAX_QUOTE_CHARS].rstrip() + "…"
-        return f'"{text}"' if text else ""
+        return text if len(text) <= limit else text[:limit].rstrip() + "…"
 
     @staticmethod
     def _hide_pieces(text: str, secret: str) -> str:

@@ -14,6 +14,7 @@ from pibot.logs import event
 from pibot.master_components.job_store import JobStore
 from pibot.master_components.planner import with_results
 from pibot.master_components.records import Job, SubtaskRecord
+from pibot.master_components.running_job import RUNNING_JOB
 from pibot.master_components.states import ENDED_JOBS, JobState, SubtaskState
 from pibot.master_components.step_runner import Standing, StepRunner
 from pibot.master_components.store_thread import StoreThread
@@ -51,6 +52,7 @@ class JobRunner:
         Args:
             standing: kept up to date meanwhile.
         """
+        RUNNING_JOB.set(job.job_id)
         if job.plan is None:
             await self._on_disk(self._store.start_planning, job.job_id)
             try:

@@ -6,14 +6,17 @@ import json
 import logging
 import secrets
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from pibot.contracts import Clock, SubTask, TaskComplexity, TaskPlan, TaskResult, Usage
 from pibot.errors import IllegalTransition, LeaseLost, QueueFull, StoreError, TaskConflict
 from pibot.logs import event
+from pibot.master_components.accounts import Accounts
 from pibot.master_components.database import Database
 from pibot.master_components.job_queries import JobQueries
 from pibot.master_components.records import Job, Lease, Submission
+from pibot.master_components.spending import Spent
 from pibot.master_components.states import (
     ENDED_JOBS,
     MAX_ATTEMPTS,
@@ -62,6 +65,7 @@ class JobStore(JobQueries):
         except StoreError:
             self._file.close()
             raise
+        self.accounts = Accounts(self._file, clock)
         self._used = Usage()
         self._closed = False
 
@@ -132,6 +136,13 @@ class JobStore(JobQueries):
     def used(self) -> Usage:
         """What the models were asked for, over all jobs, since the file was opened."""
         return self._used
+
+    def spend(self, calls: Sequence[Spent]) -> None:
+        """Write down calls that the gateway passed on; see :meth:`Accounts.add`."""
+        self.accounts.add(calls)
+        for call in calls:
+            if call.job_id is not None:
+                self._count(call.usage)
 
     def keep_good_copy(self) -> None:
         """Copy the file, as at a start, if it is sound and the last good copy is a day old.
@@ -280,7 +291,7 @@ class JobStore(JobQueries):
         Raises:
             LeaseLost: it is not the subtask's lease any more; the result is kept with the attempt, and changes nothing.
         """
-        late = False
+        late, more = False, Usage()
         state = _SUBTASK_STATE[result.state.value]
         with self._transaction():
             try:
@@ -292,7 +303,8 @@ class JobStore(JobQueries):
                 late = True
             else:
                 self._tables.end_attempt(lease, result.error)
-                self._tables.add_usage(lease.job_id, result.usage)
+                more = self._tables.uncounted(lease, result.usage)
+                self._tables.add_usage(lease.job_id, more)
                 self._tables.event(
                     f"subtask_{state.value}", lease.job_id, lease.task_id, lease.worker_id, result.error or ""
                 )
@@ -301,7 +313,7 @@ class JobStore(JobQueries):
                     self._tables.finish(lease.job_id, JobState(state.value), result.output, result.error)
         if late:
             raise LeaseLost(f"{lease.worker_id} lost its lease of {lease.task_id!r} of {lease.job_id}")
-        self._count(result.usage)
+        self._count(more)
 
     def fail_attempt(self, lease: Lease, error: str, *, final: bool, count: bool = True) -> None:
         """End a lease without a result: the subtask is ready again, or failed where this was the last attempt.

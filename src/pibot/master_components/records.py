@@ -176,6 +176,8 @@ class Job:
 
     Args:
         timeout: seconds that it has; counted in ``accepted_run``'s time.
+        usage: of all that was asked for it, lost attempts too where the gateway counted them; nothing twice.
+        cost: of the calls through the gateway, in the owner's currency; None where no model has a price.
         created_at, started_at, finished_at: seconds since the epoch.
         accepted_run: how many seconds hubs had run with the store when it was taken.
     """
@@ -190,6 +192,7 @@ class Job:
     answer: str | None = None
     error: str | None = None
     usage: Usage = field(default_factory=Usage)
+    cost: float | None = None
     started_at: float | None = None
     finished_at: float | None = None
     cancel_requested: bool = False
@@ -207,6 +210,7 @@ class Job:
             "answer": self.answer,
             "error": self.error,
             "usage": self.usage.to_json(),
+            "cost": None if self.cost is None else round(self.cost, 6),
             "created_at": self.created_at,
             "started_at": self.started_at,
             "finished_at": self.finished_at,

@@ -23,6 +23,7 @@ def job_from(row: sqlite3.Row, subtasks: tuple[SubtaskRecord, ...] = ()) -> Job:
         answer=row["answer"],
         error=row["error"],
         usage=Usage(row["prompt_tokens"], row["completion_tokens"], row["llm_calls"]),
+        cost=row["cost"],
         started_at=row["started_at"],
         finished_at=row["finished_at"],
         cancel_requested=bool(row["cancel_requested"]),

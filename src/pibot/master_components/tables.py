@@ -175,6 +175,21 @@ class Tables:
             (SubtaskState.CANCELLED.value, reason, job_id),
         )
 
+    def uncounted(self, lease: Lease, reported: Usage) -> Usage:
+        """What a worker reports of an attempt beyond what the gateway has counted for it."""
+        row = self._db.execute(
+            "SELECT prompt_tokens, completion_tokens, llm_calls FROM attempt"
+            " WHERE job_id = ? AND task_id = ? AND token = ?",
+            _named(lease),
+        ).fetchone()
+        if row is None:
+            return reported
+        return Usage(
+            max(0, reported.prompt_tokens - row["prompt_tokens"]),
+            max(0, reported.completion_tokens - row["completion_tokens"]),
+            max(0, reported.llm_calls - row["llm_calls"]),
+        )
+
     def add_usage(self, job_id: str, usage: Usage | None) -> None:
         if usage is not None and usage != Usage():
             self._db.execute(

@@ -81,6 +81,7 @@ class Upkeep:
         if hourly or self._store.trouble or any(counts[state] for state in UNFINISHED_JOBS):
             await self._on_disk.once(self._store.keep_time)
         if hourly:
+            await self._on_disk.once(self._store.accounts.prune)
             await self._on_disk.once(self._store.keep_good_copy)
 
     def _forget_some(self) -> int:

@@ -5,14 +5,14 @@ So a worker needs no key of the provider's: it gets the master's address as ``VO
 
 from __future__ import annotations
 
-import json
-
 from flask import Blueprint, Response, request
 
 from pibot.contracts import Scope
 from pibot.errors import InvalidRequest
-from pibot.master_hub.provider import Gateway, GatewayError, Reply
-from pibot.web import answer, json_body, needs
+from pibot.master_hub.attempts import NO_RETRY, Call
+from pibot.master_hub.provider import GatewayError
+from pibot.master_hub.relay import Gateway, Reply
+from pibot.web import answer, current_caller, json_body, needs
 
 RETRY_AFTER = 2
 """Seconds that a caller is asked to wait where all places are taken, or the hub is stopping."""
@@ -29,7 +29,7 @@ def create_gateway_blueprint(gateway: Gateway, model: str) -> Blueprint:
 
     @blueprint.errorhandler(GatewayError)
     def refused(exc: GatewayError) -> Response:
-        headers = {"Retry-After": str(RETRY_AFTER)} if exc.code in ("gateway_busy", "stopping") else None
+        headers = {"Retry-After": str(RETRY_AFTER)} if exc.tell_again else NO_RETRY
         return answer(exc.to_json(), exc.status, headers)
 
     @blueprint.errorhandler(InvalidRequest)
@@ -44,13 +44,13 @@ def create_gateway_blueprint(gateway: Gateway, model: str) -> Blueprint:
         if not isinstance(call, dict) or not isinstance(call.get("messages"), list):
             raise InvalidRequest("the body must be a JSON object with a list called messages", field="messages")
         if call.get("model") is None:
-            raw = json.dumps({**call, "model": model}).encode()
-        return _pass(gateway.forward("POST", "/chat/completions", raw, stream=call.get("stream") is True))
+            return _pass(gateway.forward(Call({**call, "model": model}, current_caller())))
+        return _pass(gateway.forward(Call(call, current_caller(), raw)))
 
     @blueprint.get("/v1/models")
     @needs(Scope.WORKER)
     def models() -> Response:
-        return _pass(gateway.forward("GET", "/models"))
+        return _pass(gateway.forward(Call(None, current_caller())))
 
     return blueprint
 

@@ -1,32 +1,22 @@
-"""Calls passed on to the model's provider with the master's key. What counts tokens or holds budgets later goes into
-:meth:`Gateway.forward`, which every call passes."""
+"""One model's server, asked once at a time of asking, with its key: what came back, or why nothing did."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
-import logging
 import os
-import threading
-from collections import Counter
-from collections.abc import Coroutine, Iterator, Mapping
-from concurrent.futures import CancelledError
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Callable, TypeVar
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
 
 from pibot.contracts import JsonObject
 from pibot.errors import PibotError
 from pibot.llm_client.backend import MAX_ANSWER_BYTES, MAX_ERROR_BYTES, certificate_problem
-from pibot.logs import event
+from pibot.llm_client.failures import GATEWAY
 
 if TYPE_CHECKING:
     import aiohttp
 
-    from pibot.background import BackgroundLoop
     from pibot.llm_client.configuration import Endpoint
-
-log = logging.getLogger("pibot.gateway")
 
 T = TypeVar("T")
 
@@ -37,114 +27,95 @@ _PASSED_ON = ("Retry-After", "X-Request-Id")
 
 
 class GatewayError(PibotError):
-    """A call could not be passed on; it is answered in the form that OpenAI's clients read."""
+    """A call could not be passed on; it is answered in the form that OpenAI's clients read.
 
-    def __init__(self, status: int, code: str, message: str) -> None:
+    Args:
+        status: the HTTP status.
+        code: a name for programs.
+        message: a sentence for the owner.
+        may_pass: whether asking the provider again may help.
+        tell_again: whether the caller may ask again by itself.
+    """
+
+    def __init__(self, status: int, code: str, message: str, *, may_pass: bool = False, tell_again: bool = False):
         super().__init__(message)
         self.status = status
         self.code = code
+        self.may_pass = may_pass
+        self.tell_again = tell_again
 
     def to_json(self) -> JsonObject:
-        kind = "invalid_request_error" if self.status < 429 else "api_error"
+        kind = "invalid_request_error" if self.status < 429 else GATEWAY
         return {"error": {"message": str(self), "type": kind, "param": None, "code": self.code}}
 
 
 @dataclass(frozen=True)
-class Reply:
-    """A provider's answer on its way to the caller.
+class Answer:
+    """What a provider answered.
 
     Args:
-        status: the provider's.
+        status: the HTTP status.
         headers: a few of the provider's.
-        body: the parts, as they come.
-        close: to be called when the body was sent, or nobody wants it any more.
+        content: the body; empty where it comes as a stream.
+        stream: the connection that it comes over then.
     """
 
     status: int
     headers: Mapping[str, str]
-    body: Iterator[bytes]
-    close: Callable[[], None] = field(default=lambda: None)
+    content: bytes = b""
+    stream: aiohttp.ClientResponse | None = None
 
 
-class Gateway:
-    """Passes calls on to the provider. :meth:`forward` is for any thread but the loop's.
+class Provider:
+    """Within one event loop.
 
     Args:
-        endpoint: where the provider is; None where that is not known.
-        problem: why it is not, as a sentence.
-        loop: where the one HTTP session lives.
-        timeout: seconds that the provider may be silent.
-        places: how many calls run at once; each holds one of the server's threads.
+        endpoint: where it is.
+        silence: seconds that it may be silent in the middle of an answer.
+        setting: the variable that holds its address, for who has to mend it.
     """
 
-    def __init__(
-        self, endpoint: Endpoint | None, problem: str | None, loop: BackgroundLoop, *, timeout: float, places: int
-    ) -> None:
+    def __init__(self, endpoint: Endpoint, *, silence: float, setting: str = "VOLC_BASE_URL") -> None:
         self._endpoint = endpoint
-        self._problem = problem
-        self._loop = loop
-        self._timeout = timeout
-        self._places = threading.BoundedSemaphore(places)
+        self._silence = silence
+        self._setting = setting
         self._session: aiohttp.ClientSession | None = None
-        self._lock = threading.Lock()
-        self._calls: Counter[int] = Counter()
 
-    def calls(self) -> dict[int, int]:
-        """How many calls were answered since the start, by the status that the caller got."""
-        with self._lock:
-            return dict(self._calls)
+    @property
+    def model(self) -> str:
+        """The model that it is asked for."""
+        return self._endpoint.model
 
-    def forward(self, method: str, path: str, body: bytes | None = None, *, stream: bool = False) -> Reply:
-        """Pass one call on.
+    async def ask(self, method: str, path: str, body: bytes | None, *, stream: bool, timeout: float) -> Answer:
+        """Send one call.
 
         Args:
-            method: ``GET`` or ``POST``.
             path: below the provider's base address.
-            body: JSON, passed on as it is.
+            body: JSON.
             stream: the caller wants the answer as it is made.
+            timeout: seconds until the answer must be whole, or its stream begin.
 
         Raises:
-            GatewayError: there is no provider, no free place, or no answer.
+            GatewayError: no answer, or one that can't be passed on.
         """
-        try:
-            reply = self._forward(method, path, body, stream)
-        except GatewayError as exc:
-            self._count(path, exc.status, str(exc))
-            raise
-        self._count(path, reply.status, None)
-        return reply
+        return await self._told(asyncio.wait_for(self._ask(method, path, body, stream), timeout), timeout)
+
+    async def read(self, response: aiohttp.ClientResponse) -> bytes:
+        """The next part of a stream; empty at its end.
+
+        Raises:
+            GatewayError: it broke off.
+        """
+        return await self._told(response.content.readany(), self._silence)
 
     async def close(self) -> None:
-        """Give back the connections; in the loop."""
+        """Give back the connections."""
         session, self._session = self._session, None
         if session is not None:
             await session.close()
 
-    def _forward(self, method: str, path: str, body: bytes | None, stream: bool) -> Reply:
+    async def _ask(self, method: str, path: str, body: bytes | None, stream: bool) -> Answer:
         endpoint = self._endpoint
-        if endpoint is None:
-            raise GatewayError(503, "no_provider", f"on the master {self._problem}")
-        if not self._places.acquire(blocking=False):
-            raise GatewayError(
-                429, "gateway_busy", "the master passes on as many calls as it can at once; try again shortly"
-            )
-        try:
-            response, content = self._wait_for(endpoint, self._ask(endpoint, method, path, body, stream))
-        except BaseException:
-            self._places.release()
-            raise
-        headers = {name: response.headers[name] for name in _PASSED_ON if name in response.headers}
-        headers["Content-Type"] = response.headers.get("Content-Type", "application/json")
-        if content is None:
-            parts = _Stream(response, lambda: self._wait_for(endpoint, response.content.readany()), self._end)
-            return Reply(response.status, headers, parts, parts.close)
-        self._places.release()
-        return Reply(response.status, headers, iter([_without_key(endpoint, response.status, content)]))
-
-    async def _ask(
-        self, endpoint: Endpoint, method: str, path: str, body: bytes | None, stream: bool
-    ) -> tuple[aiohttp.ClientResponse, bytes | None]:
-        """Send the call. The answer's body comes with it, unless it is a stream of events."""
         headers = {"Authorization": f"Bearer {endpoint.key.reveal()}", "Content-Type": "application/json"}
         if stream:
             headers["Accept-Encoding"] = "identity"  # a compressed event would wait for the next ones
@@ -158,111 +129,69 @@ class Gateway:
                     502,
                     "provider_redirects",
                     f"the model's server at {endpoint.shown} answers with a redirect; "
-                    "set VOLC_BASE_URL on the master to the address that it names",
+                    f"set {self._setting} on the master to the address that it names",
                 )
+            told = {name: response.headers[name] for name in _PASSED_ON if name in response.headers}
+            told["Content-Type"] = response.headers.get("Content-Type", "application/json")
             if response.status < 300 and response.content_type == "text/event-stream":
-                return response, None
+                return Answer(response.status, told, stream=response)
             content = await _read(response)
         except BaseException:
             response.close()
             raise
         response.release()
-        return response, content
+        return Answer(response.status, told, _without_key(endpoint, response.status, content))
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
             import aiohttp
 
             self._session = aiohttp.ClientSession(
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=self._timeout),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=self._silence),
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30.0),
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._session
 
-    def _wait_for(self, endpoint: Endpoint, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run in the loop and wait; what can go wrong on the way to the provider becomes a :class:`GatewayError`."""
+    async def _told(self, asked: Awaitable[T], seconds: float) -> T:
+        """What comes; what can go wrong on the way to the provider becomes a :class:`GatewayError`."""
         import aiohttp
 
         try:
-            return self._loop.run(coroutine).result()
+            return await asked
         except aiohttp.ConnectionTimeoutError:
-            failure = _unreachable(endpoint, f"took no connection within {CONNECT_TIMEOUT:g} s")
+            failure = self._unreachable(f"took no connection within {CONNECT_TIMEOUT:g} s")
         except asyncio.TimeoutError:
             failure = GatewayError(
                 504,
                 "provider_timeout",
-                f"the model's server at {endpoint.shown} sent nothing for {self._timeout:g} s; "
+                f"the model's server at {self._endpoint.shown} gave no answer within {seconds:.3g} s; "
                 "try again, or raise PIBOT_LLM_TIMEOUT on the master",
+                may_pass=True,
             )
         except (aiohttp.ClientError, OSError) as exc:
             problem = certificate_problem(exc)
             if problem is not None:
-                failure = _unreachable(endpoint, str(problem))
+                failure = self._unreachable(str(problem))
             elif isinstance(exc, aiohttp.ClientConnectorError):
-                failure = _unreachable(endpoint, f"can't be reached ({_reason(exc)})")
+                failure = self._unreachable(f"can't be reached ({_reason(exc)})")
             else:
                 failure = GatewayError(
                     502,
                     "provider_connection_broke",
-                    f"the model's server at {endpoint.shown} broke off before its answer was whole; try again",
+                    f"the model's server at {self._endpoint.shown} broke off before its answer was whole; try again",
+                    may_pass=True,
                 )
-        except (CancelledError, RuntimeError):
-            failure = GatewayError(503, "stopping", "the master is stopping; try again when it is back")
         # Raised out here so that no context hangs on it: aiohttp's errors hold the request's headers, with the key.
         raise failure
 
-    def _end(self, response: aiohttp.ClientResponse) -> None:
-        """A streamed answer is over."""
-        self._places.release()
-        with contextlib.suppress(RuntimeError):  # the loop was stopped, and the connection closed with it
-            self._loop.call_soon(response.close)
-
-    def _count(self, path: str, status: int, error: str | None) -> None:
-        with self._lock:
-            self._calls[status] += 1
-        event(log, "gateway_call", path=path, status=status, error=error)
-
-
-class _Stream:
-    """The parts of a streamed answer as they come. A break in it is told by the event that OpenAI's clients read.
-
-    Not a generator: one that was never started runs nothing when it is closed.
-    """
-
-    def __init__(
-        self,
-        response: aiohttp.ClientResponse,
-        read: Callable[[], bytes],
-        end: Callable[[aiohttp.ClientResponse], None],
-    ) -> None:
-        self._response: aiohttp.ClientResponse | None = response
-        self._read = read
-        self._end = end
-        self._broken = False
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        if self._broken or self._response is None:
-            raise StopIteration
-        try:
-            part = self._read()
-        except GatewayError as exc:
-            self._broken = True
-            event(log, "gateway_stream_broke", level=logging.WARNING, error=str(exc))
-            # The line break ends an event that was broken off in its middle.
-            return b"\n\ndata: " + json.dumps(exc.to_json()).encode() + b"\n\n"
-        if not part:
-            raise StopIteration
-        return part
-
-    def close(self) -> None:
-        """Give back the connection and the place. Calling it twice is fine."""
-        response, self._response = self._response, None
-        if response is not None:
-            self._end(response)
+    def _unreachable(self, what: str) -> GatewayError:
+        return GatewayError(
+            502,
+            "provider_unreachable",
+            f"the model's server at {self._endpoint.shown} {what}; check {self._setting} on the master and its network",
+            may_pass=True,
+        )
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
@@ -291,11 +220,3 @@ def _without_key(endpoint: Endpoint, status: int, content: bytes) -> bytes:
 def _reason(exc: OSError) -> str:
     """The operating system's words, where it has some: asyncio puts the address in their place."""
     return os.strerror(exc.errno) if exc.errno is not None and exc.errno > 0 else exc.strerror or "no connection"
-
-
-def _unreachable(endpoint: Endpoint, what: str) -> GatewayError:
-    return GatewayError(
-        502,
-        "provider_unreachable",
-        f"the model's server at {endpoint.shown} {what}; check VOLC_BASE_URL on the master and its network",
-    )

@@ -23,8 +23,8 @@ from pibot.contracts import (
     WorkerStatus,
 )
 from pibot.errors import LLMConfigurationError, SettingsError, ShuttingDown, StoreError
-from pibot.llm_client import create_llm_client
 from pibot.llm_client.configuration import Endpoint, check
+from pibot.llm_client.retry import RetryPolicy
 from pibot.logs import event
 from pibot.master_components import Dispatcher, JobStore, TaskPlanner
 from pibot.master_components.records import Event, Job, JobRecord, Submission
@@ -32,8 +32,12 @@ from pibot.master_components.states import JobState, SubtaskState
 from pibot.master_components.step_runner import Timing
 from pibot.master_components.upkeep import Upkeep
 from pibot.master_components.worker_pool import create_worker_pool
+from pibot.master_hub.attempts import Timing as AttemptTiming
+from pibot.master_hub.in_process import CountedPlanner, create_planning_client
+from pibot.master_hub.ledger import Ledger
 from pibot.master_hub.membership import Membership
-from pibot.master_hub.provider import Gateway
+from pibot.master_hub.provider import Provider
+from pibot.master_hub.relay import Gateway
 from pibot.settings import Settings
 from pibot.tool_registry import SkillLibrary
 
@@ -50,7 +54,8 @@ CHECK_EVERY = 5.0
 SECONDS_A_DAY = 86_400.0
 
 GATEWAY_PLACES = 8
-"""Calls that the gateway passes on at once, beside one for each worker."""
+"""Calls that the gateway passes on at once, beside one for each worker, where PIBOT_GATEWAY_CALLS says no other number;
+so many may wait for it in any case."""
 
 
 class HubService:
@@ -75,15 +80,18 @@ class HubService:
         self.model_problem: str | None = None
         self._check_every = check_every
         self._loop = BackgroundLoop("pibot-hub")
-        self._llm, endpoint = self._create_llm()
         self._pool = create_worker_pool(settings, clock=clock)
-        planner = TaskPlanner(self._llm, skills=self.skills, soul=_read_soul(settings))
-        self.gateway_places = GATEWAY_PLACES + len(settings.workers)
-        self.gateway = Gateway(
-            endpoint, self.model_problem, self._loop, timeout=settings.llm.timeout, places=self.gateway_places
-        )
+        endpoints = self._endpoints()
+        soul = _read_soul(settings)
         _make_data_dir(settings)
         self._store = JobStore(settings.data_dir / "jobs.db", clock=clock, max_queued=settings.max_queued)
+        calls = settings.gateway.calls or GATEWAY_PLACES + len(settings.workers)
+        self.gateway_places = max(calls, GATEWAY_PLACES + len(settings.workers))
+        self.gateway = self._create_gateway(endpoints, calls)
+        self._llm: LLMClient = _NoModel(self.model_problem or "")
+        if endpoints:
+            self._llm = create_planning_client(endpoints[0], self.gateway, settings.llm.retries)
+        planner = CountedPlanner(TaskPlanner(self._llm, skills=self.skills, soul=soul))
         self._upkeep = Upkeep(
             self._store, keep_jobs=settings.jobs_kept, keep_seconds=settings.jobs_kept_days * SECONDS_A_DAY
         )
@@ -94,13 +102,36 @@ class HubService:
         self._conditions: dict[str, tuple[str, str]] = {}
         self._stopping = threading.Event()
 
-    def _create_llm(self) -> tuple[LLMClient, Endpoint | None]:
-        """The model's client; one that explains itself where there is no usable key."""
+    def _endpoints(self) -> tuple[Endpoint, ...]:
+        """The model's place, and that of the one for when it fails; none where there is no usable key.
+
+        Raises:
+            SettingsError: the second one is set so that it can't be right.
+        """
         try:
-            return create_llm_client(self.settings.llm), check(self.settings.llm)
+            first = check(self.settings.llm)
         except LLMConfigurationError as exc:
             self.model_problem = str(exc)
-            return _NoModel(self.model_problem), None
+            return ()
+        fallback = self.settings.gateway.fallback
+        try:
+            return (first,) if fallback is None else (first, check(fallback))
+        except LLMConfigurationError as exc:
+            raise SettingsError(f"PIBOT_FALLBACK_MODEL, _BASE_URL or _API_KEY can't be right: {exc}") from exc
+
+    def _create_gateway(self, endpoints: Sequence[Endpoint], calls: int) -> Gateway:
+        settings = self.settings
+        names = ("VOLC_BASE_URL", "PIBOT_FALLBACK_BASE_URL")
+        providers = [Provider(e, silence=settings.llm.timeout, setting=name) for e, name in zip(endpoints, names)]
+        return Gateway(
+            providers,
+            self.model_problem,
+            Ledger(self._store, settings.gateway, tuple(endpoint.model for endpoint in endpoints)),
+            self._loop,
+            calls=calls,
+            callers=self.gateway_places,
+            timing=AttemptTiming(settings.llm.timeout, RetryPolicy(retries=settings.llm.retries)),
+        )
 
     # --- from start to end ---
 
@@ -133,6 +164,7 @@ class HubService:
         self._await(close_clients())
         self._loop.stop()
         self._upkeep.close()
+        self.gateway.ledger.close()
         self._store.close()
 
     async def _keep_looking(self) -> None:
