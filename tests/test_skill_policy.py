@@ -96,7 +96,7 @@ async def test_a_shell_command_has_a_network_only_where_both_say_so(tmp_path: Pa
     tools = (SKILLS / "shell_exec" / "tools.py").read_text()
     skill(tmp_path / "skills", "shell_exec", tools=tools)
     (tmp_path / "skills" / "shell_exec" / "SKILL.md").write_text(page.replace("\n---\n", f"\n{ASKS}---\n", 1))
-    host = os.readlink("/proc/self/ns/net")
+    host = os.readlink("/proc/self/ns/net")  # noqa: PTH115  # reads no disk
     workspace = tmp_path / "w"
     workspace.mkdir()
     context = ToolContext("t1", workspace, create_command_runner("bwrap"))

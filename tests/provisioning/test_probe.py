@@ -48,6 +48,14 @@ def test_the_port_of_ssh_is_that_of_the_connection_as_the_host_sees_it(tmp_path:
     assert (answer["ssh_port"], answer["ssh_client"]) == (2222, "192.168.10.5")
 
 
+def test_it_looks_for_every_package_that_the_playbook_installs(tmp_path: Path) -> None:
+    # One that it does not tell of would count as brought by PiBot, and go with it.
+    defaults = YAML(typ="safe").load((ROLES / "pibot_base" / "defaults" / "main.yml").read_text("utf-8"))
+    wanted = defaults["pibot_base_packages"]
+    stand_in(tmp_path, "dpkg-query", "\n".join(f"ii  {name}" for name in [*wanted, "vim"]))
+    assert sorted(ask(tmp_path)["packages"]) == sorted(wanted)
+
+
 def test_what_listens_is_named_by_its_ports_alone(tmp_path: Path) -> None:
     stand_in(tmp_path, "ss", "LISTEN 0 128 0.0.0.0:22 0.0.0.0:*\nLISTEN 0 128 [::]:22 [::]:*\nLISTEN 0 5 *:5000 *:*")
     assert ask(tmp_path)["listening"] == [22, 5000]

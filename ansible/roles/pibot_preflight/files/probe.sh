@@ -31,5 +31,5 @@ for unit in /etc/systemd/system/pibot-*.service; do [ ! -e "$unit" ] || echo "  
 echo "listening:"
 ss -Htln 2>/dev/null | awk 'NF > 3 { sub(/.*:/, "", $4); print "  - " $4 }' | sort -u
 echo "packages:"
-dpkg-query -W -f '${db:Status-Abbrev} ${Package}\n' 2>/dev/null | awk '$1 == "ii" { print "  - \"" $2 "\"" }' | grep -x '  - "\(ufw\|bubblewrap\|python3-venv\|iptables\|procps\|ca-certificates\)"'
+dpkg-query -W -f '${db:Status-Abbrev} ${Package}\n' 2>/dev/null | awk '$1 == "ii" { print "  - \"" $2 "\"" }' | grep -x '  - "\(ufw\|bubblewrap\|python3-venv\|iptables\|procps\|ca-certificates\|libseccomp2\)"'
 sudo -n true 2>/dev/null && echo "sudo: true" || echo "sudo: false"
