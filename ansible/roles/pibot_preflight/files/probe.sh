@@ -3,6 +3,7 @@
 PATH=$PATH:/usr/sbin:/sbin
 # shellcheck disable=SC1091
 . /etc/os-release
+echo "hostname: \"$(hostname 2>/dev/null)\""
 echo "os: \"$ID ${VERSION_ID:-}\""
 echo "family: \"$ID ${ID_LIKE:-}\""
 echo "architecture: \"$(dpkg --print-architecture 2>/dev/null)\""
