@@ -188,9 +188,11 @@ def test_the_agent_can_change_neither_its_code_nor_the_system(name: str, on: Cal
         )
 
     home, folder = "/home/pi", "/home/pi/pibot-worker"
-    assert [accessible(path) for path in ("/etc", home, folder, f"{folder}/releases")] == ["ro", "ro", "rw", "ro"]
-    (keys,) = [fields[3] for fields in mounts if fields[4] == f"{home}/.ssh"]
-    assert keys.endswith("/inaccessible/dir")
+    shut = ("/etc", home, folder, f"{folder}/.env", f"{folder}/releases")
+    assert {accessible(path) for path in shut} == {"ro"}
+    assert {accessible(f"{folder}/{name}") for name in ("logs", "workspace")} == {"rw"}
+    # Nothing else of the user's home is there.
+    assert "tmpfs" in next(fields for fields in mounts if fields[4] == home)
 
 
 # --- memory, logs ---
