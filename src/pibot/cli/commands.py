@@ -82,7 +82,7 @@ def run(
     pibot run --skills shell_exec "List files in home directory"
     echo "What is the date?" | pibot run --json -
     """
-    from pibot.cli.follow import follow, printable
+    from pibot.cli.follow import follow, printable, spent_line
 
     body: JsonObject = {"description": sys.stdin.read() if description == "-" else description, "priority": priority}
     if skills is not None:
@@ -110,6 +110,9 @@ def run(
             click.echo("pibot: the job was cancelled", err=True)
         elif not result["success"]:
             click.echo(f"pibot: the job failed: {printable(result.get('error'))}", err=True)
+        spent = spent_line(result)
+        if spent:
+            say(spent)
     sys.exit(0 if result["success"] else JOB_FAILED)
 
 
@@ -118,14 +121,19 @@ def run(
 def status(as_json: bool) -> None:
     """Show the hub, its model and its workers."""
     hub = _hub()
-    health, workers = hub.get("/health"), hub.get("/workers")
+    health, workers, usage = hub.get("/health"), hub.get("/workers"), hub.get("/usage?days=1")
     if as_json:
-        click.echo(json.dumps({"hub": health, "workers": workers["workers"]}, ensure_ascii=False, indent=2))
+        click.echo(
+            json.dumps(
+                {"hub": health, "workers": workers["workers"], "today": usage["today"]}, ensure_ascii=False, indent=2
+            )
+        )
         return
     jobs = ", ".join(f"{number} {state}" for state, number in health["jobs"].items() if number) or "none yet"
     click.echo(f"hub      {hub.settings.hub_url}, version {health['version']}")
     click.echo(f"model    {health['model'] or 'none: set VOLC_API_KEY on the master'}")
     click.echo(f"jobs     {jobs}")
+    click.echo(f"today    {_today(usage)}")
     if health.get("problem"):
         click.echo(f"problem  {health['problem']}")
     if not workers["workers"]:
@@ -279,6 +287,14 @@ def demo(once: bool) -> None:
     from pibot.cli.demo import run_demo
 
     sys.exit(run_demo(_settings(), once=once))
+
+
+def _today(usage: JsonObject) -> str:
+    """What the models were asked for today, and what is left of it."""
+    today = usage["today"]
+    cost = "" if today["cost"] is None else f", {today['cost']:g} {usage['currency']}".rstrip()
+    left = "" if today["left"] is None else f", {today['left']:,} of {today['budget']:,} left"
+    return f"{today['total_tokens']:,} tokens in {today['llm_calls']} calls{cost}{left}"
 
 
 def _notes(worker: JsonObject) -> list[str | None]:

@@ -147,6 +147,16 @@ def step_line(step: JsonObject) -> str:
     return line
 
 
+def spent_line(result: JsonObject) -> str:
+    """What an ended job's models were asked for; empty where they were not."""
+    usage = result.get("usage") or {}
+    if not usage.get("total_tokens"):
+        return ""
+    cost = result.get("cost")
+    priced = "" if cost is None else f", {cost:g} {printable(result.get('currency', ''))}".rstrip()
+    return f"{usage['total_tokens']:,} tokens in {usage.get('llm_calls', 0)} calls{priced}"
+
+
 def _short(text: Any, limit: int = 100) -> str:
     line = " ".join(printable(text).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"

@@ -11,7 +11,9 @@ from flask import Blueprint, Response, request
 from pibot import __version__
 from pibot.contracts import JsonObject, Scope, valid_id
 from pibot.errors import InvalidRequest, OutOfScope
+from pibot.master_components.accounts import DAYS_KEPT
 from pibot.master_components.records import Job, Submission
+from pibot.master_components.spending import rounded
 from pibot.master_components.states import ENDED_JOBS, JobState, SubtaskState
 from pibot.master_hub.roster import address_from_json
 from pibot.settings import is_loopback
@@ -41,7 +43,9 @@ def create_api_blueprint(service: HubService) -> Blueprint:
         if seconds or not_yet is None:
             job = cast(Job, waiting.wait(seconds, lambda limit: service.wait(job_id, limit)))
             if job.state in ENDED_JOBS:
-                return answer(result_json(job), 200, {**headers, **_applied(seconds)})
+                return answer(
+                    {**result_json(job), "currency": service.spending.currency}, 200, {**headers, **_applied(seconds)}
+                )
             not_yet = not_yet or {"success": True, "job_id": job_id, "status": job.state.value}
         return answer(not_yet, 202, {**headers, **_applied(seconds)})
 
@@ -69,13 +73,13 @@ def create_api_blueprint(service: HubService) -> Blueprint:
 
     @api.get("/task/<job_id>")
     def task(job_id: str) -> Response:
-        return answer({"success": True, "job": _with_reasons(service.job(job_id).to_json(), service)})
+        return answer({"success": True, "job": _whole(service.job(job_id), service)})
 
     @api.get("/task/<job_id>/export")
     def export(job_id: str) -> Response:
-        record = service.export(job_id).to_json()
-        record["job"] = _with_reasons(record["job"], service)
-        return answer({"success": True, "version": __version__, **record})
+        record = service.export(job_id)
+        body = {**record.to_json(), "job": _whole(record.job, service)}
+        return answer({"success": True, "version": __version__, **body})
 
     @api.get("/task/<job_id>/result")
     def result(job_id: str) -> Response:
@@ -89,7 +93,7 @@ def create_api_blueprint(service: HubService) -> Blueprint:
 
     @api.get("/tasks")
     def tasks() -> Response:
-        limit = _limit()
+        limit = _limit(default=50, most=MAX_PAGE, name="limit")
         jobs = service.jobs(state=_state(), limit=limit + 1, before=_before())
         page = [job.to_json() for job in jobs[:limit]]
         for row in page:
@@ -132,6 +136,12 @@ def create_api_blueprint(service: HubService) -> Blueprint:
         service.members.drain(worker_id, False)
         return answer({"success": True, "worker_id": worker_id, "status": "active"})
 
+    @api.get("/usage")
+    def usage() -> Response:
+        return answer(
+            {"success": True, **service.spending.to_json(days=_limit(default=7, most=DAYS_KEPT, name="days"))}
+        )
+
     @api.get("/metrics")
     def metrics() -> Response:
         from pibot.master_hub.metrics import hub_metrics
@@ -156,8 +166,11 @@ def _refuse_another(worker_id: str) -> None:
         raise OutOfScope(f"this is the token of {caller.worker_id}, which can't speak for {worker_id}")
 
 
-def _with_reasons(record: JsonObject, service: HubService) -> JsonObject:
-    """A job's record, with why no worker has its ready subtasks."""
+def _whole(job: Job, service: HubService) -> JsonObject:
+    """A job's record, with who asked which model for it, and why no worker has its ready subtasks."""
+    record = job.to_json()
+    record["currency"] = service.settings.gateway.currency
+    record["spending"] = [row.to_json() for row in service.spending.of_job(job.job_id)]
     for step in record["subtasks"]:
         ready = step["status"] == SubtaskState.READY.value and not record["cancel_requested"]
         step["waiting_for"] = service.why_waiting(step["skills"]) if ready else None
@@ -177,6 +190,7 @@ def result_json(job: Job) -> JsonObject:
             "subtasks": {step.task_id: step.result.to_json() for step in job.subtasks if step.result is not None},
         },
         "usage": job.usage.to_json(),
+        "cost": rounded(job.cost),
         "started_at": job.started_at,
         "finished_at": job.finished_at,
     }
@@ -200,10 +214,10 @@ def _state() -> JobState | None:
         raise InvalidRequest(f"status must be one of {states}", field="status") from None
 
 
-def _limit() -> int:
-    value = request.args.get("limit", "50")
-    if not value.isascii() or not value.isdigit() or len(value) > 9 or not 1 <= int(value) <= MAX_PAGE:
-        raise InvalidRequest(f"limit must be a whole number from 1 to {MAX_PAGE}", field="limit")
+def _limit(*, default: int, most: int, name: str) -> int:
+    value = request.args.get(name, str(default))
+    if not value.isascii() or not value.isdigit() or len(value) > 9 or not 1 <= int(value) <= most:
+        raise InvalidRequest(f"{name} must be a whole number from 1 to {most}", field=name)
     return int(value)
 
 

@@ -147,8 +147,10 @@ class Attempts:
         while True:
             attempt += 1
             outcome = await self._once(provider, call, max(0.001, deadline - timing.clock()))
+            if not _may_pass(outcome) or attempt > timing.retry.retries:
+                return outcome
             wait = timing.retry.wait(attempt, _retry_after(outcome, timing.wall_clock), timing.random)
-            if not _may_pass(outcome) or attempt > timing.retry.retries or timing.clock() + wait >= deadline:
+            if timing.clock() + wait >= deadline:
                 return outcome
             event(
                 log, "gateway_retry", level=logging.WARNING, attempt=attempt, wait=round(wait, 2), error=_why(outcome)

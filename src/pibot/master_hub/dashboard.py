@@ -138,10 +138,12 @@ class _Pages:
         jobs = service.jobs(limit=JOBS_SHOWN + 1)
         active = presentation.active_rows(service.running_jobs(ACTIVE_JOBS_SHOWN))
         workers = service.workers()
+        report = service.spending
         titles = {job.job_id: job.description for job in jobs}
         return {
             **self._common(),
             "summary": presentation.summary(workers),
+            "spent": report.in_words(report.today()),
             "banners": presentation.banners(
                 service.settings,
                 workers,
@@ -153,13 +155,16 @@ class _Pages:
             "workers": presentation.worker_rows(workers, active),
             "minute": int(service.uptime // 60),
             "active": active,
-            "jobs": [presentation.job_row(job) for job in jobs[:JOBS_SHOWN]],
+            "jobs": [presentation.job_row(job, report.currency) for job in jobs[:JOBS_SHOWN]],
             "more": len(jobs) > JOBS_SHOWN,
             "events": [presentation.event_row(event, titles) for event in service.events(EVENTS_SHOWN)],
         }
 
     def job(self, job_id: str) -> JsonObject:
-        return {**self._common(), **presentation.job_view(self._service.job(job_id), self._service.why_waiting)}
+        service = self._service
+        job, report = service.job(job_id), service.spending
+        view = presentation.job_view(job, service.why_waiting, report.of_job(job_id), report.currency)
+        return {**self._common(), **view}
 
     def _common(self) -> JsonObject:
         return {"token": self._token, "model": self._service.model or "none"}

@@ -40,6 +40,37 @@ class _Readings:
         for status, number in sorted(service.gateway.calls().items()):
             calls.add_metric([str(status)], number)
         yield calls
+        yield from self._spending()
+
+    def _spending(self) -> Iterator[Metric]:
+        report = self._service.spending
+        by = ["worker", "model"]
+        tokens = CounterMetricFamily(
+            "pibot_gateway_tokens",
+            "Tokens through the gateway since the hub started; worker is master for the planner, else who asked.",
+            labels=[*by, "kind"],
+        )
+        asked = CounterMetricFamily(
+            "pibot_gateway_completions", "Completions through the gateway since the hub started.", labels=by
+        )
+        cost = CounterMetricFamily(
+            "pibot_gateway_cost", "What they cost, in PIBOT_CURRENCY, of models with a price.", labels=by
+        )
+        for row in report.since_start:
+            names = [row.caller, row.model]
+            tokens.add_metric([*names, "prompt"], row.usage.prompt_tokens)
+            tokens.add_metric([*names, "completion"], row.usage.completion_tokens)
+            asked.add_metric(names, row.usage.llm_calls)
+            if row.cost is not None:
+                cost.add_metric(names, row.cost)
+        yield from (tokens, asked, cost)
+        today = report.today()
+        yield GaugeMetricFamily(
+            "pibot_tokens_today", "Tokens through the gateway today (UTC).", today.usage.total_tokens
+        )
+        left = report.left(today)
+        if left is not None:
+            yield GaugeMetricFamily("pibot_tokens_left_today", "Tokens left of PIBOT_DAY_TOKENS.", left)
 
     def _jobs(self) -> Iterator[Metric]:
         jobs = GaugeMetricFamily("pibot_jobs", "Jobs in the store, by state.", labels=["state"])

@@ -9,7 +9,9 @@ from typing import Callable
 
 from pibot.contracts import JsonObject, Usage, WorkerReport, WorkerState, WorkerStatus
 from pibot.master_components.records import Attempt, Event, Job, SubtaskRecord
+from pibot.master_components.spending import Spending
 from pibot.master_components.states import ENDED_JOBS, JobState, SubtaskState
+from pibot.master_hub.report import cost_in_words
 from pibot.settings import Settings
 
 TITLE_CHARS = 160
@@ -156,7 +158,7 @@ def active_rows(jobs: Iterable[Job]) -> list[JsonObject]:
     return rows
 
 
-def job_row(job: Job) -> JsonObject:
+def job_row(job: Job, currency: str = "") -> JsonObject:
     """A job in the list of jobs."""
     return {
         "id": job.job_id,
@@ -166,6 +168,7 @@ def job_row(job: Job) -> JsonObject:
         "created_at": job.created_at,
         "took": _took(job.started_at, job.finished_at),
         "tokens": _tokens(job.usage),
+        "cost": cost_in_words(job.cost, currency),
         "error": shorten(job.error or ""),
     }
 
@@ -186,8 +189,19 @@ def event_row(event: Event, titles: Mapping[str, str]) -> JsonObject:
     }
 
 
-def job_view(job: Job, why_waiting: Callable[[Sequence[str]], str]) -> JsonObject:
-    """A job's own page; ``why_waiting`` tells why no worker takes a task with these skills now."""
+def job_view(
+    job: Job,
+    why_waiting: Callable[[Sequence[str]], str],
+    spending: Sequence[Spending] = (),
+    currency: str = "",
+) -> JsonObject:
+    """A job's own page.
+
+    Args:
+        why_waiting: tells why no worker takes a task with these skills now.
+        spending: who asked which model for it.
+        currency: what it costs is in.
+    """
     ended = sum(s.state is SubtaskState.COMPLETED for s in job.subtasks)
     unended = job.state not in ENDED_JOBS
     return {
@@ -201,6 +215,8 @@ def job_view(job: Job, why_waiting: Callable[[Sequence[str]], str]) -> JsonObjec
         "took": _took(job.started_at, job.finished_at),
         "progress": f"{ended} of {len(job.subtasks)} steps done" if unended and job.subtasks else "",
         "tokens": _tokens(job.usage),
+        "cost": cost_in_words(job.cost, currency),
+        "spending": [_spending_row(row, currency) for row in spending],
         "priority": f"priority {job.priority}" if job.priority else "",
         "answer": _cut(job.answer or ""),
         "error": job.error or "",
@@ -281,6 +297,16 @@ def _took(start: float | None, end: float | None) -> str:
 
 def _tokens(usage: Usage) -> str:
     return f"{usage.total_tokens:,} tokens" if usage.total_tokens else ""
+
+
+def _spending_row(row: Spending, currency: str) -> JsonObject:
+    usage, calls = row.usage, row.usage.llm_calls
+    parts = (
+        f"{usage.prompt_tokens:,} + {usage.completion_tokens:,} tokens in {calls} call{'' if calls == 1 else 's'}",
+        f"{row.estimated} of them estimated" if row.estimated else "",
+        cost_in_words(row.cost, currency),
+    )
+    return {"id": f"{row.caller}/{row.model}", "text": f"{row.caller}, {row.model}: {', '.join(filter(None, parts))}"}
 
 
 def iso(at: float) -> str:

@@ -38,6 +38,7 @@ from pibot.master_hub.ledger import Ledger
 from pibot.master_hub.membership import Membership
 from pibot.master_hub.provider import Provider
 from pibot.master_hub.relay import Gateway
+from pibot.master_hub.report import SpendingReport
 from pibot.settings import Settings
 from pibot.tool_registry import SkillLibrary
 
@@ -95,6 +96,7 @@ class HubService:
         self._upkeep = Upkeep(
             self._store, keep_jobs=settings.jobs_kept, keep_seconds=settings.jobs_kept_days * SECONDS_A_DAY
         )
+        self.spending = SpendingReport(self._store.accounts, self.gateway.ledger, settings.gateway)
         timing = Timing(lease=settings.lease_seconds, no_worker=settings.no_worker_seconds)
         self._dispatcher = Dispatcher(self._store, planner, self._pool, timing=timing)
         self.members = Membership(self._pool, self._loop, settings.data_dir / "workers.json")

@@ -1,0 +1,82 @@
+"""What the fleet's models were asked for, as its owner wants to read it."""
+
+from __future__ import annotations
+
+from pibot.contracts import JsonObject
+from pibot.master_components.accounts import Accounts
+from pibot.master_components.spending import Spending, total
+from pibot.master_hub.ledger import Ledger
+from pibot.settings import GatewaySettings
+
+
+class SpendingReport:
+    """Its methods block for as long as the disk takes.
+
+    Args:
+        accounts: what is written down.
+        ledger: what was asked since the start.
+        settings: the budgets, and the currency.
+    """
+
+    def __init__(self, accounts: Accounts, ledger: Ledger, settings: GatewaySettings) -> None:
+        self._accounts = accounts
+        self._ledger = ledger
+        self._settings = settings
+
+    def of_job(self, job_id: str) -> tuple[Spending, ...]:
+        """Who asked which model for a job."""
+        return self._accounts.of_job(job_id)
+
+    def today(self) -> Spending:
+        """All of today's calls."""
+        return total(self._accounts.of_day())
+
+    @property
+    def since_start(self) -> tuple[Spending, ...]:
+        """Who asked which model since the hub was started."""
+        return self._ledger.since_start
+
+    @property
+    def currency(self) -> str:
+        """What costs are in; empty where nobody said."""
+        return self._settings.currency
+
+    def left(self, today: Spending) -> int | None:
+        """Tokens that are left of the day's budget; None where there is none."""
+        budget = self._settings.day_tokens
+        return None if budget is None else max(0, budget - today.usage.total_tokens)
+
+    def to_json(self, *, days: int) -> JsonObject:
+        """Today, by caller and model, and the sums of the last days."""
+        rows = self._accounts.of_day()
+        today = total(rows)
+        return {
+            "currency": self.currency,
+            "today": {
+                "day": self._accounts.today(),
+                **today.to_json(),
+                "budget": self._settings.day_tokens,
+                "left": self.left(today),
+                "by": [row.to_json() for row in rows],
+            },
+            "job_budget": self._settings.job_tokens,
+            "days": [{"day": day, **sums.to_json()} for day, sums in self._accounts.days(days)],
+        }
+
+    def in_words(self, today: Spending) -> str:
+        """Today in a few words; empty where nothing was asked and there is no budget."""
+        left = self.left(today)
+        if not today.usage.llm_calls and left is None:
+            return ""
+        parts = [f"{today.usage.total_tokens:,} tokens today", cost_in_words(today.cost, self.currency)]
+        if left is not None:
+            parts.append(f"{left:,} of {self._settings.day_tokens:,} left")
+        return ", ".join(filter(None, parts))
+
+
+def cost_in_words(cost: float | None, currency: str) -> str:
+    """``0.0012 CNY``: four digits that say something; empty where there is no price."""
+    if cost is None:
+        return ""
+    shown = f"{cost:,.2f}" if cost >= 10 else f"{cost:.4f}"
+    return f"{shown} {currency}".strip() if currency else f"costs {shown}"
