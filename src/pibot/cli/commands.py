@@ -169,7 +169,7 @@ def jobs(state: str | None, limit: int, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print its whole record as JSON.")
 def job(job_id: str, as_json: bool) -> None:
     """Show one job: its plan, what each worker did, its answer."""
-    from pibot.cli.follow import lost_attempts, plan_lines, printable, step_line, waiting_for
+    from pibot.cli.follow import lost_attempts, plan_lines, printable, spent_line, step_line, waiting_for
 
     record = _hub().get(f"/task/{quote(job_id, safe='')}")["job"]
     if as_json:
@@ -185,6 +185,9 @@ def job(job_id: str, as_json: bool) -> None:
                 click.echo(line)
     if record["error"]:
         click.echo(f"Error: {printable(record['error'])}")
+    spent = spent_line(record)
+    if spent:
+        click.echo(f"Model: {spent}")
     if record["answer"]:
         click.echo(f"\n{printable(record['answer'])}")
 

@@ -60,6 +60,7 @@ class Ledger:
         self._on_disk = StoreThread()
         self._running: dict[object, tuple[Account, int]] = {}
         self._unwritten: list[Spent] = []
+        self._being_written: dict[object, list[Spent]] = {}
         self._sums: dict[tuple[str, str], Spending] = {}
 
     @property
@@ -176,11 +177,15 @@ class Ledger:
         calls, self._unwritten = self._unwritten, []
         if not calls:
             return
+        key = object()
+        self._being_written[key] = calls  # budgets see them meanwhile
         try:
             await self._on_disk.once(self._store.spend, calls)
         except StoreError as exc:
             self._unwritten = [*calls, *self._unwritten][-UNWRITTEN_KEPT:]
             event(log, "calls_not_counted", level=logging.ERROR, number=len(self._unwritten), error=str(exc))
+        finally:
+            del self._being_written[key]
 
     async def _ask(self, question: Callable[..., T], *arguments: str) -> T:
         try:
@@ -192,12 +197,13 @@ class Ledger:
     def _still_to_count(self, counts: Callable[[Account], bool]) -> int:
         """Tokens that are used and not written down: of what running calls have sent, and of what waits."""
         running = sum(expected for account, expected in self._running.values() if counts(account))
-        waiting = sum(s.usage.total_tokens for s in self._unwritten if counts(Account(s.caller, s.job_id)))
+        unwritten = (self._unwritten, *self._being_written.values())
+        waiting = sum(s.usage.total_tokens for part in unwritten for s in part if counts(Account(s.caller, s.job_id)))
         return running + waiting
 
 
 def _and_running(tokens: int) -> str:
-    return f" and about {tokens:,} in calls that still run" if tokens else ""
+    return f" and about {tokens:,} in calls that are not over" if tokens else ""
 
 
 def _used_up(sentence: str) -> GatewayError:
