@@ -13,8 +13,7 @@ import struct
 import subprocess
 import sys
 import textwrap
-import warnings
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,6 +33,8 @@ from pibot.sandbox.pipes import Output
 from pibot.sandbox.remote import RemoteSandbox
 from pibot.sandbox.seccomp import ABSENT, REFUSED, system_call_filter
 from pibot.sandbox.unconfined import Unconfined
+from tests.support.nobody import NOBODY, as_nobody
+from tests.support.processes import processes_with
 from tests.support.sandbox_service import sandbox_service
 
 Runner = Union[Bubblewrap, Unconfined, RemoteSandbox]
@@ -66,17 +67,6 @@ def workspace(tmp_path: Path) -> Path:
 
 async def sh(runner: Runner, workspace: Path, command: str, **options: Any) -> CommandResult:
     return await runner.run(["bash", "-c", command], workspace=workspace, **{"timeout": LONG, **options})
-
-
-def processes_with(token: str) -> list[int]:
-    """The processes on this machine, in whichever namespace, that have ``token`` in their command line."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            with contextlib.suppress(OSError):
-                if token.encode() in (folder / "cmdline").read_bytes():
-                    found.append(int(folder.name))
-    return found
 
 
 def names_in(folder: Path) -> list[str]:
@@ -480,38 +470,6 @@ def test_the_number_of_processes_is_limited_for_another_user_than_root() -> None
         runner = Bubblewrap(Limits(processes=20))
         output = as_nobody(partial(sh, runner, Path(folder), command))
     assert "Resource temporarily unavailable" in output
-
-
-NOBODY = 65534
-
-
-def as_nobody(run: Callable[[], Coroutine[Any, Any, CommandResult]]) -> str:
-    """The output of ``run()``, awaited in a forked process that has become nobody.
-
-    It goes on with the modules that are loaded, since nobody may not read root's interpreter.
-    """
-    for folder in Path(__file__).resolve().parents:
-        if not folder.stat().st_mode & 0o001:
-            pytest.skip(f"{folder} is closed to other users")
-    read_end, write_end = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of fork beside threads: the child makes its own loop
-        pid = os.fork()
-    if pid == 0:
-        try:
-            os.setgroups([])
-            os.setresgid(NOBODY, NOBODY, NOBODY)
-            os.setresuid(NOBODY, NOBODY, NOBODY)
-            answer = asyncio.run(run()).output
-        except BaseException as exc:  # noqa: BLE001  # a forked test process must not go on as pytest
-            answer = f"{type(exc).__name__}: {exc}"
-        os.write(write_end, answer.encode())
-        os._exit(0)
-    os.close(write_end)
-    with os.fdopen(read_end) as pipe:
-        answer = pipe.read()
-    os.waitpid(pid, 0)
-    return answer
 
 
 def test_a_bullseye_bubblewrap_is_asked_for_nothing_that_it_does_not_know(workspace: Path) -> None:

@@ -1,0 +1,126 @@
+"""Commands that take more of the machine than is theirs. Each succeeds where its limit is set higher."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from pibot.contracts import CommandResult
+from pibot.sandbox import Limits
+from pibot.sandbox.bubblewrap import Bubblewrap
+from pibot.sandbox.limits import DEFAULT_LIMITS, MIB
+from tests.security.attacks import LONG, as_root, python
+from tests.support.nobody import as_nobody
+from tests.support.processes import processes_with
+
+pytestmark = pytest.mark.system
+
+HIGH = Limits(
+    memory_bytes=1024 * MIB,
+    processes=2000,
+    file_bytes=512 * MIB,
+    open_files=1024,
+    tmp_bytes=256 * MIB,
+    flood_bytes=512 * MIB,
+)
+"""As good as none, and still none that an attack here could hurt this computer with."""
+
+
+async def attacked(limits: Limits, command: str, workspace: Path, timeout: float = LONG) -> CommandResult:
+    return await Bubblewrap(limits).run(["bash", "-c", command], workspace=workspace, timeout=timeout)
+
+
+BOMBS = {
+    "a memory bomb": python("x = bytearray(400 << 20); print('succeeded')"),
+    "a memory bomb in small pieces": python("x = [bytearray(1 << 20) for _ in range(400)]; print('succeeded')"),
+    "a memory bomb by a pipe": "head -c 400M /dev/zero | tail -n 1 | wc -c | grep -q 419430400 && echo succeeded",
+    "a bomb of shared memory": python("import mmap; x = mmap.mmap(-1, 1100 << 20); print('succeeded')"),
+    "a bomb of open files": python("import os; x = [os.dup(0) for _ in range(300)]; print('succeeded')"),
+    "a file that fills the disk": "head -c 100M /dev/zero >big && echo succeeded; rm -f big",
+    "a sparse file that fills the disk": "truncate -s 100M big && echo succeeded; rm -f big",
+    "a file in tmp that fills the memory": "head -c 50M /dev/zero >/tmp/big && echo succeeded",
+    "a file in shm that fills the memory": "head -c 50M /dev/zero >/dev/shm/big && echo succeeded",
+    "an unnamed file that fills the memory": python(
+        "import os; f = os.memfd_create('x'); print('succeeded' if os.truncate(f, 100 << 20) is None else '')"
+    ),
+    "a bomb that unpacks": "head -c 100M /dev/zero | gzip -1 | gunzip >big && echo succeeded; rm -f big",
+}
+
+
+@pytest.mark.parametrize("attack", BOMBS.values(), ids=list(BOMBS))
+async def test_a_command_takes_no_more_than_its_limit_by(attack: str, workspace: Path) -> None:
+    assert "succeeded" not in (await attacked(DEFAULT_LIMITS, attack, workspace)).output
+    assert "succeeded" in (await attacked(HIGH, attack, workspace)).output
+
+
+FORKS = """
+import os, time
+made = 0
+try:
+    for _ in range(200):
+        if not os.fork():
+            try:
+                os.fork()
+                time.sleep(1000)
+            finally:
+                os._exit(0)
+        made += 1
+    print("succeeded")
+except OSError as exc:
+    print(made, exc.strerror)
+"""
+
+
+@pytest.fixture
+def nobodys_folder() -> Iterator[Path]:
+    folder = Path("/var/tmp") / f"pibot-{uuid4().hex}"
+    folder.mkdir()
+    os.chown(folder, 65534, 65534)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@as_root  # who alone can become the other user whose processes the kernel counts
+def test_a_fork_bomb_fills_only_its_own_number_of_processes(nobodys_folder: Path) -> None:
+    # 400 sleepers are bearable should the limit not hold.
+    attack = python(FORKS)
+    limited = as_nobody(lambda: attacked(replace(HIGH, processes=64), attack, nobodys_folder))
+    assert "Resource temporarily unavailable" in limited
+    assert "succeeded" in as_nobody(lambda: attacked(HIGH, attack, nobodys_folder))
+
+
+async def test_a_flood_of_output_is_ended(workspace: Path) -> None:
+    attack = "head -c 100000000 /dev/zero; touch succeeded"
+    flooded = await attacked(DEFAULT_LIMITS, attack, workspace)
+    assert flooded.truncated
+    assert not (workspace / "succeeded").exists()
+    await attacked(HIGH, attack, workspace)
+    assert (workspace / "succeeded").exists()
+
+
+async def test_a_burner_of_processor_time_is_ended_by_its_limit(workspace: Path) -> None:
+    attack = "trap '' XCPU TERM; i=0; while ((i < 100000000)); do ((i++)); done"
+    burned = await attacked(Limits(cpu_seconds=1), attack, workspace)
+    assert burned.exit_code == -9
+    assert not burned.timed_out
+
+
+async def test_a_burner_that_takes_no_signal_is_ended_at_the_deadline_with_all_its_processes(workspace: Path) -> None:
+    token = f"pibot-test-{uuid4().hex}"
+    burner = f"bash -c 'trap \"\" TERM INT HUP XCPU; while :; do :; done; : {token}'"
+    burned = await attacked(DEFAULT_LIMITS, f"echo begun; setsid {burner} & {burner}", workspace, timeout=1.0)
+    assert (burned.output, burned.timed_out) == ("begun\n", True)
+    assert processes_with(token) == []
+
+
+async def test_a_crash_leaves_no_image_of_the_memory_on_the_disk(workspace: Path) -> None:
+    crashed = await attacked(HIGH, "ulimit -c; ulimit -c unlimited; kill -SEGV $$", workspace)
+    assert crashed.output.startswith("0\n")
+    assert "cannot modify limit" in crashed.output
+    assert list(workspace.iterdir()) == []
