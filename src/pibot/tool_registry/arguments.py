@@ -120,7 +120,8 @@ _NOTHING: Any = object()
 
 def _string(value: Any) -> Any:
     if isinstance(value, str):
-        return value
+        # Half an escaped emoji is no text: no file can have that name, and no command that argument.
+        return value.encode("utf-8", "replace").decode("utf-8")
     return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else _NOTHING
 
 
