@@ -13,6 +13,7 @@ from cheroot import wsgi
 from cheroot.server import HTTPConnection, HTTPRequest
 
 from pibot.errors import SettingsError
+from pibot.web.headers import SingleHeaderReader
 
 if TYPE_CHECKING:
     import ssl
@@ -131,6 +132,7 @@ class _CherootServer(wsgi.Server):
 class _Request(HTTPRequest):
     """Sends a response's head with the first part of its body: one packet, which wakes the client once."""
 
+    header_reader = SingleHeaderReader()
     _head = b""
 
     def send_headers(self) -> None:
@@ -162,8 +164,8 @@ class _Connection(HTTPConnection):
 
 class _Gateway(wsgi.Gateway_10):
     def respond(self) -> None:
-        # A refused chunked body stays unread, so what follows on this connection is no request.
-        if self.req.chunked_read:
+        # A body that is refused for its length stays unread, so what follows on this connection is no request.
+        if self.req.chunked_read or not self.req.inheaders.get(b"Content-Length", b"0").isdigit():
             self.req.close_connection = True
         super().respond()
         self.req.flush_head()
