@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pibot.web.app import MAX_BODY, create_app, retry_after
+from pibot.web.channel import Limits
 from pibot.web.keys import KeyRing, current_caller, needs
 from pibot.web.messages import WaitingRoom, answer, error, json_body, wait_preference
 from pibot.web.server import REQUEST_TIMEOUT, Server, serve
@@ -11,6 +12,7 @@ __all__ = [
     "MAX_BODY",
     "REQUEST_TIMEOUT",
     "KeyRing",
+    "Limits",
     "Server",
     "WaitingRoom",
     "answer",

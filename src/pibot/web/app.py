@@ -13,6 +13,7 @@ from werkzeug.exceptions import HTTPException
 from pibot import errors
 from pibot.contracts import Caller
 from pibot.errors import InvalidRequest, PibotError
+from pibot.web.channel import TooSlow
 from pibot.web.keys import OWNER, KeyRing, needed
 from pibot.web.messages import error
 
@@ -68,6 +69,7 @@ def create_app(
     app.before_request(guard.look_at)
     app.register_error_handler(PibotError, _pibot_error)
     app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(TooSlow, _too_slow)
     app.register_error_handler(Exception, _unexpected)
     return app
 
@@ -201,6 +203,10 @@ def _http_error(exc: HTTPException) -> Response:
         if name == "Allow":
             response.headers[name] = value
     return response
+
+
+def _too_slow(_: TooSlow) -> Response:
+    return error(408, "the body did not come in time")
 
 
 def _unexpected(exc: Exception) -> Response:

@@ -6,25 +6,32 @@ import io
 import logging
 import re
 import signal
+import socket
 import threading
-from typing import TYPE_CHECKING, Any, Callable, cast
+import time
+from typing import Any, Callable, cast
 
 from cheroot import wsgi
 from cheroot.server import HTTPConnection, HTTPRequest
 
+from pibot.contracts import Clock
 from pibot.errors import SettingsError
+from pibot.web.channel import CHUNK, Channel, Limits
 from pibot.web.headers import SingleHeaderReader
+from pibot.web.intake import MAX_HEADERS, Handshake, Intake
 
 if TYPE_CHECKING:
     import ssl
 
 log = logging.getLogger("pibot.web")
 
-MAX_HEADERS = 64 * 1024
-"""Bytes of a request's head."""
-
 REQUEST_TIMEOUT = 10
-"""Seconds in which a client has to send the next part of its request, and an idle connection is kept."""
+"""Seconds in which a client has to send the head of a request, and an idle connection is kept."""
+
+MAX_REST = 16 * 1024 * 1024
+"""Bytes of a refused body that are still read."""
+
+LIMITS = Limits(head=REQUEST_TIMEOUT, idle=REQUEST_TIMEOUT)
 
 
 class Server:
@@ -35,24 +42,31 @@ class Server:
         host: the address to listen on.
         port: 0 for any free one.
         threads: how many requests are answered at once.
-        ssl_context: for HTTPS.
+        handshake: makes the TLS handshake of a connection, for HTTPS; see :class:`pibot.tls.ServerTls`.
+        limits: what one client may take.
+        clock: seconds.
 
     Raises:
         SettingsError: the address can't be had.
     """
 
     def __init__(
-        self, app: Any, *, host: str, port: int, threads: int = 10, ssl_context: ssl.SSLContext | None = None
+        self,
+        app: Any,
+        *,
+        host: str,
+        port: int,
+        threads: int = 10,
+        handshake: Callable[[], Handshake] | None = None,
+        limits: Limits = LIMITS,
+        clock: Clock = time.monotonic,
     ) -> None:
         self._server = _CherootServer(
             (host, port), app, numthreads=threads, request_queue_size=128, timeout=REQUEST_TIMEOUT
         )
         self._server.gateway = _Gateway
-        self._server.ConnectionClass = _Connection
         self._server.max_request_header_size = MAX_HEADERS
-        self._server.keep_alive_conn_limit = 128
-        if ssl_context is not None:
-            self._server.ssl_adapter = _tls_adapter(ssl_context)
+        self._server.secure = handshake is not None
         try:
             self._server.prepare()
         except OSError as exc:
@@ -60,6 +74,20 @@ class Server:
                 f"can't listen on {host} port {port}: {_reason(exc)}; choose another with --port or --host"
             ) from exc
         self.port: int = self._server.bind_addr[1]
+
+        def connect(sock: socket.socket, address: Any) -> _Connection:
+            channel = Channel(sock, limits, clock)
+            return _Connection(self._server, channel, address, None if handshake is None else handshake())
+
+        self._server._connections.close()  # cheroot's own, which is not asked for anything yet
+        self._server._connections = Intake(
+            self._server.socket,
+            connect,
+            self._server.process_conn,
+            limits,
+            readers=max(2, threads // 2),
+            clock=clock,
+        )
         self._thread: threading.Thread | None = None
 
     def serve(self) -> None:
@@ -86,18 +114,19 @@ def serve(
     stop: Callable[[], None],
     ready: Callable[[int], None] | None = None,
     threads: int = 10,
-    ssl_context: ssl.SSLContext | None = None,
+    handshake: Callable[[], Handshake] | None = None,
 ) -> None:
     """Serve ``app`` from the main thread until SIGTERM or SIGINT.
 
     Args:
         stop: called on the signal, while requests are still answered: end the work, so that who waits gets an answer.
         ready: called with the port once connections are taken.
+        handshake: for HTTPS; see :class:`Server`.
 
     Raises:
         SettingsError: the address can't be had.
     """
-    server = Server(app, host=host, port=port, threads=threads, ssl_context=ssl_context)
+    server = Server(app, host=host, port=port, threads=threads, handshake=handshake)
 
     def graceful() -> None:
         try:
@@ -125,6 +154,9 @@ def serve(
 
 
 class _CherootServer(wsgi.Server):
+    secure = False
+    _connections: Any
+
     def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:
         log.log(level, "%s", msg, exc_info=traceback)
 
@@ -135,7 +167,16 @@ class _Request(HTTPRequest):
     header_reader = SingleHeaderReader()
     _head = b""
 
+    def __init__(self, server: Any, conn: Any) -> None:
+        super().__init__(server, conn)
+        self.scheme = b"https" if server.secure else b"http"
+
     def send_headers(self) -> None:
+        # What the app has left of the body is still read, so that the client gets the answer and no reset. cheroot
+        # would hold it in memory, and send no answer at all where it does not come.
+        if not self.chunked_read and not self._read_rest():
+            self.close_connection = True
+            self.rfile.remaining = 0
         wfile = self.conn.wfile
         self.conn.wfile = head = io.BytesIO()
         try:
@@ -151,6 +192,16 @@ class _Request(HTTPRequest):
             chunk, self._head = self._head + chunk, b""
         super().write(chunk)
 
+    def _read_rest(self) -> bool:
+        """Whether nothing of the body is left unread. One that was announced to be endless is not read."""
+        try:
+            while getattr(self.rfile, "remaining", 0) > 0:
+                if self.rfile.remaining > MAX_REST or not self.rfile.read(CHUNK):
+                    return False
+        except OSError:
+            return False
+        return True
+
     def flush_head(self) -> None:
         """Send the head where no body took it along."""
         head, self._head = self._head, b""
@@ -159,7 +210,44 @@ class _Request(HTTPRequest):
 
 
 class _Connection(HTTPConnection):
+    """A connection, with what the intake keeps of it.
+
+    Attributes:
+        handshake: what of TLS is still to be done.
+        since: when it began to wait for what it waits for.
+        answered: whether a request was answered over it.
+        searched: how far its inbox was looked through for the end of a head.
+        body: how many bytes of the request's body its thread may wait for; None for none.
+    """
+
     RequestHandlerClass = _Request
+
+    def __init__(self, server: Any, channel: Channel, address: Any, handshake: Handshake | None) -> None:
+        super().__init__(server, channel.socket, lambda *_: channel)
+        self.channel = channel
+        self.handshake = handshake
+        self.remote_addr, self.remote_port = address[:2]
+        self.since = 0.0
+        self.answered = False
+        self.searched = 0
+        self.body: int | None = None
+        self._closed = False
+
+    def communicate(self) -> bool:
+        self.channel.begin(self.body)
+        try:
+            return bool(super().communicate())  # type: ignore[no-untyped-call]
+        finally:
+            self.server._connections.done(self)
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self.server._connections.done(self)
+        self.server._connections.closed(self)
+        self.socket = self.channel.socket
+        super().close()
 
 
 class _Gateway(wsgi.Gateway_10):
@@ -169,15 +257,6 @@ class _Gateway(wsgi.Gateway_10):
             self.req.close_connection = True
         super().respond()
         self.req.flush_head()
-
-
-def _tls_adapter(context: ssl.SSLContext) -> Any:
-    from cheroot.ssl.builtin import BuiltinSSLAdapter
-
-    # The adapter has no argument for a ready context, and reads the files that it is given.
-    adapter = BuiltinSSLAdapter.__new__(BuiltinSSLAdapter)
-    adapter.context = context
-    return adapter
 
 
 def _reason(exc: OSError) -> str:
