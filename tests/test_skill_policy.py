@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
 from pathlib import Path
 
@@ -90,13 +89,17 @@ def test_what_a_page_says_of_the_network_must_be_clear(tmp_path: Path, metadata:
         SkillLibrary(tmp_path / "skills").describe()
 
 
+def own_network() -> str:
+    return str(Path("/proc/self/ns/net").readlink())
+
+
 @pytest.mark.system
 async def test_a_shell_command_has_a_network_only_where_both_say_so(tmp_path: Path) -> None:
     page = (SKILLS / "shell_exec" / "SKILL.md").read_text()
     tools = (SKILLS / "shell_exec" / "tools.py").read_text()
     skill(tmp_path / "skills", "shell_exec", tools=tools)
     (tmp_path / "skills" / "shell_exec" / "SKILL.md").write_text(page.replace("\n---\n", f"\n{ASKS}---\n", 1))
-    host = os.readlink("/proc/self/ns/net")  # noqa: PTH115  # reads no disk
+    host = own_network()
     workspace = tmp_path / "w"
     workspace.mkdir()
     context = ToolContext("t1", workspace, create_command_runner("bwrap"))

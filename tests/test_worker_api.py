@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pibot.approvals import ApprovalDesk
 from pibot.background import BackgroundLoop
 from pibot.contracts import AgentOutcome, TaskRequest, TaskState
 from pibot.settings import Secret, Settings
@@ -24,14 +25,19 @@ TASK = {"task_id": "test_001", "description": "List files in home directory", "s
 
 
 class Echo:
-    """An agent that answers the task's description at once; "wait" waits for the test instead."""
+    """An agent that answers the task's description at once; "wait" waits for the test instead, "ask" for the owner."""
 
-    def __init__(self, gated: GatedAgent) -> None:
+    def __init__(self, gated: GatedAgent, approvals: ApprovalDesk) -> None:
         self._gated = gated
+        self._approvals = approvals
 
     async def run(self, request: TaskRequest) -> AgentOutcome:
         if request.description == "wait":
             return await self._gated.run(request)
+        if request.description == "ask":
+            asking = self._approvals.of_task(request.task_id)
+            answers = [await asking.ask("shell_exec", {"command": c}) for c in ("ls", "date")]
+            return AgentOutcome(TaskState.COMPLETED, output=", ".join(str(a.approved) for a in answers))
         return AgentOutcome(TaskState.COMPLETED, output=request.description)
 
 
@@ -59,7 +65,8 @@ def working(**settings: Any) -> Iterator[Worker]:
         return GatedAgent()
 
     gated = loop.run(make()).result()
-    executor = TaskExecutor("worker-1", lambda request: Echo(gated), loop)
+    approvals = ApprovalDesk(60.0)
+    executor = TaskExecutor("worker-1", lambda request: Echo(gated, approvals), loop, approvals=approvals)
     library = SkillLibrary(Path(__file__).parent.parent / "skills")
     try:
         with serving(create_worker_app(executor, library, Settings(**settings))) as port:
@@ -279,7 +286,65 @@ def test_the_description_is_openapi_and_names_every_route(worker: Worker) -> Non
         "/task",
         "/task/{task_id}/result",
         "/task/{task_id}/cancel",
+        "/task/{task_id}/approvals/{approval_id}",
         "/status",
         "/metrics",
         "/openapi.json",
     }
+
+
+# --- calls that wait for the owner ---
+
+
+def waiting_call(worker: Worker, asked: int) -> Any:
+    """The call that waits, once there were more than ``asked``."""
+    got = worker.ask("GET", f"/task/t1/result?asked={asked}", headers={"Prefer": "wait=30"})
+    assert got.status == 202, got.body
+    (call,) = got.json()["approvals"]
+    return call
+
+
+def test_who_waits_for_a_result_hears_at_once_of_a_call_that_waits(worker: Worker) -> None:
+    got = worker.ask("POST", "/task", {"task_id": "t1", "description": "ask"}, headers={"Prefer": "wait=30"})
+    body = got.json()
+    (call,) = body.pop("approvals")
+    assert body.pop("waited_seconds") >= 0
+    assert (got.status, body) == (
+        202,
+        {"success": True, "task_id": "t1", "status": "accepted", "approvals_asked": 1},
+    )
+    assert call == {**call, "tool": "shell_exec", "arguments": {"command": "ls"}}
+    decided = worker.ask(
+        "POST", f"/task/t1/approvals/{call['approval_id']}", {"digest": call["digest"], "approved": True}
+    )
+    assert (decided.status, decided.json()["approved"]) == (200, True)
+    second = waiting_call(worker, 1)
+    assert second["arguments"] == {"command": "date"}
+    worker.ask("POST", f"/task/t1/approvals/{second['approval_id']}", {"digest": second["digest"], "approved": False})
+    ended = worker.ask("GET", "/task/t1/result?asked=2", headers={"Prefer": "wait=30"})
+    assert (ended.status, ended.json()["output"]) == (200, "True, False")
+
+
+def test_who_knows_of_the_call_waits_on(worker: Worker) -> None:
+    worker.ask("POST", "/task", {"task_id": "t1", "description": "ask"})
+    waiting_call(worker, 0)
+    got = worker.ask("GET", "/task/t1/result?asked=1", headers={"Prefer": "wait=1"})
+    assert (got.status, got.json()["approvals_asked"], len(got.json()["approvals"])) == (202, 1, 1)
+    assert got.json()["waited_seconds"] >= 1.0
+
+
+def test_a_decision_that_does_not_fit_is_refused_and_says_why(worker: Worker) -> None:
+    worker.ask("POST", "/task", {"task_id": "t1", "description": "ask"})
+    call = waiting_call(worker, 0)
+    path, digest = f"/task/t1/approvals/{call['approval_id']}", call["digest"]
+    yes = {"digest": digest, "approved": True}
+    assert worker.ask("POST", path, {"digest": "0" * 64, "approved": True}).status == 409
+    assert worker.ask("POST", path, {"digest": digest, "approved": 1}).json()["field"] == "approved"
+    assert worker.ask("POST", path, {**yes, "reason": "x" * 501}).json()["field"] == "reason"
+    assert worker.ask("POST", path, {**yes, "arguments": {}}).json()["field"] == "arguments"
+    assert worker.ask("POST", "/task/t1/approvals/9", yes).status == 404
+    assert worker.ask("POST", "/task/t2/approvals/1", yes).status == 404
+    assert worker.ask("GET", "/task/t1/result?asked=x").json()["field"] == "asked"
+    worker.ask("POST", "/task/t1/cancel")
+    gone = worker.ask("POST", path, yes)
+    assert (gone.status, "does not wait any more" in gone.json()["error"]) == (410, True)

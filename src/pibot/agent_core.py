@@ -59,6 +59,14 @@ class Tools(Protocol):
     async def execute(self, call: ToolCall) -> ToolResult: ...
 
 
+class People(Protocol):
+    """Who a task may wait for."""
+
+    def waited(self) -> float: ...
+
+    async def nobody_waited_for(self) -> None: ...
+
+
 class ToolAgent:
     """Runs one task with one model and the task's own tools.
 
@@ -67,15 +75,19 @@ class ToolAgent:
         tools: what it may call.
         system_prompt: its standing orders; the skills' instructions are added.
         budget: how far it may go.
+        people: whom it may wait for; that is not its time. None where there are none.
     """
 
-    def __init__(self, llm: LLMClient, tools: Tools, system_prompt: str, budget: Budget) -> None:
+    def __init__(
+        self, llm: LLMClient, tools: Tools, system_prompt: str, budget: Budget, people: People | None = None
+    ) -> None:
         self._llm = llm
         self._tools = tools
         self._boundary = new_boundary()
         parts = (system_prompt.strip(), tools.instructions.strip(), DATA_RULE.format(self._boundary))
         self._system_prompt = "\n\n".join(part for part in parts if part)
         self._budget = budget
+        self._people = people
         self._usage = Usage()
         self._steps = 0
 
@@ -87,13 +99,29 @@ class ToolAgent:
         """
         messages = [Message("system", self._system_prompt), Message("user", request.description)]
         work = asyncio.ensure_future(self._loop(messages, request.task_id))
+        time_up = asyncio.ensure_future(self._time_up())
         try:
-            if not await _all_done([work], self._budget.max_seconds):
+            if not await _all_done([work], time_up):
                 reason = f"the task's {self._budget.max_seconds:g} seconds were up at step {self._steps}"
                 return self._outcome(TaskState.TIMEOUT, error=reason)
             return work.result()
         except LLMError as exc:
             return self._outcome(TaskState.FAILED, error=f"the model could not be asked: {exc}")
+        finally:
+            time_up.cancel()
+
+    async def _time_up(self) -> None:
+        """Returns when the task's time is up; what it waits for people does not count."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        while True:
+            waited = self._people.waited() if self._people else 0.0
+            left = self._budget.max_seconds - (loop.time() - began - waited)
+            if left <= 0:
+                return
+            await asyncio.sleep(left)
+            if self._people:
+                await self._people.nobody_waited_for()
 
     async def _loop(self, messages: list[Message], task_id: str) -> AgentOutcome:
         empty_answers = 0
@@ -173,15 +201,19 @@ class ToolAgent:
         return AgentOutcome(state, output, data, error, self._usage, self._steps)
 
 
-async def _all_done(tasks: Sequence[asyncio.Future[Any]], seconds: float | None = None) -> bool:
-    """Wait for all of them; False where their time was up.
+async def _all_done(tasks: Sequence[asyncio.Future[Any]], time_up: asyncio.Future[None] | None = None) -> bool:
+    """Wait for all of them; False where ``time_up`` was done before the first of them.
 
     They have ended in any case when this does, also where it is cancelled. gather() and wait_for() would leave with the
     first that was cancelled, or at a second cancellation, while the processes of others are still there.
     """
     pending: Collection[asyncio.Future[Any]] = tasks
     try:
-        _, pending = await asyncio.wait(tasks, timeout=seconds)
+        if time_up is not None:
+            await asyncio.wait([*tasks, time_up], return_when=asyncio.FIRST_COMPLETED)
+        else:
+            await asyncio.wait(tasks)
+        pending = [task for task in tasks if not task.done()]
         return not pending
     finally:
         for task in pending:

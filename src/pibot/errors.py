@@ -105,6 +105,21 @@ class ShuttingDown(PibotError):
     """The process is stopping and takes no new work."""
 
 
+# --- a call that waits for the owner ----------------------------------------
+
+
+class ApprovalNotFound(PibotError):
+    """No call of that id waits or waited."""
+
+
+class ApprovalConflict(PibotError):
+    """The call is another than the one that was shown, or it was decided otherwise before."""
+
+
+class ApprovalOver(PibotError):
+    """The call does not wait any more: its task or its time has ended."""
+
+
 # --- the master's view of its workers --------------------------------------
 
 

@@ -159,6 +159,8 @@ class Settings:
     sandbox: str = "bwrap"
     sandbox_socket: Path | None = None
     network_skills: tuple[str, ...] = ()
+    approve: tuple[str, ...] = ()
+    approval_seconds: float = 24 * 3600.0
     web_allow: tuple[str, ...] = ()
     read_paths: tuple[Path, ...] = ()
     budget: Budget = field(default_factory=Budget)
@@ -212,6 +214,8 @@ class Settings:
             sandbox=env.choice("PIBOT_SANDBOX", ("bwrap", "off"), defaults.sandbox),
             sandbox_socket=env.path("PIBOT_SANDBOX_SOCKET", None),
             network_skills=env.words("PIBOT_NETWORK_SKILLS"),
+            approve=env.words("PIBOT_APPROVE"),
+            approval_seconds=env.seconds("PIBOT_APPROVAL_SECONDS", defaults.approval_seconds),
             web_allow=env.words("PIBOT_WEB_ALLOW"),
             read_paths=tuple(env.absolute(p, "PIBOT_READ_PATHS") for p in env.words("PIBOT_READ_PATHS")),
             budget=Budget(

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
+from pibot.approvals import ApprovalDesk
 from pibot.contracts import Agent, AgentOutcome, Budget, CommandRunner, LLMClient, TaskRequest, ToolContext
 from pibot.errors import SettingsError, ToolError
 from pibot.settings import Settings
@@ -33,6 +34,7 @@ class TaskAgents:
         budget: how far a task may go; a task's own timeout replaces ``max_seconds``.
         options: the owner's settings for skills.
         clear: removes from a workspace what another user has left there; None where commands run as this one.
+        approvals: where calls that need the owner's approval wait.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class TaskAgents:
         budget: Budget,
         options: Mapping[str, Any],
         clear: Optional[Clear] = None,
+        approvals: ApprovalDesk | None = None,
     ) -> None:
         self._library = library
         self._commands = commands
@@ -54,6 +57,7 @@ class TaskAgents:
         self._budget = budget
         self._options = options
         self._clear = clear
+        self._approvals = approvals or ApprovalDesk(Settings.approval_seconds)
         self._llm: LLMClient | None = None
 
     def __call__(self, request: TaskRequest) -> Agent:
@@ -80,12 +84,14 @@ class TaskAgents:
             await self._remove(workspace)  # left behind by a power cut
         # Where commands run as another user, the folder above brings the group that both are in, and the umask is set.
         workspace.mkdir(parents=True, mode=0o700 if self._clear is None else 0o770)
+        approvals = self._approvals.of_task(request.task_id)
         try:
             context = ToolContext(request.task_id, workspace, self._commands, self._options)
-            tools = self._library.load(request.skills, context)
+            tools = self._library.load(request.skills, context, approvals)
             budget = self._budget if request.timeout is None else replace(self._budget, max_seconds=request.timeout)
-            return await ToolAgent(llm, tools, self._system_prompt, budget).run(request)
+            return await ToolAgent(llm, tools, self._system_prompt, budget, approvals).run(request)
         finally:
+            approvals.close()
             await self._remove(workspace)
 
     async def _remove(self, folder: Path) -> None:
@@ -121,7 +127,7 @@ def _remove_by_force(folder: Path) -> None:
         log.error("workspace_left folder=%s: it can't be removed", folder)
 
 
-def create_task_agents(settings: Settings, library: SkillLibrary) -> TaskAgents:
+def create_task_agents(settings: Settings, library: SkillLibrary, approvals: ApprovalDesk | None = None) -> TaskAgents:
     """Put together what a worker's tasks need.
 
     Raises:
@@ -147,6 +153,7 @@ def create_task_agents(settings: Settings, library: SkillLibrary) -> TaskAgents:
         settings.budget,
         {"web_allow": settings.web_allow, "read_paths": settings.read_paths},
         clear,
+        approvals,
     )
 
 

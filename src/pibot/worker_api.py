@@ -7,10 +7,11 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, cast
 
-from flask import Response
+from flask import Response, request
 
 from pibot import __version__
-from pibot.contracts import TaskRequest, TaskResult
+from pibot.contracts import Decision, JsonObject, TaskRequest, TaskResult
+from pibot.errors import InvalidRequest
 from pibot.host import read_host
 from pibot.settings import Settings
 from pibot.web import KeyRing, WaitingRoom, answer, create_app, json_body, wait_preference
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from flask import Flask
 
     from pibot.tool_registry import SkillLibrary
-    from pibot.worker_task_executor import TaskExecutor
+    from pibot.worker_task_executor import TaskApprovalsView, TaskExecutor
 
 MAX_WAIT = 60.0
 """Seconds that one request may wait for a result; a caller that wants more asks again."""
@@ -40,12 +41,12 @@ def create_worker_app(executor: TaskExecutor, library: SkillLibrary, settings: S
     waiting = WaitingRoom(WAITING_PLACES)
     started = time.monotonic()
 
-    def result_or(task_id: str, status: str, seconds: float) -> Response:
+    def result_or(task_id: str, status: str, seconds: float, asked: int | None) -> Response:
         """The task's result, waiting up to ``seconds`` for it; a 202 with ``status`` where it still runs."""
-        result = waiting.wait(seconds, lambda limit: executor.wait(task_id, limit))
+        result = waiting.wait(seconds, lambda limit: executor.wait(task_id, limit, asked=asked))
         headers = {"Preference-Applied": f"wait={seconds:.0f}"} if seconds else None
         if result is None:
-            return _not_ended(task_id, status, headers)
+            return _not_ended(task_id, status, headers, executor.approvals(task_id))
         return answer(cast(TaskResult, result).to_json(), 200, headers)
 
     @app.get("/health")
@@ -58,11 +59,18 @@ def create_worker_app(executor: TaskExecutor, library: SkillLibrary, settings: S
         library.check(task.skills)
         executor.submit(task)
         seconds = wait_preference(MAX_WAIT)
-        return result_or(task.task_id, "accepted", seconds) if seconds else _not_ended(task.task_id, "accepted")
+        return result_or(task.task_id, "accepted", seconds, 0) if seconds else _not_ended(task.task_id, "accepted")
+
+    @app.post("/task/<task_id>/approvals/<approval_id>")
+    def decide(task_id: str, approval_id: str) -> Response:
+        decision = Decision.from_json(json_body())
+        executor.decide(task_id, approval_id, decision)
+        body = {"task_id": task_id, "approval_id": approval_id, "approved": decision.approved}
+        return answer({"success": True, **body})
 
     @app.get("/task/<task_id>/result")
     def result(task_id: str) -> Response:
-        return result_or(task_id, "running", wait_preference(MAX_WAIT))
+        return result_or(task_id, "running", wait_preference(MAX_WAIT), _asked())
 
     @app.post("/task/<task_id>/cancel")
     def cancel(task_id: str) -> Response:
@@ -98,8 +106,25 @@ def create_worker_app(executor: TaskExecutor, library: SkillLibrary, settings: S
     return app
 
 
-def _not_ended(task_id: str, status: str, headers: dict[str, str] | None = None) -> Response:
-    return answer({"success": True, "task_id": task_id, "status": status}, 202, headers)
+def _not_ended(
+    task_id: str, status: str, headers: dict[str, str] | None = None, approvals: TaskApprovalsView | None = None
+) -> Response:
+    body: JsonObject = {"success": True, "task_id": task_id, "status": status}
+    if approvals is not None and approvals.asked:
+        body["approvals"] = [call.to_json() for call in approvals.waiting]
+        body["approvals_asked"] = approvals.asked
+        body["waited_seconds"] = round(approvals.waited, 3)
+    return answer(body, 202, headers)
+
+
+def _asked() -> int | None:
+    """How many calls that wait for approval the caller knows of."""
+    value = request.args.get("asked")
+    if value is None:
+        return None
+    if not value.isascii() or not value.isdigit() or len(value) > 9:
+        raise InvalidRequest("asked must be a whole number", field="asked")
+    return int(value)
 
 
 @cache

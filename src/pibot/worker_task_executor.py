@@ -15,15 +15,19 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Callable
 
 from pibot import __version__, logs
+from pibot.approvals import ApprovalDesk
 from pibot.background import BackgroundLoop
 from pibot.contracts import (
     Agent,
     AgentOutcome,
+    ApprovalRequest,
     Clock,
+    Decision,
     TaskRequest,
     TaskResult,
     TaskState,
@@ -46,16 +50,32 @@ CANCEL_WAIT = 30.0
 class _Entry:
     """One task that this worker has taken."""
 
-    __slots__ = ("cancel_reason", "done", "finished_at", "request", "result", "running", "started_at")
+    __slots__ = ("cancel_reason", "done", "finished_at", "news", "request", "result", "running", "started_at")
 
     def __init__(self, request: TaskRequest) -> None:
         self.request = request
         self.running: asyncio.Future[AgentOutcome] | None = None
         self.cancel_reason: str | None = None
         self.done: Future[TaskResult] = Future()
+        self.news: Future[None] = Future()  # done when the task has ended, or a call of it begins to wait
         self.result: TaskResult | None = None
         self.started_at = 0.0
         self.finished_at = 0.0
+
+
+@dataclass(frozen=True)
+class TaskApprovalsView:
+    """A task's calls that need the owner's approval.
+
+    Args:
+        asked: how many there have been.
+        waiting: those that wait now.
+        waited: seconds for which the task has waited for the owner.
+    """
+
+    asked: int
+    waiting: tuple[ApprovalRequest, ...]
+    waited: float
 
 
 class TaskExecutor:
@@ -67,6 +87,7 @@ class TaskExecutor:
         loop: where agents run.
         results_kept: how many ended tasks are remembered.
         results_ttl: seconds that they are remembered.
+        approvals: where calls wait that need the owner's approval.
         clock: seconds since the epoch, for the times that results carry.
         monotonic: seconds, for ages.
     """
@@ -79,6 +100,7 @@ class TaskExecutor:
         *,
         results_kept: int = 200,
         results_ttl: float = 24 * 3600.0,
+        approvals: ApprovalDesk | None = None,
         clock: Clock = time.time,
         monotonic: Clock = time.monotonic,
     ) -> None:
@@ -87,6 +109,8 @@ class TaskExecutor:
         self._loop = loop
         self._results_kept = results_kept
         self._results_ttl = results_ttl
+        self._approvals = approvals or ApprovalDesk(Settings.approval_seconds, clock)
+        self._approvals.something_waits = self._tell_waiters
         self._clock = clock
         self._monotonic = monotonic
         self._lock = threading.Lock()
@@ -138,21 +162,41 @@ class TaskExecutor:
             raise
         event(log, "task_started", task=request.task_id, skills=",".join(request.skills) or "-")
 
-    def wait(self, task_id: str, seconds: float) -> TaskResult | None:
+    def wait(self, task_id: str, seconds: float, *, asked: int | None = None) -> TaskResult | None:
         """The task's result, waiting for it up to ``seconds``; None where it still runs.
+
+        Args:
+            asked: how many of its calls that wait for approval the caller knows of; with a new one the waiting is
+                over. None for all there have been.
 
         Raises:
             TaskNotFound: no such task is known here.
         """
-        with self._lock:
-            entry = self._lookup(task_id)
-        if entry is None:
-            raise TaskNotFound(
-                f"no task {task_id!r} on {self.worker_id}: it was never sent here, or its result was dropped since"
-            )
-        if entry.result is None and seconds > 0:
-            self._await(entry, seconds)
+        entry, news = self._known(task_id)
+        if entry.result is None and seconds > 0 and (asked is None or self._approvals.asked(task_id) <= asked):
+            with contextlib.suppress(FutureTimeout):
+                news.result(timeout=seconds)
         return entry.result
+
+    def approvals(self, task_id: str) -> TaskApprovalsView:
+        """The calls of a task that wait for the owner, and what is known of the waiting.
+
+        Raises:
+            TaskNotFound: no such task is known here.
+        """
+        self._known(task_id)
+        desk = self._approvals
+        return TaskApprovalsView(desk.asked(task_id), desk.waiting(task_id), desk.waited(task_id))
+
+    def decide(self, task_id: str, approval_id: str, decision: Decision) -> None:
+        """Let a call that waits be run, or refuse it.
+
+        Raises:
+            TaskNotFound: no such task is known here.
+            ApprovalNotFound, ApprovalConflict, ApprovalOver: see :meth:`ApprovalDesk.decide`.
+        """
+        self._known(task_id)
+        self._approvals.decide(task_id, approval_id, decision)
 
     def cancel(self, task_id: str, reason: str = "cancelled by request") -> TaskResult:
         """End a task, and return how it ended once its last process is gone. An ended task stays as it is.
@@ -229,6 +273,7 @@ class TaskExecutor:
             self._entries.move_to_end(entry.request.task_id)
             self._evict()
         entry.done.set_result(result)
+        entry.news.set_result(None)
         event(
             log,
             "task_finished",
@@ -264,6 +309,25 @@ class TaskExecutor:
             del self._entries[entry.request.task_id]
 
     # --- without it ---
+
+    def _known(self, task_id: str) -> tuple[_Entry, Future[None]]:
+        """A task, and what is done when there is news of it."""
+        with self._lock:
+            entry = self._lookup(task_id)
+            if entry is not None:
+                return entry, entry.news
+        raise TaskNotFound(
+            f"no task {task_id!r} on {self.worker_id}: it was never sent here, or its result was dropped since"
+        )
+
+    def _tell_waiters(self, task_id: str) -> None:
+        """A call of the task begins to wait."""
+        with self._lock:
+            entry = self._entries.get(task_id)
+            if entry is None or entry.result is not None:
+                return
+            news, entry.news = entry.news, Future()
+        news.set_result(None)
 
     @staticmethod
     def _await(entry: _Entry, seconds: float) -> None:
@@ -301,11 +365,18 @@ def run_worker(settings: Settings, *, host: str | None = None, port: int = DEFAU
 
     logs.configure("worker", settings.log_dir)
     address = settings.listen_host(host)
-    library = SkillLibrary(settings.skills_dir, Policy(frozenset(settings.network_skills)))
-    agents = create_task_agents(settings, library)
+    policy = Policy(frozenset(settings.network_skills), frozenset(settings.approve))
+    library = SkillLibrary(settings.skills_dir, policy)
+    approvals = ApprovalDesk(settings.approval_seconds)
+    agents = create_task_agents(settings, library, approvals)
     loop = BackgroundLoop()
     executor = TaskExecutor(
-        settings.worker_id, agents, loop, results_kept=settings.results_kept, results_ttl=settings.results_ttl
+        settings.worker_id,
+        agents,
+        loop,
+        results_kept=settings.results_kept,
+        results_ttl=settings.results_ttl,
+        approvals=approvals,
     )
     app = create_worker_app(executor, library, settings)
 
@@ -328,6 +399,8 @@ def run_worker(settings: Settings, *, host: str | None = None, port: int = DEFAU
         )
         if settings.sandbox == "off":
             log.warning("PIBOT_SANDBOX=off: commands that the model picks run without confinement, as this user")
+        for name in library.unknown(settings.approve):
+            log.warning("PIBOT_APPROVE names %s, which is no skill and no tool of one here: nothing waits for it", name)
 
     def stop() -> None:
         for hub in joining:

@@ -11,6 +11,12 @@ from pibot.contracts.access import (
     Caller,
     Scope,
 )
+from pibot.contracts.approvals import (
+    ApprovalRequest,
+    Decision,
+    digest_of,
+    shown_call,
+)
 from pibot.contracts.basics import (
     Clock,
     JsonObject,
@@ -63,12 +69,14 @@ __all__ = [
     "MAX_TASK_TIMEOUT",
     "Agent",
     "AgentOutcome",
+    "ApprovalRequest",
     "Budget",
     "Caller",
     "Clock",
     "CommandResult",
     "CommandRunner",
     "Completion",
+    "Decision",
     "JsonObject",
     "LLMClient",
     "Message",
@@ -89,6 +97,8 @@ __all__ = [
     "WorkerReport",
     "WorkerState",
     "WorkerStatus",
+    "digest_of",
+    "shown_call",
     "valid_description",
     "valid_id",
     "valid_skills",

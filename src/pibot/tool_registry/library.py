@@ -21,10 +21,11 @@ from pibot.contracts import ToolContext
 from pibot.errors import SkillError, UnknownSkill
 from pibot.tool_registry.policy import Policy, SkillRules, context_for, read_rules
 from pibot.tool_registry.signature import read_signature
-from pibot.tool_registry.toolbox import Tool, Toolbox
+from pibot.tool_registry.toolbox import Approvals, Tool, Toolbox
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
 _FRONT_MATTER = re.compile(r"---[ \t]*\r?\n(.*?\r?\n)?---[ \t]*(?:\r?\n|\Z)(.*)\Z", re.DOTALL)
+_FUNCTION = re.compile(r"^(?:async )?def (\w+)\(", re.MULTILINE)
 _MAX_SKILL_BYTES = 100_000
 _serial = itertools.count(1)
 
@@ -82,6 +83,16 @@ class SkillLibrary:
             if not (_NAME.match(name) and self._is_skill(name)):
                 raise UnknownSkill(name, self.names())
 
+    def unknown(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Which of ``names`` are neither a skill here nor a tool of one; nothing is imported to know that."""
+        known = set(self.names())
+        for skill in tuple(known):
+            try:
+                known.update(_FUNCTION.findall((self._directory / skill / "tools.py").read_text("utf-8", "replace")))
+            except OSError as exc:
+                raise SkillError(f"a skill can't be read: {exc}") from exc
+        return tuple(name for name in names if name not in known)
+
     def describe(self) -> tuple[SkillInfo, ...]:
         """Name and description of every skill, from its front matter.
 
@@ -90,7 +101,7 @@ class SkillLibrary:
         """
         return tuple(SkillInfo(name, self._page(name).description) for name in self.names())
 
-    def load(self, names: Sequence[str], context: ToolContext) -> Toolbox:
+    def load(self, names: Sequence[str], context: ToolContext, approvals: Approvals | None = None) -> Toolbox:
         """Import the skills of one task and make its toolbox.
 
         Each call imports anew, so that nothing of one task reaches another through a module's globals. It costs
@@ -99,6 +110,7 @@ class SkillLibrary:
         Args:
             names: skills; a name given twice counts once.
             context: handed to the tools; they get its options read-only.
+            approvals: the way to the owner, for calls that need it.
 
         Raises:
             UnknownSkill: a skill is not here.
@@ -114,20 +126,20 @@ class SkillLibrary:
             own_context = context_for(name, page.rules, self._policy, context)
             if page.instructions:
                 instructions.append(f"## Skill {name}\n\n{page.instructions}")
-            for tool in self._tools(name, own_context):
+            for tool in self._tools(name, page.rules, own_context):
                 if tool.name in tools:
                     raise SkillError(
                         f"the skills {tools[tool.name].skill!r} and {name!r} both have a tool {tool.name!r}; "
                         "rename one, or don't use them in one task"
                     )
                 tools[tool.name] = tool
-        return Toolbox(tuple(tools.values()), "\n\n".join(instructions))
+        return Toolbox(tuple(tools.values()), "\n\n".join(instructions), approvals=approvals)
 
     def _is_skill(self, name: str) -> bool:
         folder = self._directory / name
         return (folder / "SKILL.md").is_file() and (folder / "tools.py").is_file()
 
-    def _tools(self, name: str, context: ToolContext) -> list[Tool]:
+    def _tools(self, name: str, rules: SkillRules, context: ToolContext) -> list[Tool]:
         path = self._directory / name / "tools.py"
         module = _import(path, name)
         tools = []
@@ -140,7 +152,8 @@ class SkillLibrary:
                 signature = read_signature(function)
             except SkillError as exc:
                 raise SkillError(f"{path}: {exc}") from exc.__cause__
-            tools.append(Tool(name, function, signature, inspect.iscoroutinefunction(function), context))
+            asks = rules.approval or not self._policy.approve.isdisjoint((name, attribute))
+            tools.append(Tool(name, function, signature, inspect.iscoroutinefunction(function), context, asks))
         if not tools:
             raise SkillError(f"{path} has no tool: no public function is defined in it")
         return tools

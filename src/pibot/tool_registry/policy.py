@@ -20,9 +20,11 @@ class Policy:
 
     Args:
         network_skills: the skills whose commands may have the network, where their ``SKILL.md`` asks for it too.
+        approve: the skills, and the single tools, whose calls wait for the owner.
     """
 
     network_skills: frozenset[str] = field(default_factory=frozenset)
+    approve: frozenset[str] = field(default_factory=frozenset)
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,11 @@ class SkillRules:
 
     Args:
         network: its commands want the network.
+        approval: each call of its tools waits for the owner.
     """
 
     network: bool = False
+    approval: bool = False
 
 
 def read_rules(front: Mapping[str, Any]) -> SkillRules:
@@ -48,7 +52,10 @@ def read_rules(front: Mapping[str, Any]) -> SkillRules:
     network = metadata.get("network", False)
     if not isinstance(network, (bool, str)) or network not in _BOOLEANS:
         raise ValueError(f"metadata: network must be true or false, not {network!r}")
-    return SkillRules(_BOOLEANS[network])
+    approval = metadata.get("approval")
+    if approval not in (None, "required"):
+        raise ValueError(f"metadata: approval must be 'required' or be left out, not {approval!r}")
+    return SkillRules(_BOOLEANS[network], approval == "required")
 
 
 def context_for(skill: str, rules: SkillRules, policy: Policy, context: ToolContext) -> ToolContext:

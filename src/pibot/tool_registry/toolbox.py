@@ -8,9 +8,9 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, Protocol
 
-from pibot.contracts import ToolCall, ToolContext, ToolResult, ToolSpec
+from pibot.contracts import Decision, ToolCall, ToolContext, ToolResult, ToolSpec, digest_of
 from pibot.errors import ToolError
 from pibot.tool_registry.arguments import Misfit, expected, fit_arguments
 from pibot.tool_registry.signature import Signature
@@ -37,6 +37,7 @@ class Tool:
         signature: what it takes.
         is_async: it is a coroutine function; others run in a thread.
         context: what the function gets where it asks for its context.
+        needs_approval: each call waits for the owner.
     """
 
     skill: str
@@ -44,6 +45,7 @@ class Tool:
     signature: Signature
     is_async: bool
     context: ToolContext
+    needs_approval: bool = False
 
     @property
     def name(self) -> str:
@@ -54,12 +56,19 @@ class Tool:
         return ToolSpec(self.name, self.signature.description, self.signature.parameters)
 
 
+class Approvals(Protocol):
+    """The way to the owner."""
+
+    async def ask(self, tool: str, arguments: Mapping[str, Any]) -> Decision: ...
+
+
 class Toolbox:
     """The tools that one task may use.
 
     Args:
         tools: names are unique.
         instructions: the skills' own words to the model.
+        approvals: asked before a call that needs it; without it such a call is refused.
         max_result_chars: characters of one result; the middle of a longer one is cut out.
     """
 
@@ -68,9 +77,11 @@ class Toolbox:
         tools: Sequence[Tool],
         instructions: str = "",
         *,
+        approvals: Approvals | None = None,
         max_result_chars: int = MAX_RESULT_CHARS,
     ) -> None:
         self._tools = {tool.name: tool for tool in tools}
+        self._approvals = approvals
         self._max_result_chars = max_result_chars
         self.instructions = instructions
         self.specs: tuple[ToolSpec, ...] = tuple(tool.spec for tool in tools)
@@ -92,10 +103,25 @@ class Toolbox:
         except (Misfit, RecursionError) as exc:
             text = f"{tool.name} was not run: {exc}. {_usage(tool)}"
             return ToolResult(call.call_id, self._cut(_clean(text)), is_error=True)
+        if tool.needs_approval:
+            refusal = await self._refusal(tool, arguments)
+            if refusal is not None:
+                return ToolResult(call.call_id, self._cut(_clean(refusal)), is_error=True)
         for name in tool.signature.context_parameters:
             arguments[name] = tool.context
         text, is_error = await (_run_async(tool, arguments) if tool.is_async else _run_in_thread(tool, arguments))
         return ToolResult(call.call_id, self._cut(_clean(text)), is_error)
+
+    async def _refusal(self, tool: Tool, arguments: Mapping[str, Any]) -> str | None:
+        """Why a call may not be run, once the owner was asked; None where it may."""
+        if self._approvals is None:
+            return f"{tool.name} was not run: it needs the owner's approval, and there is nobody here to ask"
+        decision = await self._approvals.ask(tool.name, arguments)
+        if not decision.approved:
+            return f"the owner refused this call: {decision.reason or 'no reason was given'}"
+        if decision.digest != digest_of(tool.name, arguments):
+            return f"{tool.name} was not run: the owner approved another call"
+        return None
 
     def _unknown(self, name: str) -> str:
         if not self._tools:

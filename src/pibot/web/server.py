@@ -20,9 +20,6 @@ from pibot.web.channel import CHUNK, Channel, Limits
 from pibot.web.headers import SingleHeaderReader
 from pibot.web.intake import MAX_HEADERS, Handshake, Intake
 
-if TYPE_CHECKING:
-    import ssl
-
 log = logging.getLogger("pibot.web")
 
 REQUEST_TIMEOUT = 10

@@ -1,0 +1,136 @@
+"""A tool call that waits for the owner, and what the owner decides of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pibot.contracts.basics import JsonObject
+from pibot.contracts.validation import valid_id
+from pibot.errors import ContractError, InvalidRequest
+
+MAX_REASON_CHARS = 500
+
+
+def digest_of(tool: str, arguments: Mapping[str, Any]) -> str:
+    """The digest of a call: the same on every machine for the same call, and for no other."""
+    text = json.dumps([tool, arguments], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+@dataclass(frozen=True)
+class ApprovalRequest:
+    """A call that waits.
+
+    Args:
+        approval_id: which of its task's; nothing else is known by it.
+        tool: the tool's name.
+        arguments: what the tool would be called with.
+        digest: of both, see :func:`digest_of`.
+        asked_at: seconds since the epoch, by the worker's clock.
+    """
+
+    approval_id: str
+    tool: str
+    arguments: Mapping[str, Any]
+    digest: str
+    asked_at: float
+
+    def to_json(self) -> JsonObject:
+        return {
+            "approval_id": self.approval_id,
+            "tool": self.tool,
+            "arguments": dict(self.arguments),
+            "digest": self.digest,
+            "asked_at": self.asked_at,
+        }
+
+    @classmethod
+    def from_json(cls, data: object) -> ApprovalRequest:
+        """Read what a worker says of a call.
+
+        Raises:
+            ContractError: it has not the form, or its digest is not the call's: what would be shown to the owner is
+                not what would be run.
+        """
+        if not isinstance(data, dict) or not isinstance(data.get("arguments"), dict):
+            raise ContractError("an approval must be a JSON object with the arguments of a call")
+        tool, asked_at = data.get("tool"), data.get("asked_at")
+        if not isinstance(tool, str) or not isinstance(asked_at, (int, float)) or isinstance(asked_at, bool):
+            raise ContractError("an approval must have the tool's name and asked_at, a time")
+        if data.get("digest") != digest_of(tool, data["arguments"]):
+            raise ContractError("an approval's digest is not that of its call")
+        return cls(
+            valid_id(data.get("approval_id"), "approval_id"), tool, data["arguments"], data["digest"], float(asked_at)
+        )
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the owner says of a call.
+
+    Args:
+        digest: of the call that the owner was shown.
+        approved: whether it may be run.
+        reason: why not, for the model; may be empty.
+    """
+
+    digest: str
+    approved: bool
+    reason: str = ""
+
+    @classmethod
+    def from_json(cls, data: object) -> Decision:
+        """Read the body of a decision.
+
+        Raises:
+            InvalidRequest: it names the field that does not fit.
+        """
+        if not isinstance(data, dict):
+            raise InvalidRequest("the body must be a JSON object with digest and approved")
+        unknown = sorted(set(data) - {"digest", "approved", "reason"})
+        if unknown:
+            raise InvalidRequest(
+                f"unknown field {unknown[0]!r}; the fields are digest, approved and reason", field=unknown[0]
+            )
+        digest, approved, reason = data.get("digest"), data.get("approved"), data.get("reason", "")
+        if not isinstance(digest, str) or not digest:
+            raise InvalidRequest("digest must be that of the call that was shown", field="digest")
+        if not isinstance(approved, bool):
+            raise InvalidRequest("approved must be true or false", field="approved")
+        if not isinstance(reason, str) or len(reason) > MAX_REASON_CHARS:
+            raise InvalidRequest(f"reason must be a text of at most {MAX_REASON_CHARS} characters", field="reason")
+        return cls(digest, approved, reason)
+
+    def to_json(self) -> JsonObject:
+        return {"digest": self.digest, "approved": self.approved, "reason": self.reason}
+
+
+def shown_call(arguments: Mapping[str, Any]) -> str:
+    """The arguments of a call as people are shown them: all of them, one below the other, and no character that can't
+    be seen or that turns the direction of others."""
+    lines = []
+    for name, value in arguments.items():
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        shown = "".join(_visible(c) for c in text)
+        lines.append(f"{_escaped(name)}: {shown}" if "\n" not in shown else _block(_escaped(name), shown))
+    return "\n".join(lines) or "(no arguments)"
+
+
+def _block(name: str, text: str) -> str:
+    return "\n".join([f"{name}:", *(f"    {line}" for line in text.split("\n"))])
+
+
+def _escaped(text: str) -> str:
+    return "".join("\\n" if c == "\n" else _visible(c) for c in text)
+
+
+def _visible(character: str) -> str:
+    """It, or its number where it shows nothing: controls, formats, other spaces than the plain one, unassigned ones."""
+    if character in "\n\t " or unicodedata.category(character)[0] not in "CZ":
+        return character
+    return f"\\u{{{ord(character):x}}}"
