@@ -54,7 +54,15 @@ class Task:
         self.desk.something_waits = lambda task_id: self.came.set()
         library = SkillLibrary(SKILLS, Policy(approve=frozenset({"shell_exec"})))
         agents = TaskAgents(
-            library, self.commands, lambda: self.llm, "S", tmp_path / "w", Budget(max_seconds=budget), {}, self.desk
+            library,
+            self.commands,
+            lambda: self.llm,
+            "S",
+            tmp_path / "w",
+            Budget(max_seconds=budget),
+            {},
+            None,
+            self.desk,
         )
         request = TaskRequest("t1", "x", ("shell_exec",))
         self.work = asyncio.ensure_future(agents(request).run(request))

@@ -26,11 +26,11 @@ from pibot.sandbox.wire import MAX_MESSAGE, MAX_STDIN
 from pibot.settings import Settings
 from pibot.task_agents import create_task_agents
 from pibot.tool_registry import SkillLibrary
-from tests.support.processes import clean_environment, serving_process
+from tests.support.processes import clean_environment, processes_with, serving_process
 from tests.support.sandbox_service import Served, sandbox_service
 from tests.support.scripted_llm import ScriptedLLM, call, text, tool_calls
 from tests.support.serving import ask
-from tests.test_sandbox import fifo, processes_with
+from tests.test_sandbox import fifo
 
 LONG = 60.0
 

@@ -13,6 +13,8 @@ import openai
 import pytest
 
 from pibot import web
+from pibot.llm_client.configuration import check
+from pibot.master_hub.provider import without_key
 from pibot.settings import LLMSettings, Secret
 from tests.master_hub.lone_gateway import HELLO, KEY, Running, running, settings_for
 from tests.support import scripted_llm as model
@@ -284,3 +286,10 @@ def test_a_body_beyond_the_limit_is_a_413_and_not_read(hub: Running, llm: Script
 
     assert ask(hub.port, "POST", "/v1/chat/completions", big, key=KEY).status == 413
     assert not llm.requests
+
+
+@pytest.mark.parametrize(("key", "shown"), [("rehearsal", "a rehearsal"), ("rehearsal-of-16-ch", "a ***")])
+def test_a_long_key_is_taken_out_of_an_answer_and_a_short_one_may_be_a_word_of_it(key: str, shown: str) -> None:
+    endpoint = check(LLMSettings(api_key=Secret(key), base_url="http://127.0.0.1:9/v1"))
+    answer = f"a {key}" if shown == "a ***" else shown
+    assert without_key(endpoint, 200, answer.encode()) == shown.encode()
