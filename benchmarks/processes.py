@@ -48,7 +48,7 @@ class Process:
         self.log = logs / f"{name}.log"
         with self.log.open("wb") as output:
             self.started = time.perf_counter()
-            self._popen = subprocess.Popen(
+            self._popen = subprocess.Popen(  # nosec B603 # no shell; the peers' own commands
                 list(argv),
                 stdin=subprocess.PIPE if pipes else subprocess.DEVNULL,
                 stdout=subprocess.PIPE if pipes else output,

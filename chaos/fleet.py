@@ -129,7 +129,7 @@ class Service:
 
     def _open(self) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as output:
-            return subprocess.Popen(
+            return subprocess.Popen(  # nosec B603 # no shell; PiBot's own processes
                 self._argv,
                 stdin=subprocess.DEVNULL,
                 stdout=output,

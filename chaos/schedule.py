@@ -154,7 +154,7 @@ def draw(seed: int, jobs: int, *, seconds: float, lease_seconds: float) -> Sched
         lease_seconds: a lease's length; delays and some stops are longer.
     """
     # One generator for each, so that another number of jobs leaves the first faults as they were.
-    job_random, fault_random = random.Random(f"{seed} jobs"), random.Random(f"{seed} faults")
+    job_random, fault_random = random.Random(f"{seed} jobs"), random.Random(f"{seed} faults")  # nosec B311 # a run is to be repeatable, not secret
     times = sorted(round(job_random.uniform(0, seconds * 0.8), 2) for _ in range(jobs))
     drawn = tuple(_job(job_random, f"chaos-{seed}-{number:04}", at) for number, at in enumerate(times, 1))
     return Schedule(seed, seconds, drawn, tuple(_faults(fault_random, seconds, lease_seconds)))

@@ -59,7 +59,7 @@ class Lab:
     """
 
     def __init__(self) -> None:
-        listed = json.loads(subprocess.run([INVENTORY], capture_output=True, text=True, check=True).stdout)
+        listed = json.loads(subprocess.run([INVENTORY], capture_output=True, text=True, check=True).stdout)  # nosec B603 # the lab's own script
         self.state = Path(listed["all"]["vars"]["lab_state"])
         self.hosts: dict[str, Any] = listed["_meta"]["hostvars"]
         self.ports: dict[str, int] = {}
@@ -83,7 +83,7 @@ class Lab:
         """What a command prints, run as `pi` over SSH."""
         port = str(self.ports.get(name, 22))
         ssh = ["ssh", "-F", str(self.state / "ssh_config"), "-p", port, name, command]
-        done = subprocess.run(ssh, input=stdin, capture_output=True, text=True, check=False)
+        done = subprocess.run(ssh, input=stdin, capture_output=True, text=True, check=False)  # nosec B603 # no shell here; a test's own command
         assert done.returncode == 0 or not check, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
 
@@ -91,7 +91,7 @@ class Lab:
         """What ansible-playbook prints, run as an owner runs it: in the folder ansible/, with the lab's inventory."""
         command = ["ansible-playbook", "--inventory", str(INVENTORY), *arguments]
         environ = {**os.environ, "ANSIBLE_NOCOLOR": "1"}
-        done = subprocess.run(command, cwd=ROOT / "ansible", env=environ, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=ROOT / "ansible", env=environ, capture_output=True, text=True, check=False)  # nosec B603 # no shell; ansible-playbook
         if (done.returncode != 0) is not fails:
             pytest.fail(f"{' '.join(arguments)} ended with {done.returncode}:\n{(done.stdout + done.stderr)[-8000:]}")
         return done.stdout

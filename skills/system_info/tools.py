@@ -108,7 +108,7 @@ def _ask_vcgencmd(program: Optional[str]) -> Optional[int]:
     if program is None:
         return None
     try:
-        done = subprocess.run(
+        done = subprocess.run(  # nosec B603 # no shell, and nothing of the task in it
             [program, "get_throttled"], capture_output=True, text=True, errors="replace", timeout=VCGENCMD_SECONDS
         )
     except (OSError, subprocess.TimeoutExpired):

@@ -249,7 +249,7 @@ class Settings:
             SettingsError: an address beyond loopback is wanted, there is no key, and nobody allowed that.
         """
         open_to_all = self.api_key is not None or self.allow_open
-        host = wanted or ("0.0.0.0" if open_to_all else "127.0.0.1")
+        host = wanted or ("0.0.0.0" if open_to_all else "127.0.0.1")  # nosec B104 # with a key, or the owner's word
         if open_to_all or is_loopback(host):
             return host
         raise SettingsError(

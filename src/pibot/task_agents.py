@@ -122,7 +122,7 @@ def _remove_by_force(folder: Path) -> None:
     import subprocess
 
     for command in (["chmod", "-R", "u+rwx"], ["rm", "-rf"]):
-        subprocess.run([*command, "--", str(folder)], stderr=subprocess.DEVNULL, check=False)
+        subprocess.run([*command, "--", str(folder)], stderr=subprocess.DEVNULL, check=False)  # nosec B603 # no shell; the worker's own folder
     if folder.exists():
         log.error("workspace_left folder=%s: it can't be removed", folder)
 

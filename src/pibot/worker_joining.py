@@ -96,7 +96,7 @@ class Joining:
     def _own_url(self, connection: http.client.HTTPConnection) -> str:
         """Where the hub finds this worker: the address that it is seen from."""
         host = str(connection.sock.getsockname()[0])
-        if self._host not in ("0.0.0.0", "::"):
+        if self._host not in ("0.0.0.0", "::"):  # nosec B104 # compared, not bound
             if is_loopback(self._host) and not is_loopback(host):
                 raise ValueError("this worker listens on loopback only; set PIBOT_API_KEY so that the hub can reach it")
             host = self._host

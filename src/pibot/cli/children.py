@@ -44,7 +44,7 @@ class Scratch:
 
     def __init__(self, prefix: str) -> None:
         self.path = Path(tempfile.mkdtemp(prefix=prefix))
-        self._keeper = subprocess.Popen(
+        self._keeper = subprocess.Popen(  # nosec B603 # no shell; this Python and a program above
             [sys.executable, "-I", "-S", "-c", _KEEPER, str(self.path)],
             stdin=subprocess.PIPE,
             start_new_session=True,  # a signal to the demo and its group does not reach it
@@ -86,7 +86,7 @@ class Child:
         self._port: int | None = None
         self._decided = threading.Event()
         inherited = {name: value for name, value in os.environ.items() if not _OWN_NAMES.match(name)}
-        self._process = subprocess.Popen(
+        self._process = subprocess.Popen(  # nosec B603 # no shell; PiBot's own processes
             [sys.executable, "-m", "pibot", *arguments],
             cwd=folder,
             env={**inherited, **settings},

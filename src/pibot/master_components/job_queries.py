@@ -61,7 +61,7 @@ class JobQueries:
                 values.append(self._tables.row(before)["seq"])
             where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
             # The conditions are the constants above; what a caller gave is bound.
-            rows = db.execute(f"SELECT * FROM job {where} ORDER BY seq DESC LIMIT ?", (*values, limit))
+            rows = db.execute(f"SELECT * FROM job {where} ORDER BY seq DESC LIMIT ?", (*values, limit))  # nosec B608 # where holds question marks
             return tuple(job_from(row) for row in rows)
 
     def unfinished(self, limit: int = -1) -> tuple[str, ...]:
@@ -69,7 +69,7 @@ class JobQueries:
         with self._reading() as db:
             rows = db.execute(
                 # SQLite would choose the index by state, and sort all that are queued.
-                f"SELECT job_id FROM job INDEXED BY job_unfinished WHERE state IN {listed(UNFINISHED_JOBS)}"
+                f"SELECT job_id FROM job INDEXED BY job_unfinished WHERE state IN {listed(UNFINISHED_JOBS)}"  # nosec B608 # an enum's values
                 " ORDER BY priority DESC, seq LIMIT ?",
                 (limit,),
             )
@@ -81,7 +81,7 @@ class JobQueries:
         with self._reading() as db:
             rows = db.execute(
                 "SELECT job_id, accepted_run + timeout AS ends FROM job INDEXED BY job_unfinished"
-                f" WHERE state IN {listed(UNFINISHED_JOBS)} AND timeout IS NOT NULL"
+                f" WHERE state IN {listed(UNFINISHED_JOBS)} AND timeout IS NOT NULL"  # nosec B608 # an enum's values
             )
             return {row["job_id"]: max(0.0, row["ends"] - now) for row in rows}
 
@@ -90,7 +90,7 @@ class JobQueries:
         with self._reading() as db:
             rows = db.execute(
                 "SELECT subtask.* FROM job INDEXED BY job_unfinished JOIN subtask USING (job_id)"
-                f" WHERE job.state IN {listed(UNFINISHED_JOBS)} AND subtask.state = '{SubtaskState.LEASED.value}'"
+                f" WHERE job.state IN {listed(UNFINISHED_JOBS)} AND subtask.state = '{SubtaskState.LEASED.value}'"  # nosec B608 # an enum's values
                 " ORDER BY job.priority DESC, job.seq"
             )
             steps = (subtask_from(row, ()) for row in rows)
@@ -101,7 +101,7 @@ class JobQueries:
         with self._reading() as db:
             rows = db.execute(
                 "SELECT job_id FROM job INDEXED BY job_unfinished"
-                f" WHERE state IN {listed(UNFINISHED_JOBS)} AND cancel_requested"
+                f" WHERE state IN {listed(UNFINISHED_JOBS)} AND cancel_requested"  # nosec B608 # an enum's values
             )
             return tuple(row["job_id"] for row in rows)
 
@@ -116,7 +116,7 @@ class JobQueries:
         with self._reading() as db:
             rows = db.execute(
                 "SELECT subtask.state, count(*) AS number FROM job JOIN subtask USING (job_id)"
-                f" WHERE job.state IN {listed(UNFINISHED_JOBS)} GROUP BY subtask.state"
+                f" WHERE job.state IN {listed(UNFINISHED_JOBS)} GROUP BY subtask.state"  # nosec B608 # an enum's values
             )
             known = {row["state"]: row["number"] for row in rows}
         return {state: known.get(state.value, 0) for state in SubtaskState}

@@ -201,15 +201,15 @@ class JobStore(JobQueries):
             limit: no more than these at once, so that nobody waits long for the file.
         """
         ended = f"state IN {listed(ENDED_JOBS)}"
-        found = f"SELECT seq FROM job INDEXED BY job_ended WHERE {ended}"
+        found = f"SELECT seq FROM job INDEXED BY job_ended WHERE {ended}"  # nosec B608 # an enum's values
         with self._transaction() as db:
 
             def forget(which: str, *values: float) -> int:
-                return db.execute(f"DELETE FROM job WHERE seq IN ({which})", values).rowcount
+                return db.execute(f"DELETE FROM job WHERE seq IN ({which})", values).rowcount  # nosec B608 # one of two statements below
 
-            (number,) = db.execute(f"SELECT coalesce(sum(number), 0) FROM tally WHERE {ended}").fetchone()
+            (number,) = db.execute(f"SELECT coalesce(sum(number), 0) FROM tally WHERE {ended}").fetchone()  # nosec B608 # an enum's values
             at_once = number if limit is None else limit
-            beyond = forget(f"{found} ORDER BY finished_run, seq LIMIT ?", min(max(0, number - keep_jobs), at_once))
+            beyond = forget(f"{found} ORDER BY finished_run, seq LIMIT ?", min(max(0, number - keep_jobs), at_once))  # nosec B608 # see found
             oldest_kept = self._tables.running_time() - keep_seconds
             return beyond + forget(f"{found} AND finished_run < ? LIMIT ?", oldest_kept, at_once - beyond)
 

@@ -71,7 +71,7 @@ class Tables:
         now, run = (self._clock(), self.running_time()) if state in ENDED_JOBS else (None, None)
         done = self._db.execute(
             "UPDATE job SET state = ?, started_at = coalesce(started_at, ?), finished_at = ?, finished_run = ?"
-            f" WHERE job_id = ? AND state IN {listed(sources_of(state))}",
+            f" WHERE job_id = ? AND state IN {listed(sources_of(state))}",  # nosec B608 # an enum's values
             (state.value, self._clock(), now, run, job_id),
         )
         if done.rowcount == 0:
@@ -98,7 +98,7 @@ class Tables:
         """Change the state of a subtask that is in ``source``, as the table of transitions allows; whether it was."""
         _check(source, state)
         done = self._db.execute(
-            f"UPDATE subtask SET state = ?, {changes} WHERE job_id = ? AND task_id = ? AND state = ?",  # constants
+            f"UPDATE subtask SET state = ?, {changes} WHERE job_id = ? AND task_id = ? AND state = ?",  # nosec B608 # this package's own constants
             (state.value, *values, job_id, task_id, source.value),
         )
         return done.rowcount > 0
@@ -114,7 +114,7 @@ class Tables:
 
     def _change_leased(self, lease: Lease, changes: str, values: Sequence[Any]) -> None:
         done = self._db.execute(
-            f"UPDATE subtask SET {changes}"  # the changes are this package's own constants
+            f"UPDATE subtask SET {changes}"  # nosec B608 # this package's own constants
             " WHERE job_id = ? AND task_id = ? AND state = ? AND token = ?",
             (*values, lease.job_id, lease.task_id, SubtaskState.LEASED.value, lease.token),
         )
@@ -171,7 +171,7 @@ class Tables:
             _check(source, SubtaskState.CANCELLED)
         self._db.execute(
             "UPDATE subtask SET state = ?, error = ?, token = NULL, expires_at = NULL"
-            f" WHERE job_id = ? AND state IN {listed(sources)}",
+            f" WHERE job_id = ? AND state IN {listed(sources)}",  # nosec B608 # an enum's values
             (SubtaskState.CANCELLED.value, reason, job_id),
         )
 
@@ -223,7 +223,7 @@ class Tables:
         noted, accepted, finished = self._db.execute(
             "SELECT (SELECT seconds FROM running_time),"
             " (SELECT accepted_run FROM job ORDER BY seq DESC LIMIT 1),"
-            f" (SELECT max(finished_run) FROM job WHERE state IN {listed(ENDED_JOBS)})"
+            f" (SELECT max(finished_run) FROM job WHERE state IN {listed(ENDED_JOBS)})"  # nosec B608 # an enum's values
         ).fetchone()
         return max(float(noted), accepted or 0.0, finished or 0.0)
 

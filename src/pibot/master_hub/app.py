@@ -100,7 +100,7 @@ def run_hub(settings: Settings, host: str | None = None, port: int = DEFAULT_POR
 
 def ready_line(service: HubService, host: str, port: int) -> str:
     """What the owner wants to know once the hub is there, on one line."""
-    shown = "127.0.0.1" if host in ("0.0.0.0", "::") or is_loopback(host) else host
+    shown = "127.0.0.1" if host in ("0.0.0.0", "::") or is_loopback(host) else host  # nosec B104 # compared, not bound
     shown = f"[{shown}]" if ":" in shown else shown
     known = ", ".join(w.address.worker_id for w in service.workers()) or "none: set WORKER_1_IP"
     model = service.model or f"none: {service.model_problem}"

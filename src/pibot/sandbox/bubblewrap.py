@@ -250,7 +250,7 @@ def profile(features: Features, limits: Limits, workspace: Path, *, network: boo
         options += ["--ro-bind", str(own), f"/etc/{own.name}"]
     if network:
         options += ["--ro-bind-try", "/etc/resolv.conf", "/etc/resolv.conf"]
-    options += ["--proc", "/proc", "--dev", "/dev", *tmpfs("/dev/shm"), *tmpfs("/tmp")]
+    options += ["--proc", "/proc", "--dev", "/dev", *tmpfs("/dev/shm"), *tmpfs("/tmp")]  # nosec B108 # the sandbox's own, empty each time
     options += ["--bind", str(workspace.resolve()), WORKSPACE, "--chdir", WORKSPACE]
     # What is left to write to is the memory of the machine, and under root the kernel's own settings in /proc.
     for memory in ("/proc", "/dev", "/"):

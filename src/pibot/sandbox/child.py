@@ -58,7 +58,7 @@ class Child:
             stack.callback(os.close, write_end)
             with contextlib.ExitStack() as on_failure:
                 on_failure.callback(os.close, self._pipe)
-                self._popen = subprocess.Popen(
+                self._popen = subprocess.Popen(  # nosec B603 # what a sandbox is for
                     argv,
                     stdin=stack.enter_context(readable(stdin)) if stdin else subprocess.DEVNULL,
                     stdout=write_end,
