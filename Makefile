@@ -1,6 +1,6 @@
 # The two commands: `make up` and `make test`. `make` alone lists them all.
 .DEFAULT_GOAL := help
-.PHONY: help up down demo test lint format chaos bench lock clean
+.PHONY: help up down demo test lint format chaos bench lock audit clean
 
 help: ## show this
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
@@ -42,6 +42,9 @@ bench: ## measure against other task queues and write benchmarks/results.md
 
 lock: ## resolve requirements/*.txt anew (UPGRADE=1 takes the newest)
 	@scripts/lock.sh $(if $(filter-out 0,$(UPGRADE)),--upgrade)
+
+audit: ## ask PyPI for known vulnerabilities of everything that is locked (AUDIT_SERVICE=osv asks osv.dev)
+	@scripts/audit.sh
 
 clean: ## remove the environments and what the tools left
 	rm -rf .venv .venv-* .venv.lock build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
