@@ -9,7 +9,7 @@ from typing import Any, Callable
 
 import pytest
 
-from pibot.contracts import Clock, TaskComplexity, TaskPlan, TaskRequest, TaskResult, TaskState, Usage
+from pibot.contracts import Clock, Decision, TaskComplexity, TaskPlan, TaskRequest, TaskResult, TaskState, Usage
 from pibot.errors import (
     JobNotFound,
     LLMUnavailable,
@@ -21,6 +21,7 @@ from pibot.errors import (
     WorkerRejected,
     WorkerUnreachable,
 )
+from pibot.master_components.approvals import Heard
 from pibot.master_components.dispatcher import Dispatcher
 from pibot.master_components.job_store import JobStore
 from pibot.master_components.late_results import ASK_AGAIN
@@ -48,6 +49,8 @@ class FakePool:
         self.silent: dict[str, float] = {}
         self.late: dict[str, TaskResult] = {}
         self.ranks: list[Rank] = []
+        self.decided: list[tuple[str, str, str, Decision]] = []
+        self.undecided: Exception | None = None
         self._line: list[tuple[Rank, int]] = []
         self._answer = answer
         self._freed = asyncio.Event()
@@ -119,7 +122,9 @@ class FakePool:
         patience: float,
         chunk: float,
         ask_first: bool,
+        heard: Heard,
     ) -> TaskResult:
+        self.heard = heard
         self.asked_first.append(ask_first)
         self.asked.append((worker_id, request))
         answer = self._answer(worker_id, request)
@@ -132,6 +137,11 @@ class FakePool:
 
     async def cancel(self, worker_id: str, task_id: str) -> None:
         self.cancelled.append((worker_id, task_id))
+
+    async def decide(self, worker_id: str, task_id: str, call_id: str, decision: Decision) -> None:
+        self.decided.append((worker_id, task_id, call_id, decision))
+        if self.undecided is not None:
+            raise self.undecided
 
 
 def ok(worker_id: str, request: TaskRequest) -> TaskResult:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pibot.approvals import ApprovalDesk
 from pibot.background import BackgroundLoop
 from pibot.contracts import AgentOutcome, TaskRequest, TaskState, Usage, WorkerAddress
 from pibot.master_hub import HubService, create_hub_app
@@ -51,15 +52,22 @@ class Gate:
 
 
 class ObedientAgent:
-    """Does what the description says: ``fail …`` fails, ``hold …`` waits for the gate, anything else is done."""
+    """Does what the description says: ``fail …`` fails, ``hold …`` waits for the gate, ``ask …`` for the owner's
+    approval of the rest as a command, anything else is done."""
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Gate, approvals: ApprovalDesk) -> None:
         self._gate = gate
+        self._approvals = approvals
 
     async def run(self, request: TaskRequest) -> AgentOutcome:
         usage = Usage(10, 5, 1)
         if request.description.startswith("fail"):
             return AgentOutcome(TaskState.FAILED, error="it was told to fail", usage=usage, steps=1)
+        if request.description.startswith("ask "):
+            asking = self._approvals.of_task(request.task_id)
+            decision = await asking.ask("shell_exec", {"command": request.description[len("ask ") :]})
+            output = "approved" if decision.approved else f"refused: {decision.reason}"
+            return AgentOutcome(TaskState.COMPLETED, output=output, usage=usage, steps=1)
         if request.description.startswith("hold"):
             await self._gate.pass_through()
         return AgentOutcome(TaskState.COMPLETED, output=f"did: {request.description}", usage=usage, steps=1)
@@ -97,6 +105,13 @@ class Fleet:
         answer = self.ask("POST", "/task", {"description": description, "skills": [], **more})
         assert answer.status == 202, answer.body
         return str(answer.json()["job_id"])
+
+    def waiting(self, job_id: str) -> Any:
+        """The job's call that waits for the owner, once there is one."""
+        while True:
+            job = self.ask("GET", f"/task/{job_id}").json()["job"]
+            if job["waiting_for_approval"]:
+                return next(a for a in job["approvals"] if a["status"] == "waiting")
 
     def result(self, job_id: str) -> Any:
         """The job's result, waited for."""
@@ -154,7 +169,8 @@ def settings_for(tmp_path: Path, llm: ScriptedLLM, **changes: Any) -> Settings:
 def worker(worker_id: str, gate: Gate, settings: Settings) -> Iterator[WorkerAddress]:
     """A real worker whose agents are :class:`ObedientAgent`."""
     loop = BackgroundLoop()
-    executor = TaskExecutor(worker_id, lambda _: ObedientAgent(gate), loop)
+    approvals = ApprovalDesk(60.0)
+    executor = TaskExecutor(worker_id, lambda _: ObedientAgent(gate, approvals), loop, approvals=approvals)
     app = create_worker_app(executor, SkillLibrary(settings.skills_dir), settings)
     with serving(app) as port:
         yield WorkerAddress(worker_id, "127.0.0.1", port)

@@ -110,6 +110,7 @@ class SimulatedWorker:
     # --- its API ---
 
     def handle(self, path: str, body: JsonObject | None) -> tuple[int, JsonObject]:
+        path = path.partition("?")[0]
         if path == "/status":
             up = self._clock.now - self._up_since
             task = "others" if self.elsewhere else self.running

@@ -134,6 +134,8 @@ def status(as_json: bool) -> None:
     click.echo(f"model    {health['model'] or 'none: set VOLC_API_KEY on the master'}")
     click.echo(f"jobs     {jobs}")
     click.echo(f"today    {_today(usage)}")
+    for job_id in dict.fromkeys(approval["job_id"] for approval in hub.get("/approvals")["approvals"]):
+        click.echo(f"waits    for your approval: pibot approve {job_id}")
     if health.get("problem"):
         click.echo(f"problem  {health['problem']}")
     if not workers["workers"]:
@@ -161,7 +163,8 @@ def jobs(state: str | None, limit: int, as_json: bool) -> None:
     for row in rows:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row["created_at"]))
         text = " ".join(printable(row["description"]).split())
-        click.echo(f"{row['job_id']:<28} {row['status']:<10} {when}  {text[:80]}")
+        state_now = "approve?" if row["waiting_for_approval"] else row["status"]
+        click.echo(f"{row['job_id']:<28} {state_now:<10} {when}  {text[:80]}")
 
 
 @main.command()
@@ -169,7 +172,15 @@ def jobs(state: str | None, limit: int, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print its whole record as JSON.")
 def job(job_id: str, as_json: bool) -> None:
     """Show one job: its plan, what each worker did, its answer."""
-    from pibot.cli.follow import lost_attempts, plan_lines, printable, spent_line, step_line, waiting_for
+    from pibot.cli.follow import (
+        lost_attempts,
+        plan_lines,
+        printable,
+        spent_line,
+        step_line,
+        waiting_calls,
+        waiting_for,
+    )
 
     record = _hub().get(f"/task/{quote(job_id, safe='')}")["job"]
     if as_json:
@@ -183,6 +194,8 @@ def job(job_id: str, as_json: bool) -> None:
             waits = waiting_for(step)
             for line in [*lost_attempts(step, {}), step_line(step) + (f", waits: {waits}" if waits else "")]:
                 click.echo(line)
+    for line in waiting_calls(record, {}):
+        click.echo(line)
     if record["error"]:
         click.echo(f"Error: {printable(record['error'])}")
     spent = spent_line(record)
@@ -218,6 +231,29 @@ def export(job_id: str, output: str | None) -> None:
 def cancel(job_id: str) -> None:
     """End a job, on the workers too."""
     click.echo(f"{job_id} {_hub().post(f'/task/{quote(job_id, safe=str())}/cancel')['status']}")
+
+
+@main.command()
+@click.argument("job_id")
+@click.option("--refuse", is_flag=True, help="Refuse its calls; the model is told, and goes on.")
+@click.option("--reason", default="", help="Why not, for the model.")
+@click.option("--yes", is_flag=True, help="Don't ask.")
+def approve(job_id: str, refuse: bool, reason: str, yes: bool) -> None:
+    """Approve the calls of a job that wait for you, or refuse them.
+
+    Each call is shown as it would be run, and what is approved is that call and no other.
+
+    \b
+    pibot approve job-20261124-081418-3f9a2c
+    pibot approve job-20261124-081418-3f9a2c --refuse --reason "not on a weekday"
+    """
+    from pibot.cli.approving import approve_calls
+
+    hub = _hub()
+    record = hub.get(f"/task/{quote(job_id, safe='')}")["job"]
+    if not approve_calls(hub, record, refuse=refuse, reason=reason, yes=yes):
+        click.echo(f"pibot: nothing of {job_id} waits for approval; it is {record['status']}", err=True)
+        sys.exit(JOB_FAILED)
 
 
 @main.command()

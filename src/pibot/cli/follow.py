@@ -7,7 +7,7 @@ import time
 from typing import Any, Callable
 
 from pibot.cli.hub_client import UNREACHABLE, HubClient, HubError
-from pibot.contracts import Clock, JsonObject
+from pibot.contracts import Clock, JsonObject, shown_call
 
 MARKS = {
     "completed": "✓",
@@ -93,6 +93,19 @@ def changes(job: JsonObject, seen: dict[str, str]) -> list[str]:
         lines.append(
             f"  {MARKS['ready']} {step['task_id']} waits: {now}" if step["status"] == "ready" else step_line(step)
         )
+    return lines + waiting_calls(job, seen)
+
+
+def waiting_calls(job: JsonObject, seen: dict[str, str]) -> list[str]:
+    """A line for each call that waits for the owner, once."""
+    lines = []
+    for approval in job.get("approvals", ()):
+        key = f"approval {approval['approval_id']}"
+        if approval["status"] == "waiting" and key not in seen:
+            seen[key] = "shown"
+            call = _short(f"{approval['tool']}: {shown_call(approval['arguments'])}")
+            lines.append(f"  ? {approval['task_id']} waits for your approval of {call}")
+            lines.append(f"    look at it and decide: pibot approve {job['job_id']}")
     return lines
 
 

@@ -64,9 +64,11 @@ class ApprovalRequest:
             raise ContractError("an approval must have the tool's name and asked_at, a time")
         if data.get("digest") != digest_of(tool, data["arguments"]):
             raise ContractError("an approval's digest is not that of its call")
-        return cls(
-            valid_id(data.get("approval_id"), "approval_id"), tool, data["arguments"], data["digest"], float(asked_at)
-        )
+        try:
+            approval_id = valid_id(data.get("approval_id"), "approval_id")
+        except InvalidRequest as exc:
+            raise ContractError(str(exc)) from exc
+        return cls(approval_id, tool, data["arguments"], data["digest"], float(asked_at))
 
 
 @dataclass(frozen=True)

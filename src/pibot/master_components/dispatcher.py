@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from pibot.errors import JobNotFound, PibotError, StoreError
 from pibot.logs import event
+from pibot.master_components.approvals import Approvals
 from pibot.master_components.job_runner import JobRunner, Planner
 from pibot.master_components.job_store import JobStore
 from pibot.master_components.records import MAX_PRIORITY
@@ -95,6 +96,11 @@ class Dispatcher:
         for job_id, seconds in (await self._on_disk(self._store.deadlines)).items():
             self._end_in(seconds, job_id)
         await self._fill()
+
+    @property
+    def approvals(self) -> Approvals:
+        """The calls that wait for the owner."""
+        return self._steps.approvals
 
     @property
     def store_trouble(self) -> str | None:

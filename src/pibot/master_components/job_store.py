@@ -13,6 +13,7 @@ from pibot.contracts import Clock, SubTask, TaskComplexity, TaskPlan, TaskResult
 from pibot.errors import IllegalTransition, LeaseLost, QueueFull, StoreError, TaskConflict
 from pibot.logs import event
 from pibot.master_components.accounts import Accounts
+from pibot.master_components.approval_store import ApprovalStore
 from pibot.master_components.database import Database
 from pibot.master_components.job_queries import JobQueries
 from pibot.master_components.records import Job, Lease, Submission
@@ -62,6 +63,7 @@ class JobStore(JobQueries):
         try:
             with self._file.reading() as db:
                 super().__init__(self._file, Tables(db, clock, monotonic))
+                self.approvals = ApprovalStore(self._file, self._tables, clock)
         except StoreError:
             self._file.close()
             raise

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from pibot.contracts import (
     JsonObject,
@@ -15,7 +17,7 @@ from pibot.contracts import (
     valid_timeout,
 )
 from pibot.errors import InvalidRequest
-from pibot.master_components.states import JobState, SubtaskState
+from pibot.master_components.states import ApprovalState, JobState, SubtaskState
 
 MAX_PRIORITY = 100
 MAX_JOB_ID_CHARS = 48
@@ -171,6 +173,54 @@ class SubtaskRecord:
 
 
 @dataclass(frozen=True)
+class Approval:
+    """A call that waits for the owner, or did.
+
+    Args:
+        approval_id: the hub's own id of it.
+        job_id, task_id: the subtask.
+        worker_id: where it waits.
+        remote_id, call_id: the task's and the call's ids there.
+        tool, arguments: the call.
+        digest: of both.
+        asked_at: seconds since the epoch, when the hub heard of it.
+        decided_at, decided_by: when and by whose key it was decided here.
+        reason: the owner's, for a refusal.
+    """
+
+    approval_id: str
+    job_id: str
+    task_id: str
+    worker_id: str
+    remote_id: str
+    call_id: str
+    tool: str
+    arguments: Mapping[str, Any]
+    digest: str
+    asked_at: float
+    state: ApprovalState
+    decided_at: float | None = None
+    decided_by: str | None = None
+    reason: str = ""
+
+    def to_json(self) -> JsonObject:
+        return {
+            "approval_id": self.approval_id,
+            "job_id": self.job_id,
+            "task_id": self.task_id,
+            "worker_id": self.worker_id,
+            "tool": self.tool,
+            "arguments": dict(self.arguments),
+            "digest": self.digest,
+            "asked_at": self.asked_at,
+            "status": self.state.value,
+            "decided_at": self.decided_at,
+            "decided_by": self.decided_by,
+            "reason": self.reason,
+        }
+
+
+@dataclass(frozen=True)
 class Job:
     """A stored job. In listings ``subtasks`` is empty.
 
@@ -180,6 +230,7 @@ class Job:
         cost: of the calls through the gateway, in the owner's currency; None where no model has a price.
         created_at, started_at, finished_at: seconds since the epoch.
         accepted_run: how many seconds hubs had run with the store when it was taken.
+        approvals: its calls that needed the owner's approval; empty in listings, too.
     """
 
     job_id: str
@@ -198,6 +249,12 @@ class Job:
     cancel_requested: bool = False
     accepted_run: float = 0.0
     subtasks: tuple[SubtaskRecord, ...] = ()
+    approvals: tuple[Approval, ...] = ()
+
+    @property
+    def waiting_calls(self) -> tuple[Approval, ...]:
+        """The calls that wait for the owner now."""
+        return tuple(a for a in self.approvals if a.state is ApprovalState.WAITING)
 
     def to_json(self) -> JsonObject:
         return {
@@ -216,6 +273,8 @@ class Job:
             "finished_at": self.finished_at,
             "cancel_requested": self.cancel_requested,
             "subtasks": [subtask.to_json() for subtask in self.subtasks],
+            "waiting_for_approval": bool(self.waiting_calls),
+            "approvals": [approval.to_json() for approval in self.approvals],
         }
 
 

@@ -6,11 +6,11 @@ import json
 import sqlite3
 
 from pibot.contracts import TaskPlan, TaskResult, Usage
-from pibot.master_components.records import Attempt, Job, Lease, SubtaskRecord
-from pibot.master_components.states import JobState, SubtaskState
+from pibot.master_components.records import Approval, Attempt, Job, Lease, SubtaskRecord
+from pibot.master_components.states import ApprovalState, JobState, SubtaskState
 
 
-def job_from(row: sqlite3.Row, subtasks: tuple[SubtaskRecord, ...] = ()) -> Job:
+def job_from(row: sqlite3.Row, subtasks: tuple[SubtaskRecord, ...] = (), approvals: tuple[Approval, ...] = ()) -> Job:
     """A row of ``job``."""
     return Job(
         job_id=row["job_id"],
@@ -29,6 +29,7 @@ def job_from(row: sqlite3.Row, subtasks: tuple[SubtaskRecord, ...] = ()) -> Job:
         cancel_requested=bool(row["cancel_requested"]),
         accepted_run=row["accepted_run"],
         subtasks=subtasks,
+        approvals=approvals,
     )
 
 
@@ -63,3 +64,8 @@ def attempt_from(row: sqlite3.Row) -> Attempt:
         error=row["error"],
         late_result=None if late is None else TaskResult.from_json(json.loads(late)),
     )
+
+
+def approval_from(row: sqlite3.Row) -> Approval:
+    """A row of ``approval``."""
+    return Approval(**{**dict(row), "arguments": json.loads(row["arguments"]), "state": ApprovalState(row["state"])})

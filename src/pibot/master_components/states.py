@@ -29,6 +29,16 @@ class SubtaskState(Enum):
     SKIPPED = "skipped"
 
 
+class ApprovalState(Enum):
+    """What became of a call that needs the owner's approval."""
+
+    WAITING = "waiting"
+    APPROVED = "approved"
+    REFUSED = "refused"
+    OVER = "over"
+    """It does not wait any more, and nobody decided here: its attempt or its time has ended."""
+
+
 ENDED_JOBS = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED})
 ENDED_SUBTASKS = frozenset({SubtaskState.COMPLETED, SubtaskState.FAILED, SubtaskState.CANCELLED, SubtaskState.SKIPPED})
 UNFINISHED_JOBS = frozenset(JobState) - ENDED_JOBS

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Callable, Protocol
 
-from pibot.contracts import MAX_TASK_TIMEOUT, Clock, SubTask, TaskRequest, TaskResult, TaskState
+from pibot.contracts import MAX_TASK_TIMEOUT, Clock, Decision, SubTask, TaskRequest, TaskResult, TaskState
 from pibot.errors import (
     LeaseLost,
     NoWorkers,
@@ -23,6 +23,7 @@ from pibot.errors import (
     WorkerUnreachable,
 )
 from pibot.logs import event
+from pibot.master_components.approvals import Approvals, Heard
 from pibot.master_components.job_store import JobStore
 from pibot.master_components.late_results import LateResults
 from pibot.master_components.records import Lease, SubtaskRecord
@@ -124,7 +125,10 @@ class Pool(Protocol):
         patience: float,
         chunk: float,
         ask_first: bool,
+        heard: Heard,
     ) -> TaskResult: ...
+
+    async def decide(self, worker_id: str, task_id: str, call_id: str, decision: Decision) -> None: ...
 
     async def fetch_result(self, worker_id: str, task_id: str, *, wait: float = 0) -> TaskResult | None: ...
 
@@ -179,6 +183,7 @@ class StepRunner:
         self._on_disk = on_disk
         self._pool = pool
         self._timing = timing
+        self.approvals = Approvals(store.approvals, on_disk, pool)
         self._late = LateResults(store, on_disk, pool, timing.sleep)
         self._resumed: dict[str, Lease] = {}  # by token: leases from before a restart that are not taken up yet
         self._reserved: set[str] = set()  # tokens of leases whose worker was reserved out of turn
@@ -316,6 +321,7 @@ class StepRunner:
                 patience=math.inf,  # the heartbeat decides
                 chunk=min(MAX_CHUNK, self._timing.lease / BEATS),
                 ask_first=resumed,
+                heard=self.approvals.of(lease),
             )
         )
         beating = asyncio.ensure_future(self._beat(lease))

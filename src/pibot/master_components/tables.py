@@ -12,7 +12,7 @@ from typing import Any
 from pibot.contracts import Clock, TaskPlan, TaskResult, Usage
 from pibot.errors import IllegalTransition, JobNotFound, LeaseLost
 from pibot.master_components.records import Job, Lease
-from pibot.master_components.rows import attempt_from, job_from, subtask_from
+from pibot.master_components.rows import approval_from, attempt_from, job_from, subtask_from
 from pibot.master_components.running_time import RunningTime
 from pibot.master_components.states import (
     ENDED_JOBS,
@@ -239,7 +239,18 @@ class Tables:
         for attempt in self._db.execute("SELECT * FROM attempt WHERE job_id = ? ORDER BY task_id, number", (job_id,)):
             attempts.setdefault(attempt["task_id"], []).append(attempt_from(attempt))
         steps = self._db.execute("SELECT * FROM subtask WHERE job_id = ? ORDER BY position", (job_id,))
-        return job_from(row, tuple(subtask_from(step, tuple(attempts.get(step["task_id"], ()))) for step in steps))
+        subtasks = tuple(subtask_from(step, tuple(attempts.get(step["task_id"], ()))) for step in steps)
+        approvals = self._db.execute("SELECT * FROM approval WHERE job_id = ? ORDER BY asked_at", (job_id,))
+        return job_from(row, subtasks, tuple(map(approval_from, approvals)))
+
+    def approval_row(self, approval_id: str) -> sqlite3.Row | None:
+        row: sqlite3.Row | None = self._db.execute(
+            "SELECT * FROM approval WHERE approval_id = ?", (approval_id,)
+        ).fetchone()
+        return row
+
+    def end_approval(self, approval_id: str) -> None:
+        self._db.execute("UPDATE approval SET state = 'over' WHERE approval_id = ?", (approval_id,))
 
     def new_id(self) -> str:
         """One that no job has. It sorts by time, says when, and can be typed: ``job-20261124-081418-3f9a2c``."""

@@ -13,6 +13,7 @@ from typing import Any, Callable, cast
 from pibot.contracts import (
     MAX_TASK_TIMEOUT,
     Clock,
+    Decision,
     SubTask,
     TaskRequest,
     TaskResult,
@@ -28,6 +29,7 @@ from pibot.contracts import (
 )
 from pibot.errors import NoWorkers, TaskNotFound, WorkerBusy, WorkerError, WorkerRejected, WorkerUnreachable
 from pibot.logs import event
+from pibot.master_components.approvals import Heard
 from pibot.master_components.placement import MEGABYTE, Limits
 from pibot.master_components.reservations import Rank, Reservations
 from pibot.master_components.worker_client import WorkerClient
@@ -285,6 +287,7 @@ class WorkerPool:
         patience: float = 0.0,
         chunk: float = WAIT_CHUNK,
         ask_first: bool = False,
+        heard: Heard | None = None,
     ) -> TaskResult:
         """Run a task on a worker that was acquired, and wait for its result.
 
@@ -294,6 +297,7 @@ class WorkerPool:
             patience: seconds without a sign of life for which a worker that has the task is asked again.
             chunk: seconds that one request may wait there.
             ask_first: it may have the task from before: ask for its result before it is sent.
+            heard: called with its calls that wait for the owner; that waiting is not its time.
 
         Raises:
             WorkerBusy: it runs another task.
@@ -302,7 +306,9 @@ class WorkerPool:
             WorkerRejected: it refused the task.
         """
         deadline = self._monotonic() + timeout
-        body = await self._exchange(worker_id, request, deadline, patience=patience, chunk=chunk, ask_first=ask_first)
+        body = await self._exchange(
+            worker_id, request, deadline, patience=patience, chunk=chunk, ask_first=ask_first, heard=heard
+        )
         return self._talk.parse(worker_id, body)
 
     async def fetch_result(self, worker_id: str, task_id: str, *, wait: float = 0) -> TaskResult | None:
@@ -330,6 +336,17 @@ class WorkerPool:
             )
         except TaskNotFound:
             log.info("cancelled task=%s worker=%s was not known there", task_id, worker_id)
+
+    async def decide(self, worker_id: str, task_id: str, call_id: str, decision: Decision) -> None:
+        """Tell a worker what the owner has decided of a call that waits there.
+
+        Raises:
+            TaskNotFound: it knows no such task, or no such call of it.
+            WorkerUnreachable: it did not answer.
+            WorkerRejected: with 409 or 410, the call does not wait there, or is another.
+        """
+        path = f"/task/{task_id}/approvals/{call_id}"
+        await self._talk.request(worker_id, "POST", path, decision.to_json(), timeout=CHECK_TIMEOUT)
 
     def task_lost(self, worker_id: str, reason: str) -> None:
         """Note that a worker lost its task; one that does so again and again is set aside for a growing time."""
@@ -359,13 +376,14 @@ class WorkerPool:
         patience: float,
         chunk: float = WAIT_CHUNK,
         ask_first: bool = False,
+        heard: Heard | None = None,
     ) -> TaskResultDict:
         """The task's way there and back, and what it says of the worker."""
         worker = self._talk.known(worker_id)
         was_there = worker.state is not WorkerState.OFFLINE
         try:
             body = await self._talk.exchange(
-                worker_id, request, deadline, patience=patience, chunk=chunk, ask_first=ask_first
+                worker_id, request, deadline, patience=patience, chunk=chunk, ask_first=ask_first, heard=heard
             )
         except asyncio.CancelledError:
             # Nobody waits for it any more; a worker that can't be told ends it by the task's own timeout.

@@ -28,6 +28,7 @@ from pibot.errors import (
     WorkerUnreachable,
 )
 from pibot.logs import event
+from pibot.master_components.approvals import Heard, Waiting
 from pibot.master_components.placement import Limits, examine
 from pibot.master_components.worker_client import WorkerClient
 from pibot.master_components.worker_records import Worker
@@ -139,6 +140,7 @@ class WorkerTalk:
         patience: float,
         chunk: float = WAIT_CHUNK,
         ask_first: bool = False,
+        heard: Heard | None = None,
     ) -> TaskResultDict:
         """Post the task and wait for its result, a piece of time at a request.
 
@@ -149,6 +151,7 @@ class WorkerTalk:
             patience: seconds without any sign of life after which the worker is given up.
             chunk: seconds that one request may wait there.
             ask_first: it may have the task already: ask for its result before it is sent.
+            heard: called with the calls that wait for the owner; what is waited for is added to the deadline then.
 
         Raises:
             WorkerBusy, WorkerRejected: as it answered.
@@ -160,11 +163,15 @@ class WorkerTalk:
         began = posted = self._monotonic()
         sent = taken = ask_first
         failures = sendings = 0
+        waiting = Waiting()
+        limit = deadline
         while True:
+            deadline = limit + waiting.waited
             wait = max(1, min(int(chunk), int(deadline - self._monotonic())))
             try:
                 if sent:
-                    status, body = await self.get_result(worker_id, request.task_id, wait)
+                    asked = None if heard is None else waiting.asked
+                    status, body = await self.get_result(worker_id, request.task_id, wait, asked)
                 else:
                     sent, posted, sendings = True, self._monotonic(), sendings + 1
                     status, body = await self.request(worker_id, "POST", "/task", request.to_json(), wait=wait)
@@ -186,7 +193,10 @@ class WorkerTalk:
             if status != 202:
                 return self._whole(worker_id, body)
             taken, ask_first, failures = True, False, 0
-            if self._monotonic() >= deadline:
+            if heard is not None and "approvals_asked" in body:
+                waiting = Waiting.from_json(body)
+                await heard(waiting.calls)
+            if self._monotonic() >= limit + waiting.waited:
                 return await self._give_up(worker_id, request)
 
     async def _never_came(self, worker_id: str, posted: float) -> bool:
@@ -213,9 +223,16 @@ class WorkerTalk:
             body["error"] = f"{worker_id} did not finish within the caller's timeout; the task was cancelled there"
         return cast(TaskResultDict, body)
 
-    async def get_result(self, worker_id: str, task_id: str, wait: float) -> tuple[int, JsonObject]:
-        """Ask for a task's result; errors as :meth:`request`."""
-        return await self.request(worker_id, "GET", f"/task/{task_id}/result", wait=wait)
+    async def get_result(
+        self, worker_id: str, task_id: str, wait: float, asked: int | None = None
+    ) -> tuple[int, JsonObject]:
+        """Ask for a task's result; errors as :meth:`request`.
+
+        Args:
+            asked: how many of its calls for the owner are known here: a new one ends the wait. None for don't care.
+        """
+        query = "" if asked is None else f"?asked={asked}"
+        return await self.request(worker_id, "GET", f"/task/{task_id}/result{query}", wait=wait)
 
     def parse(self, worker_id: str, body: Mapping[str, Any]) -> TaskResult:
         """The result in a body.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 from flask import Blueprint, Response, request
 
 from pibot import __version__
-from pibot.contracts import JsonObject, Scope, valid_id
+from pibot.contracts import Decision, JsonObject, Scope, valid_id
 from pibot.errors import InvalidRequest, OutOfScope
 from pibot.master_components.accounts import DAYS_KEPT
 from pibot.master_components.records import Job, Submission
@@ -47,6 +47,8 @@ def create_api_blueprint(service: HubService) -> Blueprint:
                     {**result_json(job), "currency": service.spending.currency}, 200, {**headers, **_applied(seconds)}
                 )
             not_yet = not_yet or {"success": True, "job_id": job_id, "status": job.state.value}
+            if job.waiting_calls:
+                not_yet = {**not_yet, "waiting_for_approval": True}
         return answer(not_yet, 202, {**headers, **_applied(seconds)})
 
     @api.get("/health")
@@ -96,9 +98,21 @@ def create_api_blueprint(service: HubService) -> Blueprint:
         limit = _limit(default=50, most=MAX_PAGE, name="limit")
         jobs = service.jobs(state=_state(), limit=limit + 1, before=_before())
         page = [job.to_json() for job in jobs[:limit]]
+        waiting = {approval.job_id for approval in service.approvals()}
         for row in page:
-            row.pop("subtasks", None)
+            del row["subtasks"], row["approvals"]
+            row["waiting_for_approval"] = row["job_id"] in waiting
         return answer({"success": True, "tasks": page, "next": page[-1]["job_id"] if len(jobs) > limit else None})
+
+    @api.get("/approvals")
+    def approvals() -> Response:
+        return answer({"success": True, "approvals": [approval.to_json() for approval in service.approvals()]})
+
+    @api.post("/approvals/<approval_id>")
+    @needs(Scope.ADMIN)
+    def decide(approval_id: str) -> Response:
+        approval = service.decide(approval_id, Decision.from_json(json_body()), current_caller().name)
+        return answer({"success": True, "approval": approval.to_json()})
 
     @api.get("/workers")
     def workers() -> Response:

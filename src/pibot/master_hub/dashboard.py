@@ -12,8 +12,11 @@ from flask import Blueprint, Response, redirect, render_template, request, url_f
 from werkzeug.wrappers import Response as AnyResponse
 
 from pibot import __version__
-from pibot.contracts import MAX_DESCRIPTION_CHARS, JsonObject, Scope, valid_id
+from pibot.contracts import MAX_DESCRIPTION_CHARS, Decision, JsonObject, Scope, valid_id
 from pibot.errors import (
+    ApprovalConflict,
+    ApprovalNotFound,
+    ApprovalOver,
     InvalidRequest,
     JobNotFound,
     PibotError,
@@ -24,12 +27,12 @@ from pibot.errors import (
 )
 from pibot.master_components.records import Submission
 from pibot.master_hub import presentation
-from pibot.web import answer, needs, retry_after
+from pibot.web import answer, current_caller, needs, retry_after
 
 if TYPE_CHECKING:
     from pibot.master_hub.service import HubService
 
-FORM_PATHS = ("/dashboard/submit", "/dashboard/cancel")
+FORM_PATHS = ("/dashboard/submit", "/dashboard/cancel", "/dashboard/approve")
 """Where the pages' forms are sent. A browser's Basic credentials count there too, because these views ask for the
 page's token, which no other site's page can read."""
 
@@ -102,6 +105,22 @@ def create_dashboard_blueprint(service: HubService) -> Blueprint:
         service.cancel(job_id)
         return _go_to(presentation.job_href(job_id))
 
+    @board.post("/dashboard/approve")
+    @needs(Scope.ADMIN)
+    def approve() -> AnyResponse:
+        pages.check_token()
+        approval_id = valid_id(request.form.get("approval_id"), "approval_id")
+        approved = {"yes": True, "no": False}.get(request.form.get("approved", ""))
+        decision = Decision.from_json(
+            {
+                "digest": request.form.get("digest"),
+                "approved": approved,
+                "reason": "" if approved else request.form.get("reason", ""),
+            }
+        )
+        approval = service.decide(approval_id, decision, current_caller().name)
+        return _go_to(presentation.job_href(approval.job_id))
+
     @board.errorhandler(PibotError)
     def problem(exc: PibotError) -> Response:
         status = next((status for kind, status in _STATUS if isinstance(exc, kind)), None)
@@ -140,6 +159,8 @@ class _Pages:
         workers = service.workers()
         report = service.spending
         titles = {job.job_id: job.description for job in jobs}
+        approvals = service.approvals()
+        waiting = {approval.job_id for approval in approvals}
         return {
             **self._common(),
             "summary": presentation.summary(workers),
@@ -151,11 +172,13 @@ class _Pages:
                 service.stopping,
                 service.store_problem,
                 service.store_damage,
+                len(approvals),
             ),
+            "approvals": [presentation.approval_row(approval) for approval in approvals],
             "workers": presentation.worker_rows(workers, active),
             "minute": int(service.uptime // 60),
             "active": active,
-            "jobs": [presentation.job_row(job, report.currency) for job in jobs[:JOBS_SHOWN]],
+            "jobs": [presentation.job_row(job, waiting, report.currency) for job in jobs[:JOBS_SHOWN]],
             "more": len(jobs) > JOBS_SHOWN,
             "events": [presentation.event_row(event, titles) for event in service.events(EVENTS_SHOWN)],
         }
@@ -180,6 +203,9 @@ _STATUS: tuple[tuple[type[PibotError], int], ...] = (
     (UnknownSkill, 400),
     (JobNotFound, 404),
     (TaskConflict, 409),
+    (ApprovalNotFound, 404),
+    (ApprovalConflict, 409),
+    (ApprovalOver, 410),
     (ShuttingDown, 503),
     (StoreError, 503),
 )
@@ -188,7 +214,8 @@ _HEADINGS = {
     400: "That can't be sent",
     403: "Load the page again",
     404: "No such job",
-    409: "That was sent before",
+    409: "That does not fit any more",
+    410: "That is over",
     503: "Not now",
 }
 

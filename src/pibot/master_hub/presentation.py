@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Callable
 
-from pibot.contracts import JsonObject, Usage, WorkerReport, WorkerState, WorkerStatus
-from pibot.master_components.records import Attempt, Event, Job, SubtaskRecord
+from pibot.contracts import JsonObject, Usage, WorkerReport, WorkerState, WorkerStatus, shown_call
+from pibot.master_components.records import Approval, Attempt, Event, Job, SubtaskRecord
 from pibot.master_components.spending import Spending
 from pibot.master_components.states import ENDED_JOBS, JobState, SubtaskState
 from pibot.master_hub.report import cost_in_words
 from pibot.settings import Settings
+
+NEEDS_APPROVAL = "needs approval"
 
 TITLE_CHARS = 160
 OUTPUT_CHARS = 20_000
@@ -31,6 +33,10 @@ _EVENTS: Mapping[str, str] = {
     "subtask_cancelled": "{worker} cancelled {task} · {job}",
     "attempt_failed": "{task} lost a try: {message}",
     "late_result": "{worker} came too late with {task}: {message}",
+    "approval_asked": "{task} needs your approval of {message} · {job}",
+    "approval_approved": "Approved: {message} · {job}",
+    "approval_refused": "Refused: {message} · {job}",
+    "approval_over": "No approval needed any more: {message} · {job}",
     "worker_offline": "{worker} is offline: {message}",
     "worker_online": "{worker} is online",
     "worker_resting": "{worker} gets no task: {message}",
@@ -46,6 +52,7 @@ def banners(
     stopping: bool,
     store_problem: str | None = None,
     store_damage: str | None = None,
+    approvals: int = 0,
 ) -> list[JsonObject]:
     """What the owner should know or mend, the worst first."""
     offline = bool(workers) and all(w.state is WorkerState.OFFLINE for w in workers)
@@ -55,6 +62,13 @@ def banners(
         ("stopping", "bad", stopping, "The hub is stopping and takes no new jobs."),
         ("damage", "bad", store_damage, f"Jobs may be lost: {store_damage}."),
         ("store", "bad", store_problem, f"No job can be taken or ended now: {store_problem}. Jobs go on after that."),
+        (
+            "approvals",
+            "warn",
+            approvals,
+            f"{approvals} call{'' if approvals == 1 else 's'} of a tool wait{'s' if approvals == 1 else ''} for your "
+            "approval: see below.",
+        ),
         ("model", "bad", model_problem, f"Jobs can't be planned: {model_problem}. Then restart the hub."),
         (
             "workers",
@@ -139,6 +153,7 @@ def active_rows(jobs: Iterable[Job]) -> list[JsonObject]:
     """A row for each subtask that a worker has."""
     rows = []
     for job in jobs:
+        waiting = {call.task_id for call in job.waiting_calls}
         for step in job.subtasks:
             if step.state is not SubtaskState.LEASED:
                 continue
@@ -148,7 +163,7 @@ def active_rows(jobs: Iterable[Job]) -> list[JsonObject]:
                     "id": f"{job.job_id}/{step.task_id}",
                     "title": shorten(step.description),
                     "href": job_href(job.job_id),
-                    "status": "running",
+                    "status": NEEDS_APPROVAL if step.task_id in waiting else "running",
                     "worker": step.worker_id or "",
                     "attempt": f"attempt {number}" if number > 1 else "",
                     "job": "" if step.description == job.description else f"for: {shorten(job.description, 80)}",
@@ -158,13 +173,27 @@ def active_rows(jobs: Iterable[Job]) -> list[JsonObject]:
     return rows
 
 
-def job_row(job: Job, currency: str = "") -> JsonObject:
-    """A job in the list of jobs."""
+def approval_row(approval: Approval) -> JsonObject:
+    """A call that waits for the owner, with all of its arguments."""
+    return {
+        "id": approval.approval_id,
+        "tool": approval.tool,
+        "call": shown_call(approval.arguments),
+        "digest": approval.digest,
+        "where": f"{approval.task_id} on {approval.worker_id}",
+        "title": f"job {approval.job_id}",
+        "href": job_href(approval.job_id),
+        "asked_at": approval.asked_at,
+    }
+
+
+def job_row(job: Job, waiting: Collection[str] = (), currency: str = "") -> JsonObject:
+    """A job in the list of jobs; ``waiting`` are the ids of those that wait for the owner."""
     return {
         "id": job.job_id,
         "title": shorten(job.description),
         "href": job_href(job.job_id),
-        "status": job.state.value,
+        "status": NEEDS_APPROVAL if job.job_id in waiting else job.state.value,
         "created_at": job.created_at,
         "took": _took(job.started_at, job.finished_at),
         "tokens": _tokens(job.usage),
@@ -204,11 +233,12 @@ def job_view(
     """
     ended = sum(s.state is SubtaskState.COMPLETED for s in job.subtasks)
     unended = job.state not in ENDED_JOBS
+    status = NEEDS_APPROVAL if job.waiting_calls else job.state.value
     return {
         "id": job.job_id,
         "short": shorten(job.description, 60),
         "description": job.description,
-        "status": "cancelling" if unended and job.cancel_requested else job.state.value,
+        "status": "cancelling" if unended and job.cancel_requested else status,
         "open": unended and not job.cancel_requested,
         "created_at": job.created_at,
         "finished_at": job.finished_at,
@@ -222,8 +252,20 @@ def job_view(
         "error": job.error or "",
         "reasoning": job.plan.reasoning if job.plan else "",
         "note": job.plan.note if job.plan else "",
+        "approvals": [approval_row(call) for call in job.waiting_calls],
+        "decisions": [_decision(call) for call in job.approvals if call.decided_at is not None],
         "steps": [_step(step, why_waiting if unended else None) for step in job.subtasks],
         "no_steps": "" if job.subtasks else _why_no_steps(job),
+    }
+
+
+def _decision(approval: Approval) -> JsonObject:
+    why = f": {approval.reason}" if approval.reason else ""
+    return {
+        "id": approval.approval_id,
+        "text": f"{approval.tool} {approval.state.value} by {approval.decided_by}{why}",
+        "call": shown_call(approval.arguments),
+        "at": approval.decided_at,
     }
 
 

@@ -14,6 +14,7 @@ from pibot.background import BackgroundLoop
 from pibot.contracts import (
     Clock,
     Completion,
+    Decision,
     JsonObject,
     LLMClient,
     Message,
@@ -27,7 +28,7 @@ from pibot.llm_client.configuration import Endpoint, check
 from pibot.llm_client.retry import RetryPolicy
 from pibot.logs import event
 from pibot.master_components import Dispatcher, JobStore, TaskPlanner
-from pibot.master_components.records import Event, Job, JobRecord, Submission
+from pibot.master_components.records import Approval, Event, Job, JobRecord, Submission
 from pibot.master_components.states import JobState, SubtaskState
 from pibot.master_components.step_runner import Timing
 from pibot.master_components.upkeep import Upkeep
@@ -268,6 +269,23 @@ class HubService:
         self._refuse_when_stopping()
         self._await(self._dispatcher.cancel(job_id))
         return self._store.job(job_id)
+
+    def approvals(self) -> tuple[Approval, ...]:
+        """The calls that wait for the owner, the oldest first."""
+        return self._store.approvals.waiting()
+
+    def decide(self, approval_id: str, decision: Decision, by: str) -> Approval:
+        """Let a call that waits be run, or refuse it.
+
+        Args:
+            by: whose key the decision came with.
+
+        Raises:
+            ApprovalNotFound, ApprovalConflict, ApprovalOver: it is not there, is another, or waits no more.
+            ShuttingDown: the hub is stopping.
+        """
+        self._refuse_when_stopping()
+        return self._await(self._dispatcher.approvals.decide(approval_id, decision, by))
 
     def counts(self) -> dict[JobState, int]:
         """How many jobs there are in each state."""

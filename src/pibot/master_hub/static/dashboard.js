@@ -35,7 +35,7 @@
     }
   }
 
-  // data-text, data-pill, data-time, data-link, data-show and data-list each name a field of the data.
+  // data-text, data-value, data-pill, data-time, data-link, data-show and data-list each name a field of the data.
   function fill(el, data) {
     const d = el.dataset;
     if (d.text) set(el, "textContent", data[d.text] ?? "");
@@ -43,6 +43,7 @@
       set(el, "textContent", data[d.pill] ?? "");
       if (d.state !== data[d.pill]) d.state = data[d.pill];
     }
+    if (d.value) set(el, "value", data[d.value] ?? "");
     if (d.tone && d.state !== data[d.tone]) d.state = data[d.tone];
     if (d.time) {
       if (d.at !== String(data[d.time] ?? "")) d.at = data[d.time] ?? "";
@@ -131,12 +132,14 @@
     event.preventDefault();
     const form = event.target;
     const problem = form.querySelector("[role=alert]");
-    const button = form.querySelector("button");
-    button.disabled = true;
+    const buttons = form.querySelectorAll("button");
+    const fields = new URLSearchParams(new FormData(form));
+    if (event.submitter?.name) fields.set(event.submitter.name, event.submitter.value);
+    for (const button of buttons) button.disabled = true;
     problem.hidden = true;
     try {
       const response = await fetch(form.action, {
-        method: "POST", body: new URLSearchParams(new FormData(form)), headers: { Accept: "application/json" },
+        method: "POST", body: fields, headers: { Accept: "application/json" },
       });
       const answer = await response.json();
       if (response.ok && answer.href.startsWith("/dashboard")) {
@@ -148,17 +151,15 @@
     } catch {
       problem.textContent = "The hub did not answer; nothing was sent.";
     } finally {
-      button.disabled = false;
+      for (const button of buttons) button.disabled = false;
     }
     problem.hidden = false;
   }
 
-  for (const form of document.querySelectorAll("form")) {
-    form.addEventListener("submit", send);
-    form.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
-    });
-  }
+  document.addEventListener("submit", send); // also of forms that come later
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) event.target.closest("form.new")?.requestSubmit();
+  });
   document.addEventListener("visibilitychange", () => (document.hidden ? clearTimeout(timer) : ask()));
   live.dataset.state = "live";
   live.textContent = "live";
