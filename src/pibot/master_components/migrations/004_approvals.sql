@@ -1,4 +1,4 @@
--- Version 3: calls that wait for the owner's approval, and what was decided of them.
+-- Version 4: calls that wait for the owner's approval, and what was decided of them.
 
 CREATE TABLE approval (
     approval_id TEXT PRIMARY KEY,
