@@ -84,6 +84,15 @@ def test_the_last_days_with_calls_are_kept_whatever_the_clock_says(store: JobSto
     assert [day for day, _ in store.accounts.days(10)] == ["2052-02-20", "1970-01-03", "1970-01-02"]
 
 
+def test_nothing_goes_while_there_are_no_more_days_than_are_kept(store: JobStore, clock: FakeClock) -> None:
+    for _ in range(3):
+        store.spend([spent(caller=name) for name in ("master", "worker-1", "worker-2", "worker-3")])
+        clock.now += DAY
+        assert store.accounts.prune(keep=3) == 0
+    assert store.accounts.prune() == 0
+    assert [sums.usage.llm_calls for _, sums in store.accounts.days(10)] == [4, 4, 4]
+
+
 def test_a_workers_lease_is_found_for_as_long_as_it_has_it(store: JobStore) -> None:
     job = store.submit(Submission("x", skills=()))
     lease = store.lease(job.job_id, "step-1", "worker-1", 60.0)

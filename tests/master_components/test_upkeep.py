@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from pibot.contracts import Usage
 from pibot.master_components.copies import copy_of
 from pibot.master_components.job_store import JobStore
 from pibot.master_components.records import Submission
+from pibot.master_components.spending import Spent
 from pibot.master_components.states import JobState
 from pibot.master_components.upkeep import BATCH, EVERY, LOOKS_AN_HOUR, Upkeep
 from tests.support.clocks import FakeClock
@@ -158,3 +160,9 @@ async def test_a_look_that_fails_is_told_and_the_next_one_is_made(
     await looks(store, clock, number=2, keep_jobs=1)
     assert kept(store) == 1
     assert "upkeep_broke" in caplog.text
+
+
+async def test_an_hourly_look_leaves_the_days_tokens_where_they_are(store: JobStore, clock: FakeClock) -> None:
+    store.spend([Spent(name, "m", Usage(10, 5, 1)) for name in ("master", "worker-1", "worker-2")])
+    await looks(store, clock, LOOKS_AN_HOUR + 1)
+    assert len(store.accounts.of_day()) == 3
