@@ -283,3 +283,38 @@ def test_times_are_relative_and_absolute_on_hover(browser: Browser, running: Fle
 
         expect(time).not_to_contain_text("UTC")
         assert "20" in (time.get_attribute("title") or "")
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE])
+def test_a_call_that_comes_to_wait_appears_by_itself_and_its_buttons_decide(
+    tmp_path: Path, browser: Browser, size: tuple[int, int]
+) -> None:
+    with fleet(tmp_path, workers=1) as running, opened(browser, f"{running.url}/dashboard", size=size) as page:
+        expect(page.get_by_role("heading", name="Waiting for you")).to_be_hidden()
+        job_id = running.submit(f"ask {HOSTILE}")
+        card = page.locator("li.approval:visible")
+        expect(card).to_have_count(1)
+        expect(card.locator("pre")).to_have_text(f"command: {HOSTILE}")
+        expect(page.locator(".banners")).to_contain_text("1 call of a tool waits for your approval")
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        card.get_by_role("button", name="Approve").click()
+        expect(page).to_have_url(f"{running.url}/dashboard/jobs/{job_id}")
+        assert running.result(job_id)["output"] == "approved"
+        expect(page.get_by_text("shell_exec approved by owner")).to_be_visible()
+        second = running.submit("ask rm -r old")
+        page.goto(f"{running.url}/dashboard/jobs/{second}")
+        page.get_by_label("Why not").fill("not today")
+        page.get_by_role("button", name="Refuse").click()
+        assert running.result(second)["output"] == "refused: not today"
+        expect(page.get_by_text("shell_exec refused by owner: not today")).to_be_visible()
+        assert page.title() != "owned"
+
+
+def test_a_decision_works_without_scripts_too(tmp_path: Path, browser: Browser) -> None:
+    with fleet(tmp_path, workers=1) as running:
+        job_id = running.submit("ask rm -r old")
+        running.waiting(job_id)
+        with opened(browser, f"{running.url}/dashboard", scripts=False) as page:
+            page.get_by_role("button", name="Approve").click()
+            assert running.result(job_id)["output"] == "approved"
+            assert page.url == f"{running.url}/dashboard/jobs/{job_id}"
