@@ -97,3 +97,19 @@ def test_each_lost_attempt_and_what_a_step_waits_for_is_told_once() -> None:
     assert changes(job, seen) == []
     job["subtasks"] = [{**step, "waiting_for": "every worker is busy"}]
     assert changes(job, seen) == []
+
+
+def test_a_call_that_waits_for_the_owner_is_said_once_with_what_to_type() -> None:
+    approval = {"approval_id": "a", "task_id": "s1", "tool": "shell_exec", "arguments": {"command": "ls"}}
+    job: JsonObject = {
+        "job_id": "job-1",
+        "plan": None,
+        "subtasks": [],
+        "approvals": [{**approval, "status": "waiting"}],
+    }
+    seen: dict[str, str] = {}
+    lines = changes(job, seen)
+    assert "s1 waits for your approval of shell_exec: command: ls" in lines[0]
+    assert lines[1].endswith("pibot approve job-1")
+    assert changes(job, seen) == []
+    assert changes({**job, "approvals": [{**approval, "status": "approved"}]}, {}) == []

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
 
-from pibot.contracts import SubTask, TaskRequest, WorkerAddress, WorkerState
+from pibot.contracts import ApprovalRequest, SubTask, TaskRequest, WorkerAddress, WorkerState, digest_of
 from pibot.errors import TaskNotFound, WorkerNotReached, WorkerRejected, WorkerUnreachable
 from pibot.master_components import WorkerPool
 from pibot.master_components.breaker import FAILURES
@@ -349,3 +349,46 @@ async def test_a_worker_that_leaves_while_it_is_asked_how_it_is_ends_no_look(ans
     async with talking(Leaving(*answers)) as pool:
         await pool.look()
         assert pool.statuses() == ()
+
+
+# --- calls that wait for the owner ---
+
+CALL = {
+    "approval_id": "1",
+    "tool": "shell_exec",
+    "arguments": {"command": "ls"},
+    "digest": digest_of("shell_exec", {"command": "ls"}),
+    "asked_at": 5.0,
+}
+
+
+def waits(seconds: float, *calls: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    return 202, {**RUNNING[1], "approvals": list(calls), "approvals_asked": 1, "waited_seconds": seconds}
+
+
+async def test_what_waits_for_the_owner_is_told_and_known_calls_are_not_asked_for_again() -> None:
+    worker = Scripted(waits(0.0, CALL), waits(20.0, CALL), waits(25.0), DONE)
+    told: list[list[str]] = []
+
+    async def heard(calls: Sequence[ApprovalRequest]) -> None:
+        told.append([call.tool for call in calls])
+
+    async with talking(worker) as pool:
+        result = await pool.run_on("worker-1", TaskRequest("t", "d"), timeout=300, heard=heard)
+    assert result.output == "done"
+    assert told == [["shell_exec"], ["shell_exec"], []]
+    assert worker.asked == [POST, *[f"{GET}?asked=1"] * 3]
+
+
+@pytest.mark.parametrize(("waited", "ends"), [(350.0, "completed"), (50.0, "timeout")])
+async def test_waiting_for_the_owner_is_not_the_steps_time(waited: float, ends: str) -> None:
+    cancelled = (200, {**DONE[1], "status": "cancelled", "success": False})
+    worker, time = Scripted(waits(waited, CALL), DONE if ends == "completed" else cancelled), Time()
+
+    async def heard(calls: Sequence[ApprovalRequest]) -> None:
+        time.now += 400.0  # of the step's 300
+
+    async with talking(worker, time) as pool:
+        result = await pool.run_on("worker-1", TaskRequest("t", "d"), timeout=300, heard=heard)
+    assert result.state.value == ends
+    assert worker.asked[1] == (f"{GET}?asked=1" if ends == "completed" else "POST /task/t/cancel")

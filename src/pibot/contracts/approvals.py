@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -133,6 +132,8 @@ def _escaped(text: str) -> str:
 
 def _visible(character: str) -> str:
     """It, or its number where it shows nothing: controls, formats, other spaces than the plain one, unassigned ones."""
+    import unicodedata  # a megabyte that a worker, which shows nobody anything, does without
+
     if character in "\n\t " or unicodedata.category(character)[0] not in "CZ":
         return character
     return f"\\u{{{ord(character):x}}}"
