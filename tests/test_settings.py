@@ -211,3 +211,28 @@ def test_the_gateways_limits_are_read(tmp_path: Path) -> None:
 def test_prices_that_cannot_be_read_are_refused(tmp_path: Path, prices: str) -> None:
     with pytest.raises(SettingsError, match="PIBOT_PRICES must be like"):
         Settings.load({"PIBOT_PRICES": prices}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "changeme", "Change-Me!", "your-key-here", "your_api_key", "<key>", "${KEY}", "xxxxxxxx", "password",
+        "my-token", "PIBOT_API_KEY", "api-key", "replace this", "123456", "raspberry",
+    ],
+)  # fmt: skip
+def test_a_placeholder_is_no_key_and_is_not_repeated(tmp_path: Path, key: str) -> None:
+    for variable, value in {"PIBOT_API_KEY": key, "PIBOT_KEY_WALL": f"read:{key}", "WORKER_1_TOKEN": key}.items():
+        with pytest.raises(SettingsError, match=f"{variable} is a placeholder.*token_urlsafe") as caught:
+            load(tmp_path, **{variable: value})
+        assert key not in str(caught.value).replace(variable, "")
+
+
+def test_a_short_key_that_is_no_placeholder_goes_on(tmp_path: Path) -> None:
+    assert load(tmp_path, PIBOT_API_KEY="k7").api_key == Secret("k7")
+
+
+def test_how_many_jobs_a_minute_may_be_sent(tmp_path: Path) -> None:
+    assert load(tmp_path).submit_per_minute == 600
+    assert load(tmp_path, PIBOT_SUBMIT_PER_MINUTE="0").submit_per_minute == 0
+    with pytest.raises(SettingsError, match="PIBOT_SUBMIT_PER_MINUTE"):
+        load(tmp_path, PIBOT_SUBMIT_PER_MINUTE="-1")

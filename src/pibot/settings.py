@@ -31,10 +31,26 @@ OPENAI_BASE_URL = "https://api.openai.com/v1"
 SHORTEST_KEY = 16
 """Characters that a worker's token and a further key must have; nobody has to type them."""
 
+_MAKE_ONE = "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
+
 _WORKER_IP = re.compile(r"WORKER_(\d+)_IP\Z")
 _WORKER_TOKEN = re.compile(r"WORKER_(\d+)_TOKEN\Z")
 _PREVIOUS_TOKEN = re.compile(r"WORKER_(\d+)_TOKEN_PREVIOUS\Z")
 _FURTHER_KEY = re.compile(r"PIBOT_KEY_([A-Z0-9_]+)\Z")
+_PLACEHOLDER = re.compile(
+    r"""(?ix) \A (?:
+        your[_\-\s].* | my[_\-]api[_\-]?key | <.*> | \[.*\] | \{.*\} | \$\{?\w+\}?
+        | change[_\-]?me | (?:sk[_\-])? (?: x{3,} | \*{3,} | \.{3,} | …+ ) [\w\-]*
+        | (?:insert|put|enter|replace|add|paste)[_\-].* | placeholder | todo | none | null | (?:api[_\-]?)?key | example
+    ) \Z"""
+)
+_GUESSED_FIRST = re.compile(
+    r"""(?ix) \A (?:
+        (?:change|replace)[\W_]*(?:me|this|it).*
+        | (?:(?:pibot|api|the|my|secret|worker)[\W_]*)*(?:key|token|secret|pass(?:word)?)
+        | pibot | admin | root | default | test | raspberry | qwerty | letmein | (?:0|1)?123456(?:7|78|789|7890)?
+    ) \Z"""
+)
 _FOR_PEOPLE = {scope.value: scope for scope in (Scope.READ, Scope.SUBMIT, Scope.ADMIN)}
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off", ""})
@@ -165,6 +181,7 @@ class Settings:
     read_paths: tuple[Path, ...] = ()
     budget: Budget = field(default_factory=Budget)
     max_queued: int = 1000
+    submit_per_minute: int = 600
     jobs_kept: int = 1000
     jobs_kept_days: int = 30
     results_kept: int = 200
@@ -197,7 +214,7 @@ class Settings:
             gateway=_gateway(env, llm),
             worker_id=env.text("WORKER_ID", defaults.worker_id),
             workers=_workers(env),
-            api_key=env.secret("PIBOT_API_KEY"),
+            api_key=env.key("PIBOT_API_KEY", shortest=1),  # a short one of before goes on
             keys=_keys(env),
             worker_tokens=_worker_tokens(env, _WORKER_TOKEN),
             previous_api_key=env.secret("PIBOT_API_KEY_PREVIOUS"),
@@ -225,6 +242,7 @@ class Settings:
                 max_output_chars=env.integer("PIBOT_MAX_OUTPUT_CHARS", Budget.max_output_chars, minimum=100),
             ),
             max_queued=env.integer("PIBOT_MAX_QUEUED", defaults.max_queued, minimum=1),
+            submit_per_minute=env.integer("PIBOT_SUBMIT_PER_MINUTE", defaults.submit_per_minute, minimum=0),
             jobs_kept=env.integer("PIBOT_JOBS_KEPT", defaults.jobs_kept, minimum=1),
             jobs_kept_days=env.integer("PIBOT_JOBS_KEPT_DAYS", defaults.jobs_kept_days, minimum=1),
             results_kept=env.integer("PIBOT_RESULTS_KEPT", defaults.results_kept, minimum=1),
@@ -258,6 +276,11 @@ class Settings:
         )
 
 
+def is_placeholder(value: str) -> bool:
+    """Whether that is what instructions say where a key has to go."""
+    return _PLACEHOLDER.match(value) is not None
+
+
 def is_loopback(host: str) -> bool:
     """Whether ``host``, an address or ``localhost``, can be reached from this machine only."""
     if host == "localhost":
@@ -289,12 +312,18 @@ class _Env:
         value = self.get(name)
         return None if value is None else Secret(value)
 
-    def key(self, name: str, *, skip: int = 0) -> Secret | None:
-        """A key of a decent length, after ``skip`` characters that are none of it."""
+    def key(self, name: str, *, skip: int = 0, shortest: int = SHORTEST_KEY) -> Secret | None:
+        """A key that callers show: of a decent length and no placeholder; the first ``skip`` are no part of it."""
         value = self.get(name)
-        if value is not None and len(value) - skip < SHORTEST_KEY:
-            raise SettingsError(f"the key in {name} must have at least {SHORTEST_KEY} characters")
-        return None if value is None else Secret(value[skip:].strip())
+        if value is None:
+            return None
+        value = value[skip:].strip()
+        # Neither message holds the key: it may be a good one with its end cut off.
+        if is_placeholder(value) or _GUESSED_FIRST.match(value):
+            raise SettingsError(f"the key in {name} is a placeholder, which anyone would try first; {_MAKE_ONE}")
+        if len(value) < shortest:
+            raise SettingsError(f"the key in {name} must have at least {shortest} characters; {_MAKE_ONE}")
+        return Secret(value)
 
     def flag(self, name: str) -> bool:
         value = (self.get(name) or "").lower()

@@ -8,21 +8,13 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit, urlunsplit
 
 from pibot.errors import LLMConfigurationError
 from pibot.llm_client.redaction import Redactor
-from pibot.settings import LLMSettings, Secret
+from pibot.settings import LLMSettings, Secret, is_placeholder
 
 COMPLETIONS = "/chat/completions"
 
 _PRINTABLE = re.compile(r"[!-~]+\Z")
 
 _PLACE = "in .env in the working directory, or in the environment"
-
-_PLACEHOLDER = re.compile(
-    r"""(?ix) \A (?:
-        your[_\-\s].* | my[_\-]api[_\-]?key | <.*> | \[.*\] | \{.*\} | \$\{?\w+\}?
-        | change[_\-]?me | (?:sk[_\-])? (?: x{3,} | \*{3,} | \.{3,} | …+ ) [\w\-]*
-        | (?:insert|put|enter|replace|add|paste)[_\-].* | placeholder | todo | none | null | (?:api[_\-]?)?key | example
-    ) \Z"""
-)
 
 
 @dataclass(frozen=True)
@@ -60,7 +52,7 @@ def check(settings: LLMSettings) -> Endpoint:
     """
     key = _key(settings.api_key)
     model = settings.model.strip()
-    if not model or _is_placeholder(model):
+    if not model or is_placeholder(model):
         raise LLMConfigurationError(f"no model is named: put its name into MODEL_NAME, {_PLACE}")
     base_url, query = _address(settings.base_url)
     redactor = Redactor([key, *(value for _, value in query)])
@@ -72,17 +64,13 @@ def _key(secret: Secret | None) -> str:
     key = "" if secret is None else secret.reveal().strip()
     if not key:
         raise LLMConfigurationError(f"there is no key for the model: {where}")
-    if _is_placeholder(key):
+    if is_placeholder(key):
         raise LLMConfigurationError(f"the key for the model is still a placeholder: {where}")
     if not key.isascii() or not key.isprintable() or " " in key:
         raise LLMConfigurationError(
             f"the key for the model holds a space, a line break or a letter that no key has: {where}"
         )
     return key
-
-
-def _is_placeholder(value: str) -> bool:
-    return _PLACEHOLDER.match(value) is not None
 
 
 def _address(url: str) -> tuple[str, tuple[tuple[str, str], ...]]:
