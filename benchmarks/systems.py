@@ -114,6 +114,7 @@ class Hub:
         # No model is asked: the job names its skills.
         # Nothing is to be turned away or forgotten that is measured.
         kept = {"PIBOT_MAX_QUEUED": "1000000", "PIBOT_JOBS_KEPT": "1000000", "PIBOT_JOBS_KEPT_DAYS": "3650"}
+        kept["PIBOT_SUBMIT_PER_MINUTE"] = "0"
         environ = environment(folder, VOLC_API_KEY="bench", VOLC_BASE_URL="http://127.0.0.1:9/v1", **kept, **addresses)
         argv = [sys.executable, "-m", "pibot", "hub", "--host", "127.0.0.1", "--port", str(self.port)]
         home = folder / f"hub-{self.port}"

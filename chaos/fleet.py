@@ -236,6 +236,7 @@ class Fleet:
             "PIBOT_SANDBOX": self.sandbox,
             "PIBOT_LEASE_SECONDS": f"{lease_seconds:g}",
             "PIBOT_STOP_GRACE": "5",
+            "PIBOT_SUBMIT_PER_MINUTE": "0",
         }
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Callable
 
 import pytest
 from flask import Flask, Response
@@ -114,12 +116,11 @@ def test_a_wrong_key_of_any_form_is_refused_and_breaks_nothing(locked_port: int,
     assert ask(locked_port, "GET", "/wait", headers={"Authorization": header}).status == 401
 
 
-def test_a_browser_may_read_with_the_key_as_password_but_change_nothing(locked_port: int) -> None:
-    import base64
-
+def test_the_key_as_a_password_of_http_basic_is_no_way_in_and_not_asked_for(locked_port: int) -> None:
     basic = {"Authorization": "Basic " + base64.b64encode(f"me:{KEY}".encode()).decode()}
-    assert ask(locked_port, "GET", "/wait", headers=basic).status == 200
-    assert ask(locked_port, "POST", "/echo", {}, headers=basic).status == 401
+    refused = ask(locked_port, "GET", "/wait", headers=basic)
+    assert refused.status == 401
+    assert "Basic" not in refused.headers["WWW-Authenticate"]
 
 
 # --- another site's page ---
@@ -180,7 +181,7 @@ def test_a_chunked_body_is_refused_and_what_follows_it_is_no_request(port: int) 
     assert got.count(b"HTTP/1.1") == 1
 
 
-@pytest.mark.parametrize("length", [b"-5", b"abc", b"1e3", b""])
+@pytest.mark.parametrize("length", [b"-5", b"+0", b"abc", b"1e3", b""])
 def test_a_length_that_is_no_length_is_a_client_error(port: int, length: bytes) -> None:
     got = raw(port, b"POST /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: " + length + b"\r\n\r\n")
     assert got.split(b" ")[1][:1] == b"4", got
@@ -188,6 +189,21 @@ def test_a_length_that_is_no_length_is_a_client_error(port: int, length: bytes) 
 
 def test_headers_beyond_the_limit_are_refused(port: int) -> None:
     assert b" 413 " in raw(port, b"GET /open HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 70_000 + b"\r\n\r\n")
+
+
+@pytest.mark.parametrize("size", [20_000, 63_000, 1_000_000])
+def test_a_key_of_any_length_is_a_client_error(locked_port: int, size: int) -> None:
+    sent = b"GET /wait HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer " + b"x" * size + b"\r\n\r\n"
+    try:
+        got = raw(locked_port, sent)
+    except ConnectionError:  # it was closed before all of it was sent
+        got = b"HTTP/1.1 413 "
+    assert got.split(b" ")[1] in (b"401", b"413", b"429"), got
+
+
+@pytest.mark.parametrize("origin", ["http://[", "http://[::1", "x", "://", "http://\xff"])
+def test_an_origin_that_is_none_is_another_sites(port: int, origin: str) -> None:
+    assert ask(port, "POST", "/echo", {}, headers={"Origin": origin}).status == 403
 
 
 # --- errors ---
@@ -263,6 +279,19 @@ def test_a_full_waiting_room_lets_nobody_wait() -> None:
     leave.set()
     thread.join()
     assert room.wait(5.0, lambda seconds: seconds) == 5.0
+
+
+def test_one_address_cannot_hold_every_place() -> None:
+    room = WaitingRoom(3, each=2)
+
+    def within(who: str, inner: Callable[[float], object]) -> object:
+        return room.wait(5.0, inner, who=who)
+
+    def third(_: float) -> tuple[object, object]:
+        return within("a", lambda seconds: seconds), within("b", lambda seconds: seconds)
+
+    assert within("a", lambda _: within("a", third)) == (0.0, 5.0)
+    assert within("a", lambda seconds: seconds) == 5.0
 
 
 # --- the server ---

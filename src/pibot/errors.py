@@ -26,6 +26,14 @@ class OutOfScope(PibotError):
     """The caller's key is not good for what was asked."""
 
 
+class TooManyRequests(PibotError):
+    """The caller asks too often; the message says how often it may."""
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class ContractError(PibotError):
     """A peer's JSON does not have the agreed form."""
 

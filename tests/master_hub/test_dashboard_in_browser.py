@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 from collections.abc import Iterator
@@ -50,7 +51,6 @@ def opened(
     url: str,
     *,
     size: tuple[int, int] = DESKTOP,
-    key: str | None = None,
     scripts: bool = True,
     own_clock: bool = False,
 ) -> Iterator[Page]:
@@ -61,7 +61,6 @@ def opened(
     """
     context: BrowserContext = browser.new_context(
         viewport={"width": size[0], "height": size[1]},
-        http_credentials=None if key is None else {"username": "me", "password": key},
         java_script_enabled=scripts,
     )
     problems: list[str] = []
@@ -215,18 +214,79 @@ def test_a_job_is_cancelled_from_its_page(browser: Browser, running: Fleet) -> N
         expect(page.get_by_role("button", name="Cancel this job")).to_be_hidden()
 
 
-def test_with_a_key_everything_works_through_the_browsers_own_log_in(browser: Browser, tmp_path: Path) -> None:
-    url = "/dashboard"
-    with fleet(tmp_path, workers=1, key="key-1") as parts, opened(browser, parts.url + url, key="key-1") as page:
-        parts.result(parts.submit("first"))
-        expect(page.locator("[data-list=jobs] > li")).to_have_count(1, timeout=15_000)
-        page.get_by_label("New job").fill("second")
+def log_in(page: Page, key: str) -> None:
+    page.get_by_label("Key").fill(key)
+    page.get_by_role("button", name="Log in").click()
+
+
+@pytest.mark.parametrize("scripts", [True, False], ids=["with scripts", "without"])
+def test_with_a_key_one_logs_in_submits_cancels_and_logs_out(browser: Browser, tmp_path: Path, scripts: bool) -> None:
+    with (
+        fleet(tmp_path, workers=1, key="key-1") as parts,
+        opened(browser, parts.url + "/dashboard", scripts=scripts) as page,
+    ):
+        page.wait_for_url("**/login?next=/dashboard")
+        log_in(page, "key-1")
+        page.wait_for_url("**/dashboard")
+        page.get_by_label("New job").fill("hold on")
         page.get_by_text("Choose the skills yourself").click()
         page.get_by_label("web_fetch").check()
         page.get_by_role("button", name="Submit").click()
         page.wait_for_url("**/dashboard/jobs/*")
+        parts.gate.wait_for_a_task()
+        page.get_by_role("button", name="Cancel this job").click()
+        if not scripts:
+            page.wait_for_load_state()
+        expect(page.locator(".row > .pill").first).to_have_text("cancelled", timeout=15_000)
 
-        expect(page.locator(".row > .pill").first).to_have_text("completed", timeout=15_000)
+        page.get_by_role("button", name="Log out").click()
+        page.wait_for_url("**/login")
+        page.goto(parts.url + "/dashboard")
+        page.wait_for_url("**/login?next=/dashboard")
+
+
+def test_a_page_whose_log_in_was_ended_elsewhere_goes_to_the_log_in_and_back(browser: Browser, tmp_path: Path) -> None:
+    """Its console has one error: that of the question that was refused."""
+    with fleet(tmp_path, workers=1, key="key-1") as parts:
+        job_id = parts.submit("look")
+        context = browser.new_context()
+        page, other = context.new_page(), context.new_page()
+        page.goto(f"{parts.url}/dashboard/jobs/{job_id}")
+        log_in(page, "key-1")
+        page.wait_for_url(f"**/dashboard/jobs/{job_id}")
+        other.goto(parts.url + "/dashboard")
+        other.get_by_role("button", name="Log out").click()
+        other.wait_for_url("**/login")
+
+        page.wait_for_url("**/login?next=*", timeout=15_000)
+        log_in(page, "key-1")
+        page.wait_for_url(f"**/dashboard/jobs/{job_id}")
+        context.close()
+
+
+@pytest.mark.parametrize("size", [PHONE, DESKTOP, (320, 640)], ids=["phone", "desktop", "small phone"])
+def test_the_log_in_fits_its_window_and_says_what_was_wrong(
+    browser: Browser, tmp_path: Path, size: tuple[int, int]
+) -> None:
+    """Its console has one error: that of the refused form."""
+    with fleet(tmp_path, workers=0, key="key-1") as parts:
+        context = browser.new_context(viewport={"width": size[0], "height": size[1]})
+        page = context.new_page()
+        page.goto(parts.url + "/login")
+        assert page.evaluate("document.activeElement.id") == "key"
+        page.keyboard.type("wrong")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("alert")).to_have_text("That is no key for this dashboard.")
+        assert overflow(page) <= 0
+        if os.environ.get("PIBOT_SHOTS"):
+            page.screenshot(path=f"{os.environ['PIBOT_SHOTS']}/login-{size[0]}.png")
+        log_in(page, "key-1")
+        page.wait_for_url("**/dashboard")
+        expect(page.get_by_role("button", name="Log out")).to_be_visible()
+        assert overflow(page) <= 0
+        if os.environ.get("PIBOT_SHOTS"):
+            page.screenshot(path=f"{os.environ['PIBOT_SHOTS']}/home-{size[0]}.png")
+        context.close()
 
 
 def test_a_page_says_so_when_the_hub_is_gone_and_when_it_is_back(browser: Browser, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from schemathesis.specs.openapi.checks import (
 
 from pibot import __version__, master_hub
 from pibot.master_components.states import JobState
+from pibot.web.keys import needed
 from tests.master_hub.fleet import Fleet, fleet
 from tests.support import scripted_llm as model
 
@@ -35,6 +36,10 @@ CHECKS: list[CheckFunction] = [
     response_schema_conformance,
     negative_data_rejection,
 ]
+
+
+PAGES = ("/", "/login", "/logout")
+"""What is for browsers alone, beside the dashboard."""
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +73,7 @@ def test_the_document_tells_of_every_route_and_no_other(shared: Fleet, document:
     routes = {
         (re.sub(r"<(\w+)>", r"{\1}", rule.rule), method.lower())
         for rule in app.url_map.iter_rules()
-        if not rule.rule.startswith("/dashboard") and rule.rule != "/"
+        if not rule.rule.startswith("/dashboard") and rule.rule not in PAGES
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
     }
 
@@ -78,6 +83,23 @@ def test_the_document_tells_of_every_route_and_no_other(shared: Fleet, document:
 def test_the_document_is_of_this_version_and_names_every_state(document: dict[str, Any]) -> None:
     assert document["info"]["version"] == __version__
     assert document["components"]["schemas"]["Job"]["properties"]["status"]["enum"] == [s.value for s in JobState]
+
+
+def test_the_document_names_the_scope_that_each_route_asks_for(shared: Fleet, document: dict[str, Any]) -> None:
+    app: Flask = master_hub.create_hub_app(shared.service, shared.service.settings)
+    asked = {
+        (re.sub(r"<(\w+)>", r"{\1}", rule.rule), method.lower()): needed(
+            app.view_functions[rule.endpoint], method
+        ).value
+        for rule in app.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            if operation["security"]:
+                scope = [asked[path, method]]
+                assert operation["security"] == [{"key": scope}, {"session": scope}, {}], (path, method)
 
 
 def test_every_reference_in_the_document_leads_somewhere(document: dict[str, Any]) -> None:

@@ -218,7 +218,9 @@ def test_logs_are_where_the_guide_looks_for_them(lab: Lab) -> None:
 
 
 def test_the_dashboard_shows_the_fleet(lab: Lab) -> None:
-    page = lab.shell("outside", f"curl -sS -u pi:{lab.key} {lab.url('pibot-master', '/dashboard')}")
+    page = lab.shell(
+        "outside", f"curl -sS -H 'Authorization: Bearer {lab.key}' {lab.url('pibot-master', '/dashboard')}"
+    )
     assert all(name in page for name in WORKERS)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import socket
+import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Callable
 from urllib.parse import SplitResult, urlsplit
 
 from pibot.contracts import JsonObject
@@ -19,6 +21,9 @@ HUB_ERROR = 5
 
 TIMEOUT = 30.0
 """Seconds for an answer, beyond the time that the hub was asked to wait."""
+
+PATIENCE = 120
+"""Seconds that a command waits in all where the hub says that it is asked too often."""
 
 
 class HubError(PibotError):
@@ -35,9 +40,11 @@ class HubClient:
 
     Args:
         settings: its address, ``PIBOT_HUB_URL``, and the key, ``PIBOT_API_KEY``.
+        sleep: waits that many seconds.
     """
 
     settings: Settings
+    sleep: Callable[[float], None] = time.sleep
 
     def get(self, path: str, *, wait: int = 0) -> JsonObject:
         """``GET path``; see :meth:`request`."""
@@ -61,7 +68,7 @@ class HubClient:
         Raises:
             HubError: there is no such answer; it says what to do.
         """
-        status, raw = self._ask(method, path, body, wait)
+        status, raw = self._ask_until_it_is_time(method, path, body, wait)
         try:
             answer = json.loads(raw)
         except ValueError:
@@ -75,11 +82,21 @@ class HubClient:
         message = str(answer.get("error") or f"the hub answered {status}")
         if status == 401:
             raise HubError("the hub asks for its key; set PIBOT_API_KEY to the hub's, here or in .env", REFUSED)
-        if status == 503:  # it is stopping, or its disk is full: another try later may do
+        if status in (429, 503):  # asked too often, or it is stopping, or its disk is full: another try later may do
             raise HubError(message, UNREACHABLE)
         raise HubError(message, REFUSED if status == 403 else HUB_ERROR)
 
-    def _ask(self, method: str, path: str, body: JsonObject | None, wait: int) -> tuple[int, bytes]:
+    def _ask_until_it_is_time(self, method: str, path: str, body: JsonObject | None, wait: int) -> tuple[int, bytes]:
+        """Ask again where the hub says when: what it answers 429 to, it has not begun."""
+        patience = PATIENCE
+        while True:
+            status, raw, seconds = self._ask(method, path, body, wait)
+            if status != 429 or not 0 < seconds <= patience:
+                return status, raw
+            patience -= seconds
+            self.sleep(seconds)
+
+    def _ask(self, method: str, path: str, body: JsonObject | None, wait: int) -> tuple[int, bytes, int]:
         url = self.settings.hub_url
         parts = _split(url)
         if parts is None:
@@ -89,7 +106,8 @@ class HubClient:
         try:
             connection.request(method, parts.path.rstrip("/") + path, self._body(body), self._headers(wait))
             response = connection.getresponse()
-            return response.status, response.read()
+            after = response.getheader("Retry-After", "")
+            return response.status, response.read(), int(after) if re.fullmatch(r"\d{1,6}", after, re.ASCII) else 0
         except (OSError, http.client.HTTPException, socket.timeout) as exc:
             raise HubError(
                 f"no hub at {url} ({exc or type(exc).__name__}); start one with 'pibot hub', "

@@ -157,6 +157,6 @@ def _refusal(address: WorkerAddress, status: int, answer: JsonObject) -> Excepti
         return TaskNotFound(f"{address.worker_id}: {message}")
     if answer.get("status") == "busy" or status == 503:
         return WorkerBusy(answer.get("current_task"))
-    if status == 401:
+    if status in (401, 429):
         message += " (PIBOT_API_KEY must be the same on the master and the worker)"
     return WorkerRejected(address.worker_id, message, status=status)

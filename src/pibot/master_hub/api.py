@@ -15,9 +15,10 @@ from pibot.master_components.accounts import DAYS_KEPT
 from pibot.master_components.records import Job, Submission
 from pibot.master_components.spending import rounded
 from pibot.master_components.states import ENDED_JOBS, JobState, SubtaskState
+from pibot.master_hub.access import SubmitLimit
 from pibot.master_hub.roster import address_from_json
 from pibot.settings import is_loopback
-from pibot.web import WaitingRoom, answer, current_caller, error, json_body, needs, wait_preference
+from pibot.web import WaitingRoom, answer, current_caller, error, json_body, needs, network_of, wait_preference
 
 if TYPE_CHECKING:
     from pibot.master_hub.service import HubService
@@ -28,20 +29,24 @@ MAX_WAIT = 60.0
 WAITING_PLACES = 12
 """Requests that may wait at once; each holds one of the server's threads."""
 
+WAITING_PLACES_EACH = 10
+"""How many of them one address may hold."""
+
 MAX_PAGE = 200
 """Jobs in one answer of ``/tasks``."""
 
 
-def create_api_blueprint(service: HubService) -> Blueprint:
+def create_api_blueprint(service: HubService, submitting: SubmitLimit) -> Blueprint:
     """Make the API's routes."""
     api = Blueprint("api", __name__)
-    waiting = WaitingRoom(WAITING_PLACES)
+    waiting = WaitingRoom(WAITING_PLACES, WAITING_PLACES_EACH)
 
     def result_or(job_id: str, not_yet: JsonObject | None, headers: dict[str, str]) -> Response:
         """The job's result, waiting for it if the caller prefers to, else a 202."""
         seconds = wait_preference(MAX_WAIT)
         if seconds or not_yet is None:
-            job = cast(Job, waiting.wait(seconds, lambda limit: service.wait(job_id, limit)))
+            who = network_of(request.remote_addr)
+            job = cast(Job, waiting.wait(seconds, lambda limit: service.wait(job_id, limit), who=who))
             if job.state in ENDED_JOBS:
                 return answer(
                     {**result_json(job), "currency": service.spending.currency}, 200, {**headers, **_applied(seconds)}
@@ -69,6 +74,7 @@ def create_api_blueprint(service: HubService) -> Blueprint:
     @api.post("/task")
     @needs(Scope.SUBMIT)
     def submit() -> Response:
+        submitting.check()
         job = service.submit(Submission.from_json(json_body()))
         accepted = {"success": True, "job_id": job.job_id, "status": "accepted"}
         return result_or(job.job_id, accepted, {"Location": f"/task/{job.job_id}"})

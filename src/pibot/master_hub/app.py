@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 from pibot import __version__, logs, web
 from pibot.logs import event
+from pibot.master_hub.access import LOG_IN, SubmitLimit, for_templates, shut, to_log_in
 from pibot.master_hub.api import WAITING_PLACES, create_api_blueprint
-from pibot.master_hub.dashboard import FORM_PATHS, create_dashboard_blueprint
+from pibot.master_hub.dashboard import create_dashboard_blueprint
 from pibot.master_hub.gateway import create_gateway_blueprint
+from pibot.master_hub.login import create_login_blueprint
 from pibot.master_hub.service import HubService
 from pibot.settings import DEFAULT_PORT, Settings, is_loopback
 
@@ -33,16 +35,25 @@ def create_hub_app(service: HubService, settings: Settings) -> Flask:
         service: does the work; it must have been started.
         settings: for the key.
     """
+    keys = web.KeyRing.of_hub(settings)
+    sessions = None if keys is None else web.Sessions(keys, settings.data_dir / "sessions.json")
+    attempts = web.Attempts()
+    submitting = SubmitLimit(settings.submit_per_minute)
     app = web.create_app(
         "pibot.master_hub",
-        keys=web.KeyRing.of_hub(settings),
-        open_paths=("/health", "/openapi.json"),
-        form_paths=FORM_PATHS,
+        keys=keys,
+        open_paths=("/health", "/openapi.json", LOG_IN),
+        open_endpoints=("dashboard.static",),
+        log_in=None if sessions is None else web.LogIn(sessions, to_log_in),
+        attempts=attempts,
         max_body=MAX_BODY,
     )
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
-    app.register_blueprint(create_api_blueprint(service))
-    app.register_blueprint(create_dashboard_blueprint(service))
+    app.after_request(shut)
+    app.context_processor(for_templates)
+    app.register_blueprint(create_login_blueprint(sessions, attempts))
+    app.register_blueprint(create_api_blueprint(service, submitting))
+    app.register_blueprint(create_dashboard_blueprint(service, submitting))
     app.register_blueprint(create_gateway_blueprint(service.gateway, settings.llm.model))
     return app
 

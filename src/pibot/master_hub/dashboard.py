@@ -23,45 +23,28 @@ from pibot.errors import (
     ShuttingDown,
     StoreError,
     TaskConflict,
+    TooManyRequests,
     UnknownSkill,
 )
 from pibot.master_components.records import Submission
 from pibot.master_hub import presentation
-from pibot.web import answer, current_caller, needs, retry_after
+from pibot.master_hub.access import SubmitLimit, wants_json
+from pibot.web import answer, current_caller, current_session, needs, retry_after
 
 if TYPE_CHECKING:
     from pibot.master_hub.service import HubService
-
-FORM_PATHS = ("/dashboard/submit", "/dashboard/cancel", "/dashboard/approve")
-"""Where the pages' forms are sent. A browser's Basic credentials count there too, because these views ask for the
-page's token, which no other site's page can read."""
-
-HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "same-origin",
-    "Cache-Control": "no-cache",
-}
 
 JOBS_SHOWN = 20
 EVENTS_SHOWN = 15
 ACTIVE_JOBS_SHOWN = 20
 
 
-def create_dashboard_blueprint(service: HubService) -> Blueprint:
+def create_dashboard_blueprint(service: HubService, submitting: SubmitLimit) -> Blueprint:
     """Make the dashboard's routes."""
     board = Blueprint("dashboard", __name__, static_folder="static", static_url_path="/dashboard/static")
     board.add_app_template_filter(presentation.iso, "iso")
     board.add_app_template_filter(presentation.utc, "utc")
     pages = _Pages(service)
-
-    @board.after_request
-    def secure(response: Response) -> Response:
-        response.headers.update(HEADERS)
-        return response
 
     @board.get("/")
     def root() -> AnyResponse:
@@ -89,6 +72,7 @@ def create_dashboard_blueprint(service: HubService) -> Blueprint:
     @needs(Scope.SUBMIT)
     def submit() -> AnyResponse:
         pages.check_token()
+        submitting.check()
         skills = request.form.getlist("skills")
         submitted = service.submit(
             Submission.from_json(
@@ -126,8 +110,8 @@ def create_dashboard_blueprint(service: HubService) -> Blueprint:
         status = next((status for kind, status in _STATUS if isinstance(exc, kind)), None)
         if status is None:
             raise exc
-        headers = {"Retry-After": str(retry_after(exc))} if status == 503 else {}
-        if _wants_json() or request.path.endswith("/data"):
+        headers = {"Retry-After": str(retry_after(exc))} if status in (429, 503) else {}
+        if wants_json() or request.path.endswith("/data"):
             return answer({"success": False, "error": str(exc)}, status, headers)
         html = render_template("problem.html", message=str(exc), heading=_HEADINGS[status], version=__version__)
         return Response(html, status, headers, mimetype="text/html")
@@ -140,7 +124,12 @@ class _Pages:
 
     def __init__(self, service: HubService) -> None:
         self._service = service
-        self._token = hmac.new(secrets.token_bytes(32), b"dashboard forms", hashlib.sha256).hexdigest()
+        self._token = secrets.token_urlsafe(32)  # where nobody has to log in
+
+    def token(self) -> str:
+        """What the forms of the page that is being made hold."""
+        session = current_session()
+        return self._token if session is None else session.form_token
 
     def check_token(self) -> None:
         """Refuse a form that does not come from a page of this hub.
@@ -149,7 +138,7 @@ class _Pages:
             _WrongToken: its token is not the one that the pages hold.
         """
         shown = request.form.get("token", "").encode("utf-8", "surrogateescape")
-        if not hmac.compare_digest(shown, self._token.encode()):
+        if not hmac.compare_digest(shown, self.token().encode()):
             raise _WrongToken("this page is from before the hub was restarted; load it again, then send the form again")
 
     def fleet(self) -> JsonObject:
@@ -190,7 +179,7 @@ class _Pages:
         return {**self._common(), **view}
 
     def _common(self) -> JsonObject:
-        return {"token": self._token, "model": self._service.model or "none"}
+        return {"token": self.token(), "model": self._service.model or "none"}
 
 
 class _WrongToken(PibotError):
@@ -206,6 +195,7 @@ _STATUS: tuple[tuple[type[PibotError], int], ...] = (
     (ApprovalNotFound, 404),
     (ApprovalConflict, 409),
     (ApprovalOver, 410),
+    (TooManyRequests, 429),
     (ShuttingDown, 503),
     (StoreError, 503),
 )
@@ -216,6 +206,7 @@ _HEADINGS = {
     404: "No such job",
     409: "That does not fit any more",
     410: "That is over",
+    429: "Too many at once",
     503: "Not now",
 }
 
@@ -248,10 +239,6 @@ def _pack(body: JsonObject) -> tuple[JsonObject, str]:
     return body, f'"{digest}"'
 
 
-def _wants_json() -> bool:
-    return request.accept_mimetypes.best_match(["text/html", "application/json"]) == "application/json"
-
-
 def _go_to(href: str) -> AnyResponse:
     """Where the browser goes after a form: told to dashboard.js, or by a redirect."""
-    return answer({"success": True, "href": href}) if _wants_json() else redirect(href, 303)
+    return answer({"success": True, "href": href}) if wants_json() else redirect(href, 303)

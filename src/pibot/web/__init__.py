@@ -4,23 +4,37 @@ from __future__ import annotations
 
 from pibot.web.app import MAX_BODY, create_app, retry_after
 from pibot.web.channel import Limits
+from pibot.web.guard import FORM_TOKEN, Attempts, LogIn, blocked, cookie_name, current_session
 from pibot.web.keys import KeyRing, current_caller, needs
+from pibot.web.limits import Buckets, network_of
 from pibot.web.messages import WaitingRoom, answer, error, json_body, wait_preference
 from pibot.web.server import REQUEST_TIMEOUT, Server, serve
+from pibot.web.sessions import LIFETIME, Session, Sessions
 
 __all__ = [
+    "FORM_TOKEN",
+    "LIFETIME",
     "MAX_BODY",
     "REQUEST_TIMEOUT",
+    "Attempts",
+    "Buckets",
     "KeyRing",
     "Limits",
+    "LogIn",
     "Server",
+    "Session",
+    "Sessions",
     "WaitingRoom",
     "answer",
+    "blocked",
+    "cookie_name",
     "create_app",
     "current_caller",
+    "current_session",
     "error",
     "json_body",
     "needs",
+    "network_of",
     "retry_after",
     "serve",
     "wait_preference",

@@ -52,6 +52,18 @@ class KeyRing:
                 found = caller
         return found
 
+    def mark(self, key: bytes, by: bytes) -> str:
+        """What :meth:`marked` knows the key by; it tells nothing of it to who does not have ``by``."""
+        return hmac.new(by, _digest(key), hashlib.sha256).hexdigest()
+
+    def marked(self, mark: str, by: bytes) -> Optional[Caller]:
+        """Whose key it was that gave the mark; None where it is no key any more."""
+        found = None
+        for known, caller in self._callers:
+            if hmac.compare_digest(hmac.new(by, known, hashlib.sha256).hexdigest().encode(), mark.encode()):
+                found = caller
+        return found
+
 
 def _owners(settings: Settings) -> list[tuple[Secret, Caller]]:
     """PIBOT_API_KEY, and the one before for as long as it is changed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+from collections import Counter
 from typing import Any, Callable
 
 from flask import Response, request
@@ -59,19 +60,42 @@ class WaitingRoom:
 
     Args:
         places: how many.
+        each: how many of them one address may hold; all, where it is not given.
     """
 
-    def __init__(self, places: int) -> None:
-        self._places = threading.BoundedSemaphore(places)
+    def __init__(self, places: int, each: int | None = None) -> None:
+        self._free = places
+        self._each = places if each is None else each
+        self._held: Counter[str] = Counter()
+        self._lock = threading.Lock()
 
-    def wait(self, seconds: float, wait: Callable[[float], Any]) -> Any:
-        """Call ``wait(seconds)``, or ``wait(0)`` at once where all places are taken, as RFC 7240 allows."""
-        if seconds <= 0 or not self._places.acquire(blocking=False):
+    def wait(self, seconds: float, wait: Callable[[float], Any], *, who: str = "") -> Any:
+        """Call ``wait(seconds)``, or ``wait(0)`` at once where the places are taken, as RFC 7240 allows.
+
+        Args:
+            who: whose request it is.
+        """
+        if seconds <= 0 or not self._enter(who):
             return wait(0.0)
         try:
             return wait(seconds)
         finally:
-            self._places.release()
+            self._leave(who)
+
+    def _enter(self, who: str) -> bool:
+        with self._lock:
+            if self._free <= 0 or self._held[who] >= self._each:
+                return False
+            self._free -= 1
+            self._held[who] += 1
+            return True
+
+    def _leave(self, who: str) -> None:
+        with self._lock:
+            self._free += 1
+            self._held[who] -= 1
+            if not self._held[who]:
+                del self._held[who]
 
 
 def _no_constant(name: str) -> None:

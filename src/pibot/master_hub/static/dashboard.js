@@ -99,6 +99,8 @@
     set(live, "textContent", "offline");
   }
 
+  const logIn = () => `/login?next=${encodeURIComponent(location.pathname)}`;
+
   async function ask() {
     if (asking || document.hidden) return;
     asking = true;
@@ -116,7 +118,7 @@
         for (const field of document.querySelectorAll("input[name=token]")) field.value = data.token;
         seen(response);
       } else if (response.status === 304) seen(response);
-      else if (response.status === 401) unseen("The hub wants its key: reload this page");
+      else if (response.status === 401) return location.assign(logIn());
       else unseen(`The hub answered ${response.status}`);
     } catch {
       unseen("Connection lost");
@@ -147,7 +149,7 @@
         else location.assign(answer.href);
         return;
       }
-      problem.textContent = answer.error;
+      problem.textContent = response.status === 401 ? "You are not logged in any more: log in in another tab, then send it again." : answer.error;
     } catch {
       problem.textContent = "The hub did not answer; nothing was sent.";
     } finally {
@@ -156,7 +158,8 @@
     problem.hidden = false;
   }
 
-  document.addEventListener("submit", send); // also of forms that come later
+  // Also of forms that come later, but for the log-out.
+  document.addEventListener("submit", (event) => { if (!event.target.matches("[data-plain]")) send(event); });
   document.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) event.target.closest("form.new")?.requestSubmit();
   });

@@ -1,0 +1,107 @@
+"""What the API, the dashboard and the log-in share: who may look, how often one may submit, what browsers may do."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import quote
+
+from flask import Response, g, request
+
+from pibot.contracts import Caller, Scope
+from pibot.errors import TooManyRequests
+from pibot.web import Buckets, current_caller, current_session, network_of
+from pibot.web.keys import OWNER
+
+LOG_IN = "/login"
+LOG_OUT = "/logout"
+
+HOME = "/dashboard"
+
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+_LOCAL_PATH = re.compile(r"/(?![/\\])[!-\[\]-~]{0,499}\Z")  # printable ASCII without a backslash
+
+
+class SubmitLimit:
+    """How many jobs one key, or one address where no key is asked for, may submit.
+
+    Args:
+        per_minute: that many at once, and as many in any further minute; 0 for no limit.
+    """
+
+    def __init__(self, per_minute: int) -> None:
+        self._per_minute = per_minute
+        self._buckets = Buckets(per_minute) if per_minute else None
+
+    def check(self) -> None:
+        """Count the request that is being answered.
+
+        Raises:
+            TooManyRequests: its caller has to wait.
+        """
+        if self._buckets is None:
+            return
+        caller = current_caller()
+        seconds = self._buckets.take(network_of(request.remote_addr) if caller is OWNER else f"key {caller.name}")
+        if seconds:
+            raise TooManyRequests(
+                f"more than {self._per_minute} jobs a minute; send the next in {seconds} s (PIBOT_SUBMIT_PER_MINUTE)",
+                retry_after=seconds,
+            )
+
+
+def shut(response: Response) -> Response:
+    """Add the headers that have a browser run, frame and keep as little as possible."""
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+    response.headers.setdefault("Cache-Control", "no-cache" if request.endpoint == "dashboard.static" else "no-store")
+    return response
+
+
+def for_templates() -> dict[str, Any]:
+    """What every template knows: the session, and what the caller may."""
+    caller: Caller | None = g.get("caller")
+    return {
+        "log_in": current_session(),
+        "may": {scope.value: caller is not None and caller.may(scope) for scope in Scope},
+    }
+
+
+def to_log_in() -> Response | None:
+    """Where a browser that is not logged in goes instead of a page; None for what is no page."""
+    if request.path == LOG_OUT:  # from a page that was left open
+        return _see(LOG_IN)
+    if request.method not in ("GET", "HEAD") or request.path.endswith("/data"):
+        return None
+    if (
+        not request.path.startswith(HOME)
+        and request.path != "/"
+        and "text/html" not in request.headers.get("Accept", "")
+    ):
+        return None
+    return _see(f"{LOG_IN}?next={quote(request.full_path.rstrip('?'), safe='/')}")
+
+
+def _see(where: str) -> Response:
+    return Response(status=303, headers={"Location": where})
+
+
+def local(path: str | None) -> str:
+    """``path``, if it leads to a page of this hub; else the dashboard. A link of someone else's must not lead away."""
+    if path is None or not _LOCAL_PATH.match(path) or re.split("[?#]", path)[0] == LOG_IN:
+        return HOME
+    return path
+
+
+def wants_json() -> bool:
+    """Whether dashboard.js asks, and no form by itself."""
+    return request.accept_mimetypes.best_match(["text/html", "application/json"]) == "application/json"

@@ -1,0 +1,129 @@
+"""Log-ins of browsers: a random id in a cookie, and what is known of it here.
+
+Nothing that is kept can be used as a cookie or tells a key: of an id only its digest is written, and of the key a mark
+that takes the id to make. So a session ends with its key, a log-out ends it for good, and a restart ends none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import json
+import logging
+import os
+import secrets
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Callable, Optional
+
+from pibot.contracts import Caller
+from pibot.logs import event
+from pibot.web.keys import KeyRing
+
+log = logging.getLogger("pibot.web")
+
+LIFETIME = 7 * 24 * 3600
+"""Seconds until a log-in ends by itself: a phone at home need not be asked every day."""
+
+MAX_SESSIONS = 100
+"""Beyond it the oldest ends: the file stays small whoever keeps logging in."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """A browser that is logged in.
+
+    Args:
+        session_id: what its cookie holds.
+        caller: whose key was shown, and what it is good for now.
+    """
+
+    session_id: str = field(repr=False)
+    caller: Caller
+
+    @property
+    def form_token(self) -> str:
+        """What a changing request must show beside the cookie; no other site's page can know it."""
+        return hmac.new(self.session_id.encode(), b"form", hashlib.sha256).hexdigest()
+
+
+class Sessions:
+    """The log-ins of one hub. Methods may be called from any thread.
+
+    Args:
+        keys: with which one logs in.
+        path: where the sessions are kept over a restart; None keeps them in memory alone.
+        now: seconds since 1970.
+    """
+
+    def __init__(self, keys: KeyRing, path: Optional[Path] = None, now: Callable[[], float] = time.time) -> None:
+        self._keys = keys
+        self._path = path
+        self._now = now
+        self._lock = threading.Lock()
+        self._kept = _load(path)  # digest of the id -> (mark of the key, until when); the oldest first
+
+    def begin(self, key: bytes) -> Optional[Session]:
+        """Log in; None where that is no key, or a worker's token."""
+        caller = self._keys.find(key)
+        if caller is None or caller.worker_id is not None:
+            return None
+        session_id = secrets.token_urlsafe(32)
+        mark = self._keys.mark(key, session_id.encode())
+        with self._lock:
+            now = self._now()
+            self._kept = {name: kept for name, kept in self._kept.items() if kept[1] > now}
+            self._kept[_digest(session_id)] = (mark, now + LIFETIME)
+            while len(self._kept) > MAX_SESSIONS:
+                del self._kept[next(iter(self._kept))]
+            self._save()
+        return Session(session_id, caller)
+
+    def find(self, session_id: str) -> Optional[Session]:
+        """The session of that id, if it has not ended and its key is still one."""
+        mark, until = self._kept.get(_digest(session_id), ("", 0.0))
+        if until <= self._now():
+            return None
+        caller = self._keys.marked(mark, session_id.encode())
+        return None if caller is None else Session(session_id, caller)
+
+    def end(self, session: Session) -> None:
+        """Log out."""
+        with self._lock:
+            if self._kept.pop(_digest(session.session_id), None) is not None:
+                self._save()
+
+    def _save(self) -> None:
+        """Write them. Where that fails they are kept in memory, and no older state may come back after a restart."""
+        if self._path is None:
+            return
+        fresh = self._path.with_suffix(".new")
+        try:
+            with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+                json.dump(self._kept, file)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(self._path)
+        except OSError as exc:
+            event(log, "sessions_not_kept", level=logging.WARNING, path=str(self._path), error=str(exc))
+            with contextlib.suppress(OSError):  # what matters was said just above
+                self._path.unlink()
+
+
+def _load(path: Optional[Path]) -> dict[str, tuple[str, float]]:
+    """What was kept; nothing where there is no file, or one that can't be read: then all log in anew."""
+    if path is None or not path.exists():
+        return {}
+    try:
+        rows = json.loads(path.read_text("utf-8"))
+        return {str(name): (str(mark), float(until)) for name, (mark, until) in rows.items()}
+    except (OSError, ValueError, TypeError, AttributeError) as exc:
+        event(log, "sessions_not_read", level=logging.WARNING, path=str(path), error=str(exc))
+        return {}
+
+
+def _digest(session_id: str) -> str:
+    return hashlib.sha256(session_id.encode("utf-8", "surrogateescape")).hexdigest()

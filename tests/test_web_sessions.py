@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import json
+import logging
+import stat
+from pathlib import Path
+
+import pytest
+
+from pibot.contracts import Caller, Scope
+from pibot.settings import Secret
+from pibot.web import LIFETIME, KeyRing, Sessions
+from pibot.web.sessions import MAX_SESSIONS
+from tests.support.clocks import FakeClock
+
+KEY = b"schl\xc3\xbcssel-7f3a"
+OWNER = Caller("owner", Scope.ADMIN)
+WORKER = Caller("worker-1", Scope.WORKER, "worker-1")
+
+
+def ring(key: bytes = KEY, caller: Caller = OWNER) -> KeyRing:
+    return KeyRing([(Secret(key.decode()), caller), (Secret("token"), WORKER)])
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "sessions.json"
+
+
+def test_a_session_is_its_keys_until_it_is_over() -> None:
+    clock = FakeClock()
+    sessions = Sessions(ring(), now=clock)
+    session = sessions.begin(KEY)
+    assert session is not None
+    assert sessions.find(session.session_id) == session
+    assert session.caller == OWNER
+    clock.now += LIFETIME - 1
+    assert sessions.find(session.session_id) is not None
+    clock.now += 1
+    assert sessions.find(session.session_id) is None
+
+
+@pytest.mark.parametrize("key", [b"", b"wrong", b"token", b"\xff"])
+def test_no_session_comes_of_what_is_no_persons_key(key: bytes) -> None:
+    assert Sessions(ring()).begin(key) is None
+
+
+@pytest.mark.parametrize("session_id", ["", "x", "ü", "\udcff", "x" * 100_000])
+def test_what_is_no_session_is_none(session_id: str) -> None:
+    sessions = Sessions(ring())
+    sessions.begin(KEY)
+    assert sessions.find(session_id) is None
+
+
+def test_each_log_in_is_a_session_of_its_own_with_a_token_of_its_own() -> None:
+    sessions = Sessions(ring())
+    first, second = sessions.begin(KEY), sessions.begin(KEY)
+    assert first is not None
+    assert second is not None
+    assert first.session_id != second.session_id
+    assert first.form_token != second.form_token
+    sessions.end(first)
+    assert sessions.find(first.session_id) is None
+    assert sessions.find(second.session_id) is not None
+
+
+def test_a_restart_ends_no_session_and_brings_none_back(path: Path) -> None:
+    sessions = Sessions(ring(), path)
+    stays, ended = sessions.begin(KEY), sessions.begin(KEY)
+    assert stays is not None
+    assert ended is not None
+    sessions.end(ended)
+    again = Sessions(ring(), path)
+    assert again.find(stays.session_id) == stays
+    assert again.find(ended.session_id) is None
+
+
+def test_a_session_ends_with_its_key_and_follows_its_scope(path: Path) -> None:
+    session = Sessions(ring(), path).begin(KEY)
+    assert session is not None
+    assert Sessions(ring(b"another"), path).find(session.session_id) is None
+    reader = Caller("owner", Scope.READ)
+    found = Sessions(ring(caller=reader), path).find(session.session_id)
+    assert found is not None
+    assert found.caller == reader
+
+
+def test_what_is_kept_is_no_cookie_and_no_key(path: Path) -> None:
+    session = Sessions(ring(), path).begin(KEY)
+    assert session is not None
+    text = path.read_text("utf-8")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert session.session_id not in text
+    assert session.form_token not in text
+    assert KEY.decode() not in text
+    assert Sessions(ring(), path).find(next(iter(json.loads(text)))) is None
+    assert session.session_id not in repr(session)
+
+
+def test_who_keeps_logging_in_ends_the_oldest(path: Path) -> None:
+    sessions = Sessions(ring(), path)
+    first = sessions.begin(KEY)
+    assert first is not None
+    for _ in range(MAX_SESSIONS):
+        sessions.begin(KEY)
+    assert sessions.find(first.session_id) is None
+    assert len(json.loads(path.read_text("utf-8"))) == MAX_SESSIONS
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"a": 1}', '{"a": ["ü", "x"]}', "\0"])
+def test_a_damaged_file_costs_the_log_ins_and_nothing_else(
+    path: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path.write_text(text, "utf-8")
+    with caplog.at_level(logging.WARNING):
+        sessions = Sessions(ring(), path)
+    assert "sessions_not_read" in caplog.text
+    session = sessions.begin(KEY)
+    assert session is not None
+    assert sessions.find(session.session_id) == session
+
+
+def test_a_log_out_that_cannot_be_written_does_not_come_back_after_a_restart(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sessions = Sessions(ring(), path)
+    session = sessions.begin(KEY)
+    assert session is not None
+    path.with_suffix(".new").mkdir()  # so that nothing can be written there
+    sessions.end(session)
+    assert "sessions_not_kept" in caplog.text
+    assert sessions.find(session.session_id) is None
+    assert Sessions(ring(), path).find(session.session_id) is None
