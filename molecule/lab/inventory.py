@@ -69,6 +69,7 @@ def inventory(name: str, network: str) -> dict[str, object]:
                 "pibot_secrets_dir": f"{state}/secrets",
                 # The offline model: a lab needs no key.
                 "pibot_model": "rehearsal",
+                "pibot_tls": os.environ.get("PIBOT_LAB_TLS") == "1",
                 "pibot_env": {
                     # A worker fetches nothing from the house it stands in, but the lab's page is served there.
                     "PIBOT_WEB_ALLOW": f"{network}.0/24",
