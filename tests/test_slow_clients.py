@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import socket
 import threading
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from flask import Flask, Response
 
 from pibot.settings import Secret
 from pibot.web import KeyRing, Limits, answer, create_app, json_body
+from pibot.web.channel import Channel, TooSlow
 from pibot.web.keys import OWNER
 from tests.support.serving import ask, serving
 
@@ -148,6 +150,19 @@ def test_who_takes_an_answer_too_slowly_is_cut_off() -> None:
         # The one thread is held by the answer, so this one is answered when it was given up.
         assert ask(port, "GET", "/health").status == 200
         assert len(read_all(slow)) < 32 * 1024 * 1024
+
+
+def test_who_takes_an_answer_bit_by_bit_is_cut_off_too() -> None:
+    ours, theirs = socket.socketpair()
+    seconds = itertools.count()  # each look at the clock is a second later: so long does each wait take
+    channel = Channel(ours, Limits(send=5, rate=1e9), lambda: float(next(seconds)))
+    taken = threading.Thread(target=lambda: read_all(theirs))
+    taken.start()
+    with pytest.raises(TooSlow):
+        channel.write(b"x" * 64 * 1024 * 1024)
+    ours.close()
+    taken.join()
+    theirs.close()
 
 
 def test_who_opens_too_many_connections_loses_the_oldest_of_its_own_that_wait() -> None:

@@ -164,6 +164,9 @@ class Settings:
     previous_api_key: Secret | None = None
     previous_worker_tokens: Mapping[str, Secret] = field(default_factory=dict)
     allow_open: bool = False
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_ca: Path | None = None
     hub_url: str = f"http://127.0.0.1:{DEFAULT_PORT}"
     join_hub: bool = False
     data_dir: Path = Path("data")
@@ -209,6 +212,9 @@ class Settings:
         env = _Env({**_read_dotenv(directory / ".env"), **(os.environ if environ is None else environ)}, directory)
         defaults = cls()
         llm = _llm(env)
+        tls_cert, tls_key = env.path("PIBOT_TLS_CERT", None), env.path("PIBOT_TLS_KEY", None)
+        if (tls_cert is None) != (tls_key is None):
+            raise SettingsError("PIBOT_TLS_CERT and PIBOT_TLS_KEY go together: set both, or neither")
         return cls(
             llm=llm,
             gateway=_gateway(env, llm),
@@ -220,6 +226,9 @@ class Settings:
             previous_api_key=env.secret("PIBOT_API_KEY_PREVIOUS"),
             previous_worker_tokens=_worker_tokens(env, _PREVIOUS_TOKEN),
             allow_open=env.flag("PIBOT_ALLOW_OPEN"),
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+            tls_ca=env.path("PIBOT_TLS_CA", None),
             hub_url=env.text("PIBOT_HUB_URL", defaults.hub_url).rstrip("/"),
             join_hub=env.get("PIBOT_HUB_URL") is not None,
             data_dir=env.path("PIBOT_DATA_DIR", directory / "data"),
@@ -259,6 +268,21 @@ class Settings:
     def replace(self, **changes: Any) -> Settings:
         """A copy with some fields changed, for the command line's flags."""
         return dataclasses.replace(self, **changes)
+
+    @property
+    def scheme(self) -> str:
+        """What this process serves: ``http`` or ``https``."""
+        return "http" if self.tls_cert is None else "https"
+
+    @property
+    def asks_hub_for_model(self) -> bool:
+        """Whether the model's server is the fleet's hub, and no provider on the internet.
+
+        A worker of the playbook's shows the same token for both.
+        """
+        return self.llm.base_url.startswith(f"{self.hub_url}/") or (
+            self.api_key is not None and self.llm.api_key == self.api_key
+        )
 
     def listen_host(self, wanted: str | None) -> str:
         """The address to listen on: all of them with a key, loopback alone without one.
@@ -454,6 +478,7 @@ def _price(text: str) -> tuple[str, Price]:
 def _workers(env: _Env) -> tuple[WorkerAddress, ...]:
     """``WORKER_1_IP`` … ``WORKER_n_IP`` in the order of their numbers, each with its optional port."""
     numbers = sorted({int(m.group(1)) for m in map(_WORKER_IP.match, env.names()) if m})
+    scheme = "http" if env.get("PIBOT_TLS_CA") is None else "https"
     workers = []
     for number in numbers:
         host = env.get(f"WORKER_{number}_IP")
@@ -464,7 +489,7 @@ def _workers(env: _Env) -> tuple[WorkerAddress, ...]:
                 f"WORKER_{number}_IP must be an address or a host's name, not {host!r}; "
                 f"a port goes into WORKER_{number}_PORT"
             )
-        workers.append(WorkerAddress(f"worker-{number}", host, env.port(f"WORKER_{number}_PORT")))
+        workers.append(WorkerAddress(f"worker-{number}", host, env.port(f"WORKER_{number}_PORT"), scheme))
     return tuple(workers)
 
 

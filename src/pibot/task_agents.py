@@ -13,6 +13,7 @@ from pibot.approvals import ApprovalDesk
 from pibot.contracts import Agent, AgentOutcome, Budget, CommandRunner, LLMClient, TaskRequest, ToolContext
 from pibot.errors import SettingsError, ToolError
 from pibot.settings import Settings
+from pibot.tls import client_tls
 
 if TYPE_CHECKING:
     from pibot.tool_registry import SkillLibrary
@@ -137,7 +138,10 @@ def create_task_agents(settings: Settings, library: SkillLibrary, approvals: App
     def create_llm() -> LLMClient:
         from pibot.llm_client import create_llm_client
 
-        return create_llm_client(settings.llm)
+        # A provider on the internet is neither believed by the fleet's CA nor shown this worker's certificate.
+        return create_llm_client(
+            settings.llm, ssl_context=client_tls(settings) if settings.asks_hub_for_model else None
+        )
 
     try:
         soul = settings.worker_soul.read_text("utf-8")

@@ -11,6 +11,7 @@ from urllib.parse import quote, urlsplit
 
 from pibot.logs import event
 from pibot.settings import Settings, is_loopback
+from pibot.tls import client_tls, connect, problem_of
 
 log = logging.getLogger("pibot.worker")
 
@@ -30,10 +31,14 @@ class Joining:
         settings: the hub's address, the worker's name and the fleet's key.
         host: the address that the worker listens on; of all of them, the one that the hub is reached from is told.
         port: where it listens.
+
+    Raises:
+        SettingsError: a file of PIBOT_TLS_… can't be used.
     """
 
     def __init__(self, settings: Settings, host: str, port: int) -> None:
         self._settings = settings
+        self._tls = client_tls(settings)
         self._host = host
         self._port = port
         self._leaving = threading.Event()
@@ -65,7 +70,7 @@ class Joining:
             status, answer = self._request("POST", "/workers", TIMEOUT)
             problem = None if status == 200 else str(answer.get("error") or f"it answered {status}")
         except (OSError, http.client.HTTPException, ValueError) as exc:
-            problem = str(exc) or type(exc).__name__
+            problem = problem_of(exc) or str(exc) or type(exc).__name__
         if problem != self._problem:
             level = logging.INFO if problem is None else logging.WARNING
             kind = "joined" if problem is None else "not_joined"
@@ -76,8 +81,7 @@ class Joining:
         parts = urlsplit(self._settings.hub_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"PIBOT_HUB_URL must be like http://192.168.10.113:5000, not {self._settings.hub_url!r}")
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        connection = kind(parts.hostname, parts.port, timeout=timeout)
+        connection = connect(parts, self._tls, timeout)
         try:
             connection.connect()
             body = None
@@ -100,4 +104,4 @@ class Joining:
             if is_loopback(self._host) and not is_loopback(host):
                 raise ValueError("this worker listens on loopback only; set PIBOT_API_KEY so that the hub can reach it")
             host = self._host
-        return f"http://[{host}]:{self._port}" if ":" in host else f"http://{host}:{self._port}"
+        return f"{self._settings.scheme}://{f'[{host}]' if ':' in host else host}:{self._port}"

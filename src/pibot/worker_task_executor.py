@@ -36,6 +36,7 @@ from pibot.errors import PibotError, SettingsError, ShuttingDown, TaskConflict, 
 from pibot.logs import event
 from pibot.secrecy import keep_memory_private
 from pibot.settings import DEFAULT_PORT, Settings
+from pibot.tls import MASTER, server_tls
 
 if TYPE_CHECKING:
     import asyncio
@@ -391,7 +392,7 @@ def run_worker(settings: Settings, *, host: str | None = None, port: int = DEFAU
             "worker_ready",
             worker=settings.worker_id,
             version=__version__,
-            listen=f"http://{address}:{bound_port}",
+            listen=f"{settings.scheme}://{address}:{bound_port}",
             model=settings.llm.model,
             skills=",".join(library.names()),
             sandbox=settings.sandbox,
@@ -407,7 +408,9 @@ def run_worker(settings: Settings, *, host: str | None = None, port: int = DEFAU
             hub.leave()
         executor.stop(settings.stop_grace)
 
-    web.serve(app, host=address, port=port, stop=stop, ready=ready)
+    # With its own certificate the worker is asked for its health by its own machine.
+    handshake = server_tls(settings, peers={MASTER, settings.worker_id})
+    web.serve(app, host=address, port=port, stop=stop, ready=ready, handshake=handshake)
     loop.run(agents.close()).result()
     loop.stop()
 

@@ -14,6 +14,7 @@ from urllib.parse import SplitResult, urlsplit
 from pibot.contracts import JsonObject
 from pibot.errors import PibotError
 from pibot.settings import Settings
+from pibot.tls import client_tls, connect, problem_of
 
 UNREACHABLE = 3
 REFUSED = 4
@@ -101,14 +102,15 @@ class HubClient:
         parts = _split(url)
         if parts is None:
             raise HubError(f"PIBOT_HUB_URL must be like http://192.168.10.113:5000, not {url!r}", 2)
-        kind: Any = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        connection = kind(parts.hostname, parts.port, timeout=wait + TIMEOUT)
+        connection = connect(parts, client_tls(self.settings), wait + TIMEOUT)
         try:
             connection.request(method, parts.path.rstrip("/") + path, self._body(body), self._headers(wait))
             response = connection.getresponse()
             after = response.getheader("Retry-After", "")
             return response.status, response.read(), int(after) if re.fullmatch(r"\d{1,6}", after, re.ASCII) else 0
         except (OSError, http.client.HTTPException, socket.timeout) as exc:
+            if certificate := problem_of(exc):
+                raise HubError(f"the hub at {url} can't be believed: {certificate}", UNREACHABLE) from exc
             raise HubError(
                 f"no hub at {url} ({exc or type(exc).__name__}); start one with 'pibot hub', "
                 "or set PIBOT_HUB_URL to where it is",

@@ -12,8 +12,11 @@ from pibot.contracts import JsonObject, WorkerAddress
 from pibot.errors import TaskNotFound, WorkerBusy, WorkerNotReached, WorkerRejected, WorkerUnreachable
 from pibot.master_components.worker_keys import WorkerKeys
 from pibot.settings import Secret
+from pibot.tls import problem_of
 
 if TYPE_CHECKING:
+    import ssl
+
     import aiohttp
 
 ANSWER_MARGIN = 10.0
@@ -31,12 +34,14 @@ class WorkerClient:
 
     Args:
         keys: what they ask for.
+        ssl_context: for HTTPS, what they are shown and which are believed; by default the system's authorities are.
     """
 
-    def __init__(self, keys: WorkerKeys) -> None:
+    def __init__(self, keys: WorkerKeys, ssl_context: ssl.SSLContext | None = None) -> None:
         import aiohttp  # noqa: F401  # a tenth of a second that would else be the first task's
 
         self._keys = keys
+        self._ssl = ssl_context
         self._session: aiohttp.ClientSession | None = None
 
     async def request(
@@ -132,7 +137,9 @@ class WorkerClient:
 
         self._session = aiohttp.ClientSession(
             headers={"Content-Type": "application/json"},
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE),
+            connector=aiohttp.TCPConnector(
+                limit=0, keepalive_timeout=KEEPALIVE, ssl=True if self._ssl is None else self._ssl
+            ),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
         return self._session
@@ -140,6 +147,8 @@ class WorkerClient:
 
 def _reason(exc: Exception) -> str:
     """The operating system's words, where it has some: asyncio puts the address in their place, aiohttp more."""
+    if certificate := problem_of(exc):
+        return certificate
     number = exc.errno if isinstance(exc, OSError) else None
     return os.strerror(number) if number is not None and number > 0 else str(exc) or type(exc).__name__
 

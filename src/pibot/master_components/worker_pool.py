@@ -8,7 +8,7 @@ import random
 import secrets
 import time
 from collections.abc import Awaitable, Collection, Iterable, Mapping
-from typing import Any, Callable, cast
+from typing import TYPE_CHECKING, Any, Callable, cast
 
 from pibot.contracts import (
     MAX_TASK_TIMEOUT,
@@ -37,6 +37,10 @@ from pibot.master_components.worker_keys import WorkerKeys
 from pibot.master_components.worker_records import Worker
 from pibot.master_components.worker_talk import CANCEL_TIMEOUT, CHECK_TIMEOUT, WAIT_CHUNK, WorkerTalk
 from pibot.settings import Settings
+from pibot.tls import client_tls
+
+if TYPE_CHECKING:
+    import ssl
 
 log = logging.getLogger("pibot.pool")
 
@@ -64,6 +68,7 @@ class WorkerPool:
     Args:
         workers: where they are.
         keys: what they ask for.
+        ssl_context: for workers over HTTPS, what they are shown and which are believed.
         limits: beyond what a worker gets no task.
         clock: seconds since the epoch, for what is shown.
         monotonic: seconds, for delays and deadlines.
@@ -75,6 +80,7 @@ class WorkerPool:
         workers: Iterable[WorkerAddress],
         *,
         keys: WorkerKeys | None = None,
+        ssl_context: ssl.SSLContext | None = None,
         limits: Limits | None = None,
         clock: Clock = time.time,
         monotonic: Clock = time.monotonic,
@@ -85,7 +91,7 @@ class WorkerPool:
         self._monotonic = monotonic
         self._line = Reservations(workers, monotonic)
         self._workers = self._line.workers
-        self._client = WorkerClient(keys or WorkerKeys())
+        self._client = WorkerClient(keys or WorkerKeys(), ssl_context)
         self._talk = WorkerTalk(
             self._workers, self._client, limits or Limits(), clock, monotonic, sleep=sleep, jitter=jitter
         )
@@ -418,10 +424,14 @@ def create_worker_pool(settings: Settings, clock: Clock = time.time) -> WorkerPo
 
     Args:
         clock: seconds since the epoch, for what is shown.
+
+    Raises:
+        SettingsError: a file of PIBOT_TLS_… can't be used.
     """
     return WorkerPool(
         settings.workers,
         keys=WorkerKeys.of(settings),
+        ssl_context=client_tls(settings),
         limits=Limits(settings.hot_celsius, settings.min_memory_mb * MEGABYTE),
         clock=clock,
     )

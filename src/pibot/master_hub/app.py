@@ -15,6 +15,7 @@ from pibot.master_hub.gateway import create_gateway_blueprint
 from pibot.master_hub.login import create_login_blueprint
 from pibot.master_hub.service import HubService
 from pibot.settings import DEFAULT_PORT, Settings, is_loopback
+from pibot.tls import server_tls
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -47,6 +48,7 @@ def create_hub_app(service: HubService, settings: Settings) -> Flask:
         log_in=None if sessions is None else web.LogIn(sessions, to_log_in),
         attempts=attempts,
         max_body=MAX_BODY,
+        certified_workers=settings.tls_cert is not None and settings.tls_ca is not None,
     )
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.after_request(shut)
@@ -104,6 +106,7 @@ def run_hub(settings: Settings, host: str | None = None, port: int = DEFAULT_POR
             stop=service.stop,
             ready=ready,
             threads=hub_threads(service),
+            handshake=server_tls(settings, peers=None),
         )
     finally:
         service.close()
@@ -115,4 +118,5 @@ def ready_line(service: HubService, host: str, port: int) -> str:
     shown = f"[{shown}]" if ":" in shown else shown
     known = ", ".join(w.address.worker_id for w in service.workers()) or "none: set WORKER_1_IP"
     model = service.model or f"none: {service.model_problem}"
-    return f"PiBot hub {__version__} is ready: http://{shown}:{port}/dashboard · model {model} · workers {known}"
+    url = f"{service.settings.scheme}://{shown}:{port}/dashboard"
+    return f"PiBot hub {__version__} is ready: {url} · model {model} · workers {known}"

@@ -53,6 +53,7 @@ def create_app(
     log_in: LogIn | None = None,
     attempts: Attempts | None = None,
     max_body: int = MAX_BODY,
+    certified_workers: bool = False,
 ) -> Flask:
     """Make a Flask app whose errors are JSON and whose every route asks for a key that is good for it.
 
@@ -64,6 +65,7 @@ def create_app(
         log_in: what browsers may show instead of a key.
         attempts: counts wrong keys.
         max_body: bytes.
+        certified_workers: a worker's token counts only together with that worker's certificate.
     """
     app = Flask(name, static_folder=None)
     guard = Guard(
@@ -73,6 +75,7 @@ def create_app(
         log_in=log_in,
         attempts=attempts or Attempts(),
         max_body=max_body,
+        certified_workers=certified_workers,
     )
     # A method: Flask looks at a callable object's signature anew at each request.
     app.before_request(guard.look_at)

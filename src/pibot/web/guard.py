@@ -12,6 +12,7 @@ from flask import Response, current_app, g, request
 
 from pibot.contracts import Caller
 from pibot.logs import event
+from pibot.tls import PEER
 from pibot.web.keys import OWNER, KeyRing, needed
 from pibot.web.limits import Buckets, network_of
 from pibot.web.messages import error
@@ -91,6 +92,7 @@ class Guard:
         log_in: LogIn | None,
         attempts: Attempts,
         max_body: int,
+        certified_workers: bool,
     ) -> None:
         self._keys = keys
         self._open_paths = open_paths
@@ -98,6 +100,7 @@ class Guard:
         self._log_in = log_in
         self._attempts = attempts
         self._max_body = max_body
+        self._certified_workers = certified_workers
 
     def look_at(self) -> Response | None:
         """What the caller gets instead of the view's answer; None lets it through."""
@@ -113,6 +116,8 @@ class Guard:
         caller = self._by_cookie() if shown is None else self._by_key(self._keys, shown)
         if isinstance(caller, Response):
             return caller
+        if self._certified_workers and caller.worker_id not in (None, request.environ.get(PEER)):
+            return error(403, f"the token of {caller.worker_id} counts only with the certificate of {caller.worker_id}")
         g.caller = caller
         scope = needed(current_app.view_functions.get(request.endpoint or ""), request.method)
         if not caller.may(scope):

@@ -189,7 +189,7 @@ class Intake:
         return True
 
     def _watch(self, conn: Any) -> None:
-        number = conn.channel.socket.fileno()
+        number = conn.number
         with self._lock:
             if number in self._watched:
                 return
@@ -200,7 +200,7 @@ class Intake:
         self._drop(conn)
 
     def _unwatch(self, conn: Any) -> None:
-        number = conn.channel.socket.fileno()
+        number = conn.number
         with self._lock:
             if self._watched.pop(number, None) is not None:
                 self._selector.unregister(number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import re
@@ -210,6 +211,7 @@ class _Connection(HTTPConnection):
     """A connection, with what the intake keeps of it.
 
     Attributes:
+        number: of its file, also when that is closed.
         handshake: what of TLS is still to be done.
         since: when it began to wait for what it waits for.
         answered: whether a request was answered over it.
@@ -222,7 +224,9 @@ class _Connection(HTTPConnection):
     def __init__(self, server: Any, channel: Channel, address: Any, handshake: Handshake | None) -> None:
         super().__init__(server, channel.socket, lambda *_: channel)
         self.channel = channel
+        self.number = channel.socket.fileno()
         self.handshake = handshake
+        self.ssl_env: dict[str, Any] = {}
         self.remote_addr, self.remote_port = address[:2]
         self.since = 0.0
         self.answered = False
@@ -244,6 +248,9 @@ class _Connection(HTTPConnection):
         self.server._connections.done(self)
         self.server._connections.closed(self)
         self.socket = self.channel.socket
+        if self.ssl_env:
+            with contextlib.suppress(OSError, ValueError):
+                self.socket.unwrap()  # says that nothing more comes, and never waits
         super().close()
 
 
