@@ -8,7 +8,7 @@ import re
 import socket
 import time
 from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Callable
 from urllib.parse import SplitResult, urlsplit
 
 from pibot.contracts import JsonObject
