@@ -134,3 +134,17 @@ def test_a_worker_leaves_no_core_dump_since_it_holds_the_key(tmp_path: Path) -> 
         limits = Path(f"/proc/{running.process.pid}/limits").read_text()
     (line,) = [line for line in limits.splitlines() if line.startswith("Max core file size")]
     assert line.split()[4] == "0"
+
+
+def test_every_start_warns_of_a_sandbox_that_is_off_and_of_an_approval_that_nothing_waits_for(tmp_path: Path) -> None:
+    with ScriptedLLM() as model:
+        with worker(tmp_path, model, PIBOT_SANDBOX="off", PIBOT_APPROVE="shel_exec,shell_exec,write_file"):
+            pass
+        said = (tmp_path / "worker" / "output.txt").read_text()
+        assert "WARNING" in said
+        assert "PIBOT_SANDBOX=off: commands that the model picks run without confinement" in said
+        assert said.count("PIBOT_APPROVE names") == 1
+        assert "PIBOT_APPROVE names shel_exec, which is no skill" in said
+        with worker(tmp_path, model):
+            pass
+        assert "WARNING" not in (tmp_path / "worker" / "output.txt").read_text()

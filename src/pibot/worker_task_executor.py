@@ -368,6 +368,10 @@ def run_worker(settings: Settings, *, host: str | None = None, port: int = DEFAU
     address = settings.listen_host(host)
     policy = Policy(frozenset(settings.network_skills), frozenset(settings.approve))
     library = SkillLibrary(settings.skills_dir, policy)
+    if settings.sandbox == "off":
+        log.warning("PIBOT_SANDBOX=off: commands that the model picks run without confinement, as this user")
+    for name in library.unknown(settings.approve):
+        log.warning("PIBOT_APPROVE names %s, which is no skill and no tool of one here: nothing waits for it", name)
     approvals = ApprovalDesk(settings.approval_seconds)
     agents = create_task_agents(settings, library, approvals)
     loop = BackgroundLoop()
@@ -398,10 +402,6 @@ def run_worker(settings: Settings, *, host: str | None = None, port: int = DEFAU
             sandbox=settings.sandbox,
             key="set" if settings.api_key else "none",
         )
-        if settings.sandbox == "off":
-            log.warning("PIBOT_SANDBOX=off: commands that the model picks run without confinement, as this user")
-        for name in library.unknown(settings.approve):
-            log.warning("PIBOT_APPROVE names %s, which is no skill and no tool of one here: nothing waits for it", name)
 
     def stop() -> None:
         for hub in joining:

@@ -45,6 +45,7 @@ def test_a_call_that_waits_is_listed_with_its_job(running: Fleet) -> None:
     row = running.ask("GET", "/tasks").json()["tasks"][0]
     assert (row["status"], row["waiting_for_approval"], "approvals" in row) == ("running", True, False)
     assert running.ask("GET", f"/task/{job_id}/result").json()["waiting_for_approval"] is True
+    assert "pibot_approvals_waiting 1.0" in running.ask("GET", "/metrics").body.decode()
     answer = running.ask(
         "POST", f"/approvals/{approval['approval_id']}", {"digest": approval["digest"], "approved": True}
     )

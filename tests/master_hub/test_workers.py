@@ -274,6 +274,7 @@ def test_a_worker_without_its_sandbox_is_marked(tmp_path: Path) -> None:
         parts.service.check_workers()
         assert row(parts, "attic")["sandbox"] == "off"
         assert "without the sandbox" in page(parts).get_text()
+        assert "PIBOT_SANDBOX=off (attic)" in page(parts).get_text()
 
 
 def test_a_job_whose_skill_no_worker_has_says_so(tmp_path: Path) -> None:

@@ -81,6 +81,8 @@ class _Readings:
         for state, number in self._service.open_subtasks().items():
             steps.add_metric([state.value], number)
         yield steps
+        waiting = len(self._service.approvals())
+        yield GaugeMetricFamily("pibot_approvals_waiting", "Calls that wait for the owner's approval.", value=waiting)
         used = self._service.used()
         tokens = CounterMetricFamily("pibot_tokens", "Tokens of jobs since the hub started, by kind.", labels=["kind"])
         tokens.add_metric(["prompt"], used.prompt_tokens)
