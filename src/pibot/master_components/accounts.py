@@ -59,7 +59,7 @@ class Accounts:
         """What a worker is busy with: the lease that it has; None where it has none."""
         with self._reading() as db:
             row = db.execute(
-                f"SELECT * FROM subtask WHERE state = '{SubtaskState.LEASED.value}' AND worker_id = ?"
+                f"SELECT * FROM subtask WHERE state = '{SubtaskState.LEASED.value}' AND worker_id = ?"  # nosec B608 # an enum's value
                 " ORDER BY expires_at DESC LIMIT 1",
                 (worker_id,),
             ).fetchone()
@@ -110,7 +110,7 @@ class Accounts:
 def _add_to_day(db: sqlite3.Connection, day: str, call: Spent) -> None:
     db.execute(
         "INSERT INTO day_spending VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-        f" ON CONFLICT (day, caller, model) DO UPDATE SET {_SUMS}",  # a constant
+        f" ON CONFLICT (day, caller, model) DO UPDATE SET {_SUMS}",  # nosec B608 # a constant
         (day, call.caller, call.model, *_figures(call)),
     )
 
@@ -127,7 +127,7 @@ def _add_to_job(db: sqlite3.Connection, job_id: str, call: Spent) -> bool:
         return False
     db.execute(
         "INSERT INTO job_spending VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-        f" ON CONFLICT (job_id, caller, model) DO UPDATE SET {_SUMS}",
+        f" ON CONFLICT (job_id, caller, model) DO UPDATE SET {_SUMS}",  # nosec B608 # a constant
         (job_id, call.caller, call.model, *_figures(call)),
     )
     return True

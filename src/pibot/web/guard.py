@@ -26,7 +26,7 @@ MAX_DRAINED = 16 * 1024 * 1024
 WRONG_KEYS_PER_MINUTE = 10
 """From one address. A worker with an old key shows it once a minute, so it never blocks its address for others."""
 
-FORM_TOKEN = "X-Form-Token"
+FORM_TOKEN = "X-Form-Token"  # nosec B105 # a header's name
 """Where a page's script shows the token of its session; a form has it as its field ``token``."""
 
 _SAFE = ("GET", "HEAD", "OPTIONS")
