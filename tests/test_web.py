@@ -201,6 +201,53 @@ def test_a_key_of_any_length_is_a_client_error(locked_port: int, size: int) -> N
     assert got.split(b" ")[1] in (b"401", b"413", b"429"), got
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /wait HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \xff\xfe\x80\r\n",
+        b"GET /wait HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer\r\n",
+        b"GET /wait HTTP/1.1\r\nHost: x\r\nAuthorization\r\n",
+        b"GET /wait HTTP/1.1\r\nHost: x\r\n: empty\r\n",
+        b"GET /%ff%00 HTTP/1.1\r\nHost: x\r\n",
+        b"GET /\xff\x01 HTTP/1.1\r\nHost: x\r\n",
+        b"GET wait HTTP/1.1\r\nHost: x\r\n",
+        b"GET http://[::1/wait HTTP/1.1\r\nHost: x\r\n",
+        b"GET /wait HTTP/9.9\r\nHost: x\r\n",
+        b"GET /wait\r\n",
+        b"\x16\x03\x01\x02\x00 /wait HTTP/1.1\r\nHost: x\r\n",
+        b"POST /echo HTTP/1.1\r\nHost: x\r\nOrigin: http://[\r\nContent-Length: 0\r\n",
+        b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nContent-Length: 5\r\n",
+        b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: \xb2\r\n",
+        b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999999999999\r\n",
+        b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n",
+        b"POST /echo HTTP/1.1\r\nHost: \xff\r\nOrigin: x\r\nContent-Length: 0\r\n",
+        b"POST /echo HTTP/1.1\r\nHost: a b\r\nContent-Length: 0\r\n",
+    ],
+)
+def test_a_malformed_request_is_a_client_error_and_no_defect(locked_port: int, head: bytes) -> None:
+    got = raw(locked_port, head + b"Connection: close\r\n\r\n")
+    assert got.split(b" ")[1][:1] == b"4" or got.split(b" ")[1] in (b"501", b"505"), got
+    assert ask(locked_port, "GET", "/open").status == 200
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"Content-Length: 0\r\nContent-Length: 34\r\n",
+        b"Content-Length: 0\r\nHost: y\r\n",
+        b"Content-Length: 0\r\nTransfer-Encoding: identity\r\n",
+        b"Content-Length: 0, 34\r\n",
+    ],
+)
+def test_a_request_that_could_be_read_in_two_ways_is_refused_and_what_follows_is_no_request(
+    port: int, head: bytes
+) -> None:
+    smuggled = b"GET /open HTTP/1.1\r\nHost: x\r\n\r\n"
+    got = raw(port, b"POST /echo HTTP/1.1\r\nHost: x\r\nOrigin: http://[\r\n" + head + b"\r\n" + smuggled)
+    assert b'"open": true' not in got
+    assert got.split(b" ")[1][:1] == b"4" or got.split(b" ")[1] == b"501", got
+
+
 @pytest.mark.parametrize("origin", ["http://[", "http://[::1", "x", "://", "http://\xff"])
 def test_an_origin_that_is_none_is_another_sites(port: int, origin: str) -> None:
     assert ask(port, "POST", "/echo", {}, headers={"Origin": origin}).status == 403

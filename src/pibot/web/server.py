@@ -169,6 +169,14 @@ class _Request(HTTPRequest):
         super().__init__(server, conn)
         self.scheme = b"https" if server.secure else b"http"
 
+    def read_request_line(self) -> bool:
+        """Read the first line; False where it was answered already, because it is none."""
+        try:
+            return bool(super().read_request_line())  # type: ignore[no-untyped-call]
+        except ValueError:  # of the standard library, for a host in brackets that is no address
+            self.simple_response("400 Bad Request", "Malformed Request-URI")
+            return False
+
     def send_headers(self) -> None:
         # What the app has left of the body is still read, so that the client gets the answer and no reset. cheroot
         # would hold it in memory, and send no answer at all where it does not come.
