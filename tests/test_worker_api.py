@@ -258,6 +258,18 @@ def test_with_a_key_only_health_and_the_description_are_open() -> None:
 # --- what it says of itself ---
 
 
+def test_keys_are_not_tried_out_but_a_master_with_an_old_one_is_told_so_each_time() -> None:
+    with working(api_key=Secret("k")) as worker:
+        looks = [worker.ask("GET", "/status", key="old").status for _ in range(24)]
+        more = [worker.ask("GET", "/status", key=f"guess {number}").status for number in range(12)]
+        right = worker.ask("GET", "/status", key="k")
+        health = worker.ask("GET", "/health")
+
+    assert looks == [401] * 24
+    assert 429 in more
+    assert (right.status, health.status) == (429, 200)
+
+
 def test_status_tells_version_skills_model_and_the_machines_readings(worker: Worker) -> None:
     body = worker.ask("GET", "/status").json()
     assert body["version"] == "3.0.0"

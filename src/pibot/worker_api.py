@@ -14,7 +14,7 @@ from pibot.contracts import Decision, JsonObject, TaskRequest, TaskResult
 from pibot.errors import InvalidRequest
 from pibot.host import read_host
 from pibot.settings import Settings
-from pibot.web import KeyRing, WaitingRoom, answer, create_app, json_body, wait_preference
+from pibot.web import Attempts, Buckets, KeyRing, WaitingRoom, answer, create_app, json_body, wait_preference
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -28,6 +28,9 @@ MAX_WAIT = 60.0
 WAITING_PLACES = 6
 """Of the server's 10 threads, how many may wait; the others answer ``/health`` and take cancels."""
 
+WRONG_KEYS_PER_MINUTE = 30
+"""From one address. A master with an old key looks 12 times a minute, and is to be told the same each time."""
+
 
 def create_worker_app(executor: TaskExecutor, library: SkillLibrary, settings: Settings) -> Flask:
     """Make the worker's app.
@@ -37,7 +40,12 @@ def create_worker_app(executor: TaskExecutor, library: SkillLibrary, settings: S
         library: the skills that tasks may name.
         settings: for the key and for what ``/status`` says.
     """
-    app = create_app(__name__, keys=KeyRing.of_worker(settings), open_paths=("/health", "/openapi.json"))
+    app = create_app(
+        __name__,
+        keys=KeyRing.of_worker(settings),
+        open_paths=("/health", "/openapi.json"),
+        attempts=Attempts(Buckets(WRONG_KEYS_PER_MINUTE)),
+    )
     waiting = WaitingRoom(WAITING_PLACES)
     started = time.monotonic()
 
