@@ -19,8 +19,9 @@ from pibot.settings import AccessKey, Secret
 from tests.master_hub.fleet import Fleet, fleet
 from tests.support.serving import Answer, ask
 
-OWNER, READER, TOKEN = "owner-key-0123456789", "reader-key-0123456789", "token-0123456789"
-KEYS = (AccessKey("wall", Scope.READ, Secret(READER)),)
+OWNER, TOKEN = "owner-key-0123456789", "token-0123456789"
+READER, SENDER = "reader-key-0123456789", "sender-key-0123456789"
+KEYS = (AccessKey("wall", Scope.READ, Secret(READER)), AccessKey("phone", Scope.SUBMIT, Secret(SENDER)))
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 COOKIE = re.compile(r"pibot_session=([\w-]{43}); ")
 
@@ -238,6 +239,26 @@ def test_a_key_that_only_reads_sees_no_form_and_can_send_none(shared: Fleet) -> 
     refused = browser.post("/dashboard/submit", description="look", token=browser.token())
     assert refused.status == 403
     assert "submit" in refused.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("key", "forms"),
+    [
+        (READER, {"/logout"}),
+        (SENDER, {"/logout", "/dashboard/submit"}),
+        (OWNER, {"/logout", "/dashboard/submit", "/dashboard/approve"}),
+    ],
+    ids=["read", "submit", "admin"],
+)
+def test_a_page_has_the_forms_that_its_key_is_good_for(shared: Fleet, key: str, forms: set[str]) -> None:
+    browser = Browser(shared)
+    browser.log_in(key)
+    page = BeautifulSoup(browser.get("/dashboard").body, "html.parser")
+    assert {form["action"] for form in page.find_all("form")} == forms
+    if "/dashboard/approve" not in forms:
+        refused = browser.post("/dashboard/approve", approval_id="x", digest="y", approved="yes", token=browser.token())
+        assert refused.status == 403
+        assert "admin" in refused.json()["error"]
 
 
 def test_a_shown_key_counts_and_not_the_cookie_beside_it(parts: Fleet, owner: Browser) -> None:

@@ -109,7 +109,7 @@ def _run(settings: Settings, scratch: Scratch, stack: contextlib.ExitStack) -> J
     job_id = client.post("/task", {"description": description})["job_id"]
     result = follow(client, job_id, click.echo, patience=HUB_PATIENCE)
     _show(client.get(f"/task/{job_id}")["job"], result)
-    click.echo(f"\nDashboard: http://127.0.0.1:{port}/dashboard (any user name, the password is {key})")
+    click.echo(f"\nDashboard: http://127.0.0.1:{port}/dashboard (log in with {key})")
     click.echo(f"Ask for more from another terminal:\n  {_command(port, key)}")
     return result
 
