@@ -124,7 +124,7 @@ class _Pages:
 
     def __init__(self, service: HubService) -> None:
         self._service = service
-        self._token = secrets.token_urlsafe(32)  # where nobody has to log in
+        self._token = secrets.token_hex(32)  # where nobody has to log in
 
     def token(self) -> str:
         """What the forms of the page that is being made hold."""
