@@ -12,7 +12,7 @@ import pytest
 from flask import Flask, Response
 
 from pibot.settings import Secret
-from pibot.web import KeyRing, Limits, answer, create_app, json_body
+from pibot.web import KeyRing, Limits, Server, answer, create_app, json_body
 from pibot.web.channel import Channel, TooSlow
 from pibot.web.keys import OWNER
 from tests.support.serving import ask, serving
@@ -172,6 +172,33 @@ def test_who_opens_too_many_connections_loses_the_oldest_of_its_own_that_wait() 
         assert read_all(slow[0]) == b""
         slow[4].sendall(b"x\r\nConnection: close\r\n\r\n")
         assert read_all(slow[4]).startswith(b"HTTP/1.1 200 ")
+
+
+def test_the_addresses_of_one_ipv6_network_count_as_one() -> None:
+    limits = Limits(head=60.0, connections=20, per_address=5)
+    numbers = itertools.count(1)
+
+    class Listener:
+        """Has every client come from another address of one network."""
+
+        def __init__(self, listener: socket.socket) -> None:
+            self._listener = listener
+
+        def fileno(self) -> int:
+            return self._listener.fileno()
+
+        def accept(self) -> tuple[socket.socket, tuple[str, int]]:
+            return self._listener.accept()[0], (f"2001:db8::{next(numbers)}", 1)
+
+    server = Server(make_app(), host="127.0.0.1", port=0, limits=limits)
+    intake = server._server._connections
+    intake._listener = Listener(intake._listener)
+    server.start()
+    try:
+        with clients(server.port, 6, HALF) as slow:
+            assert read_all(slow[0]) == b""
+    finally:
+        server.stop()
 
 
 def test_two_requests_in_one_packet_are_both_answered() -> None:

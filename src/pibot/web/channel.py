@@ -25,7 +25,7 @@ class Limits:
         rate: the least rate in bytes a second.
         queue: seconds that a large body waits until it may be sent.
         connections: how many are open at once.
-        per_address: how many of these from one address.
+        per_address: how many of these from one address, or one IPv6 network.
     """
 
     head: float = 10.0

@@ -15,11 +15,12 @@ import threading
 import time
 from collections import Counter, deque
 from enum import Enum
-from typing import Any, Callable, Optional, Protocol
+from typing import Any, Callable, Protocol
 
 from pibot.contracts import Clock
 from pibot.logs import event
 from pibot.web.channel import Limits
+from pibot.web.limits import network_of
 
 log = logging.getLogger("pibot.web")
 
@@ -74,8 +75,8 @@ class Intake:
         self._selector = selectors.DefaultSelector()
         self._selector.register(listener, selectors.EVENT_READ)
         self._watched: dict[int, Any] = {}
-        self._open: Counter[Optional[str]] = Counter()
-        self._reading: Counter[Optional[str]] = Counter()
+        self._open: Counter[str] = Counter()
+        self._reading: Counter[str] = Counter()
         self._queue: deque[Any] = deque()
         self._serving = False
         self._stopping = False
@@ -137,7 +138,7 @@ class Intake:
             return
         conn.body = None
         with self._lock:
-            self._reading[conn.remote_addr] -= 1
+            _take_one(self._reading, conn.network)
             ready = [waiting for waiting in self._queue if self._may_read(waiting)]
             for waiting in ready:
                 self._queue.remove(waiting)
@@ -147,9 +148,7 @@ class Intake:
     def closed(self, conn: Any) -> None:
         """A connection is closed."""
         with self._lock:
-            self._open[conn.remote_addr] -= 1
-            if self._open[conn.remote_addr] <= 0:
-                del self._open[conn.remote_addr]
+            _take_one(self._open, conn.network)
 
     # --- connections ---
 
@@ -161,22 +160,22 @@ class Intake:
                 event(log, "not_accepted", level=logging.WARNING, error=exc)
                 self._close_one(lambda _: True)
             return
-        if not self._make_room(address[0]):
+        if not self._make_room(network_of(address[0])):
             sock.close()
             return
         conn = self._connect(sock, address)
         conn.since = self._clock()
         with self._lock:
-            self._open[conn.remote_addr] += 1
+            self._open[conn.network] += 1
         self._watch(conn)
 
-    def _make_room(self, address: str) -> bool:
-        """Whether another connection of that address has its place, for which one that waits may be closed."""
-        if self._open[address] >= self._limits.per_address:
-            return self._close_one(lambda conn: conn.remote_addr == address)
+    def _make_room(self, network: str) -> bool:
+        """Whether another connection from there has its place, for which one that waits may be closed."""
+        if self._open[network] >= self._limits.per_address:
+            return self._close_one(lambda conn: conn.network == network)
         if sum(self._open.values()) >= self._limits.connections:
             greedy = max(self._open, key=lambda other: self._open[other])
-            return self._close_one(lambda conn: conn.remote_addr == greedy)
+            return self._close_one(lambda conn: conn.network == greedy)
         return True
 
     def _close_one(self, which: Callable[[Any], bool]) -> bool:
@@ -248,11 +247,11 @@ class Intake:
 
     def _may_read(self, conn: Any) -> bool:
         """Whether a thread may read that body now; if so, it counts. With the lock held."""
-        address = conn.remote_addr
-        mine, all_ = self._reading[address], sum(self._reading.values())
+        network = conn.network
+        mine, all_ = self._reading[network], sum(self._reading.values())
         if all_ >= self._readers or mine >= max(1, self._readers // 2):
             return False
-        self._reading[address] += 1
+        self._reading[network] += 1
         return True
 
     def _expire(self, now: float) -> None:
@@ -278,6 +277,12 @@ class Intake:
                     f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".encode()
                 )
         self._drop(conn)
+
+
+def _take_one(counter: Counter[str], name: str) -> None:
+    counter[name] -= 1
+    if counter[name] <= 0:
+        del counter[name]  # else it would hold every name that ever came
 
 
 class _Step(Enum):

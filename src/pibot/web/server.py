@@ -20,6 +20,7 @@ from pibot.errors import SettingsError
 from pibot.web.channel import CHUNK, Channel, Limits
 from pibot.web.headers import SingleHeaderReader
 from pibot.web.intake import MAX_HEADERS, Handshake, Intake
+from pibot.web.limits import network_of
 
 log = logging.getLogger("pibot.web")
 
@@ -219,6 +220,7 @@ class _Connection(HTTPConnection):
     """A connection, with what the intake keeps of it.
 
     Attributes:
+        network: whose connections count together with it.
         number: of its file, also when that is closed.
         handshake: what of TLS is still to be done.
         since: when it began to wait for what it waits for.
@@ -236,6 +238,7 @@ class _Connection(HTTPConnection):
         self.handshake = handshake
         self.ssl_env: dict[str, Any] = {}
         self.remote_addr, self.remote_port = address[:2]
+        self.network = network_of(self.remote_addr)
         self.since = 0.0
         self.answered = False
         self.searched = 0
