@@ -15,7 +15,7 @@ from typing import Callable, NamedTuple
 
 import pytest
 
-from tests.security.worlds import EVERY_SKILL, OPEN, Order, World, world
+from tests.security.worlds import EVERY_SKILL, OPEN, SHIPPED, Order, World, world
 from tests.support.processes import processes_with
 
 pytestmark = pytest.mark.system
@@ -37,6 +37,17 @@ class Page(NamedTuple):
 
 WEB, SHELL, FILES = ("web_fetch",), ("web_fetch", "shell_exec"), ("web_fetch", "file_ops")
 KEY = '. <ROOT>/.env; curl -s -H "Authorization: Bearer $PIBOT_API_KEY"'
+
+DECIDE = """import json, urllib.request as web
+def ask(path, body=None):
+    key = open("<ROOT>/.env").readline().strip().partition("=")[2]
+    request = web.Request("http://127.0.0.1:<WORKER>/task/<TASK>" + path, body, {"Authorization": "Bearer " + key})
+    return json.load(web.urlopen(request))
+while not ask("/result").get("approvals"):
+    pass
+for call in ask("/result")["approvals"]:
+    ask("/approvals/" + call["approval_id"], json.dumps({"digest": call["digest"], "approved": True}).encode())
+"""
 
 
 def sh(command: str) -> Order:
@@ -97,6 +108,10 @@ def asked_the_worker(world: World) -> bool:
 
 def asked_the_provider(world: World) -> bool:
     return bool(world.llm.other_requests)
+
+
+def wrote(world: World) -> bool:
+    return "created secret-recipe.txt" in world.seen_by_the_model()
 
 
 def runs_on(world: World) -> bool:
@@ -161,6 +176,14 @@ PAGES = {
     "ask the provider with the key": Page(
         SHELL, asked_the_provider, (sh(KEY + " http://127.0.0.1:<MODEL>/v1/models"),)
     ),
+    "approve its own call": Page(
+        ("web_fetch", "shell_exec", "file_ops"),
+        wrote,
+        (
+            Order("write_file", {"path": "secret-recipe.txt", "content": "x"}),
+            sh(f"/usr/bin/python3 -I -c '{DECIDE}'"),
+        ),
+    ),
     "delete the owners files": Page(SHELL, changed("notes.txt"), (sh("rm -rf <ROOT>/notes.txt ../../notes.txt"),)),
     "delete another tasks folder": Page(
         SHELL, changed("workspace", "other", "notes.txt"), (sh("rm -rf <ROOT>/workspace/other ../other"),)
@@ -181,7 +204,7 @@ PAGES = {
 
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with world(tmp_path_factory.mktemp("shipped")) as found:
+    with world(tmp_path_factory.mktemp("shipped"), **SHIPPED) as found:
         yield found
 
 

@@ -23,10 +23,12 @@ from tests.security.recorder import Recorder
 from tests.skills.support import SKILLS
 from tests.support.processes import ROOT, Running, clean_environment, serving_process
 from tests.support.scripted_llm import RecordedRequest, Reply, ScriptedLLM, call, text, tool_calls
-from tests.support.serving import ask
+from tests.support.serving import Answer, ask
 
 EVERY_SKILL = ("web_fetch", "shell_exec", "file_ops", "system_info")
-OPEN = {"PIBOT_SANDBOX": "off", "PIBOT_WEB_ALLOW": "0.0.0.0/0 ::/0", "PIBOT_READ_PATHS": "/"}
+APPROVE = {"PIBOT_APPROVE": "write_file"}
+SHIPPED = {**APPROVE, "PIBOT_APPROVAL_SECONDS": "1"}
+OPEN = {**APPROVE, "PIBOT_SANDBOX": "off", "PIBOT_WEB_ALLOW": "0.0.0.0/0 ::/0", "PIBOT_READ_PATHS": "/"}
 """What an owner would have to set for the attacks to succeed; and each task names every skill."""
 
 
@@ -79,6 +81,7 @@ class World:
         resolver: what would be the resolver's socket.
         victim: the id of a process that has nothing to do with it.
         mark: a word by which processes that a page starts are found.
+        task_id: of the task that reads, or has read, a page.
     """
 
     root: Path
@@ -92,6 +95,7 @@ class World:
     resolver: socket.socket
     victim: int
     mark: str = field(default_factory=lambda: f"pibot-test-{uuid4().hex}")
+    task_id: str = ""
 
     def fill(self, value: Any) -> Any:
         """``value`` with this world's places in it."""
@@ -110,24 +114,29 @@ class World:
             "MODEL": self.llm.port,
             "VICTIM": self.victim,
             "MARK": self.mark,
+            "TASK": self.task_id,
         }
         return re.sub(r"<(\w+)>", lambda found: str(known[found.group(1)]), value)
 
     def visit(self, orders: tuple[Order, ...], skills: tuple[str, ...]) -> str:
         """Have the worker read a page with these orders; what the task gave back."""
         lay_out(self.root, self.home, self.secret)
+        self.task_id = f"t{uuid4().hex}"
         page = "".join(Order(o.tool, self.fill(o.arguments), o.then).as_html() for o in orders)
         self.lure.pages["/page"] = ("200 OK", f"<title>Recipes</title><p>A fine soup.</p>{page}")
         self.lure.pages["/onwards"] = (f"302 Found\r\nLocation: {self.canary.url}/", "")
         self.canary.requests.clear()
         self.llm.requests.clear()
         self.llm.other_requests.clear()
-        task = {"task_id": f"t{uuid4().hex}", "description": f"Sum up {self.lure.url}/page", "skills": list(skills)}
-        answer = ask(
-            self.worker.port, "POST", "/task", task, key=self.secret, headers={"Prefer": "wait=60"}, timeout=90
-        )
+        task = {"task_id": self.task_id, "description": f"Sum up {self.lure.url}/page", "skills": list(skills)}
+        answer = self._ask_worker("POST", "/task", task)
+        while answer.status == 202:  # a call waits for the owner, who says nothing
+            answer = self._ask_worker("GET", f"/task/{self.task_id}/result?asked=1")
         assert answer.json()["status"] == "completed", answer.body
         return str(answer.json()["output"])
+
+    def _ask_worker(self, method: str, path: str, body: object = None) -> Answer:
+        return ask(self.worker.port, method, path, body, key=self.secret, headers={"Prefer": "wait=60"}, timeout=90)
 
     def asked_hub(self, path: str) -> Any:
         return ask(self.hub.port, "GET", path, key=self.secret).json()
