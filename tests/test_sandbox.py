@@ -26,7 +26,7 @@ import pytest
 from pibot.background import BackgroundLoop
 from pibot.contracts import CommandResult
 from pibot.errors import SandboxUnavailable, SettingsError, ToolError
-from pibot.sandbox import Limits, create_command_runner
+from pibot.sandbox import Limits, Shown, create_command_runner
 from pibot.sandbox.bubblewrap import Bubblewrap, Features, profile
 from pibot.sandbox.limits import DEFAULT_LIMITS, tasks_of
 from pibot.sandbox.pipes import Output
@@ -735,3 +735,22 @@ def test_a_flood_takes_no_more_memory_than_the_limit() -> None:
         output.add(b"x" * 65536)
     assert len(output._head) + len(output._tail) < 200_000
     assert len(output.text()[0]) < 1100
+
+
+@pytest.mark.system
+async def test_a_command_reads_what_the_owner_lists_and_can_not_write_it(workspace: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "home" / "photos"
+    listed.mkdir(parents=True)
+    (listed / "list").write_text("one\n")
+    (tmp_path / "home" / "diary").write_text("secret\n")
+    look = f"cat {listed}/list; cat {tmp_path}/home/diary || touch {listed}/new || ls {tmp_path}/home"
+    shown = await sh(
+        Bubblewrap(shown=[Shown(listed), Shown(Path("/proc")), Shown(tmp_path / "absent")]), workspace, look
+    )
+    assert shown.output.splitlines()[0] == "one"
+    assert shown.output.splitlines()[-1] == "photos"
+    assert "secret" not in shown.output
+    assert "Read-only file system" in shown.output
+    assert "one" not in (await sh(Bubblewrap(), workspace, look)).output
+    moved = Bubblewrap(shown=[Shown(Path("/home/me/photos"), listed)])
+    assert (await sh(moved, workspace, "cat /home/me/photos/list")).output == "one\n"

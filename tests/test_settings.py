@@ -236,3 +236,10 @@ def test_how_many_jobs_a_minute_may_be_sent(tmp_path: Path) -> None:
     assert load(tmp_path, PIBOT_SUBMIT_PER_MINUTE="0").submit_per_minute == 0
     with pytest.raises(SettingsError, match="PIBOT_SUBMIT_PER_MINUTE"):
         load(tmp_path, PIBOT_SUBMIT_PER_MINUTE="-1")
+
+
+@pytest.mark.parametrize("path", ["/", "{folder}", "{folder}/.env", "{folder}/../{name}"])
+def test_what_tasks_may_read_is_nothing_with_the_keys_in_it(tmp_path: Path, path: str) -> None:
+    with pytest.raises(SettingsError, match="PIBOT_READ_PATHS must not hold"):
+        load(tmp_path, PIBOT_READ_PATHS=path.format(folder=tmp_path, name=tmp_path.name))
+    assert load(tmp_path, PIBOT_READ_PATHS=f"{tmp_path}/notes").read_paths == (tmp_path / "notes",)

@@ -243,7 +243,7 @@ class Settings:
             approve=env.words("PIBOT_APPROVE"),
             approval_seconds=env.seconds("PIBOT_APPROVAL_SECONDS", defaults.approval_seconds),
             web_allow=env.words("PIBOT_WEB_ALLOW"),
-            read_paths=tuple(env.absolute(p, "PIBOT_READ_PATHS") for p in env.words("PIBOT_READ_PATHS")),
+            read_paths=_read_paths(env, directory),
             budget=Budget(
                 max_steps=env.integer("PIBOT_MAX_STEPS", Budget.max_steps, minimum=1),
                 max_seconds=env.seconds("PIBOT_TASK_TIMEOUT", Budget.max_seconds),
@@ -511,6 +511,18 @@ def _keys(env: _Env) -> tuple[AccessKey, ...]:
         assert secret is not None
         keys.append(AccessKey(variable[len("PIBOT_KEY_") :].lower(), _FOR_PEOPLE[scope], secret))
     return tuple(keys)
+
+
+def _read_paths(env: _Env, directory: Path) -> tuple[Path, ...]:
+    """What tasks may read elsewhere. The keys lie in the working directory, so it is not among that."""
+    paths = tuple(env.absolute(path, "PIBOT_READ_PATHS") for path in env.words("PIBOT_READ_PATHS"))
+    dotenv = (directory / ".env").resolve()
+    for path in paths:
+        if path.resolve() in (dotenv, *dotenv.parents):
+            raise SettingsError(
+                f"PIBOT_READ_PATHS must not hold {path}: {dotenv} is there, with the keys; name the folders that tasks need"
+            )
+    return paths
 
 
 def _bundled(directory: Path, name: str) -> Path:

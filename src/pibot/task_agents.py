@@ -168,6 +168,6 @@ def _commands(settings: Settings) -> tuple[CommandRunner, Optional[Clear]]:
 
         remote = RemoteSandbox(settings.sandbox_socket, settings.workspace_dir)
         return remote, remote.clear
-    from pibot.sandbox import create_command_runner
+    from pibot.sandbox import Shown, create_command_runner
 
-    return create_command_runner(settings.sandbox), None
+    return create_command_runner(settings.sandbox, shown=[Shown(path) for path in settings.read_paths]), None

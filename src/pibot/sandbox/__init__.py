@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Union
 
 from pibot.errors import SettingsError
-from pibot.sandbox.limits import DEFAULT_LIMITS, Limits
+from pibot.sandbox.limits import DEFAULT_LIMITS, Limits, Shown
 
 if TYPE_CHECKING:
     from pibot.sandbox.bubblewrap import Bubblewrap
     from pibot.sandbox.unconfined import Unconfined
 
-__all__ = ["Limits", "create_command_runner"]
+__all__ = ["Limits", "Shown", "create_command_runner"]
 
 
-def create_command_runner(mode: str, limits: Limits = DEFAULT_LIMITS) -> Union[Bubblewrap, Unconfined]:
+def create_command_runner(
+    mode: str, limits: Limits = DEFAULT_LIMITS, shown: Sequence[Shown] = ()
+) -> Union[Bubblewrap, Unconfined]:
     """Make what runs commands. Nothing is run yet, and one mode never falls back to the other.
 
     Args:
         mode: ``bwrap`` or ``off``.
         limits: of each command.
+        shown: what commands may read beside the system, where they are confined.
 
     Raises:
         SettingsError: there is no such mode.
@@ -28,7 +32,7 @@ def create_command_runner(mode: str, limits: Limits = DEFAULT_LIMITS) -> Union[B
     if mode == "bwrap":
         from pibot.sandbox.bubblewrap import Bubblewrap
 
-        return Bubblewrap(limits)
+        return Bubblewrap(limits, shown)
     if mode == "off":
         from pibot.sandbox.unconfined import Unconfined
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from pibot.contracts import CommandResult
 from pibot.errors import SandboxUnavailable, ToolError
 from pibot.sandbox.child import Child, PidFd, attend
-from pibot.sandbox.limits import DEFAULT_LIMITS, ENVIRONMENT, Limits, tasks_of
+from pibot.sandbox.limits import DEFAULT_LIMITS, ENVIRONMENT, Limits, Shown, tasks_of
 from pibot.sandbox.pipes import Output, Pipe
 from pibot.sandbox.seccomp import system_call_filter
 
@@ -66,14 +66,21 @@ class Bubblewrap:
 
     Args:
         limits: of each command.
+        shown: what commands may read beside the system.
         program: the bubblewrap to use; None for the one that is installed.
         features: what it can; None for asking it.
     """
 
     def __init__(
-        self, limits: Limits = DEFAULT_LIMITS, *, program: str | None = None, features: Features | None = None
+        self,
+        limits: Limits = DEFAULT_LIMITS,
+        shown: Sequence[Shown] = (),
+        *,
+        program: str | None = None,
+        features: Features | None = None,
     ) -> None:
         self._limits = limits
+        self._shown = shown
         self._program = program
         self._features = features
         self._works = False
@@ -174,7 +181,7 @@ class Bubblewrap:
             passed.append(bpf.read_end)
             options += ["--seccomp", str(bpf.read_end)]
             assert self._features is not None
-            options += profile(self._features, self._limits, workspace, network=network)
+            options += profile(self._features, self._limits, workspace, self._shown, network=network)
             # sh knows descriptors of one digit only.
             own = next(digit for digit in range(3, 10) if digit not in passed)
             start = _START.format(own=own, go=go.read_end, life=life.read_end)
@@ -231,7 +238,9 @@ class Bubblewrap:
                 raise SandboxUnavailable(_unavailable(f"limits can't be set on its processes: {exc}")) from exc
 
 
-def profile(features: Features, limits: Limits, workspace: Path, *, network: bool) -> list[str]:
+def profile(
+    features: Features, limits: Limits, workspace: Path, shown: Sequence[Shown] = (), *, network: bool
+) -> list[str]:
     """bubblewrap's options: what a command may see and do."""
 
     def tmpfs(path: str) -> list[str]:
@@ -251,6 +260,9 @@ def profile(features: Features, limits: Limits, workspace: Path, *, network: boo
     if network:
         options += ["--ro-bind-try", "/etc/resolv.conf", "/etc/resolv.conf"]
     options += ["--proc", "/proc", "--dev", "/dev", *tmpfs("/dev/shm"), *tmpfs("/tmp")]  # nosec B108 # the sandbox's own, empty each time
+    for item in shown:
+        if item.path.parts[1:2] not in ((), ("proc",), ("dev",), ("run",)):  # these are the sandbox's own
+            options += ["--ro-bind-try", str(item.source or item.path), str(item.path)]
     options += ["--bind", str(workspace.resolve()), WORKSPACE, "--chdir", WORKSPACE]
     # What is left to write to is the memory of the machine, and under root the kernel's own settings in /proc.
     for memory in ("/proc", "/dev", "/"):

@@ -19,6 +19,19 @@ ENVIRONMENT: Mapping[str, str] = {
 
 
 @dataclass(frozen=True)
+class Shown:
+    """A folder or file of the owner's that commands may read.
+
+    Args:
+        path: where they find it.
+        source: where it is, if not there.
+    """
+
+    path: Path
+    source: Path | None = None
+
+
+@dataclass(frozen=True)
 class Limits:
     """Limits of one command. Those of memory and CPU time hold for each of its processes, not for their sum: a sum
     takes a memory cgroup, which is off by default on Raspberry Pi kernels.

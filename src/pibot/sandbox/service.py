@@ -26,6 +26,7 @@ from typing import Any
 
 from pibot.contracts import CommandRunner
 from pibot.errors import SandboxUnavailable, ToolError
+from pibot.sandbox import Shown, create_command_runner
 from pibot.sandbox.sharing import adopt, share
 from pibot.sandbox.wire import MAX_STDIN, BadMessage, encoded, read_message
 
@@ -245,13 +246,17 @@ async def _serve(service: Service, sock: socket.socket) -> None:
         await serving
 
 
+def _shown(pair: str) -> Shown:
+    source, _, path = pair.partition(":")
+    return Shown(Path(path), Path(source))
+
+
 def main(argv: list[str] | None = None) -> int:
     """Serve until there is no more work; returns the exit code."""
-    from pibot.sandbox import create_command_runner
-
     parser = argparse.ArgumentParser(prog="python -m pibot.sandbox.service", description="Run a worker's commands.")
     parser.add_argument("--workspaces", type=Path, required=True, help="the folder that holds the tasks' folders")
     parser.add_argument("--client", required=True, help="the user whose commands are run")
+    parser.add_argument("--read", action="append", default=[], metavar="SOURCE:PATH", help="what commands may read")
     parser.add_argument("--network", action="store_true", help="a command may have the network")
     parser.add_argument("--idle", type=float, default=DEFAULT_IDLE, help="seconds without work until it ends itself")
     arguments = parser.parse_args(argv)
@@ -265,7 +270,7 @@ def main(argv: list[str] | None = None) -> int:
     except SandboxUnavailable as exc:
         log.error("%s", exc)
         return 2
-    runner = create_command_runner("bwrap")
+    runner = create_command_runner("bwrap", shown=[_shown(pair) for pair in arguments.read])
     service = Service(runner, arguments.workspaces, client, network=arguments.network, idle=arguments.idle)
     asyncio.run(_serve(service, sock))
     return 0
