@@ -1,6 +1,6 @@
 """The guide's tests 1 to 5 and its three validations, with its own commands and scripts, on the provisioned machines.
 
-The commands run on the master, for a worker's door is closed to everybody else; and they show the fleet's key.
+The commands run on the master, for a worker's door is closed to everybody else; and they show that worker's own key.
 """
 
 from __future__ import annotations
