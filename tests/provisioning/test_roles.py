@@ -76,3 +76,11 @@ def test_every_short_name_in_settings_yml_is_read_by_a_role() -> None:
     read_somewhere = "".join(path.read_text(encoding="utf-8") for path in ROLES.glob("*/*/main.yml"))
     assert len(names) > 5
     assert [name for name in sorted(names) if not re.search(rf"\b{name}\b", read_somewhere)] == []
+
+
+def test_the_masters_address_never_goes_with_another_hosts_port_or_home() -> None:
+    # These two are the host's own, and a worker's line in the inventory may set them for itself.
+    files = [*ROLES.glob("*/*/*.*"), *(ROLES.parent / "playbooks").rglob("*.yml")]
+    mixed = re.compile(r"_pibot_fleet_master_address \}\}:\{\{ pibot_fleet_port|\{\{ pibot_fleet_home \}\}/pibot/")
+    assert len(files) > 50
+    assert [str(path) for path in files if mixed.search(path.read_text(encoding="utf-8", errors="replace"))] == []
