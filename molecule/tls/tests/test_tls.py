@@ -5,8 +5,10 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import shutil
 import ssl
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -105,6 +107,24 @@ def test_a_job_runs_from_end_to_end(lab: Lab) -> None:
     assert "total" in lab.shell("pibot-master", "pibot run 'List files in home directory' 2>&1")
     status: Any = json.loads(lab.shell("pibot-master", "pibot status --json"))
     assert {worker["url"].partition(":")[0] for worker in status["workers"]} == {"https"}
+
+
+def test_a_certificate_that_ends_soon_is_made_anew_by_the_next_run_and_served(lab: Lab) -> None:
+    at = (address(lab, "pibot-master"), 5000)
+    before = ssl.get_server_certificate(at)
+    # A new one has fewer days than that, so it counts as one that ends soon.
+    lab.playbook("site.yml", "--limit", "pibot-master", "-e", "pibot_tls_renew_days=900")
+    assert ssl.get_server_certificate(at) != before
+    assert ask(lab, trusting(lab), "/health")[0] == 200
+
+
+def test_a_check_goes_through_where_a_host_has_no_key_yet(lab: Lab, tmp_path: Path) -> None:
+    secrets = tmp_path / "secrets"
+    shutil.copytree(lab.state / "secrets", secrets)
+    (secrets / "tls" / "worker-3.key").unlink()
+    (secrets / "tls" / "worker-3.crt").unlink()
+    lab.playbook("site.yml", "--check", "-e", f"pibot_secrets_dir={secrets}")
+    assert not (secrets / "tls" / "worker-3.key").exists()
 
 
 @pytest.mark.parametrize("name", FOLDERS)
