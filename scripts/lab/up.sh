@@ -37,7 +37,7 @@ on_master "pibot run $(printf %q "$job") 2>&1" || die "the job did not succeed; 
 cat <<END
 
 The fleet is up.
-  dashboard   http://$master:5000/dashboard (any name; the password is the key)
+  dashboard   http://$master:5000/dashboard (log in with the key)
   key         $key
   a host      ssh -F ${LAB_STATE#"$PWD/"}/ssh_config worker-1
   a job       curl -H 'Authorization: Bearer $key' -H 'Prefer: wait=60' -d '{"description": "…"}' http://$master:5000/task
