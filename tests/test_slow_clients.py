@@ -14,6 +14,7 @@ from flask import Flask, Response
 from pibot.settings import Secret
 from pibot.web import KeyRing, Limits, Server, answer, create_app, json_body
 from pibot.web.channel import Channel, TooSlow
+from pibot.web.intake import _BODY
 from pibot.web.keys import OWNER
 from tests.support.serving import ask, serving
 
@@ -226,6 +227,17 @@ def test_a_head_without_an_end_is_refused() -> None:
     with serving(make_app(), limits=PATIENT) as port, clients(port, 1, b"") as (client,), contextlib.suppress(OSError):
         client.sendall(b"GET /health HTTP/1.1\r\n" + b"X-Long: " + b"x" * 80_000)
         assert client.recv(65536).split()[1] in (b"413", b"400")
+
+
+def test_a_head_of_blank_lines_is_looked_through_once() -> None:
+    # If each line is looked at together with all that follow, this takes the whole process half a minute.
+    sent = b"GET /health HTTP/1.1\r\nHost: x\r\n" + b" \r\n" * 20_000 + b"Connection: close\r\n\r\n"
+    with serving(make_app(), limits=PATIENT) as port, clients(port, 1, sent) as (client,):
+        assert ask(port, "GET", "/health").status == 200
+        assert read_all(client).startswith(b"HTTP/1.1 ")
+    found = _BODY.search(b"Host: x\r\n \r\n \r\n Expect: 100-continue\r\n")
+    assert found is not None
+    assert found[0] == b"\n Expect: 100-continue"
 
 
 def test_a_client_that_asks_before_it_sends_its_body_is_told_to_go_on() -> None:

@@ -294,7 +294,8 @@ class _Step(Enum):
 
 _FIRST_LINE = re.compile(rb"(?:\r\n)?[!-~]+ [!-~]+ HTTP/[0-9]+\.[0-9]+\r\n")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
-_BODY = re.compile(rb"(?i)\n\s*(content-length|transfer-encoding|expect)\s*:[ \t]*([^\r\n]*)")
+_BODY = re.compile(rb"(?i)\n[ \t\r\v\f]*(content-length|transfer-encoding|expect)[ \t\v\f]*:[ \t]*([^\r\n]*)")
+"""Its blanks are no line ends: else each blank line is looked at together with all that follow it, again and again."""
 
 
 def _look_at(conn: Any) -> tuple[_Step, int]:
