@@ -119,6 +119,30 @@ async def test_a_decision_about_another_call_runs_nothing(tmp_path: Path) -> Non
         assert (running.desk.waiting("t1"), running.commands.asked) == ((call,), [])
 
 
+@pytest.mark.parametrize("later", range(4))
+async def test_a_task_that_is_cancelled_just_as_its_call_is_approved_ends_without_it(later: int) -> None:
+    desk, ran = ApprovalDesk(60.0), asyncio.Event()
+    came = asyncio.Event()
+    desk.something_waits = lambda task_id: came.set()
+
+    async def call() -> None:
+        await desk.of_task("t1").ask("shell_exec", {"command": "ls"})
+        await asyncio.sleep(0)  # as any tool does that waits for a command
+        ran.set()
+
+    working = asyncio.ensure_future(call())
+    await came.wait()
+    (waiting,) = desk.waiting("t1")
+    desk.decide("t1", waiting.approval_id, Decision(waiting.digest, True))
+    for _ in range(later):
+        await asyncio.sleep(0)
+    if not working.done():
+        working.cancel()
+        await asyncio.wait([working])
+        assert working.cancelled()
+        assert not ran.is_set()
+
+
 async def test_each_call_is_approved_by_itself_and_a_second_one_like_it_waits_too(tmp_path: Path) -> None:
     async with task(tmp_path, asked(shell("ls")), asked(shell("ls")), said(FINAL)) as running:
         first = await running.waiting()

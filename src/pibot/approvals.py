@@ -193,11 +193,12 @@ class TaskApprovals:
         # A copy of its own, so that what was shown can't be changed while it waits.
         asked = self._desk._add(self._task_id, tool, json.loads(text), lambda: _call_soon(loop, decided.set))
         self._pause.begin()
+        # No wait_for: before Python 3.12 a cancellation that comes with the decision is lost in it, and the call runs.
+        timer = loop.call_later(self._desk.seconds, decided.set)
         try:
-            await asyncio.wait_for(decided.wait(), self._desk.seconds)
-        except asyncio.TimeoutError:
-            pass
+            await decided.wait()
         finally:
+            timer.cancel()
             self._pause.end()
             decision = self._desk._end(asked)
         event(log, "approval_decided", task=self._task_id, tool=tool, approved=bool(decision and decision.approved))
