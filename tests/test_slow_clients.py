@@ -139,6 +139,34 @@ def test_a_body_that_does_not_come_in_time_is_answered_408(length: int) -> None:
         assert read_all(slow).startswith(b"HTTP/1.1 408 ")
 
 
+def test_the_time_for_a_large_body_s_bytes_comes_with_them() -> None:
+    sent = b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n\r\n[1"
+    limits = Limits(body=0.2, rate=1000)  # a quarter of an hour for all of it, but none comes
+    with serving(make_app(), limits=limits) as port, clients(port, 1, sent) as (slow,):
+        assert read_all(slow).startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.parametrize(("path", "length", "status"), [("/locked", 900_000, b"401"), ("/echo", 9_000_000, b"413")])
+def test_a_refused_body_holds_no_thread_however_steadily_it_comes(path: str, length: int, status: bytes) -> None:
+    sent = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode()
+    limits = Limits(body=0.3, rate=100)
+    with serving(make_app(), limits=limits) as port, clients(port, 1, sent) as (slow,):
+        stopped = threading.Event()
+
+        def drip() -> None:
+            with contextlib.suppress(OSError):
+                while not stopped.wait(0.05):
+                    slow.sendall(b"x" * 100)
+
+        dripping = threading.Thread(target=drip)
+        dripping.start()
+        try:
+            assert slow.recv(65536).split()[1] == status
+        finally:
+            stopped.set()
+            dripping.join()
+
+
 def test_who_shows_no_key_is_answered_though_its_body_does_not_come() -> None:
     sent = b"POST /locked HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n\r\n[1"
     with serving(make_app(), limits=Limits(body=0.2, rate=1e9)) as port, clients(port, 1, sent) as (slow,):

@@ -520,7 +520,7 @@ def _read_paths(env: _Env, directory: Path) -> tuple[Path, ...]:
     for path in paths:
         if path.resolve() in (dotenv, *dotenv.parents):
             raise SettingsError(
-                f"PIBOT_READ_PATHS must not hold {path}: {dotenv} is there, with the keys; name the folders that tasks need"
+                f"PIBOT_READ_PATHS must not hold {path}: {dotenv} is there, with the keys; name what tasks need"
             )
     return paths
 

@@ -60,6 +60,7 @@ class Channel:
         self._limits = limits
         self._clock = clock
         self._read_until: Optional[float] = None
+        self._earned = 0.0
         self._send_left = limits.send
         self._not_yet: tuple[type[OSError], ...] = (BlockingIOError,)
         self._pending: Callable[[], int] = lambda: 0
@@ -102,9 +103,15 @@ class Channel:
         Args:
             body: how many bytes of its body may be waited for; None for none.
         """
-        now = self._clock()
-        self._read_until = None if body is None else now + self._limits.body + body / self._limits.rate
+        self._read_until = None if body is None else self._clock() + self._limits.body
+        self._earned = 1 / self._limits.rate
         self._send_left = self._limits.send
+
+    def hasten(self) -> None:
+        """What is still to come of the body is of no use: it gets no more time for its bytes."""
+        if self._read_until is not None:
+            self._read_until = min(self._read_until, self._clock() + self._limits.body)
+            self._earned = 0.0
 
     # --- as a file ---
 
@@ -164,6 +171,8 @@ class Channel:
             raise TooSlow
         before = len(self.inbox)
         self.fill(size)
+        # The time for the bytes comes with them: who sends none holds no thread for as long as all of them would take.
+        self._read_until += (len(self.inbox) - before) * self._earned
         if len(self.inbox) == before and not self.ended:
             self._wait(select.POLLIN, self._read_until - self._clock())
 

@@ -20,9 +20,6 @@ from pibot.web.sessions import Session, Sessions
 
 log = logging.getLogger("pibot.web")
 
-MAX_DRAINED = 16 * 1024 * 1024
-"""Bytes of a refused body that are still read, piece by piece, so that its sender gets the answer and no reset."""
-
 WRONG_KEYS_PER_MINUTE = 10
 """From one address. A worker with an old key shows it once a minute, so it never blocks its address for others."""
 
@@ -128,12 +125,8 @@ class Guard:
     def _refused_form(self) -> Response | None:
         if not request.environ.get("CONTENT_LENGTH", "0").isdigit():
             return error(400, "the Content-Length is not a number of bytes")
-        # Before the key is looked at: cheroot closes the connection after a 413 instead of reading on.
         length = request.content_length or 0
         if length > self._max_body:
-            if length <= MAX_DRAINED:
-                while request.stream.read(65536):
-                    pass
             return error(413, f"the body has {length} bytes, {self._max_body} are allowed")
         if request.environ.get("HTTP_TRANSFER_ENCODING"):
             # Flask cuts a chunked body at its limit without an error, so a length is demanded instead.

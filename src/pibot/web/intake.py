@@ -174,13 +174,14 @@ class Intake:
         if self._open[network] >= self._limits.per_address:
             return self._close_one(lambda conn: conn.network == network)
         if sum(self._open.values()) >= self._limits.connections:
-            greedy = max(self._open, key=lambda other: self._open[other])
+            with self._lock:
+                greedy = max(self._open, key=lambda other: self._open[other])
             return self._close_one(lambda conn: conn.network == greedy)
         return True
 
     def _close_one(self, which: Callable[[Any], bool]) -> bool:
         """Close the connection that has waited longest, before all one that never sent a whole request."""
-        waiting = [conn for conn in self._watched.values() if which(conn)]
+        waiting = [conn for conn in list(self._watched.values()) if which(conn)]
         if not waiting:
             return False
         self._unwatch(chosen := min(waiting, key=lambda conn: (conn.answered and not conn.channel.inbox, conn.since)))
@@ -217,9 +218,10 @@ class Intake:
                 if not conn.handshake.go_on(conn):
                     return
                 conn.handshake = None
-            if not conn.channel.inbox and conn.answered:
-                conn.since = self._clock()  # the time of a further request starts with its first byte
+            between = conn.answered and not conn.channel.inbox
             conn.channel.fill(MAX_HEADERS + SMALL_BODY)
+            if between and conn.channel.inbox:  # over TLS what comes may be a part of a record, which is nothing yet
+                conn.since = self._clock()  # the time of a further request starts with its first byte
         except OSError:
             self._unwatch(conn)
             self._drop(conn)

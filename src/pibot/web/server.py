@@ -201,6 +201,7 @@ class _Request(HTTPRequest):
 
     def _read_rest(self) -> bool:
         """Whether nothing of the body is left unread. One that was announced to be endless is not read."""
+        self.conn.channel.hasten()
         try:
             while getattr(self.rfile, "remaining", 0) > 0:
                 if self.rfile.remaining > MAX_REST or not self.rfile.read(CHUNK):
