@@ -7,6 +7,7 @@ import itertools
 import socket
 import threading
 from collections.abc import Iterator
+from importlib.resources import files
 
 import pytest
 from flask import Flask, Response
@@ -171,6 +172,21 @@ def test_who_shows_no_key_is_answered_though_its_body_does_not_come() -> None:
     sent = b"POST /locked HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n\r\n[1"
     with serving(make_app(), limits=Limits(body=0.2, rate=1e9)) as port, clients(port, 1, sent) as (slow,):
         assert read_all(slow).startswith(b"HTTP/1.1 401 ")
+
+
+def test_what_everyone_may_ask_for_holds_no_thread_when_it_is_not_taken() -> None:
+    hub = files("pibot.master_hub").joinpath("openapi.json").read_bytes()
+    app = make_app()
+    app.add_url_rule("/health/long", view_func=lambda: Response(hub))
+    sent = b"GET /health/long HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + KEY.encode() + b"\r\n\r\n"
+    with serving(app, threads=2, limits=PATIENT) as port, contextlib.ExitStack() as stack:
+        for _ in range(4):
+            client = stack.enter_context(socket.socket())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
+            client.connect(("127.0.0.1", port))
+            client.sendall(sent)
+        assert ask(port, "GET", "/health").status == 200
 
 
 def test_who_takes_an_answer_too_slowly_is_cut_off() -> None:

@@ -30,6 +30,10 @@ REQUEST_TIMEOUT = 10
 MAX_REST = 16 * 1024 * 1024
 """Bytes of a refused body that are still read."""
 
+SEND_BUFFER = 192 * 1024
+"""Bytes of an answer that the kernel keeps for a client that takes it slowly, so that no thread waits for it. More than
+what anyone gets without a key (the hub's ``/openapi.json`` is the largest); Linux allows 208 KiB (``wmem_max``)."""
+
 LIMITS = Limits(head=REQUEST_TIMEOUT, idle=REQUEST_TIMEOUT)
 
 
@@ -72,6 +76,7 @@ class Server:
             raise SettingsError(
                 f"can't listen on {host} port {port}: {_reason(exc)}; choose another with --port or --host"
             ) from exc
+        self._server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)  # connections inherit it
         self.port: int = self._server.bind_addr[1]
 
         def connect(sock: socket.socket, address: Any) -> _Connection:
