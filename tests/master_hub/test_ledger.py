@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 from pibot.contracts import Usage
 from pibot.errors import StoreUnwritable
 from pibot.master_components import JobStore
+from pibot.master_components.records import Submission
 from pibot.master_components.spending import Spent
 from pibot.master_hub.ledger import Account, Ledger
 from pibot.master_hub.meter import Counted
@@ -71,6 +74,35 @@ async def test_a_call_is_counted_once_however_often_its_end_is_told(store: FullD
     for _ in range(2):
         await ledger.end(key, "m", CALL)
     assert store.accounts.of_day()[0].usage == CALL.usage
+    ledger.close()
+
+
+async def test_calls_that_come_at_once_see_each_other_in_the_budget_of_their_job(store: FullDisk) -> None:
+    job_id = store.submit(Submission("look")).job_id
+    ledger = Ledger(store, GatewaySettings(job_tokens=100, day_tokens=10_000), ("m",))
+    begun = [ledger.begin(Account(f"worker-{n}", job_id), 90) for n in range(8)]
+    answers = await asyncio.gather(*begun, return_exceptions=True)
+    refused = [str(answer) for answer in answers if isinstance(answer, GatewayError)]
+    assert len(refused) == 6  # the second still fits: a budget is overshot by one prompt
+    assert all("PIBOT_JOB_TOKENS" in sentence for sentence in refused)
+    ledger.close()
+
+
+async def test_a_call_whose_caller_is_cancelled_while_the_disk_is_slow_is_counted(store: FullDisk) -> None:
+    store.full = False
+    disk = threading.Event()
+    ledger = Ledger(store, GatewaySettings(), ("m",))
+    key = await ledger.begin(Account("master"), 10)
+    slow = asyncio.ensure_future(ledger._on_disk.once(disk.wait))
+    ending = asyncio.ensure_future(ledger.end(key, "m", CALL))
+    await asyncio.sleep(0)
+    ending.cancel()
+    await asyncio.wait([ending])
+    stopping = asyncio.ensure_future(ledger.stop())
+    disk.set()
+    await stopping
+    assert store.accounts.of_day()[0].usage == CALL.usage
+    assert await slow
     ledger.close()
 
 

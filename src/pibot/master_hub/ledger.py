@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ class Ledger:
         self._running: dict[object, tuple[Account, int]] = {}
         self._unwritten: list[Spent] = []
         self._being_written: dict[object, list[Spent]] = {}
+        self._writing: set[asyncio.Task[None]] = set()
         self._sums: dict[tuple[str, str], Spending] = {}
 
     @property
@@ -97,23 +99,24 @@ class Ledger:
             GatewayError: the budget of the job or of the day is used up.
         """
         job_tokens, day_tokens = self._settings.job_tokens, self._settings.day_tokens
-        if job_tokens is not None and account.job_id is not None:
-            used = await self._ask(self._store.accounts.used_by, account.job_id)
-            running = self._still_to_count(lambda other: other.job_id == account.job_id)
-            if used + running >= job_tokens:
-                raise _used_up(
-                    f"job {account.job_id} has used {used:,} tokens{_and_running(running)}, and PIBOT_JOB_TOKENS on "
-                    f"the master allows {job_tokens:,} a job; raise it there, or ask for less in one job"
-                )
-        if day_tokens is not None:
-            used = (await self._ask(self.today)).usage.total_tokens
-            running = self._still_to_count(lambda other: True)
-            if used + running >= day_tokens:
-                day = self._store.accounts.today()
-                raise _used_up(
-                    f"the fleet has used {used:,} tokens on {day} (UTC){_and_running(running)}, and PIBOT_DAY_TOKENS "
-                    f"on the master allows {day_tokens:,} a day; raise it there, or go on tomorrow"
-                )
+        job_id = account.job_id if job_tokens is not None else None
+        used, today = 0, 0
+        if job_id is not None or day_tokens is not None:
+            used, today = await self._ask(self._used, job_id, day_tokens is not None)
+        # From here on nothing is awaited: whoever asks meanwhile would not see this call.
+        running = self._still_to_count(lambda other: other.job_id == job_id)
+        if job_tokens is not None and job_id is not None and used + running >= job_tokens:
+            raise _used_up(
+                f"job {job_id} has used {used:,} tokens{_and_running(running)}, and PIBOT_JOB_TOKENS on "
+                f"the master allows {job_tokens:,} a job; raise it there, or ask for less in one job"
+            )
+        running = self._still_to_count(lambda other: True)
+        if day_tokens is not None and today + running >= day_tokens:
+            day = self._store.accounts.today()
+            raise _used_up(
+                f"the fleet has used {today:,} tokens on {day} (UTC){_and_running(running)}, and PIBOT_DAY_TOKENS "
+                f"on the master allows {day_tokens:,} a day; raise it there, or go on tomorrow"
+            )
         key = object()
         self._running[key] = account, expected
         return key
@@ -143,7 +146,11 @@ class Ledger:
             )
             self._unwritten = [*self._unwritten, spent][-UNWRITTEN_KEPT:]
             del self._running[key]
-            await self._write()
+            # Whoever waits may be cancelled, as the planner is with its job: the tokens are used all the same.
+            writing = asyncio.ensure_future(self._write())
+            self._writing.add(writing)
+            writing.add_done_callback(self._writing.discard)
+            await asyncio.shield(writing)
         else:
             del self._running[key]
 
@@ -153,6 +160,7 @@ class Ledger:
 
     async def stop(self) -> None:
         """Write down what still waits for that."""
+        await asyncio.gather(*self._writing)
         await self._write()
 
     def close(self) -> None:
@@ -187,7 +195,15 @@ class Ledger:
         finally:
             del self._being_written[key]
 
-    async def _ask(self, question: Callable[..., T], *arguments: str) -> T:
+    def _used(self, job_id: str | None, day: bool) -> tuple[int, int]:
+        """Tokens of the job and of today that are written down; blocks."""
+        accounts = self._store.accounts
+        return (
+            0 if job_id is None else accounts.used_by(job_id),
+            self.today().usage.total_tokens if day else 0,
+        )
+
+    async def _ask(self, question: Callable[..., T], *arguments: object) -> T:
         try:
             return await self._on_disk.once(question, *arguments)
         except StoreError as exc:
