@@ -223,6 +223,14 @@ async def test_arguments_that_nobody_can_read_through_are_refused(tmp_path: Path
         assert running.commands.asked == []
 
 
+@pytest.mark.parametrize("value", [{"half \ud800": "x"}, float("nan")])
+async def test_arguments_that_would_not_come_through_to_the_owner_are_refused_at_once(value: Any) -> None:
+    """The master would not take them, and the task would wait for what nobody can decide."""
+    decision = await ApprovalDesk(0.01).of_task("t1").ask("send", {"it": value})
+    assert not decision.approved
+    assert "broken character or number" in decision.reason
+
+
 async def test_a_tool_changes_nothing_of_what_was_shown(tmp_path: Path) -> None:
     async with task(tmp_path, asked(shell("ls")), said(FINAL)) as running:
         call = await running.waiting()

@@ -186,9 +186,9 @@ class TaskApprovals:
         import asyncio
 
         text = json.dumps(arguments)
-        if len(text) > MAX_ARGUMENT_CHARS:
-            reason = f"nobody can look at arguments of {len(text)} characters; {MAX_ARGUMENT_CHARS} are allowed"
-            return Decision("", approved=False, reason=reason)
+        unfit = _why_not_shown(arguments, len(text))
+        if unfit is not None:
+            return Decision("", approved=False, reason=unfit)
         loop, decided = asyncio.get_running_loop(), asyncio.Event()
         # A copy of its own, so that what was shown can't be changed while it waits.
         asked = self._desk._add(self._task_id, tool, json.loads(text), lambda: _call_soon(loop, decided.set))
@@ -218,6 +218,21 @@ class TaskApprovals:
     def close(self) -> None:
         """The task has ended."""
         self._desk._forget_pause(self._task_id)
+
+
+def _why_not_shown(arguments: Mapping[str, Any], length: int) -> str | None:
+    """Why nobody can be asked about a call with these arguments; None where somebody can.
+
+    What does not come through to the master as it is would not be the call that was asked about: the master does not
+    take it, and the task would wait for a decision that nobody can make.
+    """
+    if length > MAX_ARGUMENT_CHARS:
+        return f"nobody can look at arguments of {length} characters; {MAX_ARGUMENT_CHARS} are allowed"
+    try:
+        json.dumps(arguments, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError:  # half of a surrogate pair, or a number that JSON does not have
+        return "its arguments hold a broken character or number, which nobody can be shown; send them without it"
+    return None
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None:
