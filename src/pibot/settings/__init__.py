@@ -1,0 +1,40 @@
+"""Typed settings, and the only reader of the environment and of ``.env``.
+
+A value in the environment wins over the same name in ``.env`` in the working directory; a command-line flag,
+applied by the caller with :meth:`Settings.replace`, wins over both.
+"""
+
+from __future__ import annotations
+
+from pibot.settings.everything import MIN_LEASE, Settings
+from pibot.settings.values import (
+    DEFAULT_PORT,
+    OPENAI_BASE_URL,
+    SHORTEST_KEY,
+    VOLC_BASE_URL,
+    VOLC_MODEL,
+    AccessKey,
+    GatewaySettings,
+    LLMSettings,
+    Price,
+    Secret,
+    is_loopback,
+    is_placeholder,
+)
+
+__all__ = [
+    "DEFAULT_PORT",
+    "MIN_LEASE",
+    "OPENAI_BASE_URL",
+    "SHORTEST_KEY",
+    "VOLC_BASE_URL",
+    "VOLC_MODEL",
+    "AccessKey",
+    "GatewaySettings",
+    "LLMSettings",
+    "Price",
+    "Secret",
+    "Settings",
+    "is_loopback",
+    "is_placeholder",
+]
