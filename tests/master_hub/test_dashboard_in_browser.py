@@ -378,3 +378,32 @@ def test_a_decision_works_without_scripts_too(tmp_path: Path, browser: Browser) 
             page.get_by_role("button", name="Approve").click()
             assert running.result(job_id)["output"] == "approved"
             assert page.url == f"{running.url}/dashboard/jobs/{job_id}"
+
+
+def test_a_second_click_does_not_decide_the_call_that_came_to_where_the_first_one_was(
+    tmp_path: Path, browser: Browser
+) -> None:
+    with fleet(tmp_path, workers=2) as running:
+        running.llm.enqueue(plan(step("s1", "ask rm one"), step("s2", "ask rm two")), model.text("Done."))
+        job_id = running.ask("POST", "/task", {"description": "tidy"}).json()["job_id"]
+        with opened(browser, f"{running.url}/dashboard/jobs/{job_id}") as page:
+            cards = page.locator("li.approval:visible")
+            expect(cards).to_have_count(2, timeout=15_000)
+            box = cards.first.get_by_role("button", name="Approve").bounding_box()
+            assert box is not None
+            middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+            page.mouse.click(*middle)
+            expect(cards).to_have_count(1)
+            page.mouse.click(*middle)
+            page.wait_for_timeout(1_500)
+            assert len(running.ask("GET", "/approvals").json()["approvals"]) == 1
+            page.mouse.click(*middle)
+            assert running.result(job_id)["output"] == "Done."
+
+
+def test_all_of_a_long_call_stands_above_the_button_that_approves_it(tmp_path: Path, browser: Browser) -> None:
+    with fleet(tmp_path, workers=1) as running:
+        running.waiting(running.submit("ask " + "echo well\n" * 80 + "rm -r old"))
+        with opened(browser, f"{running.url}/dashboard", size=PHONE) as page:
+            call = page.locator("li.approval:visible pre")
+            assert call.evaluate("el => el.scrollHeight - el.clientHeight") <= 0

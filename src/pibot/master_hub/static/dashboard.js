@@ -4,6 +4,7 @@
 (() => {
   const EVERY = 2000; // ms between two questions
   const PATIENCE = 8000; // ms until an answer is given up
+  const CALM = 1000; // ms after a call has gone in which no other is decided: the next one came to where it was
   const body = document.body;
   const live = document.getElementById("live");
   const lost = document.getElementById("lost");
@@ -15,6 +16,7 @@
   let lastSeen = Date.now();
   let timer = 0;
   let asking = false;
+  let calm = 0;
 
   const set = (el, name, value) => { if (el[name] !== value) el[name] = value; };
 
@@ -78,7 +80,10 @@
       if (place.nextElementSibling !== el) place.after(el);
       place = el;
     }
-    for (const el of old.values()) el.remove();
+    for (const el of old.values()) {
+      el.remove();
+      if (el.matches(".approval")) calm = performance.now() + CALM;
+    }
   }
 
   function seen(response) {
@@ -133,6 +138,7 @@
   async function send(event) {
     event.preventDefault();
     const form = event.target;
+    if (form.closest(".approval") && performance.now() < calm) return;
     const problem = form.querySelector("[role=alert]");
     const buttons = form.querySelectorAll("button");
     const fields = new URLSearchParams(new FormData(form));
