@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import stat
 from pathlib import Path
 
@@ -131,3 +132,14 @@ def test_a_log_out_that_cannot_be_written_does_not_come_back_after_a_restart(
     assert "sessions_not_kept" in caplog.text
     assert sessions.find(session.session_id) is None
     assert Sessions(ring(), path).find(session.session_id) is None
+
+
+def test_a_log_out_outlives_a_power_cut(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both the new file and its name are on the disk when it returns."""
+    sessions = Sessions(ring(), path)
+    session = sessions.begin(KEY)
+    assert session is not None
+    synced: list[bool] = []
+    monkeypatch.setattr("pibot.web.sessions.os.fsync", lambda n: synced.append(stat.S_ISDIR(os.fstat(n).st_mode)))
+    sessions.end(session)
+    assert synced == [False, True]

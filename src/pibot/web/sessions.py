@@ -107,10 +107,20 @@ class Sessions:
                 file.flush()
                 os.fsync(file.fileno())
             fresh.replace(self._path)
+            _on_disk(self._path.parent)  # else a power cut could bring the older file back, and undo a log-out
         except OSError as exc:
             event(log, "sessions_not_kept", level=logging.WARNING, path=str(self._path), error=str(exc))
             with contextlib.suppress(OSError):  # what matters was said just above
                 self._path.unlink()
+
+
+def _on_disk(folder: Path) -> None:
+    """Have what was renamed in a folder outlive a power cut."""
+    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def _load(path: Optional[Path]) -> dict[str, tuple[str, float]]:
