@@ -84,3 +84,11 @@ def test_the_masters_address_never_goes_with_another_hosts_port_or_home() -> Non
     mixed = re.compile(r"_pibot_fleet_master_address \}\}:\{\{ pibot_fleet_port|\{\{ pibot_fleet_home \}\}/pibot/")
     assert len(files) > 50
     assert [str(path) for path in files if mixed.search(path.read_text(encoding="utf-8", errors="replace"))] == []
+
+
+def test_a_folder_that_is_moved_for_the_master_alone_is_let_through_to_its_unit_too() -> None:
+    # Of pibot_env alone a unit's folders would be others than its .env says, and read-only.
+    text = (ROLES / "pibot_fleet" / "vars" / "main.yml").read_text(encoding="utf-8")
+    assert text.count("_pibot_fleet_own_env.PIBOT_") == 5
+    assert not re.search(r"\bpibot_fleet_env\.PIBOT_", text)
+    assert "pibot_master_env" in text
