@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pibot.contracts import Scope
+from pibot.errors import SettingsError
 from pibot.master_components.worker_keys import WorkerKeys
 from pibot.master_hub import HubService, create_hub_app
 from pibot.settings import AccessKey, Secret, Settings
@@ -155,8 +156,13 @@ def test_every_route_says_what_it_asks_for(tmp_path: Path) -> None:
 
 
 def test_a_ring_without_the_fleets_key_asks_for_none() -> None:
-    assert KeyRing.of_hub(Settings(keys=KEYS)) is None
+    assert KeyRing.of_hub(Settings()) is None
     assert KeyRing.of_worker(Settings(keys=KEYS)) is None
+
+
+def test_keys_of_people_that_nobody_would_be_asked_for_are_refused() -> None:
+    with pytest.raises(SettingsError, match="PIBOT_KEY_WALL is set without PIBOT_API_KEY"):
+        KeyRing.of_hub(Settings(keys=KEYS, allow_open=True))
 
 
 @pytest.mark.parametrize("shown", [b"", b"owner", b"\xff\xfe", OWNER.encode() + b"\0", b"x" * 1_000_000])

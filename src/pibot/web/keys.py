@@ -10,6 +10,7 @@ from typing import Any, Callable, Optional, TypeVar, cast
 from flask import g
 
 from pibot.contracts import Caller, Scope
+from pibot.errors import SettingsError
 from pibot.settings import Secret, Settings
 
 V = TypeVar("V", bound=Callable[..., Any])
@@ -30,8 +31,17 @@ class KeyRing:
 
     @classmethod
     def of_hub(cls, settings: Settings) -> Optional[KeyRing]:
-        """The keys of people and the workers' tokens; None where PIBOT_API_KEY is not set, and so none asked for."""
+        """The keys of people and the workers' tokens; None where PIBOT_API_KEY is not set, and so none asked for.
+
+        Raises:
+            SettingsError: there are keys of people without it: whoever set them does not want everyone let in.
+        """
         if settings.api_key is None:
+            if settings.keys:
+                name = settings.keys[0].name.upper()
+                raise SettingsError(
+                    f"PIBOT_KEY_{name} is set without PIBOT_API_KEY, so no key would be asked for; set that too"
+                )
             return None
         people = [(key.secret, Caller(key.name, key.scope)) for key in settings.keys]
         tokens = [*settings.worker_tokens.items(), *settings.previous_worker_tokens.items()]
