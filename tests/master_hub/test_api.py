@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 from pibot import __version__
 from pibot.contracts import WorkerAddress
 from pibot.master_hub.api import WAITING_PLACES
+from pibot.master_hub.service import CANCELS_AT_ONCE
 from tests.master_hub.fleet import Fleet, fleet, hub, plan, settings_for, step
 from tests.support import scripted_llm as model
 from tests.support.scripted_llm import ScriptedLLM
@@ -213,6 +215,36 @@ def test_jobs_can_be_asked_for_by_status(running: Fleet) -> None:
     assert "told to fail" in result["error"]
     rows = running.ask("GET", "/tasks?status=failed").json()["tasks"]
     assert [row["job_id"] for row in rows] == [failed]
+
+
+def test_cancels_that_wait_for_a_worker_leave_threads_for_the_others(
+    running: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = running.submit("hold on")
+    running.gate.wait_for_a_task()
+    answers, ended = threading.Event(), threading.Semaphore(0)
+
+    async def silent(worker_id: str, task_id: str) -> None:
+        await asyncio.to_thread(answers.wait)
+
+    monkeypatch.setattr(running.service._pool, "cancel", silent)
+    statuses: list[int] = []
+
+    def cancel() -> None:
+        statuses.append(running.ask("POST", f"/task/{job_id}/cancel").status)
+        ended.release()
+
+    threads = [threading.Thread(target=cancel) for _ in range(CANCELS_AT_ONCE + 30)]
+    for thread in threads:
+        thread.start()
+    for _ in range(30):
+        assert ended.acquire(timeout=20)
+    assert set(statuses) == {429}
+    assert running.ask("GET", "/health").status == 200
+    answers.set()
+    for thread in threads:
+        thread.join()
+    assert statuses[30:] == [200] * CANCELS_AT_ONCE
 
 
 def test_cancelling_ends_the_job_and_its_task_on_the_worker(running: Fleet) -> None:

@@ -23,7 +23,7 @@ from pibot.contracts import (
     WorkerState,
     WorkerStatus,
 )
-from pibot.errors import LLMConfigurationError, SettingsError, ShuttingDown, StoreError
+from pibot.errors import LLMConfigurationError, SettingsError, ShuttingDown, StoreError, TooManyRequests
 from pibot.llm_client.configuration import Endpoint, check
 from pibot.llm_client.retry import RetryPolicy
 from pibot.logs import event
@@ -58,6 +58,12 @@ SECONDS_A_DAY = 86_400.0
 GATEWAY_PLACES = 8
 """Calls that the gateway passes on at once, beside one for each worker, where PIBOT_GATEWAY_CALLS says no other number;
 so many may wait for it in any case."""
+
+CANCELS_AT_ONCE = 6
+"""Each holds one of the server's threads until its workers have answered, half a minute where they do not."""
+
+CANCEL_AGAIN = 5
+"""Seconds until one that found no place is to come again."""
 
 
 class HubService:
@@ -103,6 +109,7 @@ class HubService:
         self.members = Membership(self._pool, self._loop, settings.data_dir / "workers.json")
         self._always: list[Future[None]] = []
         self._conditions: dict[str, tuple[str, str]] = {}
+        self._cancels = threading.BoundedSemaphore(CANCELS_AT_ONCE)
         self._stopping = threading.Event()
 
     def _endpoints(self) -> tuple[Endpoint, ...]:
@@ -264,10 +271,20 @@ class HubService:
 
         Raises:
             JobNotFound: there is none of that id.
+            TooManyRequests: so many wait already that the server's other threads are kept for others.
             ShuttingDown: the hub is stopping.
         """
         self._refuse_when_stopping()
-        self._await(self._dispatcher.cancel(job_id))
+        if not self._cancels.acquire(blocking=False):
+            raise TooManyRequests(
+                f"{CANCELS_AT_ONCE} cancels wait for workers to end their tasks; send this one again in "
+                f"{CANCEL_AGAIN} s",
+                retry_after=CANCEL_AGAIN,
+            )
+        try:
+            self._await(self._dispatcher.cancel(job_id))
+        finally:
+            self._cancels.release()
         return self._store.job(job_id)
 
     def approvals(self) -> tuple[Approval, ...]:
