@@ -66,7 +66,7 @@ def test_only_a_key_with_the_scope_admin_decides(running: Fleet, key: str | None
     assert answer.status == (403 if key in (READER, SUBMITTER) else 401)
     form = {"approval_id": approval["approval_id"], "digest": approval["digest"], "approved": "yes"}
     page = running.ask("GET", "/dashboard").body.decode()
-    token = re.findall(r'name="token" value="(\w+)"', page)[0]
+    token = re.findall(r'name="token" value="([\w-]+)"', page)[0]
     assert ask(
         running.port, "POST", "/dashboard/approve", _form({**form, "token": token}), key=key, headers=FORM
     ).status in (
@@ -96,7 +96,7 @@ def test_the_pages_show_the_whole_call_and_its_buttons_decide(running: Fleet) ->
         assert f'name="digest" data-value="digest" value="{approval["digest"]}"' in page
         assert "needs approval" in page
     assert "1 call of a tool waits for your approval" in running.ask("GET", "/dashboard").body.decode()
-    token = re.findall(r'name="token" value="(\w+)"', running.ask("GET", "/dashboard").body.decode())[0]
+    token = re.findall(r'name="token" value="([\w-]+)"', running.ask("GET", "/dashboard").body.decode())[0]
     good = {"token": token, "approval_id": approval["approval_id"], "digest": approval["digest"], "approved": "no"}
     assert send(running, **{**good, "token": "x"}).status == 403
     assert send(running, **{**good, "digest": "0" * 64}).status == 409
