@@ -192,6 +192,16 @@ async def test_the_services_end_ends_the_command_and_is_a_tools_error_like_anoth
         pass  # the kernel ends them by itself; the test's time limit ends this otherwise
 
 
+async def test_a_service_that_is_stuck_does_not_keep_the_worker_for_ever(tmp_path: Path, workspaces: Path) -> None:
+    (workspaces / "task").mkdir(exist_ok=True)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "stuck.sock"))
+        listener.listen()  # and never answers, nor closes
+        runner = RemoteSandbox(tmp_path / "stuck.sock", workspaces, slack=0.05)
+        with pytest.raises(ToolError, match=r"did not answer; restart"):
+            await runner.run(["true"], workspace=workspaces / "task", timeout=0.05)
+
+
 @pytest.mark.system
 async def test_it_ends_itself_without_work_and_what_comes_then_is_for_the_next_one(
     tmp_path: Path, workspaces: Path

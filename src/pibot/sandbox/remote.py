@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from pibot.sandbox.wire import MAX_STDIN, BadMessage, encoded, read_message
 if TYPE_CHECKING:
     import asyncio
 
+log = logging.getLogger("pibot.sandbox")
+
 ANSWER_SECONDS = 120.0
 """Seconds beyond a command's own time in which the service must have answered; its start is among them."""
 
@@ -23,10 +26,13 @@ class RemoteSandbox:
     Args:
         socket: where the service listens.
         workspaces: the folder that holds the tasks' own; the service knows it too, and is told bare names.
+        slack: seconds beyond a command's own in which the service must have answered; then again, in which it must
+            have ended a command that was taken back.
     """
 
-    def __init__(self, socket: Path, workspaces: Path) -> None:
+    def __init__(self, socket: Path, workspaces: Path, *, slack: float = ANSWER_SECONDS) -> None:
         self._socket = socket
+        self._slack = slack
         self._workspaces = workspaces
 
     def describe(self) -> tuple[str, ...]:
@@ -44,7 +50,7 @@ class RemoteSandbox:
         if len(stdin) > MAX_STDIN:
             raise ToolError(f"a command can be given {MAX_STDIN} bytes to read, not {len(stdin)}; put them into a file")
         request = {"do": "run", "argv": list(argv), "timeout": timeout, "network": network, "stdin": len(stdin)}
-        return CommandResult(**await self._ask(request, workspace, timeout + ANSWER_SECONDS, stdin))
+        return CommandResult(**await self._ask(request, workspace, timeout + self._slack, stdin))
 
     async def clear(self, workspace: Path) -> None:
         """Remove what commands have left in ``workspace`` and this process can't, being another user.
@@ -52,12 +58,12 @@ class RemoteSandbox:
         Raises:
             ToolError: the service could not be reached, or ended meanwhile.
         """
-        await self._ask({"do": "clear"}, workspace, ANSWER_SECONDS)
+        await self._ask({"do": "clear"}, workspace, self._slack)
 
     async def _ask(
         self, request: dict[str, Any], workspace: Path, timeout: float, stdin: bytes = b""
     ) -> dict[str, Any]:
-        """The service's answer to one request. Whatever happens, no process of it is left afterwards."""
+        """The service's answer to one request. No process of it is left afterwards, unless the service is stuck."""
         import asyncio
 
         from pibot.sandbox.child import to_its_end
@@ -89,20 +95,27 @@ class RemoteSandbox:
         except BadMessage as exc:
             raise ToolError(f"the sandbox service answered with {exc}; update PiBot on the worker") from exc
         finally:
-            await to_its_end(_take_back(reader, writer))
+            await to_its_end(_take_back(reader, writer, self._slack))
         return _result(answer)
 
 
-async def _take_back(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _take_back(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seconds: float) -> None:
     """End the request, if it has not ended: the service closes when no process of it is left."""
+    import asyncio
     import contextlib
+
+    async def closed() -> None:
+        while await reader.read(65536):
+            pass
 
     # Whichever error it is, the connection is gone, and then the service ends the command by itself.
     with contextlib.suppress(OSError, RuntimeError):
         writer.write_eof()
-    with contextlib.suppress(OSError):
-        while await reader.read(65536):
-            pass
+    try:
+        with contextlib.suppress(OSError):
+            await asyncio.wait_for(closed(), seconds)
+    except asyncio.TimeoutError:  # a worker that waited on would take no other task until somebody looks
+        log.error("sandbox_stuck: the sandbox service did not end a command in %g s; restart pibot-sandbox", seconds)
     writer.close()
 
 
