@@ -164,7 +164,7 @@ def test_what_the_master_does_about_its_workers_can_be_set() -> None:
 
 
 def test_further_keys_and_workers_tokens_are_read(tmp_path: Path) -> None:
-    settings = load(tmp_path, PIBOT_KEY_PHONE="submit:abcdefgh12345678", WORKER_2_TOKEN="t" * 43, PIBOT_KEY_WALL="")
+    settings = load(tmp_path, PIBOT_KEY_PHONE="submit:abcdefgh12345678", WORKER_2_TOKEN="t" * 43, PIBOT_KEY_wall="")
     assert [(key.name, key.scope, key.secret.reveal()) for key in settings.keys] == [
         ("phone", Scope.SUBMIT, "abcdefgh12345678")
     ]

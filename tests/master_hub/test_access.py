@@ -165,6 +165,15 @@ def test_keys_of_people_that_nobody_would_be_asked_for_are_refused() -> None:
         KeyRing.of_hub(Settings(keys=KEYS, allow_open=True))
 
 
+def test_one_key_is_not_taken_for_two() -> None:
+    both = (AccessKey("wall", Scope.READ, Secret(READER)), AccessKey("boss", Scope.ADMIN, Secret(READER)))
+    with pytest.raises(SettingsError, match="wall and boss have the same key"):
+        KeyRing.of_hub(Settings(api_key=Secret(OWNER), keys=both))
+    same = Settings(api_key=Secret(OWNER), previous_api_key=Secret(OWNER), worker_tokens={"worker-1": Secret(OWNER)})
+    with pytest.raises(SettingsError, match="owner and worker-1"):
+        KeyRing.of_hub(same)
+
+
 @pytest.mark.parametrize("shown", [b"", b"owner", b"\xff\xfe", OWNER.encode() + b"\0", b"x" * 1_000_000])
 def test_what_is_no_key_finds_nobody(shown: bytes) -> None:
     ring = KeyRing.of_hub(Settings(api_key=Secret(OWNER), keys=KEYS))

@@ -23,7 +23,7 @@ from pibot.settings.values import (
 _WORKER_IP = re.compile(r"WORKER_(\d+)_IP\Z")
 WORKER_TOKEN = re.compile(r"WORKER_(\d+)_TOKEN\Z")
 PREVIOUS_TOKEN = re.compile(r"WORKER_(\d+)_TOKEN_PREVIOUS\Z")
-_FURTHER_KEY = re.compile(r"PIBOT_KEY_([A-Z0-9_]+)\Z")
+_FURTHER_KEY = re.compile(r"PIBOT_KEY_([A-Za-z0-9_]+)\Z")
 _FOR_PEOPLE = {scope.value: scope for scope in (Scope.READ, Scope.SUBMIT, Scope.ADMIN)}
 
 

@@ -24,10 +24,20 @@ class KeyRing:
 
     Args:
         keys: each key, and whose it is.
+
+    Raises:
+        SettingsError: one key is of two callers, who may not do the same.
     """
 
     def __init__(self, keys: Iterable[tuple[Secret, Caller]]) -> None:
         self._callers = tuple((_digest(key.reveal().encode()), caller) for key, caller in keys)
+        owners: dict[bytes, Caller] = {}
+        for digest, caller in self._callers:
+            if owners.setdefault(digest, caller) != caller:
+                raise SettingsError(
+                    f"{owners[digest].name} and {caller.name} have the same key; give each one of its own "
+                    "(PIBOT_API_KEY, PIBOT_KEY_…, WORKER_n_TOKEN)"
+                )
 
     @classmethod
     def of_hub(cls, settings: Settings) -> Optional[KeyRing]:
