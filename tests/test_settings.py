@@ -243,3 +243,4 @@ def test_what_tasks_may_read_is_nothing_with_the_keys_in_it(tmp_path: Path, path
     with pytest.raises(SettingsError, match="PIBOT_READ_PATHS must not hold"):
         load(tmp_path, PIBOT_READ_PATHS=path.format(folder=tmp_path, name=tmp_path.name))
     assert load(tmp_path, PIBOT_READ_PATHS=f"{tmp_path}/notes").read_paths == (tmp_path / "notes",)
+    assert load(tmp_path, PIBOT_READ_PATHS="/", PIBOT_SANDBOX="off").read_paths == (Path("/"),)

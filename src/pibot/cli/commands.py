@@ -95,8 +95,8 @@ def run(
         click.echo(json.dumps({"job_id": job_id}) if as_json else job_id)
         return
     say = _silent if as_json else _to_stderr
-    say(f"Job {job_id}")
     try:
+        say(f"Job {job_id}")
         result = follow(hub, job_id, say)
     except KeyboardInterrupt:
         click.echo(f"\nThe job goes on; 'pibot job {job_id}' shows it, 'pibot cancel {job_id}' ends it.", err=True)
