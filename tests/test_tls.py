@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import http.client
 import socket
@@ -227,32 +226,29 @@ def test_a_workers_token_counts_only_with_its_own_certificate(
 # --- who asks ---
 
 
-def ask_worker(files: Files, port: int) -> int:
-    async def ask() -> int:
-        client = WorkerClient(WorkerKeys(), client_tls(files.settings()))
-        try:
-            address = WorkerAddress("worker-1", "127.0.0.1", port, "https")
-            return (await client.request(address, "GET", "/health"))[0]
-        finally:
-            await client.close()
-
-    return asyncio.run(ask())
+async def ask_worker(files: Files, port: int) -> int:
+    client = WorkerClient(WorkerKeys(), client_tls(files.settings()))
+    try:
+        address = WorkerAddress("worker-1", "127.0.0.1", port, "https")
+        return (await client.request(address, "GET", "/health"))[0]
+    finally:
+        await client.close()
 
 
-def test_the_pool_asks_a_worker_over_tls(worker_port: int, master: Files) -> None:
-    assert ask_worker(master, worker_port) == 200
+async def test_the_pool_asks_a_worker_over_tls(worker_port: int, master: Files) -> None:
+    assert await ask_worker(master, worker_port) == 200
 
 
-def test_the_pool_believes_no_worker_of_another_ca(worker_port: int, other_authority: Authority) -> None:
+async def test_the_pool_believes_no_worker_of_another_ca(worker_port: int, other_authority: Authority) -> None:
     with pytest.raises(WorkerNotReached, match=r"certificate is not accepted.*PIBOT_TLS_CA"):
-        ask_worker(other_authority.certify(MASTER), worker_port)
+        await ask_worker(other_authority.certify(MASTER), worker_port)
 
 
 # Python 3.9's asyncio leaves the transport of a connection that was refused to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_pool_that_a_worker_refuses_gets_a_workers_error(worker_port: int, worker_2: Files) -> None:
+async def test_a_pool_that_a_worker_refuses_gets_a_workers_error(worker_port: int, worker_2: Files) -> None:
     with pytest.raises(WorkerUnreachable):
-        ask_worker(worker_2, worker_port)
+        await ask_worker(worker_2, worker_port)
 
 
 def status(port: int, host: str = "127.0.0.1", **settings: object) -> object:
