@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Every test: on .venv's Python first, then the unit tests on every other Python from 3.9 to 3.13 that this machine has, two
-# at a time; the lab beside them from the start, since all of them wait more than they compute. Arguments go to pytest, and
-# then only .venv's Python is used, without the lab.
+# Every test on .venv's Python, the unit tests on every other one from 3.9 to 3.13 that this machine has, two Pythons at a
+# time; the lab beside them from the start, since all of them wait more than they compute. Arguments go to pytest, and then
+# only .venv's Python is used, without the lab.
 #
 #   ONE_PYTHON=1  leaves the other Pythons out
 #   NO_LAB=1      leaves the lab out
@@ -116,27 +116,38 @@ finish_lab() {
     [ "$status" = 0 ] || broken=1
 }
 
+# Unit tests on the next of the other Pythons.
+start_next() {
+    [ ${#queue[@]} -gt 0 ] || return 0
+    local version=${queue[0]}
+    queue=("${queue[@]:1}")
+    PYTHON=${pythons[$version]} scripts/bootstrap.sh dev ".venv-$version"
+    start_unit_tests "$version"
+}
+
 need_programs
 own=$(.venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 [ $# = 0 ] || ONE_PYTHON=1 NO_LAB=1
-[ "${NO_LAB:-}" = 1 ] || start_lab
-run "$own" .venv/bin/python "$@"
-
-absent=() pending=()
+declare -A pythons
+absent=() queue=() pending=()
 for version in "${wanted[@]}"; do
     if [ "$version" = "$own" ] || [ "${ONE_PYTHON:-}" = 1 ]; then
         continue
     fi
-    if python=$(find_python "$version"); then
-        PYTHON=$python scripts/bootstrap.sh dev ".venv-$version"
-        [ ${#pending[@]} -lt 2 ] || finish_unit_tests
-        start_unit_tests "$version"
+    if pythons[$version]=$(find_python "$version"); then
+        queue+=("$version")
     else
         absent+=("$version")
     fi
 done
+
+[ "${NO_LAB:-}" = 1 ] || start_lab
+start_next
+run "$own" .venv/bin/python "$@"
+start_next
 while [ ${#pending[@]} -gt 0 ]; do
     finish_unit_tests
+    start_next
 done
 [ -z "$lab" ] || finish_lab
 
