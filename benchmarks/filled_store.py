@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pibot.contracts import TaskResult, TaskState
 from pibot.master_components import JobStore
-from pibot.master_components.records import Submission
+from pibot.master_components.store.records import Submission
 
 PATTERN = "pattern"
 STEP = "step-1"

@@ -12,7 +12,7 @@ from pibot.background import BackgroundLoop
 from pibot.contracts import AgentOutcome, TaskRequest, TaskState
 from pibot.settings import Settings
 from pibot.tool_registry import SkillLibrary
-from pibot.worker_api import create_worker_app
+from pibot.worker.api import create_worker_app
 from pibot.worker_task_executor import TaskExecutor
 
 

@@ -19,8 +19,8 @@ from unittest import mock
 from benchmarks.filled_store import STEP
 from pibot.contracts import TaskResult, TaskState, Usage
 from pibot.master_components import JobStore
-from pibot.master_components.records import Submission
-from pibot.master_components.spending import Spent
+from pibot.master_components.store.records import Submission
+from pibot.master_components.store.spending import Spent
 
 RESULT = TaskResult(STEP, "worker-1", TaskState.COMPLETED, output="done", started_at=0.0, finished_at=0.0)
 

@@ -17,9 +17,6 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "pibot"
 FREE_FOR_SKILLS = {"pibot.contracts", "pibot.errors"}
 
-# The guide starts a worker by `python -m pibot.worker_task_executor`, so its main() puts the process together.
-EXCEPTIONS = {("worker_task_executor", "worker_api"), ("worker_task_executor", "worker_joining")}
-
 
 def table() -> list[tuple[int, list[str]]]:
     """Each row of the table in CONTRIBUTING.md: a layer and its top-level modules, in their order."""
@@ -66,6 +63,22 @@ GRAPH = {name: set(imports(name, path, set(MODULES))) - {name} for name, path in
 RANK = {name: (layer, place) for layer, names in table() for place, name in enumerate(names)}
 
 
+def rooms() -> dict[str, set[str]]:
+    """Each row of the table of rooms in CONTRIBUTING.md: a room, and what beside it it may import."""
+    rows = re.findall(r"^\| `(\w+\.\w+)` \|([^|]*)\|", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    return {
+        room: {f"{room.partition('.')[0]}.{name}" for name in re.findall(r"`(\w+)`", beside)} for room, beside in rows
+    }
+
+
+ROOMS = rooms()
+
+
+def room_of(name: str) -> str:
+    """``pibot.master_components.store.jobs`` is in ``master_components.store``; empty for a module in no room."""
+    return next((room for room in ROOMS if f"{name}.".startswith(f"pibot.{room}.")), "")
+
+
 def test_every_module_has_its_row_in_the_table_and_every_row_its_module() -> None:
     assert {top(name) for name in MODULES if top(name)} == set(RANK)
 
@@ -74,14 +87,31 @@ def test_every_module_has_its_row_in_the_table_and_every_row_its_module() -> Non
 def test_a_module_imports_only_from_lower_layers_from_its_left_or_its_own_package(name: str) -> None:
     own = top(name)
     others = {top(other) for other in GRAPH[name]} - {"", own}
-    assert [other for other in sorted(others) if RANK[other] > RANK[own] and (own, other) not in EXCEPTIONS] == []
+    assert [other for other in sorted(others) if RANK[other] > RANK[own]] == []
 
 
 def test_no_module_imports_itself_in_a_circle() -> None:
-    graph = {
-        name: {other for other in others if (top(name), top(other)) not in EXCEPTIONS} for name, others in GRAPH.items()
+    graphlib.TopologicalSorter(GRAPH).prepare()  # raises CycleError, which names the circle
+
+
+def test_every_folder_within_a_package_is_a_room_of_the_table() -> None:
+    folders = {".".join(path.parent.relative_to(PACKAGE).parts) for path in PACKAGE.glob("*/*/*.py")}
+    assert {room for room in folders if "." in room} == {
+        room for room in ROOMS if (PACKAGE / room.replace(".", "/")).is_dir()
     }
-    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+    assert all((PACKAGE / room.replace(".", "/")).is_dir() or f"pibot.{room}" in MODULES for room in ROOMS)
+
+
+@pytest.mark.parametrize("name", sorted(name for name in MODULES if room_of(name)))
+def test_a_room_imports_only_the_rooms_of_its_row_and_nothing_that_puts_them_together(name: str) -> None:
+    own = room_of(name)
+    package = own.partition(".")[0]
+    others = {other for other in GRAPH[name] if top(other) == package and room_of(other) != own}
+    assert {room_of(other) or other.partition(".")[2] for other in others} <= ROOMS[own]
+
+
+def test_the_rooms_stand_on_each_other_without_a_circle() -> None:
+    graphlib.TopologicalSorter(ROOMS).prepare()  # raises CycleError, which names the circle
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "skills").glob("*/tools.py")), ids=lambda path: path.parent.name)

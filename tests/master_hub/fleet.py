@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pibot.approvals import ApprovalDesk
 from pibot.background import BackgroundLoop
 from pibot.contracts import AgentOutcome, TaskRequest, TaskState, Usage, WorkerAddress
 from pibot.master_hub import HubService, create_hub_app
 from pibot.master_hub.app import hub_threads
 from pibot.settings import LLMSettings, Secret, Settings
 from pibot.tool_registry import SkillLibrary
-from pibot.worker_api import create_worker_app
+from pibot.worker.api import create_worker_app
+from pibot.worker.approvals import ApprovalDesk
 from pibot.worker_task_executor import TaskExecutor
 from tests.support import scripted_llm as model
 from tests.support.scripted_llm import ScriptedLLM

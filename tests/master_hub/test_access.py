@@ -9,7 +9,7 @@ import pytest
 
 from pibot.contracts import Scope
 from pibot.errors import SettingsError
-from pibot.master_components.worker_keys import WorkerKeys
+from pibot.master_components.workers.keys import WorkerKeys
 from pibot.master_hub import HubService, create_hub_app
 from pibot.settings import AccessKey, Secret, Settings
 from pibot.web.keys import KeyRing, needed

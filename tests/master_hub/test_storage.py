@@ -13,8 +13,8 @@ import pytest
 
 from pibot import __version__
 from pibot.errors import StoreError, StoreUnwritable
-from pibot.master_components.copies import copy_of
-from pibot.master_components.records import Submission
+from pibot.master_components.store.copies import copy_of
+from pibot.master_components.store.records import Submission
 from tests.cli.test_commands import pibot
 from tests.master_hub.fleet import Fleet, fleet, hub, settings_for
 from tests.master_hub.test_run_hub import ready, start

@@ -14,9 +14,9 @@ from pibot.contracts import WorkerAddress
 from pibot.errors import InvalidRequest, StoreError
 from pibot.master_hub.roster import Roster, address_from_json
 from pibot.settings import Settings
-from pibot.worker_joining import Joining
+from pibot.worker.joining import Joining
 from tests.master_hub.fleet import Fleet, fleet, hub, settings_for, worker
-from tests.master_hub.test_dashboard import page
+from tests.master_hub.pages.test_dashboard import page
 from tests.support.scripted_llm import ScriptedLLM
 from tests.support.serving import ask
 from tests.support.workers import closed_port, workers

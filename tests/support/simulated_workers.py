@@ -8,8 +8,8 @@ from typing import Callable
 
 from pibot.contracts import JsonObject, TaskResult, TaskState, WorkerAddress
 from pibot.errors import TaskNotFound, WorkerBusy, WorkerNotReached, WorkerRejected, WorkerUnreachable
-from pibot.master_components.worker_client import ANSWER_MARGIN
-from pibot.master_components.worker_pool import WorkerPool
+from pibot.master_components.workers.client import ANSWER_MARGIN
+from pibot.master_components.workers.pool import WorkerPool
 from tests.support.clocks import FakeClock
 
 

@@ -12,7 +12,7 @@ from pibot.contracts import AgentOutcome, TaskRequest, TaskState, WorkerAddress
 from pibot.settings import Settings
 from pibot.tool_registry import SkillLibrary
 from pibot.web import Server
-from pibot.worker_api import create_worker_app
+from pibot.worker.api import create_worker_app
 from pibot.worker_task_executor import TaskExecutor
 
 Behaviour = Callable[[TaskRequest], "AgentOutcome"]

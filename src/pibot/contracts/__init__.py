@@ -14,6 +14,7 @@ from pibot.contracts.access import (
 from pibot.contracts.approvals import (
     ApprovalRequest,
     Decision,
+    PendingCalls,
     digest_of,
     shown_call,
 )
@@ -80,6 +81,7 @@ __all__ = [
     "JsonObject",
     "LLMClient",
     "Message",
+    "PendingCalls",
     "Scope",
     "SubTask",
     "TaskComplexity",

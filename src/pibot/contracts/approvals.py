@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 from pibot.contracts.basics import JsonObject
 from pibot.contracts.validation import valid_id
 from pibot.errors import ContractError, InvalidRequest
+
+log = logging.getLogger("pibot.approvals")
 
 MAX_REASON_CHARS = 500
 
@@ -68,6 +71,47 @@ class ApprovalRequest:
         except InvalidRequest as exc:
             raise ContractError(str(exc)) from exc
         return cls(approval_id, tool, data["arguments"], data["digest"], float(asked_at))
+
+
+@dataclass(frozen=True)
+class PendingCalls:
+    """The calls of a running task that need the owner's approval, as a worker reports them in a 202.
+
+    Args:
+        asked: how many calls of the task have waited for approval so far, the waiting ones included.
+        waited: seconds for which the task has waited for the owner.
+        calls: the calls that wait now.
+    """
+
+    asked: int = 0
+    waited: float = 0.0
+    calls: tuple[ApprovalRequest, ...] = ()
+
+    def to_json(self) -> JsonObject:
+        return {
+            "approvals": [call.to_json() for call in self.calls],
+            "approvals_asked": self.asked,
+            "waited_seconds": round(self.waited, 3),
+        }
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> PendingCalls:
+        """Read a worker's 202. A call whose digest does not match its content is left out and logged: nobody may
+        approve it.
+        """
+        calls = []
+        rows = body.get("approvals")
+        for row in rows if isinstance(rows, list) else ():
+            try:
+                calls.append(ApprovalRequest.from_json(row))
+            except (ContractError, RecursionError) as exc:
+                log.warning("approval_unusable error=%s", exc)
+        asked, waited = body.get("approvals_asked"), body.get("waited_seconds")
+        return cls(
+            asked if isinstance(asked, int) and asked >= 0 else 0,
+            float(waited) if isinstance(waited, (int, float)) and 0 <= waited < 1e9 else 0.0,
+            tuple(calls),
+        )
 
 
 @dataclass(frozen=True)

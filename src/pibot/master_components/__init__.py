@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pibot.contracts import SubTask, TaskComplexity, TaskPlan
-from pibot.master_components.dispatcher import Dispatcher
-from pibot.master_components.job_store import JobStore
+from pibot.master_components.dispatch.dispatcher import Dispatcher
 from pibot.master_components.planner import TaskPlanner
-from pibot.master_components.worker_pool import WorkerPool, create_default_worker_pool
+from pibot.master_components.store.jobs import JobStore
+from pibot.master_components.workers.pool import WorkerPool, create_default_worker_pool
 
 __all__ = [
     "Dispatcher",

@@ -11,10 +11,10 @@ from flask import Blueprint, Response, request
 from pibot import __version__
 from pibot.contracts import Decision, JsonObject, Scope, valid_id
 from pibot.errors import InvalidRequest, OutOfScope
-from pibot.master_components.accounts import DAYS_KEPT
-from pibot.master_components.records import Job, Submission
-from pibot.master_components.spending import rounded
-from pibot.master_components.states import ENDED_JOBS, JobState, SubtaskState
+from pibot.master_components.store.accounts import DAYS_KEPT
+from pibot.master_components.store.records import Job, Submission
+from pibot.master_components.store.spending import rounded
+from pibot.master_components.store.states import ENDED_JOBS, JobState, SubtaskState
 from pibot.master_hub.access import SubmitLimit
 from pibot.master_hub.roster import address_from_json
 from pibot.settings import is_loopback

@@ -10,9 +10,9 @@ from pibot import __version__, logs, web
 from pibot.logs import event
 from pibot.master_hub.access import LOG_IN, SubmitLimit, for_templates, shut, to_log_in
 from pibot.master_hub.api import WAITING_PLACES, create_api_blueprint
-from pibot.master_hub.dashboard import create_dashboard_blueprint
-from pibot.master_hub.gateway import create_gateway_blueprint
+from pibot.master_hub.gateway.routes import create_gateway_blueprint
 from pibot.master_hub.login import create_login_blueprint
+from pibot.master_hub.pages.routes import create_dashboard_blueprint
 from pibot.master_hub.service import HubService
 from pibot.settings import DEFAULT_PORT, Settings, is_loopback
 from pibot.tls import server_tls

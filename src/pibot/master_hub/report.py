@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pibot.contracts import JsonObject
-from pibot.master_components.accounts import Accounts
-from pibot.master_components.spending import Spending, total
-from pibot.master_hub.ledger import Ledger
+from pibot.master_components.store.accounts import Accounts
+from pibot.master_components.store.spending import Spending, total
+from pibot.master_hub.gateway.ledger import Ledger
 from pibot.settings import GatewaySettings
 
 

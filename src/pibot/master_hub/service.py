@@ -28,17 +28,17 @@ from pibot.llm_client.configuration import Endpoint, check
 from pibot.llm_client.retry import RetryPolicy
 from pibot.logs import event
 from pibot.master_components import Dispatcher, JobStore, TaskPlanner
-from pibot.master_components.records import Approval, Event, Job, JobRecord, Submission
-from pibot.master_components.states import JobState, SubtaskState
-from pibot.master_components.step_runner import Timing
-from pibot.master_components.upkeep import Upkeep
-from pibot.master_components.worker_pool import create_worker_pool
-from pibot.master_hub.attempts import Timing as AttemptTiming
-from pibot.master_hub.in_process import CountedPlanner, create_planning_client
-from pibot.master_hub.ledger import Ledger
+from pibot.master_components.dispatch.step_runner import Timing
+from pibot.master_components.store.records import Approval, Event, Job, JobRecord, Submission
+from pibot.master_components.store.states import JobState, SubtaskState
+from pibot.master_components.store.upkeep import Upkeep
+from pibot.master_components.workers.pool import create_worker_pool
+from pibot.master_hub.gateway.attempts import Timing as AttemptTiming
+from pibot.master_hub.gateway.gateway import Gateway
+from pibot.master_hub.gateway.in_process import CountedPlanner, create_planning_client
+from pibot.master_hub.gateway.ledger import Ledger
+from pibot.master_hub.gateway.provider import Provider
 from pibot.master_hub.membership import Membership
-from pibot.master_hub.provider import Provider
-from pibot.master_hub.relay import Gateway
 from pibot.master_hub.report import SpendingReport
 from pibot.settings import Settings
 from pibot.tool_registry import SkillLibrary

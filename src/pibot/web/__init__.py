@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pibot.web.app import MAX_BODY, create_app, retry_after
-from pibot.web.channel import Limits
 from pibot.web.guard import FORM_TOKEN, Attempts, LogIn, blocked, cookie_name, current_session
 from pibot.web.keys import KeyRing, current_caller, needs
-from pibot.web.limits import Buckets, network_of
+from pibot.web.limits import Buckets
 from pibot.web.messages import WaitingRoom, answer, error, json_body, wait_preference
-from pibot.web.server import REQUEST_TIMEOUT, Server, serve
+from pibot.web.server.channel import Limits
+from pibot.web.server.networks import network_of
+from pibot.web.server.server import REQUEST_TIMEOUT, Server, serve
 from pibot.web.sessions import LIFETIME, Session, Sessions
 
 __all__ = [

@@ -10,10 +10,10 @@ from werkzeug.exceptions import HTTPException
 
 from pibot import errors
 from pibot.errors import InvalidRequest, PibotError
-from pibot.web.channel import TooSlow
 from pibot.web.guard import Attempts, Guard, LogIn
 from pibot.web.keys import KeyRing
 from pibot.web.messages import error
+from pibot.web.server.channel import TooSlow
 
 log = logging.getLogger("pibot.web")
 

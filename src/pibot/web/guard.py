@@ -14,8 +14,9 @@ from pibot.contracts import Caller
 from pibot.logs import event
 from pibot.tls import PEER
 from pibot.web.keys import OWNER, KeyRing, needed
-from pibot.web.limits import Buckets, network_of
+from pibot.web.limits import Buckets
 from pibot.web.messages import error
+from pibot.web.server.networks import network_of
 from pibot.web.sessions import Session, Sessions
 
 log = logging.getLogger("pibot.web")

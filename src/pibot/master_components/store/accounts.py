@@ -1,0 +1,158 @@
+"""The part of the job database that holds what models were asked for: by job, by day, by who asked."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+
+from pibot.contracts import Clock, Usage
+from pibot.master_components.store.database import Database
+from pibot.master_components.store.records import Lease
+from pibot.master_components.store.rows import subtask_from
+from pibot.master_components.store.spending import Spending, Spent
+from pibot.master_components.store.states import SubtaskState
+
+DAYS_KEPT = 400
+"""Days with calls that are kept: a year and a bit. Counted and not dated, because a Pi's clock may jump by years."""
+
+_SUMS = (
+    "prompt_tokens = prompt_tokens + excluded.prompt_tokens,"
+    " completion_tokens = completion_tokens + excluded.completion_tokens,"
+    " calls = calls + excluded.calls, estimated = estimated + excluded.estimated,"
+    " cost = CASE WHEN excluded.cost IS NULL THEN cost ELSE coalesce(cost, 0) + excluded.cost END"
+)
+
+
+class Accounts:
+    """Writes calls down and sums them up. Its methods block for as long as the disk takes.
+
+    Args:
+        file: the open job database.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(self, file: Database, clock: Clock) -> None:
+        self._transaction: Callable[[], AbstractContextManager[sqlite3.Connection]] = file.transaction
+        self._reading: Callable[[], AbstractContextManager[sqlite3.Connection]] = file.reading
+        self._clock = clock
+
+    def today(self) -> str:
+        """The day by UTC."""
+        return time.strftime("%Y-%m-%d", time.gmtime(self._clock()))
+
+    def add(self, calls: Sequence[Spent]) -> None:
+        """Write calls down: to today, and to their jobs as far as these are still there; all of them or none.
+
+        Raises:
+            StoreUnwritable: it can't be written now.
+        """
+        day = self.today()
+        with self._transaction() as db:
+            for call in calls:
+                _add_to_day(db, day, call)
+                if call.job_id is not None and _add_to_job(db, call.job_id, call) and call.lease is not None:
+                    _add_to_attempt(db, call.lease, call.usage)
+
+    def lease_of(self, worker_id: str) -> Lease | None:
+        """What a worker is busy with: the lease that it has; None where it has none."""
+        with self._reading() as db:
+            row = db.execute(
+                f"SELECT * FROM subtask WHERE state = '{SubtaskState.LEASED.value}' AND worker_id = ?"  # nosec B608 # an enum's value
+                " ORDER BY expires_at DESC LIMIT 1",
+                (worker_id,),
+            ).fetchone()
+        return None if row is None else subtask_from(row, ()).lease
+
+    def used_by(self, job_id: str) -> int:
+        """Tokens that a job has used so far, also those that only its workers told of; 0 where there is none."""
+        with self._reading() as db:
+            row = db.execute(
+                "SELECT prompt_tokens + completion_tokens AS tokens FROM job WHERE job_id = ?", (job_id,)
+            ).fetchone()
+        return 0 if row is None else int(row["tokens"])
+
+    def of_job(self, job_id: str) -> tuple[Spending, ...]:
+        """Who asked which model for a job."""
+        with self._reading() as db:
+            return _rows(db.execute("SELECT * FROM job_spending WHERE job_id = ? ORDER BY caller, model", (job_id,)))
+
+    def of_day(self, day: str | None = None) -> tuple[Spending, ...]:
+        """Who asked which model on a day; today by default."""
+        with self._reading() as db:
+            found = db.execute(
+                "SELECT * FROM day_spending WHERE day = ? ORDER BY caller, model", (day or self.today(),)
+            )
+            return _rows(found)
+
+    def days(self, limit: int) -> tuple[tuple[str, Spending], ...]:
+        """The last days on which a model was asked, the newest first, each with its sum."""
+        with self._reading() as db:
+            found = db.execute(
+                "SELECT day, '' AS caller, '' AS model, sum(prompt_tokens) AS prompt_tokens,"
+                " sum(completion_tokens) AS completion_tokens, sum(calls) AS calls, sum(estimated) AS estimated,"
+                " sum(cost) AS cost FROM day_spending GROUP BY day ORDER BY day DESC LIMIT ?",
+                (limit,),
+            ).fetchall()
+        return tuple((row["day"], _spending(row)) for row in found)
+
+    def prune(self, keep: int = DAYS_KEPT) -> int:
+        """Forget all but the last ``keep`` days; how many rows that were."""
+        with self._transaction() as db:
+            # A query of its own: as a subquery of the DELETE, SQLite (3.40, 3.46) does not heed its OFFSET.
+            last = db.execute(
+                "SELECT day FROM day_spending GROUP BY day ORDER BY day DESC LIMIT 1 OFFSET ?", (keep,)
+            ).fetchone()
+            return 0 if last is None else db.execute("DELETE FROM day_spending WHERE day <= ?", (last["day"],)).rowcount
+
+
+def _add_to_day(db: sqlite3.Connection, day: str, call: Spent) -> None:
+    db.execute(
+        "INSERT INTO day_spending VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+        f" ON CONFLICT (day, caller, model) DO UPDATE SET {_SUMS}",  # nosec B608 # a constant
+        (day, call.caller, call.model, *_figures(call)),
+    )
+
+
+def _add_to_job(db: sqlite3.Connection, job_id: str, call: Spent) -> bool:
+    """Whether the job is still there."""
+    done = db.execute(
+        "UPDATE job SET prompt_tokens = prompt_tokens + ?, completion_tokens = completion_tokens + ?,"
+        " llm_calls = llm_calls + ?, cost = CASE WHEN ? IS NULL THEN cost ELSE coalesce(cost, 0) + ? END"
+        " WHERE job_id = ?",
+        (*_tokens(call.usage), call.cost, call.cost, job_id),
+    )
+    if done.rowcount == 0:
+        return False
+    db.execute(
+        "INSERT INTO job_spending VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+        f" ON CONFLICT (job_id, caller, model) DO UPDATE SET {_SUMS}",  # nosec B608 # a constant
+        (job_id, call.caller, call.model, *_figures(call)),
+    )
+    return True
+
+
+def _add_to_attempt(db: sqlite3.Connection, lease: Lease, usage: Usage) -> None:
+    db.execute(
+        "UPDATE attempt SET prompt_tokens = prompt_tokens + ?, completion_tokens = completion_tokens + ?,"
+        " llm_calls = llm_calls + ? WHERE job_id = ? AND task_id = ? AND token = ?",
+        (*_tokens(usage), lease.job_id, lease.task_id, lease.token),
+    )
+
+
+def _figures(call: Spent) -> tuple[int, int, int, int, float | None]:
+    return (*_tokens(call.usage), int(call.estimated), call.cost)
+
+
+def _tokens(usage: Usage) -> tuple[int, int, int]:
+    return usage.prompt_tokens, usage.completion_tokens, usage.llm_calls
+
+
+def _rows(found: sqlite3.Cursor) -> tuple[Spending, ...]:
+    return tuple(_spending(row) for row in found)
+
+
+def _spending(row: sqlite3.Row) -> Spending:
+    usage = Usage(row["prompt_tokens"], row["completion_tokens"], row["calls"])
+    return Spending(usage, row["estimated"], row["cost"], row["caller"], row["model"])

@@ -1,0 +1,204 @@
+"""The SQLite file of the jobs: opened with care, written by one connection, and its troubles said plainly."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+
+from pibot.contracts import Clock
+from pibot.errors import StoreError, StoreUnreadable, StoreUnwritable
+from pibot.logs import event
+from pibot.master_components.store.copies import check, copy_of, is_due, keep_good_copy, put_aside
+from pibot.master_components.store.file_lock import FileLock
+from pibot.master_components.store.schema import check_version, migrate, migrations, version_of
+
+log = logging.getLogger("pibot.store")
+
+_MAY_PASS = (sqlite3.OperationalError, sqlite3.DatabaseError)
+"""Errors of the disk. Those derived from them are defects, such as a constraint that was not kept."""
+
+_STATEMENT = re.compile(r"no such |near |unrecognized token|incomplete input|cannot |table .* has no column")
+"""How SQLite's messages begin where a statement is wrong (SQLITE_ERROR); Python before 3.11 does not tell its code."""
+
+
+class Database:
+    """One file, one process, one connection, behind a lock.
+
+    SQLite before 3.51.3 can damage a file in WAL mode that two connections write
+    (https://sqlite.org/wal.html#walresetbug), so there is one. ``synchronous=FULL``: in WAL mode a commit is on disk
+    when it returns, and not before.
+
+    Args:
+        path: the file, made if it is not there; its folder must be.
+        clock: seconds since the epoch, for the age of the last good copy.
+
+    Raises:
+        StoreError: another hub has it, or it can't be opened, is damaged, or comes from a newer version; it says what
+            to do.
+    """
+
+    def __init__(self, path: Path, *, clock: Clock = time.time) -> None:
+        self._path = path
+        self._clock = clock
+        self._lock = threading.RLock()
+        self.trouble: str | None = None
+        """Why it can't be written, from a failed write until one succeeds."""
+        self.damage: str | None = None
+        """What was found damaged while it was open, and what to do; the next start finds out whether it still is."""
+        self._process_lock = FileLock(path)
+        try:
+            self.connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
+            self.connection.row_factory = sqlite3.Row
+            try:
+                self._prepare()
+            except BaseException:
+                self.connection.close()
+                raise
+        except sqlite3.Error as exc:
+            self._process_lock.release()
+            raise StoreError(f"the job database {path} can't be used: {exc}; {self._advice(exc)}") from exc
+        except StoreError:
+            self._process_lock.release()
+            raise
+
+    def close(self) -> None:
+        """Close the file. Calling it twice is fine."""
+        with self._lock:
+            self.connection.close()
+            self._process_lock.release()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing, and on disk at the end.
+
+        Raises:
+            StoreUnwritable: it can't be written now; nothing was.
+            StoreError: it takes no such thing; nothing was written.
+        """
+        with self._lock:
+            try:
+                self.connection.execute("BEGIN IMMEDIATE")
+                before = self.connection.total_changes
+                try:
+                    yield self.connection
+                    self.connection.execute("COMMIT")
+                finally:
+                    if self.connection.in_transaction:
+                        self.connection.execute("ROLLBACK")
+            except sqlite3.Error as exc:
+                self._note_damage(exc)
+                if type(exc) is sqlite3.DatabaseError:
+                    advice = "; start the hub again: it says how to get a good copy back"
+                else:
+                    advice = "; free some space" if "full" in str(exc) else ""
+                message = f"the job database {self._path} can't be written: {exc}{advice}"
+                if type(exc) not in _MAY_PASS or _is_defect(exc):
+                    raise StoreError(message) from exc
+                self.trouble = message
+                self._make_room()
+                raise StoreUnwritable(message) from exc
+            if self.connection.total_changes > before:  # a commit of nothing would succeed on a full disk too
+                self.trouble = None
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """For what only reads.
+
+        Raises:
+            StoreUnreadable: it can't be read now.
+            StoreError: it is damaged, or knows no such thing.
+        """
+        with self._lock:
+            try:
+                yield self.connection
+            except sqlite3.Error as exc:
+                if self._note_damage(exc):
+                    raise StoreError(self.damage) from exc
+                kind = StoreUnreadable if type(exc) in _MAY_PASS and not _is_defect(exc) else StoreError
+                raise kind(f"the job database {self._path} can't be read: {exc}") from exc
+
+    def keep_good_copy(self) -> None:
+        """Copy the file if it is sound and the last good copy is a day old. Others may write to it meanwhile.
+
+        Raises:
+            StoreError: it is damaged, or can't be read.
+        """
+        if not is_due(self._path, self._clock):
+            return
+        # Reads alone, and so needs no lock: what damages a file is two connections that write.
+        uri = f"{self._path.absolute().as_uri()}?mode=ro"
+        try:
+            with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10.0)) as db:
+                self._refuse_damaged(db)
+                self._copy(db)
+        except sqlite3.Error as exc:
+            self._note_damage(exc)
+            raise StoreError(f"the job database {self._path} can't be read: {exc}") from exc
+
+    def _make_room(self) -> None:
+        """Give back the room of the write-ahead log, up to 4 MB, where the file itself has room for what is in it."""
+        with contextlib.suppress(sqlite3.Error):  # it can't be: then it stays as it is
+            self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _prepare(self) -> None:
+        db = self.connection
+        scripts = migrations()
+        check_version(db, self._path, scripts)
+        db.execute("PRAGMA foreign_keys = ON")
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        self._refuse_damaged(db)
+        is_new = version_of(db) == 0
+        migrate(db, self._path, scripts)
+        if is_new:
+            put_aside(self._path)
+        elif is_due(self._path, self._clock):
+            self._copy(db)
+
+    def _refuse_damaged(self, db: sqlite3.Connection) -> None:
+        damage = check(db)
+        if damage is not None:
+            self.damage = f"the job database {self._path} is damaged ({damage}); stop the hub, then {self._way_back()}"
+            raise StoreError(f"the job database {self._path} is damaged ({damage}); {self._way_back()}")
+
+    def _note_damage(self, exc: sqlite3.Error) -> bool:
+        """Whether this says that the file is damaged."""
+        if type(exc) is not sqlite3.DatabaseError:
+            return False
+        self.damage = f"the job database {self._path} is damaged ({exc}); stop the hub, then {self._way_back()}"
+        return True
+
+    def _copy(self, db: sqlite3.Connection) -> None:
+        try:
+            keep_good_copy(db, self._path, self._clock)
+        except (OSError, sqlite3.Error) as exc:  # the hub does without
+            event(log, "no_copy", level=logging.WARNING, file=str(copy_of(self._path)), error=str(exc))
+
+    def _advice(self, exc: sqlite3.Error) -> str:
+        if isinstance(exc, sqlite3.OperationalError) and "malformed" not in str(exc):
+            return "free some space if the disk is full, or set PIBOT_DATA_DIR to a folder that can be written"
+        return self._way_back()
+
+    def _way_back(self) -> str:
+        """What to do about a damaged file."""
+        name, good = self._path.name, copy_of(self._path)
+        if not good.exists():
+            return f"move it and its {name}-wal and {name}-shm away to start afresh"
+        day = datetime.fromtimestamp(good.stat().st_mtime, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+        return (
+            f"move it and its {name}-wal and {name}-shm away, then start afresh, or copy {good} of {day}, the last "
+            f"good one, to {name}"
+        )
+
+
+def _is_defect(exc: sqlite3.Error) -> bool:
+    """Whether the statement is wrong, so that another try won't do."""
+    code = getattr(exc, "sqlite_errorcode", None)
+    return _STATEMENT.match(str(exc)) is not None if code is None else code & 0xFF == 1

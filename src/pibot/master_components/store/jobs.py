@@ -1,0 +1,388 @@
+"""Jobs on disk: one SQLite file, written by one connection, so that what was accepted outlives a power cut."""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from pibot.contracts import Clock, SubTask, TaskComplexity, TaskPlan, TaskResult, Usage
+from pibot.errors import IllegalTransition, LeaseLost, QueueFull, StoreError, TaskConflict
+from pibot.logs import event
+from pibot.master_components.store.accounts import Accounts
+from pibot.master_components.store.approvals import ApprovalStore
+from pibot.master_components.store.database import Database
+from pibot.master_components.store.queries import JobQueries
+from pibot.master_components.store.records import Job, Lease, Submission
+from pibot.master_components.store.spending import Spent
+from pibot.master_components.store.states import (
+    ENDED_JOBS,
+    MAX_ATTEMPTS,
+    UNFINISHED_JOBS,
+    JobState,
+    SubtaskState,
+    listed,
+)
+from pibot.master_components.store.tables import Tables
+
+log = logging.getLogger("pibot.store")
+
+SINGLE_STEP = "step-1"
+"""The id of the one subtask of a job that is not planned."""
+
+
+class JobStore(JobQueries):
+    """The job database. Its methods block for as long as the disk takes, and may be called from any thread.
+
+    Args:
+        path: the file, made if it is not there; its folder must be. It belongs to this process until it is closed.
+        clock: seconds since the epoch, for what is shown.
+        monotonic: seconds that never go back, for what is counted.
+        max_queued: how many jobs that have not ended there may be; None for any number.
+
+    Raises:
+        StoreError: another hub has the file, or it can't be opened, is damaged, or comes from a newer version; it says
+            what to do.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        clock: Clock = time.time,
+        monotonic: Clock = time.monotonic,
+        max_queued: int | None = None,
+    ) -> None:
+        self._clock = clock
+        self._max_queued = max_queued
+        self._file = Database(path, clock=clock)
+        self._transaction = self._file.transaction
+        try:
+            with self._file.reading() as db:
+                super().__init__(self._file, Tables(db, clock, monotonic))
+                self.approvals = ApprovalStore(self._file, self._tables, clock)
+        except StoreError:
+            self._file.close()
+            raise
+        self.accounts = Accounts(self._file, clock)
+        self._used = Usage()
+        self._closed = False
+
+    def close(self) -> None:
+        """Close the file. Calling it twice is fine."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self.keep_time()
+        except StoreError as exc:  # the next hub counts from what was noted before
+            event(log, "time_not_kept", level=logging.WARNING, error=str(exc))
+        finally:
+            self._file.close()
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the file can't be written now, as on a full disk; None where the last write went well."""
+        return self._file.trouble
+
+    @property
+    def damage(self) -> str | None:
+        """What was found damaged of the open file, and what to do; None where nothing was."""
+        return self._file.damage
+
+    # --- jobs ---
+
+    def submit(self, submission: Submission) -> Job:
+        """Take a job; it is on disk when this returns. A job with ``skills`` has its plan of one subtask at once.
+
+        Raises:
+            TaskConflict: its id was taken before, with another body.
+            QueueFull: so many have not ended that it is not taken; one that was taken before is answered all the same.
+            StoreUnwritable: it can't be written; nothing was taken.
+        """
+        body = json.dumps(
+            [submission.description, submission.skills, submission.timeout, submission.priority], sort_keys=True
+        )
+        with self._transaction() as db:
+            job_id = submission.job_id or self._tables.new_id()
+            known = db.execute("SELECT body FROM job WHERE job_id = ?", (job_id,)).fetchone()
+            if known is not None:
+                if known["body"] != body:
+                    raise TaskConflict(f"job {job_id!r} was sent before with another body; choose another job_id")
+                return self._tables.job(job_id)
+            self._refuse_when_full()
+            db.execute(
+                "INSERT INTO job (job_id, body, description, state, priority, timeout, created_at, accepted_run)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    job_id,
+                    body,
+                    submission.description,
+                    JobState.QUEUED.value,
+                    submission.priority,
+                    submission.timeout,
+                    self._clock(),
+                    self._tables.running_time(),
+                ),
+            )
+            self._tables.event("job_accepted", job_id, message=submission.description[:200])
+            if submission.skills is not None:
+                step = SubTask(SINGLE_STEP, submission.description, submission.skills)
+                self._tables.insert_plan(job_id, TaskPlan(TaskComplexity.SIMPLE, False, (step,)))
+            return self._tables.job(job_id)
+
+    @property
+    def used(self) -> Usage:
+        """What the models were asked for, over all jobs, since the file was opened."""
+        return self._used
+
+    def spend(self, calls: Sequence[Spent]) -> None:
+        """Write down calls that the gateway passed on; see :meth:`Accounts.add`."""
+        self.accounts.add(calls)
+        for call in calls:
+            if call.job_id is not None:
+                self._count(call.usage)
+
+    def keep_good_copy(self) -> None:
+        """Copy the file, as at a start, if it is sound and the last good copy is a day old.
+
+        Raises:
+            StoreError: it is damaged, or can't be read; it says what to do.
+        """
+        self._file.keep_good_copy()
+
+    def keep_time(self) -> None:
+        """Note how long hubs have run: a hub that is killed has its jobs' time go back to when this was called last."""
+        with self._transaction():
+            self._tables.keep_time()
+
+    def request_cancel(self, job_id: str) -> Job:
+        """Note that a job is not wanted any more, and cancel those of its subtasks that no worker has.
+
+        Raises:
+            JobNotFound: there is none of that id.
+        """
+        with self._transaction() as db:
+            job = self._tables.job(job_id)
+            if job.state in ENDED_JOBS or job.cancel_requested:
+                return job
+            db.execute("UPDATE job SET cancel_requested = 1 WHERE job_id = ?", (job_id,))
+            self._tables.cancel_steps(job_id, (SubtaskState.WAITING, SubtaskState.READY), "the job was cancelled")
+            self._tables.event("cancel_requested", job_id)
+            return self._tables.job(job_id)
+
+    def finish(
+        self,
+        job_id: str,
+        state: JobState,
+        *,
+        answer: str | None = None,
+        error: str | None = None,
+        usage: Usage | None = None,
+    ) -> None:
+        """End a job; a subtask of it that has not ended is cancelled, and a lease of it lost.
+
+        Raises:
+            IllegalTransition: it has ended before.
+        """
+        with self._transaction():
+            self._tables.finish(job_id, state, answer, error)
+            self._tables.add_usage(job_id, usage)
+        self._count(usage)
+
+    def prune(self, *, keep_seconds: float, keep_jobs: int, limit: int | None = None) -> int:
+        """Forget ended jobs and their events: the oldest ones beyond ``keep_jobs``, and those older than
+        ``keep_seconds``; how many.
+
+        Args:
+            keep_seconds: of time in which a hub ran, since a job's end.
+            keep_jobs: of the ended ones.
+            limit: no more than these at once, so that nobody waits long for the file.
+        """
+        ended = f"state IN {listed(ENDED_JOBS)}"
+        found = f"SELECT seq FROM job INDEXED BY job_ended WHERE {ended}"  # nosec B608 # an enum's values
+        with self._transaction() as db:
+
+            def forget(which: str, *values: float) -> int:
+                return db.execute(f"DELETE FROM job WHERE seq IN ({which})", values).rowcount  # nosec B608 # one of two statements below
+
+            (number,) = db.execute(f"SELECT coalesce(sum(number), 0) FROM tally WHERE {ended}").fetchone()  # nosec B608 # an enum's values
+            at_once = number if limit is None else limit
+            beyond = forget(f"{found} ORDER BY finished_run, seq LIMIT ?", min(max(0, number - keep_jobs), at_once))  # nosec B608 # see found
+            oldest_kept = self._tables.running_time() - keep_seconds
+            return beyond + forget(f"{found} AND finished_run < ? LIMIT ?", oldest_kept, at_once - beyond)
+
+    # --- plans ---
+
+    def start_planning(self, job_id: str) -> None:
+        """Note that a job is being planned.
+
+        Raises:
+            IllegalTransition: it has a plan, or has ended.
+        """
+        with self._transaction():
+            self._tables.move(job_id, JobState.PLANNING)
+
+    def save_plan(self, job_id: str, plan: TaskPlan, usage: Usage | None = None) -> None:
+        """Store a job's plan, before anything of it is run; the job is running then.
+
+        Raises:
+            IllegalTransition: it has a plan, or has ended.
+        """
+        with self._transaction():
+            self._tables.move(job_id, JobState.RUNNING)
+            self._tables.insert_plan(job_id, plan)
+            self._tables.add_usage(job_id, usage)
+            self._tables.event("job_planned", job_id, message=_planned(plan))
+        self._count(usage)
+
+    # --- leases ---
+
+    def lease(self, job_id: str, task_id: str, worker_id: str, seconds: float) -> Lease:
+        """Give a ready subtask to a worker for ``seconds``.
+
+        Raises:
+            IllegalTransition: it is not ready.
+        """
+        now = self._clock()
+        token = secrets.token_hex(12)
+        with self._transaction() as db:
+            done = self._tables.move_step(
+                job_id,
+                task_id,
+                SubtaskState.READY,
+                SubtaskState.LEASED,
+                "worker_id = ?, token = ?, attempt = attempt + 1, expires_at = ?",
+                (worker_id, token, now + seconds),
+            )
+            if not done:
+                raise IllegalTransition(f"subtask {task_id!r} of {job_id} is not ready")
+            (attempt,) = db.execute(
+                "SELECT attempt FROM subtask WHERE job_id = ? AND task_id = ?", (job_id, task_id)
+            ).fetchone()
+            db.execute(
+                "INSERT INTO attempt (job_id, task_id, number, worker_id, started_at, token) VALUES (?, ?, ?, ?, ?, ?)",
+                (job_id, task_id, attempt, worker_id, now, token),
+            )
+            if self._tables.row(job_id)["state"] != JobState.RUNNING.value:
+                self._tables.move(job_id, JobState.RUNNING)
+            self._tables.event("subtask_started", job_id, task_id, worker_id)
+        return Lease(job_id, task_id, worker_id, token, attempt, now + seconds)
+
+    def renew(self, lease: Lease, seconds: float) -> Lease:
+        """Hold a lease for ``seconds`` from now.
+
+        Raises:
+            LeaseLost: it is not the subtask's lease any more.
+        """
+        expires_at = self._clock() + seconds
+        with self._transaction():
+            self._tables.hold(lease, expires_at)
+        return Lease(lease.job_id, lease.task_id, lease.worker_id, lease.token, lease.attempt, expires_at)
+
+    def complete(self, lease: Lease, result: TaskResult, *, finish_job: bool = False) -> None:
+        """Record how a leased subtask ended: once, and only for the holder of the lease.
+
+        Args:
+            result: of any state; what needed a subtask that did not complete is skipped.
+            finish_job: end the job with this result too, in the same commit; for a job of one subtask.
+
+        Raises:
+            LeaseLost: it is not the subtask's lease any more; the result is kept with the attempt, and changes nothing.
+        """
+        late, more = False, Usage()
+        state = _SUBTASK_STATE[result.state.value]
+        with self._transaction():
+            try:
+                self._tables.end_lease(
+                    lease, state, "result = ?, error = ?", (json.dumps(result.to_json()), result.error)
+                )
+            except LeaseLost:
+                self._tables.keep_late(lease, result)
+                late = True
+            else:
+                self._tables.end_attempt(lease, result.error)
+                more = self._tables.uncounted(lease, result.usage)
+                self._tables.add_usage(lease.job_id, more)
+                self._tables.event(
+                    f"subtask_{state.value}", lease.job_id, lease.task_id, lease.worker_id, result.error or ""
+                )
+                self._tables.move_on(lease.job_id)
+                if finish_job:
+                    self._tables.finish(lease.job_id, JobState(state.value), result.output, result.error)
+        if late:
+            raise LeaseLost(f"{lease.worker_id} lost its lease of {lease.task_id!r} of {lease.job_id}")
+        self._count(more)
+
+    def fail_attempt(self, lease: Lease, error: str, *, final: bool, count: bool = True) -> None:
+        """End a lease without a result: the subtask is ready again, or failed where this was the last attempt.
+
+        Args:
+            error: why, kept with the attempt.
+            final: no other attempt is made.
+            count: False for what was no attempt, such as a busy worker; it leaves no trace then.
+
+        Raises:
+            LeaseLost: it is not the subtask's lease any more.
+        """
+        final = final or (count and lease.attempt >= MAX_ATTEMPTS)
+        state = SubtaskState.FAILED if final else SubtaskState.READY
+        with self._transaction():
+            self._tables.end_lease(
+                lease, state, "error = ?, attempt = attempt - ?", (error if final else None, 0 if count else 1)
+            )
+            if not count:
+                self._tables.forget_attempt(lease)
+                return
+            self._tables.end_attempt(lease, error)
+            self._tables.event("attempt_failed", lease.job_id, lease.task_id, lease.worker_id, error)
+            if final:
+                self._tables.move_on(lease.job_id)
+
+    def give_up(self, job_id: str, task_id: str, error: str) -> None:
+        """Fail a ready subtask that no worker can be had for; one that is not ready stays as it is."""
+        with self._transaction():
+            if self._tables.move_step(job_id, task_id, SubtaskState.READY, SubtaskState.FAILED, "error = ?", (error,)):
+                self._tables.event("subtask_failed", job_id, task_id, message=error)
+                self._tables.move_on(job_id)
+
+    # --- recent activity ---
+
+    def note(self, kind: str, *, worker_id: str | None = None, message: str = "") -> None:
+        """Add to the recent activity something that is not about a job."""
+        with self._transaction():
+            self._tables.event(kind, worker_id=worker_id, message=message)
+
+    # --- helpers ---
+
+    def _refuse_when_full(self) -> None:
+        if self._max_queued is None:
+            return
+        counts = self.counts()
+        waiting = sum(counts[state] for state in UNFINISHED_JOBS)
+        if waiting >= self._max_queued:
+            raise QueueFull(
+                f"the queue is full: {waiting} jobs have not ended, and PIBOT_MAX_QUEUED on the master allows "
+                f"{self._max_queued}; send it again when some have"
+            )
+
+    def _count(self, usage: Usage | None) -> None:
+        if usage is not None:
+            self._used += usage
+
+
+def _planned(plan: TaskPlan) -> str:
+    steps = len(plan.subtasks)
+    what = "the master answers by itself." if plan.handle_locally else f"{steps} step{'' if steps == 1 else 's'}."
+    return f"{what} {plan.note}".strip()
+
+
+_SUBTASK_STATE = {
+    "completed": SubtaskState.COMPLETED,
+    "failed": SubtaskState.FAILED,
+    "timeout": SubtaskState.FAILED,
+    "cancelled": SubtaskState.CANCELLED,
+}

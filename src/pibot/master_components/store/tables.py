@@ -1,0 +1,271 @@
+"""The statements of the job store, each for use within one of its transactions."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sqlite3
+import time
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from pibot.contracts import Clock, TaskPlan, TaskResult, Usage
+from pibot.errors import IllegalTransition, JobNotFound, LeaseLost
+from pibot.master_components.store.records import Job, Lease
+from pibot.master_components.store.rows import approval_from, attempt_from, job_from, subtask_from
+from pibot.master_components.store.running_time import RunningTime
+from pibot.master_components.store.states import (
+    ENDED_JOBS,
+    OPEN_SUBTASKS,
+    SUBTASK_TRANSITIONS,
+    JobState,
+    SubtaskState,
+    listed,
+    sources_of,
+)
+
+EVENTS_KEPT = 5000
+"""Events that are about no job go when so many have come after them; a job's go with it."""
+
+_PRUNE_EVERY = 100
+
+_NEVER = frozenset({SubtaskState.FAILED, SubtaskState.CANCELLED, SubtaskState.SKIPPED})
+
+
+class Tables:
+    """Jobs, subtasks, attempts and events as rows.
+
+    Args:
+        db: the one connection.
+        clock: seconds since the epoch.
+        monotonic: seconds that never go back.
+    """
+
+    def __init__(self, db: sqlite3.Connection, clock: Clock, monotonic: Clock) -> None:
+        self._db = db
+        self._clock = clock
+        self.running_time = RunningTime(self._time_before(), monotonic)
+
+    def insert_plan(self, job_id: str, plan: TaskPlan) -> None:
+        self._db.execute("UPDATE job SET plan = ? WHERE job_id = ?", (json.dumps(plan.to_json()), job_id))
+        self._db.executemany(
+            "INSERT INTO subtask (job_id, task_id, position, description, skills, depends_on, timeout, state)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (
+                    job_id,
+                    step.task_id,
+                    position,
+                    step.description,
+                    json.dumps(list(step.skills)),
+                    json.dumps(list(step.depends_on)),
+                    step.timeout,
+                    (SubtaskState.WAITING if step.depends_on else SubtaskState.READY).value,
+                )
+                for position, step in enumerate(plan.subtasks)
+            ],
+        )
+
+    def move(self, job_id: str, state: JobState) -> None:
+        """Change a job's state as the table of transitions allows."""
+        now, run = (self._clock(), self.running_time()) if state in ENDED_JOBS else (None, None)
+        done = self._db.execute(
+            "UPDATE job SET state = ?, started_at = coalesce(started_at, ?), finished_at = ?, finished_run = ?"
+            f" WHERE job_id = ? AND state IN {listed(sources_of(state))}",  # nosec B608 # an enum's values
+            (state.value, self._clock(), now, run, job_id),
+        )
+        if done.rowcount == 0:
+            current = self.row(job_id)["state"]
+            raise IllegalTransition(f"{job_id} is {current}; it can't become {state.value}")
+
+    def finish(self, job_id: str, state: JobState, answer: str | None, error: str | None) -> None:
+        self.move(job_id, state)
+        self.cancel_steps(job_id, OPEN_SUBTASKS, error or "the job has ended")
+        self._db.execute("UPDATE job SET answer = ?, error = ? WHERE job_id = ?", (answer, error, job_id))
+        self.event(f"job_{state.value}", job_id, message=error or "")
+
+    # --- subtasks ---
+
+    def move_step(
+        self,
+        job_id: str,
+        task_id: str,
+        source: SubtaskState,
+        state: SubtaskState,
+        changes: str,
+        values: Sequence[Any],
+    ) -> bool:
+        """Change the state of a subtask that is in ``source``, as the table of transitions allows; whether it was."""
+        _check(source, state)
+        done = self._db.execute(
+            f"UPDATE subtask SET state = ?, {changes} WHERE job_id = ? AND task_id = ? AND state = ?",  # nosec B608 # this package's own constants
+            (state.value, *values, job_id, task_id, source.value),
+        )
+        return done.rowcount > 0
+
+    def hold(self, lease: Lease, expires_at: float) -> None:
+        """Make a lease last until ``expires_at``."""
+        self._change_leased(lease, "expires_at = ?", (expires_at,))
+
+    def end_lease(self, lease: Lease, state: SubtaskState, changes: str, values: Sequence[Any]) -> None:
+        """The one way from ``leased`` but for a job's own end: whoever goes it shows the lease's token."""
+        _check(SubtaskState.LEASED, state)
+        self._change_leased(lease, f"state = ?, token = NULL, expires_at = NULL, {changes}", (state.value, *values))
+
+    def _change_leased(self, lease: Lease, changes: str, values: Sequence[Any]) -> None:
+        done = self._db.execute(
+            f"UPDATE subtask SET {changes}"  # nosec B608 # this package's own constants
+            " WHERE job_id = ? AND task_id = ? AND state = ? AND token = ?",
+            (*values, lease.job_id, lease.task_id, SubtaskState.LEASED.value, lease.token),
+        )
+        if done.rowcount == 0:
+            raise LeaseLost(f"{lease.worker_id} lost its lease of {lease.task_id!r} of {lease.job_id}")
+
+    def end_attempt(self, lease: Lease, error: str | None) -> None:
+        self._db.execute(
+            "UPDATE attempt SET finished_at = ?, error = ? WHERE job_id = ? AND task_id = ? AND number = ?",
+            (self._clock(), error, lease.job_id, lease.task_id, lease.attempt),
+        )
+
+    def forget_attempt(self, lease: Lease) -> None:
+        """For what was none: its row and its event go."""
+        self._db.execute("DELETE FROM attempt WHERE job_id = ? AND task_id = ? AND token = ?", _named(lease))
+        self._db.execute(
+            "DELETE FROM event WHERE seq = (SELECT max(seq) FROM event"
+            " WHERE job_id = ? AND task_id = ? AND kind = 'subtask_started')",
+            (lease.job_id, lease.task_id),
+        )
+
+    def keep_late(self, lease: Lease, result: TaskResult) -> None:
+        done = self._db.execute(
+            "UPDATE attempt SET late_result = coalesce(late_result, ?) WHERE job_id = ? AND task_id = ? AND token = ?",
+            (json.dumps(result.to_json()), *_named(lease)),
+        )
+        if done.rowcount:
+            self.event("late_result", lease.job_id, lease.task_id, lease.worker_id, "its lease was lost before")
+
+    def move_on(self, job_id: str) -> None:
+        """After a subtask has ended: ready what has all it needs now, skip what can't have it any more."""
+        rows = self._db.execute("SELECT task_id, depends_on, state FROM subtask WHERE job_id = ?", (job_id,)).fetchall()
+        states = {row["task_id"]: SubtaskState(row["state"]) for row in rows}
+        changed = True
+        while changed:
+            changed = False
+            for row in rows:
+                task_id, needs = row["task_id"], json.loads(row["depends_on"])
+                if states[task_id] is not SubtaskState.WAITING:
+                    continue
+                lost = next((name for name in needs if states[name] in _NEVER), None)
+                if lost is not None:
+                    states[task_id], error = SubtaskState.SKIPPED, f"it needs {lost!r}, which did not complete"
+                elif all(states[name] is SubtaskState.COMPLETED for name in needs):
+                    states[task_id], error = SubtaskState.READY, None
+                else:
+                    continue
+                changed = True
+                self.move_step(job_id, task_id, SubtaskState.WAITING, states[task_id], "error = ?", (error,))
+
+    def cancel_steps(self, job_id: str, sources: Collection[SubtaskState], reason: str) -> None:
+        """Cancel the job's subtasks that are in one of ``sources``."""
+        for source in sources:
+            _check(source, SubtaskState.CANCELLED)
+        self._db.execute(
+            "UPDATE subtask SET state = ?, error = ?, token = NULL, expires_at = NULL"
+            f" WHERE job_id = ? AND state IN {listed(sources)}",  # nosec B608 # an enum's values
+            (SubtaskState.CANCELLED.value, reason, job_id),
+        )
+
+    def uncounted(self, lease: Lease, reported: Usage) -> Usage:
+        """What a worker reports of an attempt beyond what the gateway has counted for it."""
+        row = self._db.execute(
+            "SELECT prompt_tokens, completion_tokens, llm_calls FROM attempt"
+            " WHERE job_id = ? AND task_id = ? AND token = ?",
+            _named(lease),
+        ).fetchone()
+        if row is None:
+            return reported
+        return Usage(
+            max(0, reported.prompt_tokens - row["prompt_tokens"]),
+            max(0, reported.completion_tokens - row["completion_tokens"]),
+            max(0, reported.llm_calls - row["llm_calls"]),
+        )
+
+    def add_usage(self, job_id: str, usage: Usage | None) -> None:
+        if usage is not None and usage != Usage():
+            self._db.execute(
+                "UPDATE job SET prompt_tokens = prompt_tokens + ?, completion_tokens = completion_tokens + ?,"
+                " llm_calls = llm_calls + ? WHERE job_id = ?",
+                (usage.prompt_tokens, usage.completion_tokens, usage.llm_calls, job_id),
+            )
+
+    def event(
+        self,
+        kind: str,
+        job_id: str | None = None,
+        task_id: str | None = None,
+        worker_id: str | None = None,
+        message: str = "",
+    ) -> None:
+        done = self._db.execute(
+            "INSERT INTO event (at, kind, job_id, task_id, worker_id, message) VALUES (?, ?, ?, ?, ?, ?)",
+            (self._clock(), kind, job_id, task_id, worker_id, message[:1000]),
+        )
+        assert done.lastrowid is not None
+        if done.lastrowid % _PRUNE_EVERY == 0:
+            self._db.execute("DELETE FROM event WHERE job_id IS NULL AND seq <= ?", (done.lastrowid - EVENTS_KEPT,))
+
+    def keep_time(self) -> None:
+        """Note how long hubs have run, for the next one."""
+        self._db.execute("UPDATE running_time SET seconds = ?", (self.running_time(),))
+
+    def _time_before(self) -> float:
+        """Seconds that hubs have run before; a killed one did not note its last ones, but its jobs may tell of them."""
+        noted, accepted, finished = self._db.execute(
+            "SELECT (SELECT seconds FROM running_time),"
+            " (SELECT accepted_run FROM job ORDER BY seq DESC LIMIT 1),"
+            f" (SELECT max(finished_run) FROM job WHERE state IN {listed(ENDED_JOBS)})"  # nosec B608 # an enum's values
+        ).fetchone()
+        return max(float(noted), accepted or 0.0, finished or 0.0)
+
+    def row(self, job_id: str) -> sqlite3.Row:
+        row: sqlite3.Row | None = self._db.execute("SELECT * FROM job WHERE job_id = ?", (job_id,)).fetchone()
+        if row is None:
+            raise JobNotFound(f"no job {job_id!r}")
+        return row
+
+    def job(self, job_id: str) -> Job:
+        row = self.row(job_id)
+        attempts: dict[str, list[Any]] = {}
+        for attempt in self._db.execute("SELECT * FROM attempt WHERE job_id = ? ORDER BY task_id, number", (job_id,)):
+            attempts.setdefault(attempt["task_id"], []).append(attempt_from(attempt))
+        steps = self._db.execute("SELECT * FROM subtask WHERE job_id = ? ORDER BY position", (job_id,))
+        subtasks = tuple(subtask_from(step, tuple(attempts.get(step["task_id"], ()))) for step in steps)
+        approvals = self._db.execute("SELECT * FROM approval WHERE job_id = ? ORDER BY asked_at", (job_id,))
+        return job_from(row, subtasks, tuple(map(approval_from, approvals)))
+
+    def approval_row(self, approval_id: str) -> sqlite3.Row | None:
+        row: sqlite3.Row | None = self._db.execute(
+            "SELECT * FROM approval WHERE approval_id = ?", (approval_id,)
+        ).fetchone()
+        return row
+
+    def end_approval(self, approval_id: str) -> None:
+        self._db.execute("UPDATE approval SET state = 'over' WHERE approval_id = ?", (approval_id,))
+
+    def new_id(self) -> str:
+        """One that no job has. It sorts by time, says when, and can be typed: ``job-20261124-081418-3f9a2c``."""
+        second = time.strftime("%Y%m%d-%H%M%S", time.gmtime(self._clock()))
+        while True:
+            # Of a few hundred jobs in one second, two get the same six digits now and then.
+            job_id = f"job-{second}-{secrets.token_hex(3)}"
+            if self._db.execute("SELECT 1 FROM job WHERE job_id = ?", (job_id,)).fetchone() is None:
+                return job_id
+
+
+def _check(source: SubtaskState, state: SubtaskState) -> None:
+    if state not in SUBTASK_TRANSITIONS[source]:
+        raise IllegalTransition(f"a subtask that is {source.value} can't become {state.value}")
+
+
+def _named(lease: Lease) -> tuple[str, str, str]:
+    return lease.job_id, lease.task_id, lease.token

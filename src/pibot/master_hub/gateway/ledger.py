@@ -1,0 +1,227 @@
+"""For whom the gateway's calls are, what they cost, and whether there is budget left."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pibot.contracts import Caller
+from pibot.errors import StoreError
+from pibot.logs import event
+from pibot.master_components.dispatch.running_job import RUNNING_JOB
+from pibot.master_components.store.jobs import JobStore
+from pibot.master_components.store.records import Lease
+from pibot.master_components.store.spending import MASTER, Spending, Spent, total
+from pibot.master_components.store.thread import StoreThread
+from pibot.master_hub.gateway.meter import Counted
+from pibot.master_hub.gateway.provider import GatewayError
+from pibot.settings import GatewaySettings
+
+log = logging.getLogger("pibot.gateway")
+
+T = TypeVar("T")
+
+OTHER_MODEL = "other"
+"""What models are counted as that the owner has named nowhere: a caller may make up any number of names."""
+
+UNWRITTEN_KEPT = 10_000
+"""Calls that are kept to be written down when the disk takes them again; some MB."""
+
+
+@dataclass(frozen=True)
+class Account:
+    """For whom a call is.
+
+    Args:
+        caller: whose key was shown, or the hub itself.
+        job_id, lease: what it is for; None where it is for no job.
+    """
+
+    caller: str
+    job_id: str | None = None
+    lease: Lease | None = None
+
+
+class Ledger:
+    """Within one event loop, but for :attr:`since_start`.
+
+    Args:
+        store: where calls are written down.
+        settings: the budgets and prices.
+        models: the names of the models that are set.
+    """
+
+    def __init__(self, store: JobStore, settings: GatewaySettings, models: tuple[str, ...]) -> None:
+        self._store = store
+        self._settings = settings
+        self._models = frozenset((*models, *settings.prices))
+        self._on_disk = StoreThread()
+        self._running: dict[object, tuple[Account, int]] = {}
+        self._unwritten: list[Spent] = []
+        self._being_written: dict[object, list[Spent]] = {}
+        self._writing: set[asyncio.Task[None]] = set()
+        self._sums: dict[tuple[str, str], Spending] = {}
+
+    @property
+    def since_start(self) -> tuple[Spending, ...]:
+        """Who asked which model since the hub was started."""
+        return tuple(self._sums[key] for key in sorted(self._sums))
+
+    async def account_of(self, caller: Caller | None) -> Account:
+        """For whom a call is; None is the hub itself, for the job that it works on.
+
+        A worker runs one task at a time, so its job is the one that is leased to it: nothing that it says itself is
+        believed. Without a lease it works on a task that somebody gave it directly.
+        """
+        if caller is None:
+            return Account(MASTER, RUNNING_JOB.get())
+        if caller.worker_id is None:
+            return Account(caller.name)
+        lease = await self._ask(self._store.accounts.lease_of, caller.worker_id)
+        return Account(caller.worker_id, None if lease is None else lease.job_id, lease)
+
+    async def begin(self, account: Account, expected: int) -> object:
+        """Let a call run, as long as there is budget left.
+
+        What a call that runs will at least take counts as used, so that many at once overshoot a budget by no more
+        than their answers.
+
+        Args:
+            expected: tokens of what is sent.
+
+        Returns:
+            What :meth:`end` is to be called with.
+
+        Raises:
+            GatewayError: the budget of the job or of the day is used up.
+        """
+        job_tokens, day_tokens = self._settings.job_tokens, self._settings.day_tokens
+        job_id = account.job_id if job_tokens is not None else None
+        used, today = 0, 0
+        if job_id is not None or day_tokens is not None:
+            used, today = await self._ask(self._used, job_id, day_tokens is not None)
+        # From here on nothing is awaited: whoever asks meanwhile would not see this call.
+        running = self._still_to_count(lambda other: other.job_id == job_id)
+        if job_tokens is not None and job_id is not None and used + running >= job_tokens:
+            raise _used_up(
+                f"job {job_id} has used {used:,} tokens{_and_running(running)}, and PIBOT_JOB_TOKENS on "
+                f"the master allows {job_tokens:,} a job; raise it there, or ask for less in one job"
+            )
+        running = self._still_to_count(lambda other: True)
+        if day_tokens is not None and today + running >= day_tokens:
+            day = self._store.accounts.today()
+            raise _used_up(
+                f"the fleet has used {today:,} tokens on {day} (UTC){_and_running(running)}, and PIBOT_DAY_TOKENS "
+                f"on the master allows {day_tokens:,} a day; raise it there, or go on tomorrow"
+            )
+        key = object()
+        self._running[key] = account, expected
+        return key
+
+    async def end(self, key: object, model: str, counted: Counted | None) -> None:
+        """A call is over.
+
+        Args:
+            model: the one that was asked.
+            counted: its tokens; None where nothing was answered, and so nothing is counted.
+        """
+        if key not in self._running:
+            return
+        account, _ = self._running[key]
+        if counted is not None:
+            spent = self._spent(account, model, counted)
+            self._note(spent)
+            event(
+                log,
+                "gateway_counted",
+                caller=spent.caller,
+                job=spent.job_id,
+                model=spent.model,
+                prompt=spent.usage.prompt_tokens,
+                completion=spent.usage.completion_tokens,
+                estimated=spent.estimated or None,
+            )
+            self._unwritten = [*self._unwritten, spent][-UNWRITTEN_KEPT:]
+            del self._running[key]
+            # Whoever waits may be cancelled, as the planner is with its job: the tokens are used all the same.
+            writing = asyncio.ensure_future(self._write())
+            self._writing.add(writing)
+            writing.add_done_callback(self._writing.discard)
+            await asyncio.shield(writing)
+        else:
+            del self._running[key]
+
+    def today(self) -> Spending:
+        """All of today's calls that are written down; blocks."""
+        return total(self._store.accounts.of_day())
+
+    async def stop(self) -> None:
+        """Write down what still waits for that."""
+        await asyncio.gather(*self._writing)
+        await self._write()
+
+    def close(self) -> None:
+        """End its thread."""
+        self._on_disk.close()
+
+    def _spent(self, account: Account, model: str, counted: Counted) -> Spent:
+        name = model if model in self._models else OTHER_MODEL
+        price, usage = self._settings.prices.get(name), counted.usage
+        cost = None if price is None else price.of(usage.prompt_tokens, usage.completion_tokens)
+        return Spent(account.caller, name, usage, account.job_id, account.lease, counted.estimated, cost)
+
+    def _note(self, spent: Spent) -> None:
+        key = spent.caller, spent.model
+        more = Spending(spent.usage, int(spent.estimated), spent.cost)
+        known = (self._sums[key],) if key in self._sums else ()
+        together = total((*known, more))
+        self._sums[key] = Spending(together.usage, together.estimated, together.cost, *key)
+
+    async def _write(self) -> None:
+        """Write down what waits for it. Where the disk does not take it, that goes with the next call's."""
+        calls, self._unwritten = self._unwritten, []
+        if not calls:
+            return
+        key = object()
+        self._being_written[key] = calls  # budgets see them meanwhile
+        try:
+            await self._on_disk.once(self._store.spend, calls)
+        except StoreError as exc:
+            self._unwritten = [*calls, *self._unwritten][-UNWRITTEN_KEPT:]
+            event(log, "calls_not_counted", level=logging.ERROR, number=len(self._unwritten), error=str(exc))
+        finally:
+            del self._being_written[key]
+
+    def _used(self, job_id: str | None, day: bool) -> tuple[int, int]:
+        """Tokens of the job and of today that are written down; blocks."""
+        accounts = self._store.accounts
+        return (
+            0 if job_id is None else accounts.used_by(job_id),
+            self.today().usage.total_tokens if day else 0,
+        )
+
+    async def _ask(self, question: Callable[..., T], *arguments: object) -> T:
+        try:
+            return await self._on_disk.once(question, *arguments)
+        except StoreError as exc:
+            failure = GatewayError(503, "store", f"no model can be asked now: {exc}", tell_again=True)
+        raise failure
+
+    def _still_to_count(self, counts: Callable[[Account], bool]) -> int:
+        """Tokens that are used and not written down: of what running calls have sent, and of what waits."""
+        running = sum(expected for account, expected in self._running.values() if counts(account))
+        unwritten = (self._unwritten, *self._being_written.values())
+        waiting = sum(s.usage.total_tokens for part in unwritten for s in part if counts(Account(s.caller, s.job_id)))
+        return running + waiting
+
+
+def _and_running(tokens: int) -> str:
+    return f" and about {tokens:,} in calls that are not over" if tokens else ""
+
+
+def _used_up(sentence: str) -> GatewayError:
+    """For good, as OpenAI's clients know it: none of them asks again."""
+    return GatewayError(429, "insufficient_quota", sentence)

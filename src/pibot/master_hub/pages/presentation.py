@@ -1,0 +1,361 @@
+"""What the dashboard shows, as plain rows: the same ones are rendered by the templates and sent to dashboard.js."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Callable
+
+from pibot.contracts import JsonObject, Usage, WorkerReport, WorkerState, WorkerStatus, shown_call
+from pibot.master_components.store.records import Approval, Attempt, Event, Job, SubtaskRecord
+from pibot.master_components.store.spending import Spending
+from pibot.master_components.store.states import ENDED_JOBS, JobState, SubtaskState
+from pibot.master_hub.report import cost_in_words
+from pibot.settings import Settings
+
+NEEDS_APPROVAL = "needs approval"
+
+TITLE_CHARS = 160
+OUTPUT_CHARS = 20_000
+"""Characters of a result that a page shows; the whole is in the API."""
+
+_EVENTS: Mapping[str, str] = {
+    "job_accepted": "New: {message}",
+    "job_planned": "Planned: {message}",
+    "job_completed": "Completed: {job}",
+    "job_failed": "Failed: {job}: {message}",
+    "job_cancelled": "Cancelled: {job}",
+    "cancel_requested": "To be cancelled: {job}",
+    "subtask_started": "{worker} began {task} · {job}",
+    "subtask_completed": "{worker} finished {task} · {job}",
+    "subtask_failed": "{worker} failed {task} · {job}: {message}",
+    "subtask_cancelled": "{worker} cancelled {task} · {job}",
+    "attempt_failed": "{task} lost a try: {message}",
+    "late_result": "{worker} came too late with {task}: {message}",
+    "approval_asked": "{task} needs your approval of {message} · {job}",
+    "approval_approved": "Approved: {message} · {job}",
+    "approval_refused": "Refused: {message} · {job}",
+    "approval_over": "No approval needed any more: {message} · {job}",
+    "worker_offline": "{worker} is offline: {message}",
+    "worker_online": "{worker} is online",
+    "worker_resting": "{worker} gets no task: {message}",
+    "worker_well": "{worker} gets tasks again",
+}
+"""What is said of each kind of the store's events."""
+
+
+def banners(
+    settings: Settings,
+    workers: Sequence[WorkerStatus],
+    model_problem: str | None,
+    stopping: bool,
+    store_problem: str | None = None,
+    store_damage: str | None = None,
+    approvals: int = 0,
+) -> list[JsonObject]:
+    """What the owner should know or mend, the worst first."""
+    offline = bool(workers) and all(w.state is WorkerState.OFFLINE for w in workers)
+    open_to_all = settings.api_key is None and settings.allow_open
+    unconfined = ", ".join(w.address.worker_id for w in workers if _unconfined(w)) or "the hub's own settings"
+    possible = (
+        ("stopping", "bad", stopping, "The hub is stopping and takes no new jobs."),
+        ("damage", "bad", store_damage, f"Jobs may be lost: {store_damage}."),
+        ("store", "bad", store_problem, f"No job can be taken or ended now: {store_problem}. Jobs go on after that."),
+        (
+            "approvals",
+            "warn",
+            approvals,
+            f"{approvals} call{'' if approvals == 1 else 's'} of a tool wait{'s' if approvals == 1 else ''} for your "
+            "approval: see below.",
+        ),
+        ("model", "bad", model_problem, f"Jobs can't be planned: {model_problem}. Then restart the hub."),
+        (
+            "workers",
+            "bad",
+            not workers,
+            "No worker is known. Set WORKER_1_IP … and restart the hub, or set PIBOT_HUB_URL on each worker.",
+        ),
+        ("offline", "bad", offline, "Every worker is offline. Jobs wait until one answers; each says below why."),
+        (
+            "sandbox",
+            "warn",
+            settings.sandbox == "off" or any(map(_unconfined, workers)),
+            f"PIBOT_SANDBOX=off ({unconfined}): the commands that a model picks run unconfined.",
+        ),
+        ("open", "warn", open_to_all, "Anyone on this network can submit jobs: set PIBOT_API_KEY to ask for a key."),
+    )
+    return [{"id": name, "tone": tone, "text": text} for name, tone, shown, text in possible if shown]
+
+
+def summary(workers: Sequence[WorkerStatus]) -> str:
+    """The fleet in a few words."""
+    online = [w for w in workers if w.state is not WorkerState.OFFLINE]
+    busy = sum(w.state is WorkerState.BUSY for w in online)
+    if not workers:
+        return "no worker known"
+    total = f"{len(workers)} worker" + ("s" if len(workers) > 1 else "")
+    return f"{len(online)} of {total} online, {f'{busy} busy' if busy else 'none busy'}"
+
+
+def worker_rows(workers: Iterable[WorkerStatus], active: Sequence[JsonObject]) -> list[JsonObject]:
+    """A row for each worker; ``active`` tells what it runs."""
+    running = {row["worker"]: row for row in active}
+    return [_worker(status, running.get(status.address.worker_id)) for status in workers]
+
+
+def _worker(status: WorkerStatus, task: Mapping[str, object] | None) -> JsonObject:
+    name = status.address.worker_id
+    offline = status.state is WorkerState.OFFLINE
+    return {
+        "id": name,
+        "name": name.capitalize() if re.fullmatch(r"worker-\d+", name) else name,
+        "address": f"{status.address.host}:{status.address.port}",
+        "status": status.state.value,
+        "title": task["title"] if task else status.current_task or "",
+        "href": task["href"] if task else "",
+        "error": status.error or "",
+        "note": _why_no_tasks(status),
+        "reading": _reading(status.report) if status.report and not offline else "",
+        "unconfined": "its commands run without the sandbox" if _unconfined(status) else "",
+        # Only where it matters: a time that changes with each check would make the page's data new each time.
+        "last_seen": status.last_seen if offline else None,
+    }
+
+
+def _why_no_tasks(status: WorkerStatus) -> str:
+    """Why a worker that answers gets no task; empty where it does."""
+    reasons = [status.resting] if status.resting else []
+    if status.set_aside_until is not None:
+        reasons.append(f"set aside until {datetime.fromtimestamp(status.set_aside_until, timezone.utc):%H:%M:%S} UTC")
+    if status.draining:
+        reasons.append("draining")
+    return f"no new task: {'; '.join(reasons)}" if reasons else ""
+
+
+def _reading(report: WorkerReport) -> str:
+    """What a worker said of its machine, so coarsely that it does not change with each look."""
+    parts = []
+    if report.temperature is not None:
+        parts.append(f"{report.temperature:.0f} °C")
+    if report.memory_available is not None:
+        parts.append(f"{round(report.memory_available / 1e7) * 10} MB free")
+    if report.load_1m is not None:
+        parts.append(f"load {report.load_1m:.0f}")
+    return " · ".join(parts)
+
+
+def _unconfined(status: WorkerStatus) -> bool:
+    return status.report is not None and status.report.sandbox == "off"
+
+
+def active_rows(jobs: Iterable[Job]) -> list[JsonObject]:
+    """A row for each subtask that a worker has."""
+    rows = []
+    for job in jobs:
+        waiting = {call.task_id for call in job.waiting_calls}
+        for step in job.subtasks:
+            if step.state is not SubtaskState.LEASED:
+                continue
+            number = len(step.attempts)
+            rows.append(
+                {
+                    "id": f"{job.job_id}/{step.task_id}",
+                    "title": shorten(step.description),
+                    "href": job_href(job.job_id),
+                    "status": NEEDS_APPROVAL if step.task_id in waiting else "running",
+                    "worker": step.worker_id or "",
+                    "attempt": f"attempt {number}" if number > 1 else "",
+                    "job": "" if step.description == job.description else f"for: {shorten(job.description, 80)}",
+                    "started_at": step.attempts[-1].started_at if step.attempts else job.started_at,
+                }
+            )
+    return rows
+
+
+def approval_row(approval: Approval) -> JsonObject:
+    """A call that waits for the owner, with all of its arguments."""
+    return {
+        "id": approval.approval_id,
+        "tool": approval.tool,
+        "call": shown_call(approval.arguments),
+        "digest": approval.digest,
+        "where": f"{approval.task_id} on {approval.worker_id}",
+        "title": f"job {approval.job_id}",
+        "href": job_href(approval.job_id),
+        "asked_at": approval.asked_at,
+    }
+
+
+def job_row(job: Job, waiting: Collection[str] = (), currency: str = "") -> JsonObject:
+    """A job in the list of jobs; ``waiting`` are the ids of those that wait for the owner."""
+    return {
+        "id": job.job_id,
+        "title": shorten(job.description),
+        "href": job_href(job.job_id),
+        "status": NEEDS_APPROVAL if job.job_id in waiting else job.state.value,
+        "created_at": job.created_at,
+        "took": _took(job.started_at, job.finished_at),
+        "tokens": _tokens(job.usage),
+        "cost": cost_in_words(job.cost, currency),
+        "error": shorten(job.error or ""),
+    }
+
+
+def event_row(event: Event, titles: Mapping[str, str]) -> JsonObject:
+    """An event in *Recent activity*; ``titles`` holds those of the jobs that are shown, by their ids."""
+    text = _EVENTS.get(event.kind, event.kind.replace("_", " ") + ": {message}").format(
+        message=event.message,
+        job=shorten(titles.get(event.job_id or "", event.job_id or ""), 48),
+        task=event.task_id,
+        worker=event.worker_id or "nobody",
+    )
+    return {
+        "id": str(event.seq),
+        "at": event.at,
+        "text": shorten(text),
+        "href": job_href(event.job_id) if event.job_id else "",
+    }
+
+
+def job_view(
+    job: Job,
+    why_waiting: Callable[[Sequence[str]], str],
+    spending: Sequence[Spending] = (),
+    currency: str = "",
+) -> JsonObject:
+    """A job's own page.
+
+    Args:
+        why_waiting: tells why no worker takes a task with these skills now.
+        spending: who asked which model for it.
+        currency: what it costs is in.
+    """
+    ended = sum(s.state is SubtaskState.COMPLETED for s in job.subtasks)
+    unended = job.state not in ENDED_JOBS
+    status = NEEDS_APPROVAL if job.waiting_calls else job.state.value
+    return {
+        "id": job.job_id,
+        "short": shorten(job.description, 60),
+        "description": job.description,
+        "status": "cancelling" if unended and job.cancel_requested else status,
+        "open": unended and not job.cancel_requested,
+        "created_at": job.created_at,
+        "finished_at": job.finished_at,
+        "took": _took(job.started_at, job.finished_at),
+        "progress": f"{ended} of {len(job.subtasks)} steps done" if unended and job.subtasks else "",
+        "tokens": _tokens(job.usage),
+        "cost": cost_in_words(job.cost, currency),
+        "spending": [_spending_row(row, currency) for row in spending],
+        "priority": f"priority {job.priority}" if job.priority else "",
+        "answer": _cut(job.answer or ""),
+        "error": job.error or "",
+        "reasoning": job.plan.reasoning if job.plan else "",
+        "note": job.plan.note if job.plan else "",
+        "approvals": [approval_row(call) for call in job.waiting_calls],
+        "decisions": [_decision(call) for call in job.approvals if call.decided_at is not None],
+        "steps": [_step(step, why_waiting if unended else None) for step in job.subtasks],
+        "no_steps": "" if job.subtasks else _why_no_steps(job),
+    }
+
+
+def _decision(approval: Approval) -> JsonObject:
+    why = f": {approval.reason}" if approval.reason else ""
+    return {
+        "id": approval.approval_id,
+        "text": f"{approval.tool} {approval.state.value} by {approval.decided_by}{why}",
+        "call": shown_call(approval.arguments),
+        "at": approval.decided_at,
+    }
+
+
+def _why_no_steps(job: Job) -> str:
+    if job.plan is not None and job.plan.handle_locally:
+        return "The master answered this itself; no worker was needed."
+    if job.state in (JobState.QUEUED, JobState.PLANNING):
+        return "Being planned…"
+    return "There is no plan: the job ended before it was planned."
+
+
+def _step(step: SubtaskRecord, why_waiting: Callable[[Sequence[str]], str] | None) -> JsonObject:
+    result = step.result
+    last = step.attempts[-1] if step.attempts else None
+    # The last attempt's error is the step's own, and need not be told twice.
+    failed = [a for a in step.attempts if a.error and (a is not last or a.error != step.error)]
+    return {
+        "id": step.task_id,
+        "description": step.description,
+        "status": "running" if step.state is SubtaskState.LEASED else step.state.value,
+        "worker": f"on {step.worker_id}" if step.worker_id else "",
+        "after": "after " + ", ".join(step.depends_on) if step.depends_on else "",
+        "waiting": f"waiting: {why_waiting(step.skills)}" if why_waiting and step.state is SubtaskState.READY else "",
+        "took": _took(last.started_at, last.finished_at) if last else "",
+        "tokens": _tokens(result.usage) if result else "",
+        "skills": [{"id": name} for name in step.skills],
+        "error": step.error or "",
+        "attempts": [
+            {"id": str(a.number), "text": f"{a.worker_id}, attempt {a.number}:", "error": _after_name(a)}
+            for a in failed
+        ],
+        "output": _cut(result.output) if result else "",
+    }
+
+
+def _after_name(attempt: Attempt) -> str:
+    """The error without its worker's name, which stands before it already."""
+    error, prefix = attempt.error or "", f"{attempt.worker_id}: "
+    return error[len(prefix) :] if error.startswith(prefix) else error
+
+
+def job_href(job_id: str) -> str:
+    return f"/dashboard/jobs/{job_id}"
+
+
+def shorten(text: str, limit: int = TITLE_CHARS) -> str:
+    """``text`` on one line, cut to ``limit`` characters."""
+    line = " ".join(text[: limit * 4].split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def _cut(text: str) -> str:
+    if len(text) <= OUTPUT_CHARS:
+        return text
+    return f"{text[:OUTPUT_CHARS]}…\n\n[{len(text) - OUTPUT_CHARS} more characters: see the whole record below]"
+
+
+def _took(start: float | None, end: float | None) -> str:
+    if start is None or end is None:
+        return ""
+    seconds = max(0.0, end - start)
+    if seconds < 1:
+        return f"took {seconds * 1000:.0f} ms"
+    if seconds < 10:
+        return f"took {seconds:.1f} s"
+    if seconds < 120:
+        return f"took {seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"took {minutes} min" if minutes < 120 else f"took {minutes // 60} h {minutes % 60} min"
+
+
+def _tokens(usage: Usage) -> str:
+    return f"{usage.total_tokens:,} tokens" if usage.total_tokens else ""
+
+
+def _spending_row(row: Spending, currency: str) -> JsonObject:
+    usage, calls = row.usage, row.usage.llm_calls
+    parts = (
+        f"{usage.prompt_tokens:,} + {usage.completion_tokens:,} tokens in {calls} call{'' if calls == 1 else 's'}",
+        f"{row.estimated} of them estimated" if row.estimated else "",
+        cost_in_words(row.cost, currency),
+    )
+    return {"id": f"{row.caller}/{row.model}", "text": f"{row.caller}, {row.model}: {', '.join(filter(None, parts))}"}
+
+
+def iso(at: float) -> str:
+    """Seconds since the epoch as ISO 8601, for a ``datetime`` attribute."""
+    return datetime.fromtimestamp(at, timezone.utc).isoformat(timespec="seconds")
+
+
+def utc(at: float | None) -> str:
+    """Seconds since the epoch for a reader without JavaScript; empty for none."""
+    return datetime.fromtimestamp(at, timezone.utc).strftime("%Y-%m-%d %H:%M UTC") if at else ""

@@ -1,0 +1,286 @@
+"""The cheroot server: TLS, limits, and a stop that finishes the requests in flight."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import re
+import signal
+import socket
+import threading
+import time
+from typing import Any, Callable, cast
+
+from cheroot import wsgi
+from cheroot.server import HTTPConnection, HTTPRequest
+
+from pibot.contracts import Clock
+from pibot.errors import SettingsError
+from pibot.web.server.channel import CHUNK, Channel, Limits
+from pibot.web.server.headers import SingleHeaderReader
+from pibot.web.server.intake import MAX_HEADERS, Handshake, Intake
+from pibot.web.server.networks import network_of
+
+log = logging.getLogger("pibot.web")
+
+REQUEST_TIMEOUT = 10
+"""Seconds in which a client has to send the head of a request, and an idle connection is kept."""
+
+MAX_REST = 16 * 1024 * 1024
+"""Bytes of a refused body that are still read."""
+
+SEND_BUFFER = 192 * 1024
+"""Bytes of an answer that the kernel keeps for a client that takes it slowly, so that no thread waits for it. More than
+what anyone gets without a key (the hub's ``/openapi.json`` is the largest); Linux allows 208 KiB (``wmem_max``)."""
+
+LIMITS = Limits(head=REQUEST_TIMEOUT, idle=REQUEST_TIMEOUT)
+
+
+class Server:
+    """A cheroot server for one app.
+
+    Args:
+        app: a WSGI application.
+        host: the address to listen on.
+        port: 0 for any free one.
+        threads: how many requests are answered at once.
+        handshake: makes the TLS handshake of a connection, for HTTPS; see :class:`pibot.tls.ServerTls`.
+        limits: what one client may take.
+        clock: seconds.
+
+    Raises:
+        SettingsError: the address can't be had.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        *,
+        host: str,
+        port: int,
+        threads: int = 10,
+        handshake: Callable[[], Handshake] | None = None,
+        limits: Limits = LIMITS,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self._server = _CherootServer(
+            (host, port), app, numthreads=threads, request_queue_size=128, timeout=REQUEST_TIMEOUT
+        )
+        self._server.gateway = _Gateway
+        self._server.max_request_header_size = MAX_HEADERS
+        self._server.secure = handshake is not None
+        try:
+            self._server.prepare()
+        except OSError as exc:
+            raise SettingsError(
+                f"can't listen on {host} port {port}: {_reason(exc)}; choose another with --port or --host"
+            ) from exc
+        self._server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)  # connections inherit it
+        self.port: int = self._server.bind_addr[1]
+
+        def connect(sock: socket.socket, address: Any) -> _Connection:
+            channel = Channel(sock, limits, clock)
+            return _Connection(self._server, channel, address, None if handshake is None else handshake())
+
+        self._server._connections.close()  # cheroot's own, which is not asked for anything yet
+        self._server._connections = Intake(
+            self._server.socket,
+            connect,
+            self._server.process_conn,
+            limits,
+            readers=max(2, threads // 2),
+            clock=clock,
+        )
+        self._thread: threading.Thread | None = None
+
+    def serve(self) -> None:
+        """Answer requests until :meth:`stop` is called from another thread."""
+        self._server.serve()
+
+    def start(self) -> None:
+        """Answer requests in a thread of its own."""
+        self._thread = threading.Thread(target=self.serve, name="pibot-http", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Take no new connections, finish the requests in flight, and end."""
+        self._server.stop()
+        if self._thread is not None:
+            self._thread.join()
+
+
+def serve(
+    app: Any,
+    *,
+    host: str,
+    port: int,
+    stop: Callable[[], None],
+    ready: Callable[[int], None] | None = None,
+    threads: int = 10,
+    handshake: Callable[[], Handshake] | None = None,
+) -> None:
+    """Serve ``app`` from the main thread until SIGTERM or SIGINT.
+
+    Args:
+        stop: called on the signal, while requests are still answered: end the work, so that who waits gets an answer.
+        ready: called with the port once connections are taken.
+        handshake: for HTTPS; see :class:`Server`.
+
+    Raises:
+        SettingsError: the address can't be had.
+    """
+    server = Server(app, host=host, port=port, threads=threads, handshake=handshake)
+
+    def graceful() -> None:
+        try:
+            stop()
+        finally:
+            server.stop()
+
+    stopping = threading.Thread(target=graceful, name="pibot-stop")
+
+    def on_signal(number: int, _frame: object) -> None:
+        if stopping.ident is None:
+            log.info("stopping signal=%s", signal.Signals(number).name)
+            stopping.start()
+
+    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        if ready is not None:
+            ready(server.port)
+        server.serve()
+        if stopping.ident is not None:
+            stopping.join()
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+class _CherootServer(wsgi.Server):
+    secure = False
+    _connections: Any
+
+    def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:
+        log.log(level, "%s", msg, exc_info=traceback)
+
+
+class _Request(HTTPRequest):
+    """Sends a response's head with the first part of its body: one packet, which wakes the client once."""
+
+    header_reader = SingleHeaderReader()
+    _head = b""
+
+    def __init__(self, server: Any, conn: Any) -> None:
+        super().__init__(server, conn)
+        self.scheme = b"https" if server.secure else b"http"
+
+    def read_request_line(self) -> bool:
+        """Read the first line; False where it was answered already, because it is none."""
+        try:
+            return bool(super().read_request_line())  # type: ignore[no-untyped-call]
+        except ValueError:  # of the standard library, for a host in brackets that is no address
+            self.simple_response("400 Bad Request", "Malformed Request-URI")
+            return False
+
+    def send_headers(self) -> None:
+        # What the app has left of the body is still read, so that the client gets the answer and no reset. cheroot
+        # would hold it in memory, and send no answer at all where it does not come.
+        if not self.chunked_read and not self._read_rest():
+            self.close_connection = True
+            self.rfile.remaining = 0
+        wfile = self.conn.wfile
+        self.conn.wfile = head = io.BytesIO()
+        try:
+            super().send_headers()
+        finally:
+            self.conn.wfile = wfile
+        self._head = head.getvalue()
+
+    def write(self, chunk: bytes) -> None:
+        if self.chunked_write:
+            self.flush_head()
+        else:
+            chunk, self._head = self._head + chunk, b""
+        super().write(chunk)
+
+    def _read_rest(self) -> bool:
+        """Whether nothing of the body is left unread. One that was announced to be endless is not read."""
+        self.conn.channel.hasten()
+        try:
+            while getattr(self.rfile, "remaining", 0) > 0:
+                if self.rfile.remaining > MAX_REST or not self.rfile.read(CHUNK):
+                    return False
+        except OSError:
+            return False
+        return True
+
+    def flush_head(self) -> None:
+        """Send the head where no body took it along."""
+        head, self._head = self._head, b""
+        if head:
+            self.conn.wfile.write(head)
+
+
+class _Connection(HTTPConnection):
+    """A connection, with what the intake keeps of it.
+
+    Attributes:
+        network: whose connections count together with it.
+        number: of its file, also when that is closed.
+        handshake: what of TLS is still to be done.
+        since: when it began to wait for what it waits for.
+        answered: whether a request was answered over it.
+        searched: how far its inbox was looked through for the end of a head.
+        body: how many bytes of the request's body its thread may wait for; None for none.
+    """
+
+    RequestHandlerClass = _Request
+
+    def __init__(self, server: Any, channel: Channel, address: Any, handshake: Handshake | None) -> None:
+        super().__init__(server, channel.socket, lambda *_: channel)
+        self.channel = channel
+        self.number = channel.socket.fileno()
+        self.handshake = handshake
+        self.ssl_env: dict[str, Any] = {}
+        self.remote_addr, self.remote_port = address[:2]
+        self.network = network_of(self.remote_addr)
+        self.since = 0.0
+        self.answered = False
+        self.searched = 0
+        self.body: int | None = None
+        self._closed = False
+
+    def communicate(self) -> bool:
+        self.channel.begin(self.body)
+        try:
+            return bool(super().communicate())  # type: ignore[no-untyped-call]
+        finally:
+            self.server._connections.done(self)
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self.server._connections.done(self)
+        self.server._connections.closed(self)
+        self.socket = self.channel.socket
+        if self.ssl_env:
+            with contextlib.suppress(OSError, ValueError):
+                self.socket.unwrap()  # says that nothing more comes, and never waits
+        super().close()
+
+
+class _Gateway(wsgi.Gateway_10):
+    def respond(self) -> None:
+        # A body that is refused for its length stays unread, so what follows on this connection is no request.
+        if self.req.chunked_read or not self.req.inheaders.get(b"Content-Length", b"0").isdigit():
+            self.req.close_connection = True
+        super().respond()
+        self.req.flush_head()
+
+
+def _reason(exc: OSError) -> str:
+    """The operating system's own words, out of cheroot's wrapping."""
+    match = re.search(r"\[Errno \d+\] ([^)\]]+)", str(exc))
+    return cast(str, match.group(1) if match else exc.strerror or str(exc))

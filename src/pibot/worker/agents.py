@@ -1,0 +1,173 @@
+"""The agent of each task: its own workspace, its own freshly imported skills, its own conversation."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Awaitable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Optional
+
+from pibot.contracts import Agent, AgentOutcome, Budget, CommandRunner, LLMClient, TaskRequest, ToolContext
+from pibot.errors import SettingsError, ToolError
+from pibot.settings import Settings
+from pibot.tls import client_tls
+from pibot.worker.approvals import ApprovalDesk
+
+if TYPE_CHECKING:
+    from pibot.tool_registry import SkillLibrary
+
+log = logging.getLogger("pibot.worker")
+
+Clear = Callable[[Path], Awaitable[None]]
+
+
+class TaskAgents:
+    """Makes the agent of each task: its own workspace, its own freshly imported skills, its own conversation.
+
+    Args:
+        library: the skills of this machine.
+        commands: how skills run commands.
+        create_llm: makes the model's client, on the first task.
+        system_prompt: the text of ``worker_soul.md``.
+        workspaces: the folder in which each task gets one, for as long as it runs.
+        budget: how far a task may go; a task's own timeout replaces ``max_seconds``.
+        options: the owner's settings for skills.
+        clear: removes from a workspace what another user has left there; None where commands run as this one.
+        approvals: where calls that need the owner's approval wait.
+    """
+
+    def __init__(
+        self,
+        library: SkillLibrary,
+        commands: CommandRunner,
+        create_llm: Callable[[], LLMClient],
+        system_prompt: str,
+        workspaces: Path,
+        budget: Budget,
+        options: Mapping[str, Any],
+        clear: Optional[Clear] = None,
+        approvals: ApprovalDesk | None = None,
+    ) -> None:
+        self._library = library
+        self._commands = commands
+        self._create_llm = create_llm
+        self._system_prompt = system_prompt
+        self._workspaces = workspaces
+        self._budget = budget
+        self._options = options
+        self._clear = clear
+        self._approvals = approvals or ApprovalDesk(Settings.approval_seconds)
+        self._llm: LLMClient | None = None
+
+    def __call__(self, request: TaskRequest) -> Agent:
+        """Make the agent of ``request``.
+
+        Raises:
+            LLMConfigurationError: the model's key or name is missing.
+        """
+        if self._llm is None:
+            self._llm = self._create_llm()
+        return _TaskAgent(self, self._llm)
+
+    async def close(self) -> None:
+        """Give back the model client's connections."""
+        if self._llm is not None:
+            await self._llm.close()
+
+    async def run(self, request: TaskRequest, llm: LLMClient) -> AgentOutcome:
+        """Run one task in a workspace that is there only for it."""
+        from pibot.agent_core import ToolAgent
+
+        workspace = self._workspaces / request.task_id
+        if workspace.exists():
+            await self._remove(workspace)  # left behind by a power cut
+        # Where commands run as another user, the folder above brings the group that both are in, and the umask is set.
+        workspace.mkdir(parents=True, mode=0o700 if self._clear is None else 0o770)
+        approvals = self._approvals.of_task(request.task_id)
+        try:
+            context = ToolContext(request.task_id, workspace, self._commands, self._options)
+            tools = self._library.load(request.skills, context, approvals)
+            budget = self._budget if request.timeout is None else replace(self._budget, max_seconds=request.timeout)
+            return await ToolAgent(llm, tools, self._system_prompt, budget, approvals).run(request)
+        finally:
+            approvals.close()
+            await self._remove(workspace)
+
+    async def _remove(self, folder: Path) -> None:
+        """Remove a workspace, whatever its task has made of it. What can't be removed is logged and stays."""
+        import asyncio
+
+        try:
+            shutil.rmtree(folder)
+        except (OSError, RecursionError):  # folders nested a thousand deep, or without permissions
+            if self._clear is not None:
+                try:
+                    await self._clear(folder)
+                except ToolError as exc:
+                    log.warning("workspace_not_cleared folder=%s: %s", folder, exc)
+            await asyncio.get_running_loop().run_in_executor(None, _remove_by_force, folder)
+
+
+class _TaskAgent:
+    def __init__(self, agents: TaskAgents, llm: LLMClient) -> None:
+        self._agents = agents
+        self._llm = llm
+
+    async def run(self, request: TaskRequest) -> AgentOutcome:
+        return await self._agents.run(request, self._llm)
+
+
+def _remove_by_force(folder: Path) -> None:
+    import subprocess
+
+    for command in (["chmod", "-R", "u+rwx"], ["rm", "-rf"]):
+        subprocess.run([*command, "--", str(folder)], stderr=subprocess.DEVNULL, check=False)  # nosec B603 # no shell; the worker's own folder
+    if folder.exists():
+        log.error("workspace_left folder=%s: it can't be removed", folder)
+
+
+def create_task_agents(settings: Settings, library: SkillLibrary, approvals: ApprovalDesk | None = None) -> TaskAgents:
+    """Put together what a worker's tasks need.
+
+    Raises:
+        SettingsError: ``worker_soul.md`` can't be read.
+    """
+
+    def create_llm() -> LLMClient:
+        from pibot.llm_client import create_llm_client
+
+        # A provider on the internet is neither believed by the fleet's CA nor shown this worker's certificate.
+        return create_llm_client(
+            settings.llm, ssl_context=client_tls(settings) if settings.asks_hub_for_model else None
+        )
+
+    try:
+        soul = settings.worker_soul.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise SettingsError(f"{settings.worker_soul}, the worker's system prompt, can't be read: {exc}") from exc
+    commands, clear = _commands(settings)
+    return TaskAgents(
+        library,
+        commands,
+        create_llm,
+        soul,
+        settings.workspace_dir,
+        settings.budget,
+        {"web_allow": settings.web_allow, "read_paths": settings.read_paths},
+        clear,
+        approvals,
+    )
+
+
+def _commands(settings: Settings) -> tuple[CommandRunner, Optional[Clear]]:
+    """What runs commands: the sandbox service where there is one, else this process."""
+    if settings.sandbox != "off" and settings.sandbox_socket is not None:
+        from pibot.sandbox.remote import RemoteSandbox
+
+        remote = RemoteSandbox(settings.sandbox_socket, settings.workspace_dir)
+        return remote, remote.clear
+    from pibot.sandbox import Shown, create_command_runner
+
+    return create_command_runner(settings.sandbox, shown=[Shown(path) for path in settings.read_paths]), None

@@ -1,0 +1,138 @@
+"""The worker's HTTP API: a Flask app over a :class:`~pibot.worker.executor.TaskExecutor`."""
+
+from __future__ import annotations
+
+import time
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, cast
+
+from flask import Response, request
+
+from pibot import __version__
+from pibot.contracts import Decision, JsonObject, PendingCalls, TaskRequest, TaskResult
+from pibot.errors import InvalidRequest
+from pibot.host import read_host
+from pibot.settings import Settings
+from pibot.web import Attempts, Buckets, KeyRing, WaitingRoom, answer, create_app, json_body, wait_preference
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from pibot.tool_registry import SkillLibrary
+    from pibot.worker.executor import TaskExecutor
+
+MAX_WAIT = 60.0
+"""Seconds that one request may wait for a result; a caller that wants more asks again."""
+
+WAITING_PLACES = 6
+"""Of the server's 10 threads, how many may wait; the others answer ``/health`` and take cancels."""
+
+WRONG_KEYS_PER_MINUTE = 30
+"""From one address. A master with an old key looks 12 times a minute, and is to be told the same each time."""
+
+
+def create_worker_app(executor: TaskExecutor, library: SkillLibrary, settings: Settings) -> Flask:
+    """Make the worker's app.
+
+    Args:
+        executor: runs the tasks.
+        library: the skills that tasks may name.
+        settings: for the key and for what ``/status`` says.
+    """
+    app = create_app(
+        __name__,
+        keys=KeyRing.of_worker(settings),
+        open_paths=("/health", "/openapi.json"),
+        attempts=Attempts(Buckets(WRONG_KEYS_PER_MINUTE)),
+    )
+    waiting = WaitingRoom(WAITING_PLACES)
+    started = time.monotonic()
+
+    def result_or(task_id: str, status: str, seconds: float, asked: int | None) -> Response:
+        """The task's result, waiting up to ``seconds`` for it; a 202 with ``status`` where it still runs."""
+        result = waiting.wait(seconds, lambda limit: executor.wait(task_id, limit, asked=asked))
+        headers = {"Preference-Applied": f"wait={seconds:.0f}"} if seconds else None
+        if result is None:
+            return _not_ended(task_id, status, headers, executor.approvals(task_id))
+        return answer(cast(TaskResult, result).to_json(), 200, headers)
+
+    @app.get("/health")
+    def health() -> Response:
+        return answer({"status": "healthy", "worker_id": executor.worker_id, "current_task": executor.current_task})
+
+    @app.post("/task")
+    def submit() -> Response:
+        task = TaskRequest.from_json(json_body())
+        library.check(task.skills)
+        executor.submit(task)
+        seconds = wait_preference(MAX_WAIT)
+        return result_or(task.task_id, "accepted", seconds, 0) if seconds else _not_ended(task.task_id, "accepted")
+
+    @app.post("/task/<task_id>/approvals/<approval_id>")
+    def decide(task_id: str, approval_id: str) -> Response:
+        decision = Decision.from_json(json_body())
+        executor.decide(task_id, approval_id, decision)
+        body = {"task_id": task_id, "approval_id": approval_id, "approved": decision.approved}
+        return answer({"success": True, **body})
+
+    @app.get("/task/<task_id>/result")
+    def result(task_id: str) -> Response:
+        return result_or(task_id, "running", wait_preference(MAX_WAIT), _asked())
+
+    @app.post("/task/<task_id>/cancel")
+    def cancel(task_id: str) -> Response:
+        return answer(executor.cancel(task_id).to_json())
+
+    @app.get("/status")
+    def status() -> Response:
+        return answer(
+            {
+                "worker_id": executor.worker_id,
+                "version": __version__,
+                "uptime_seconds": round(time.monotonic() - started, 3),
+                "current_task": executor.current_task,
+                "tasks": {state.value: number for state, number in executor.ended().items()},
+                "skills": list(library.names()),
+                "model": settings.llm.model,
+                "sandbox": settings.sandbox,
+                "host": read_host().to_json(),
+            }
+        )
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        from pibot.worker.metrics import worker_metrics
+
+        text = worker_metrics(executor.worker_id, executor.current_task is not None, executor.ended(), read_host())
+        return Response(text, content_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/openapi.json")
+    def openapi() -> Response:
+        return Response(_openapi(), mimetype="application/json")
+
+    return app
+
+
+def _not_ended(
+    task_id: str, status: str, headers: dict[str, str] | None = None, approvals: PendingCalls | None = None
+) -> Response:
+    body: JsonObject = {"success": True, "task_id": task_id, "status": status}
+    if approvals is not None and approvals.asked:
+        body.update(approvals.to_json())
+    return answer(body, 202, headers)
+
+
+def _asked() -> int | None:
+    """How many calls that wait for approval the caller knows of."""
+    value = request.args.get("asked")
+    if value is None:
+        return None
+    if not value.isascii() or not value.isdigit() or len(value) > 9:
+        raise InvalidRequest("asked must be a whole number", field="asked")
+    return int(value)
+
+
+@cache
+def _openapi() -> str:
+    return files("pibot.worker").joinpath("openapi.json").read_text("utf-8")

@@ -1,0 +1,320 @@
+"""Runs tasks one at a time, each in a fresh agent."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from functools import partial
+from typing import TYPE_CHECKING, Callable
+
+from pibot.background import BackgroundLoop
+from pibot.contracts import (
+    Agent,
+    AgentOutcome,
+    Clock,
+    Decision,
+    PendingCalls,
+    TaskRequest,
+    TaskResult,
+    TaskState,
+)
+from pibot.errors import PibotError, ShuttingDown, TaskConflict, TaskNotFound, WorkerBusy
+from pibot.logs import event
+from pibot.settings import Settings
+from pibot.worker.approvals import ApprovalDesk
+
+if TYPE_CHECKING:
+    import asyncio
+
+
+log = logging.getLogger("pibot.worker")
+
+CANCEL_WAIT = 30.0
+"""Seconds that a cancelled task gets to end its processes before the caller is told that it hangs."""
+
+
+class _Entry:
+    """One task that this worker has taken."""
+
+    __slots__ = ("cancel_reason", "done", "finished_at", "news", "request", "result", "running", "started_at")
+
+    def __init__(self, request: TaskRequest) -> None:
+        self.request = request
+        self.running: asyncio.Future[AgentOutcome] | None = None
+        self.cancel_reason: str | None = None
+        self.done: Future[TaskResult] = Future()
+        self.news: Future[None] = Future()  # done when the task has ended, or a call of it begins to wait
+        self.result: TaskResult | None = None
+        self.started_at = 0.0
+        self.finished_at = 0.0
+
+
+class TaskExecutor:
+    """Runs one task at a time and keeps the results of the last ones. Its methods may be called from any thread.
+
+    Args:
+        worker_id: this worker's name, as results carry it.
+        create_agent: makes the agent of one task; called in the loop, so imports that cost wait for the first task.
+        loop: where agents run.
+        results_kept: how many ended tasks are remembered.
+        results_ttl: seconds that they are remembered.
+        approvals: where calls wait that need the owner's approval.
+        clock: seconds since the epoch, for the times that results carry.
+        monotonic: seconds, for ages.
+    """
+
+    def __init__(
+        self,
+        worker_id: str,
+        create_agent: Callable[[TaskRequest], Agent],
+        loop: BackgroundLoop,
+        *,
+        results_kept: int = 200,
+        results_ttl: float = 24 * 3600.0,
+        approvals: ApprovalDesk | None = None,
+        clock: Clock = time.time,
+        monotonic: Clock = time.monotonic,
+    ) -> None:
+        self.worker_id = worker_id
+        self._create_agent = create_agent
+        self._loop = loop
+        self._results_kept = results_kept
+        self._results_ttl = results_ttl
+        self._approvals = approvals or ApprovalDesk(Settings.approval_seconds, clock)
+        self._approvals.something_waits = self._tell_waiters
+        self._clock = clock
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._current: _Entry | None = None
+        self._stopping = False
+        self._ended: dict[TaskState, int] = {s: 0 for s in TaskState if s is not TaskState.RUNNING}
+
+    @property
+    def current_task(self) -> str | None:
+        """The id of the task that runs now."""
+        current = self._current
+        return None if current is None else current.request.task_id
+
+    def ended(self) -> Mapping[TaskState, int]:
+        """How many tasks have ended since the start, by how they ended."""
+        with self._lock:
+            return dict(self._ended)
+
+    def submit(self, request: TaskRequest) -> None:
+        """Take a task and start it. A task that was taken before, with the same body, is not run again.
+
+        Raises:
+            TaskConflict: its id was taken before, with another body.
+            WorkerBusy: another task runs.
+            ShuttingDown: no more tasks are taken.
+            RuntimeError: its loop's thread could not be started, or was stopped; the task was not taken.
+        """
+        with self._lock:
+            known = self._lookup(request.task_id)
+            if known is not None:
+                if known.request == request:
+                    return
+                raise TaskConflict(
+                    f"task {request.task_id!r} was sent before with another body; choose another task_id"
+                )
+            if self._stopping:
+                raise ShuttingDown(f"{self.worker_id} is stopping and takes no new task")
+            if self._current is not None:
+                raise WorkerBusy(self._current.request.task_id)
+            entry = _Entry(request)
+            self._current = self._entries[request.task_id] = entry
+        try:
+            self._loop.call_soon(self._start, entry)
+        except BaseException:
+            with self._lock:  # nothing of it was started, so it may be sent again
+                self._current = None
+                del self._entries[request.task_id]
+            raise
+        event(log, "task_started", task=request.task_id, skills=",".join(request.skills) or "-")
+
+    def wait(self, task_id: str, seconds: float, *, asked: int | None = None) -> TaskResult | None:
+        """The task's result, waiting for it up to ``seconds``; None where it still runs.
+
+        Args:
+            asked: how many of its calls that wait for approval the caller knows of; with a new one the waiting is
+                over. None for all there have been.
+
+        Raises:
+            TaskNotFound: no such task is known here.
+        """
+        entry, news = self._known(task_id)
+        if entry.result is None and seconds > 0 and (asked is None or self._approvals.asked(task_id) <= asked):
+            with contextlib.suppress(FutureTimeout):
+                news.result(timeout=seconds)
+        return entry.result
+
+    def approvals(self, task_id: str) -> PendingCalls:
+        """The calls of a task that wait for the owner, and what is known of the waiting.
+
+        Raises:
+            TaskNotFound: no such task is known here.
+        """
+        self._known(task_id)
+        desk = self._approvals
+        return PendingCalls(desk.asked(task_id), desk.waited(task_id), desk.waiting(task_id))
+
+    def decide(self, task_id: str, approval_id: str, decision: Decision) -> None:
+        """Let a call that waits be run, or refuse it.
+
+        Raises:
+            TaskNotFound: no such task is known here.
+            ApprovalNotFound, ApprovalConflict, ApprovalOver: see :meth:`ApprovalDesk.decide`.
+        """
+        self._known(task_id)
+        self._approvals.decide(task_id, approval_id, decision)
+
+    def cancel(self, task_id: str, reason: str = "cancelled by request") -> TaskResult:
+        """End a task, and return how it ended once its last process is gone. An ended task stays as it is.
+
+        Raises:
+            TaskNotFound: no such task is known here.
+            PibotError: it did not end within :data:`CANCEL_WAIT` seconds.
+        """
+        result = self.wait(task_id, 0.0)
+        if result is not None:
+            return result
+        entry = self._entries[task_id]
+        self._loop.call_soon(self._cancel_in_loop, entry, reason)
+        self._await(entry, CANCEL_WAIT)
+        if entry.result is None:
+            raise PibotError(f"task {task_id!r} did not end within {CANCEL_WAIT:g} seconds; restart the worker")
+        return entry.result
+
+    def stop(self, grace: float) -> None:
+        """Take no new task; let the running one end within ``grace`` seconds, else end it as cancelled."""
+        with self._lock:
+            self._stopping = True
+            entry = self._current
+        if entry is None:
+            return
+        event(log, "waiting_for_task", task=entry.request.task_id, grace=grace)
+        self._await(entry, grace)
+        if entry.result is None:
+            self.cancel(entry.request.task_id, f"{self.worker_id} was stopped, and the task's {grace:g} s were up")
+
+    # --- in the loop ---
+
+    def _start(self, entry: _Entry) -> None:
+        """Start one task's agent; :meth:`_finish` follows, whatever becomes of it."""
+        import asyncio
+
+        entry.started_at = self._clock()
+        if entry.cancel_reason is not None:
+            self._record(entry, AgentOutcome(TaskState.CANCELLED, error=entry.cancel_reason))
+            return
+        try:
+            entry.running = asyncio.ensure_future(self._create_agent(entry.request).run(entry.request))
+        except Exception as exc:  # noqa: BLE001  # _broken logs what is no sentence of PiBot's own
+            self._record(entry, _broken(entry.request, exc))
+        else:
+            entry.running.add_done_callback(partial(self._finish, entry))
+
+    def _finish(self, entry: _Entry, running: asyncio.Future[AgentOutcome]) -> None:
+        if running.cancelled():
+            outcome = AgentOutcome(TaskState.CANCELLED, error=entry.cancel_reason or "the worker's loop was stopped")
+        else:
+            exc = running.exception()
+            outcome = running.result() if exc is None else _broken(entry.request, exc)
+        self._record(entry, outcome)
+
+    def _record(self, entry: _Entry, outcome: AgentOutcome) -> None:
+        result = TaskResult(
+            task_id=entry.request.task_id,
+            worker_id=self.worker_id,
+            state=outcome.state,
+            output=outcome.output,
+            data=outcome.data,
+            error=outcome.error,
+            usage=outcome.usage,
+            steps=outcome.steps,
+            started_at=entry.started_at,
+            finished_at=self._clock(),
+        )
+        with self._lock:
+            entry.finished_at = self._monotonic()
+            entry.result = result
+            self._current = None
+            self._ended[result.state] += 1
+            self._entries.move_to_end(entry.request.task_id)
+            self._evict()
+        entry.done.set_result(result)
+        entry.news.set_result(None)
+        event(
+            log,
+            "task_finished",
+            task=result.task_id,
+            status=result.state.value,
+            steps=result.steps,
+            tokens=result.usage.total_tokens,
+            error=result.error,
+        )
+
+    @staticmethod
+    def _cancel_in_loop(entry: _Entry, reason: str) -> None:
+        if entry.cancel_reason is None:
+            entry.cancel_reason = reason
+            if entry.running is not None:
+                entry.running.cancel()
+
+    # --- with the lock held ---
+
+    def _lookup(self, task_id: str) -> _Entry | None:
+        self._evict()
+        return self._entries.get(task_id)
+
+    def _evict(self) -> None:
+        """Forget the oldest ended tasks; they lie at the front, the running one at the end."""
+        oldest_allowed = self._monotonic() - self._results_ttl
+        while self._entries:
+            entry = next(iter(self._entries.values()))
+            if entry.result is None:
+                return
+            if len(self._entries) <= self._results_kept and entry.finished_at >= oldest_allowed:
+                return
+            del self._entries[entry.request.task_id]
+
+    # --- without it ---
+
+    def _known(self, task_id: str) -> tuple[_Entry, Future[None]]:
+        """A task, and what is done when there is news of it."""
+        with self._lock:
+            entry = self._lookup(task_id)
+            if entry is not None:
+                return entry, entry.news
+        raise TaskNotFound(
+            f"no task {task_id!r} on {self.worker_id}: it was never sent here, or its result was dropped since"
+        )
+
+    def _tell_waiters(self, task_id: str) -> None:
+        """A call of the task begins to wait."""
+        with self._lock:
+            entry = self._entries.get(task_id)
+            if entry is None or entry.result is not None:
+                return
+            news, entry.news = entry.news, Future()
+        news.set_result(None)
+
+    @staticmethod
+    def _await(entry: _Entry, seconds: float) -> None:
+        with contextlib.suppress(FutureTimeout):
+            entry.done.result(timeout=seconds)
+
+
+def _broken(request: TaskRequest, exc: BaseException) -> AgentOutcome:
+    """The outcome of an agent that raised: a sentence of PiBot's own, or a defect, which is logged."""
+    if isinstance(exc, PibotError):
+        return AgentOutcome(TaskState.FAILED, error=str(exc))
+    log.error("task_broke task=%s", request.task_id, exc_info=exc)
+    return AgentOutcome(TaskState.FAILED, error=f"a defect in the worker: {type(exc).__name__}: {exc}")

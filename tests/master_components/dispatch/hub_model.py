@@ -1,0 +1,364 @@
+"""A hub in memory, with all its parts but HTTP and threads, and what a dispatcher promises of its jobs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pibot.contracts import JsonObject, TaskPlan, TaskState, Usage
+from pibot.errors import LLMUnavailable
+from pibot.master_components.dispatch.dispatcher import Dispatcher
+from pibot.master_components.dispatch.step_runner import LEASE_SECONDS, Timing
+from pibot.master_components.store.jobs import JobStore
+from pibot.master_components.store.records import Job, Submission, SubtaskRecord
+from pibot.master_components.store.states import (
+    ENDED_JOBS,
+    ENDED_SUBTASKS,
+    JOB_TRANSITIONS,
+    JobState,
+    SubtaskState,
+)
+from pibot.master_components.workers.exchange import CHECK_TIMEOUT
+from pibot.master_components.workers.placement import best
+from pibot.master_components.workers.pool import WorkerPool
+from tests.support.clocks import FakeClock
+from tests.support.planners import FakePlanner
+from tests.support.simulated_workers import Link, SimulatedNetwork, SimulatedWorker
+from tests.support.virtual_loop import VirtualLoop
+
+MAX_ATTEMPTS = 3
+"""As it is promised, whatever the code says."""
+
+LOOK_EVERY = 10.0
+"""Seconds between two looks at the workers."""
+
+A_LITTLE = 0.01
+"""Seconds within which a timer goes off."""
+
+
+class SlowPlanner(FakePlanner):
+    """Takes a while for some jobs, and can't plan others.
+
+    Attributes:
+        plans: by the jobs' descriptions; None for those that can't be planned.
+        seconds: that it takes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(LLMUnavailable("no model"))
+        self.plans: dict[str, TaskPlan | None] = {}
+        self.seconds: dict[str, float] = {}
+
+    async def analyze(self, description: str) -> tuple[TaskPlan, Usage]:
+        await asyncio.sleep(self.seconds[description])
+        self.plan = self.plans[description] or LLMUnavailable("no model")
+        return await super().analyze(description)
+
+
+@dataclass
+class Fleet:
+    """What outlives a hub: its disk, the clocks, the workers.
+
+    Args:
+        folder: where the database is.
+        jobs_at_once, no_worker: see :class:`Dispatcher` and :class:`Timing`.
+    """
+
+    folder: Path
+    jobs_at_once: int = 16
+    no_worker: float | None = None
+    wall: FakeClock = field(default_factory=FakeClock)
+    monotonic: FakeClock = field(default_factory=lambda: FakeClock(5.0))
+    planner: SlowPlanner = field(default_factory=SlowPlanner)
+    workers: dict[str, SimulatedWorker] = field(default_factory=dict)
+    ranks: set[tuple[float, float]] = field(default_factory=set)  # those of the jobs
+
+    def tick(self) -> None:
+        """A moment passes."""
+        self.wall.now += 0.001
+        self.monotonic.now += 0.001
+
+
+class Hub:
+    """One process's life.
+
+    Args:
+        fleet: where.
+        known: the workers that it knows from the start.
+
+    Attributes:
+        broken: promises that were seen broken where nobody could be told.
+    """
+
+    def __init__(self, fleet: Fleet, known: Collection[str]) -> None:
+        self.fleet = fleet
+        self.loop = VirtualLoop(fleet.monotonic, fleet.wall)
+        self.store = JobStore(fleet.folder / "jobs.db", clock=fleet.wall, monotonic=fleet.monotonic)
+        self.store._file.connection.execute("PRAGMA synchronous = OFF")  # no power is cut here
+        addresses = [fleet.workers[name].address for name in known]
+        pool = WorkerPool(addresses, clock=fleet.wall, monotonic=fleet.monotonic, jitter=lambda: 0.0)
+        self.pool = SimulatedNetwork(fleet.workers).serve(pool)
+        timing = Timing(LEASE_SECONDS, no_worker=fleet.no_worker, jitter=lambda: 0.0, monotonic=fleet.monotonic)
+        self.dispatcher = Dispatcher(
+            self.store, fleet.planner, self.pool, timing=timing, jobs_at_once=fleet.jobs_at_once
+        )
+        self.calls: list[tuple[str, asyncio.Task[Any]]] = []
+        self.broken: list[str] = []
+        self.is_stopping = False
+        self._could_have: dict[int, float] = {}
+        self.began = fleet.wall.now
+        self._watch_the_line()
+        for coroutine in (self.dispatcher.start(), self._keep_looking()):
+            self.calls.append(("", self.loop.create_task(coroutine)))
+
+    def wait(self, job_id: str, seconds: float) -> None:
+        self.calls.append((job_id, self.loop.create_task(self._wait(job_id, seconds))))
+
+    def cancel(self, job_id: str) -> None:
+        self.calls.append((job_id, self.loop.create_task(self._cancel(job_id))))
+
+    def join(self, name: str) -> None:
+        address = self.fleet.workers[name].address
+        self.loop.call_soon(lambda: self.pool.join(address, registered=True))
+
+    def leave(self, name: str) -> None:
+        def leave() -> None:
+            if name in self.pool._workers:
+                self.pool.leave(name)
+
+        self.loop.call_soon(leave)
+
+    def stop(self) -> None:
+        """As a hub that is told to."""
+        self.is_stopping = True
+        self.calls[1][1].cancel()
+        self.loop.run(self.dispatcher.stop(), seconds=LEASE_SECONDS)
+        self.check_calls()
+        self.store.close()
+        self.loop.kill()
+
+    def kill(self) -> None:
+        """As SIGKILL does: what was not done by now is not done any more."""
+        self.is_stopping = True
+        self.dispatcher._stopping = self.dispatcher._steps.leave_running = True
+        self.loop.kill()
+        self.store._file.close()
+
+    async def _wait(self, job_id: str, seconds: float) -> None:
+        began = self.fleet.monotonic.now
+        told = await self.dispatcher.wait(job_id, seconds)
+        if told and not self.is_stopping:
+            assert self.store.job(job_id).state in ENDED_JOBS, f"told of the end of {job_id}, which goes on"
+        if not told:
+            assert self.fleet.monotonic.now >= began + seconds - A_LITTLE
+
+    async def _cancel(self, job_id: str) -> None:
+        await self.dispatcher.cancel(job_id)
+        if not self.is_stopping:
+            assert self.store.job(job_id).state in ENDED_JOBS, f"{job_id} was cancelled, and goes on"
+
+    async def _keep_looking(self) -> None:
+        while True:
+            await self.pool.look()
+            self.store.keep_time()
+            await asyncio.sleep(LOOK_EVERY)
+
+    def _watch_the_line(self) -> None:
+        line = self.pool._line
+        take = line._take
+
+        def watched(place: Any) -> str | None:
+            worker_id = take(place)
+            if place.rank not in self.fleet.ranks:
+                self.broken.append(f"no job has the rank {place.rank}")
+            if worker_id is not None:
+                skills = self.fleet.workers[worker_id].skills
+                for other in line._waiting:
+                    if other.rank < place.rank and other.skills <= skills and worker_id not in other.avoid:
+                        self.broken.append(f"{worker_id} went to {place.rank}, and {other.rank} waits for it")
+            return worker_id
+
+        line._take = watched  # type: ignore[method-assign]  # who gets what is to be seen when it is decided
+
+    # --- what is promised ---
+
+    def check_calls(self) -> None:
+        """What was said to who called was true."""
+        for _, call in self.calls:
+            if call.done() and not call.cancelled():
+                call.result()
+        assert self.broken == [], self.broken
+        assert self.loop.errors == [], self.loop.errors
+
+    def check_at_rest(self, jobs: dict[str, Job]) -> None:
+        """What holds where nothing happens any more before time goes by."""
+        held = self.store.leases()
+        holders = {lease.worker_id for lease in held}
+        surely = {lease.worker_id for lease in held if not self.is_ending(jobs[lease.job_id])}
+        reserved = {name for name, worker in self.pool._workers.items() if worker.reserved}
+        assert surely & set(self.pool._workers) <= reserved <= holders, f"{reserved} are reserved, {held}"
+        assert not any(name in self.pool._line._idle for name in reserved)
+        for job_id, call in self.calls:
+            if job_id and not call.done():
+                assert jobs[job_id].state not in ENDED_JOBS, f"nobody told of the end of {job_id}"
+        self._check_places(jobs)
+        self._check_line()
+        if all(worker.link is Link.UP for worker in self.fleet.workers.values()):
+            late = [job.job_id for job in jobs.values() if job.state not in ENDED_JOBS and self.is_ending(job)]
+            assert late == [], "these should have ended by now"
+
+    def _check_line(self) -> None:
+        """Nobody waits for a free worker, for longer than until the next look has found out that it is."""
+        line, now = self.pool._line, self.fleet.monotonic.now
+        could = [
+            place.number
+            for place in line._waiting
+            if best(line._idle.values(), place.avoid, place.skills, now - A_LITTLE) is not None
+        ]
+        self._could_have = {number: self._could_have.get(number, now) for number in could}
+        for number, since in self._could_have.items():
+            assert now - since <= LOOK_EVERY + CHECK_TIMEOUT, f"place {number} waits for a free worker: {line._waiting}"
+
+    def is_ending(self, job: Job) -> bool:
+        """Whether it is ended before its time: then its tasks on workers may end one after the other."""
+        left = job.accepted_run + (job.timeout or 1e9) - self.store._tables.running_time()
+        return job.cancel_requested or left < -A_LITTLE
+
+    def _check_places(self, jobs: dict[str, Job]) -> None:
+        """The more urgent jobs are worked on, and the others wait in the store."""
+        running = self.dispatcher._running
+        waiting = [job for job in jobs.values() if job.state not in ENDED_JOBS and job.job_id not in running]
+        if waiting:
+            assert not self.dispatcher._has_room(), f"there is room for {[job.job_id for job in waiting]}"
+            urgent = max(job.priority for job in waiting)
+            for job_id, taken in running.items():
+                assert not taken.replaceable or jobs[job_id].priority >= urgent, (
+                    f"{job_id} has a more urgent one's place"
+                )
+
+
+class Promises:
+    """What was promised to whoever sent the jobs, checked against what the store holds; it outlives the hubs."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+        self.hub: Hub
+        self.sent: dict[str, Submission] = {}
+        self.cancels: set[str] = set()
+        self.sent_at: dict[str, float] = {}
+        self.before: dict[str, Job] = {}
+        self.runs: dict[tuple[str, str], set[str]] = {}
+
+    def started(self, worker: SimulatedWorker, body: JsonObject) -> None:
+        """A worker starts a task: it holds its lease, and what the task needs has completed."""
+        remote_id = str(body["task_id"])
+        job_id, task_id, _, _ = remote_id.split(".")
+        job = self.hub.store.job(job_id)
+        steps = {step.task_id: step for step in job.subtasks}
+        step = steps[task_id]
+        problems = []
+        if step.lease is None or (step.lease.remote_id, step.lease.worker_id) != (remote_id, worker.name):
+            problems.append(f"{worker.name} starts {remote_id} without a lease: {step}")
+        for name in step.depends_on:
+            result = steps[name].result
+            if steps[name].state is not SubtaskState.COMPLETED or result is None:
+                problems.append(f"{remote_id} is started, and needs {name}")
+            elif result.output not in str(body["description"]):
+                problems.append(f"{remote_id} did not get the result of {name}")
+        runs = self.runs.setdefault((job_id, task_id), set())
+        runs.add(remote_id)
+        if len(runs) > MAX_ATTEMPTS:
+            problems.append(f"{remote_id} is more than attempt {MAX_ATTEMPTS}: {sorted(runs)}")
+        self.hub.broken += problems
+
+    def check(self) -> dict[str, Job]:
+        """Nothing accepted is lost, what has ended stays, and every end is a true one; the jobs as they are."""
+        now = {job_id: self.hub.store.job(job_id) for job_id in self.sent}
+        leases = self.hub.store.leases()
+        holders = [lease.worker_id for lease in leases if not self.hub.is_ending(now[lease.job_id])]
+        assert len(holders) == len(set(holders)), f"a worker has two leases: {holders}"
+        for job_id, job in now.items():
+            before = self.before.get(job_id)
+            if before == job:
+                continue
+            if before is not None:
+                self._check_changes(before, job)
+            for step in job.subtasks:
+                self._check_step(job, step)
+            if job.state in ENDED_JOBS:
+                self._check_end(job)
+        self.before = now
+        return now
+
+    def check_evidence(self) -> None:
+        """Of a task whose lease was lost in this hub's life there is the result that its worker has, if it has one."""
+        for job in self.before.values():
+            for step in job.subtasks:
+                for attempt in step.attempts:
+                    silent = "no sign of life" in (attempt.error or "") and (attempt.finished_at or 0) > self.hub.began
+                    worker = self.fleet.workers[attempt.worker_id]
+                    if silent and worker.has_result(f"{job.job_id}.{step.task_id}.{attempt.number}."):
+                        assert attempt.late_result is not None, f"{attempt} has no late result"
+
+    @staticmethod
+    def _check_changes(before: Job, job: Job) -> None:
+        if before.state in ENDED_JOBS:
+            for old, new in zip(before.subtasks, job.subtasks):
+                assert (old.state, old.result, old.error) == (new.state, new.result, new.error)
+                assert len(old.attempts) == len(new.attempts)
+            assert (job.state, job.answer, job.error) == (before.state, before.answer, before.error)
+        assert before.plan in (None, job.plan), "it was planned twice"
+        assert job.state is before.state or job.state in JOB_TRANSITIONS[before.state] or job.state in ENDED_JOBS
+        for old in before.subtasks:
+            new = next(step for step in job.subtasks if step.task_id == old.task_id)
+            if old.state in ENDED_SUBTASKS:
+                assert (old.state, old.result) == (new.state, new.result)
+            late = [attempt.late_result for attempt in old.attempts if attempt.late_result]
+            assert set(map(str, late)) <= {str(attempt.late_result) for attempt in new.attempts}
+
+    def _check_step(self, job: Job, step: SubtaskRecord) -> None:
+        steps = {other.task_id: other for other in job.subtasks}
+        needed = {steps[name].state for name in step.depends_on}
+        assert [attempt.number for attempt in step.attempts] == list(range(1, len(step.attempts) + 1))
+        assert len(step.attempts) <= MAX_ATTEMPTS
+        if step.attempts:
+            assert needed <= {SubtaskState.COMPLETED}
+        if step.state is SubtaskState.SKIPPED:
+            assert needed & {SubtaskState.FAILED, SubtaskState.SKIPPED, SubtaskState.CANCELLED}
+        if step.state is SubtaskState.WAITING:
+            assert needed & {SubtaskState.WAITING, SubtaskState.READY, SubtaskState.LEASED}, f"{step} waits for nothing"
+        for attempt in step.attempts:
+            said = self._said(job, step, attempt.number, attempt.worker_id)
+            assert attempt.late_result is None or attempt.late_result.output in said
+        if step.result is not None:
+            last = step.attempts[-1]
+            assert step.result.output in self._said(job, step, last.number, last.worker_id), "nobody said so"
+            assert (step.state is SubtaskState.COMPLETED) == (step.result.state is TaskState.COMPLETED)
+        elif step.state is SubtaskState.FAILED and len(step.attempts) < MAX_ATTEMPTS:
+            assert "no worker" in (step.error or ""), f"{step} failed too early"
+
+    def _said(self, job: Job, step: SubtaskRecord, number: int, worker_id: str) -> set[str]:
+        start = f"{job.job_id}.{step.task_id}.{number}."
+        return {said.output for said in self.fleet.workers[worker_id].said if said.task_id.startswith(start)}
+
+    def _check_end(self, job: Job) -> None:
+        states = {step.state for step in job.subtasks}
+        assert states <= ENDED_SUBTASKS, f"{job.job_id} has ended, and has open steps"
+        assert "defect" not in (job.error or ""), job.error
+        if job.state is JobState.CANCELLED:
+            assert job.job_id in self.cancels, f"nobody cancelled {job.job_id}"
+        elif job.state is JobState.COMPLETED:
+            assert states == {SubtaskState.COMPLETED}
+            for step in job.subtasks:
+                assert step.result is not None
+                assert step.result.output in (job.answer or "")
+        elif "seconds were up" in (job.error or ""):
+            assert job.timeout is not None
+            assert self.fleet.wall.now - self.sent_at[job.job_id] >= job.timeout - A_LITTLE, "its time was not up"
+        elif job.subtasks:
+            assert states & {SubtaskState.FAILED, SubtaskState.SKIPPED}, f"{job.job_id} failed, and no step of it did"
+        else:
+            assert "could not be planned" in (job.error or "")

@@ -1,0 +1,604 @@
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+from pibot.contracts import SubTask, TaskComplexity, TaskPlan, TaskResult, TaskState, Usage, valid_id
+from pibot.errors import IllegalTransition, InvalidRequest, JobNotFound, LeaseLost, QueueFull, StoreError, TaskConflict
+from pibot.master_components.planner import MAX_ID_CHARS
+from pibot.master_components.store.jobs import JobStore
+from pibot.master_components.store.records import MAX_JOB_ID_CHARS, Lease, Submission
+from pibot.master_components.store.schema import migrations
+from pibot.master_components.store.states import MAX_ATTEMPTS, JobState, SubtaskState
+from pibot.master_components.store.tables import EVENTS_KEPT
+from tests.support.clocks import FakeClock as Clock
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store(tmp_path: Path, clock: Clock) -> Iterator[JobStore]:
+    store = JobStore(tmp_path / "jobs.db", clock=clock, monotonic=clock)
+    yield store
+    store.close()
+
+
+def plan(**needs: tuple[str, ...]) -> TaskPlan:
+    """A plan whose steps are the names, each with the steps that it needs."""
+    steps = tuple(SubTask(name, f"do {name}", ("shell_exec",), needed) for name, needed in needs.items())
+    return TaskPlan(TaskComplexity.COMPLEX, False, steps)
+
+
+def planned(store: JobStore, **needs: tuple[str, ...]) -> str:
+    job_id = store.submit(Submission("a job")).job_id
+    store.start_planning(job_id)
+    store.save_plan(job_id, plan(**needs), Usage(5, 5, 1))
+    return job_id
+
+
+def result(state: TaskState = TaskState.COMPLETED, output: str = "done", **more: Any) -> TaskResult:
+    return TaskResult("x", "worker-1", state, output, **more)
+
+
+def states(store: JobStore, job_id: str) -> dict[str, SubtaskState]:
+    return {step.task_id: step.state for step in store.job(job_id).subtasks}
+
+
+def run(store: JobStore, job_id: str, task_id: str, state: TaskState = TaskState.COMPLETED) -> None:
+    store.complete(store.lease(job_id, task_id, "worker-1", 60), result(state, error=None))
+
+
+# --- taking jobs ---
+
+
+def test_a_job_is_on_disk_when_it_was_taken(store: JobStore, tmp_path: Path) -> None:
+    job = store.submit(Submission("list files", timeout=60.0, priority=3))
+    store.close()
+    other = JobStore(tmp_path / "jobs.db")
+    assert other.job(job.job_id) == job
+    assert (job.state, job.priority, job.timeout, job.subtasks) == (JobState.QUEUED, 3, 60.0, ())
+    other.close()
+
+
+def test_a_jobs_id_says_when_it_was_taken(store: JobStore) -> None:
+    assert store.submit(Submission("x")).job_id.startswith("job-20270115-080000-")
+
+
+def test_two_jobs_never_get_the_same_id(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    digits = iter(["aaaaaa", "aaaaaa", "aaaaaa", "bbbbbb"])
+    monkeypatch.setattr("pibot.master_components.store.tables.secrets.token_hex", lambda size: next(digits))
+    first, second = (store.submit(Submission(text)).job_id for text in ("one", "another"))
+    assert (first[-6:], second[-6:]) == ("aaaaaa", "bbbbbb")
+
+
+def test_a_job_with_skills_has_its_plan_of_one_step_at_once(store: JobStore) -> None:
+    job = store.submit(Submission("list files", ("shell_exec",)))
+    (step,) = job.subtasks
+    assert (step.state, step.description, step.skills) == (SubtaskState.READY, "list files", ("shell_exec",))
+    assert job.plan is not None
+    assert store.submit(Submission("x", ())).plan is not None
+
+
+def test_the_same_submission_again_is_the_same_job(store: JobStore) -> None:
+    first = store.submit(Submission("x", ("a",), job_id="mine"))
+    assert store.submit(Submission("x", ("a",), job_id="mine")) == first
+    assert len(store.jobs()) == 1
+    for other in (Submission("y", ("a",), job_id="mine"), Submission("x", job_id="mine")):
+        with pytest.raises(TaskConflict, match="mine"):
+            store.submit(other)
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "description"),
+        ({"description": "x", "skills": "a"}, "skills"),
+        ({"description": "x", "priority": 101}, "priority"),
+        ({"description": "x", "priority": True}, "priority"),
+        ({"description": "x", "timeout": 0}, "timeout"),
+        ({"description": "x", "job_id": "a" * 49}, "job_id"),
+        ({"description": "x", "job_id": "a b"}, "job_id"),
+        ({"description": "x", "color": "red"}, "color"),
+    ],
+)
+def test_a_submission_that_does_not_fit_is_refused_by_the_name_of_its_field(body: object, field: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        Submission.from_json(body)
+    assert caught.value.field == field
+
+
+def test_past_the_bound_no_job_is_taken_and_what_was_taken_is_answered_as_before(tmp_path: Path) -> None:
+    store = JobStore(tmp_path / "jobs.db", max_queued=2)
+    first = store.submit(Submission("x", job_id="first"))
+    second = store.submit(Submission("y"))
+    with pytest.raises(QueueFull, match="2 jobs have not ended, and PIBOT_MAX_QUEUED on the master allows 2"):
+        store.submit(Submission("z"))
+    assert store.submit(Submission("x", job_id="first")) == first
+    with pytest.raises(TaskConflict):
+        store.submit(Submission("other", job_id="first"))
+    assert len(store.jobs()) == 2
+    store.finish(second.job_id, JobState.CANCELLED)
+    store.submit(Submission("z"))
+    store.close()
+
+
+def test_skills_left_out_and_skills_none_given_are_different_wishes() -> None:
+    assert Submission.from_json({"description": "x"}).skills is None
+    assert Submission.from_json({"description": "x", "skills": []}).skills == ()
+
+
+# --- plans and steps ---
+
+
+def test_a_stored_plan_readies_the_steps_that_need_nothing(store: JobStore) -> None:
+    job_id = planned(store, a=(), b=(), c=("a", "b"))
+    assert states(store, job_id) == {"a": SubtaskState.READY, "b": SubtaskState.READY, "c": SubtaskState.WAITING}
+    assert store.job(job_id).state is JobState.RUNNING
+    assert store.job(job_id).usage == Usage(5, 5, 1)
+
+
+def test_a_plan_is_stored_once(store: JobStore) -> None:
+    job_id = planned(store, a=())
+    with pytest.raises(IllegalTransition):
+        store.save_plan(job_id, plan(b=()))
+    assert list(states(store, job_id)) == ["a"]
+
+
+def test_a_step_is_ready_when_all_it_needs_has_completed(store: JobStore) -> None:
+    job_id = planned(store, a=(), b=(), c=("a", "b"))
+    run(store, job_id, "a")
+    assert states(store, job_id)["c"] is SubtaskState.WAITING
+    run(store, job_id, "b")
+    assert states(store, job_id)["c"] is SubtaskState.READY
+
+
+def test_what_needs_a_failed_step_is_skipped_and_the_rest_goes_on(store: JobStore) -> None:
+    job_id = planned(store, a=(), b=("a",), c=("b",), d=())
+    run(store, job_id, "a", TaskState.FAILED)
+    assert states(store, job_id) == {
+        "a": SubtaskState.FAILED,
+        "b": SubtaskState.SKIPPED,
+        "c": SubtaskState.SKIPPED,
+        "d": SubtaskState.READY,
+    }
+    assert store.job(job_id).subtasks[1].error == "it needs 'a', which did not complete"
+
+
+# --- leases ---
+
+
+def test_a_lease_names_worker_token_expiry_and_attempt(store: JobStore, clock: Clock) -> None:
+    job_id = planned(store, a=())
+    lease = store.lease(job_id, "a", "worker-2", 60)
+    assert (lease.worker_id, lease.attempt, lease.expires_at) == ("worker-2", 1, clock.now + 60)
+    assert len(lease.token) == 24
+    assert lease.remote_id == f"{job_id}.a.1.{lease.token[:6]}"
+    assert store.job(job_id).subtasks[0].lease == lease
+
+
+def test_a_name_used_again_after_pruning_is_another_task_to_its_worker(store: JobStore, clock: Clock) -> None:
+    remote_ids = set()
+    for _ in range(2):
+        store.submit(Submission("x", (), job_id="nightly"))
+        lease = store.lease("nightly", "step-1", "worker-1", 60)
+        remote_ids.add(lease.remote_id)
+        store.complete(lease, TaskResult("step-1", "worker-1", TaskState.COMPLETED), finish_job=True)
+        clock.now += 10
+        assert store.prune(keep_seconds=1, keep_jobs=100) == 1
+    assert len(remote_ids) == 2
+
+
+def test_the_longest_names_make_a_task_id_that_a_worker_takes() -> None:
+    lease = Lease("j" * MAX_JOB_ID_CHARS, "s" * MAX_ID_CHARS, "worker-1", "0" * 24, 99, 0.0)
+    assert valid_id(lease.remote_id, "task_id") == lease.remote_id
+
+
+def test_a_leased_step_is_not_leased_again(store: JobStore) -> None:
+    job_id = planned(store, a=(), b=("a",))
+    store.lease(job_id, "a", "worker-1", 60)
+    for task_id in ("a", "b"):
+        with pytest.raises(IllegalTransition):
+            store.lease(job_id, task_id, "worker-2", 60)
+
+
+def test_a_renewed_lease_lasts_from_now(store: JobStore, clock: Clock) -> None:
+    job_id = planned(store, a=())
+    lease = store.lease(job_id, "a", "worker-1", 60)
+    clock.now += 50
+    assert store.renew(lease, 60).expires_at == clock.now + 60
+    assert store.job(job_id).subtasks[0].lease == store.renew(lease, 60)
+
+
+def test_a_result_is_recorded_once_and_adds_its_usage(store: JobStore) -> None:
+    job_id = planned(store, a=())
+    lease = store.lease(job_id, "a", "worker-1", 60)
+    store.complete(lease, result(usage=Usage(10, 20, 2)))
+    with pytest.raises(LeaseLost):
+        store.complete(lease, result(output="another"))
+    job = store.job(job_id)
+    assert job.subtasks[0].result is not None
+    assert job.subtasks[0].result.output == "done"
+    assert job.usage == Usage(15, 25, 3)
+
+
+def test_a_late_result_changes_nothing_and_is_kept_as_evidence(store: JobStore, tmp_path: Path) -> None:
+    job_id = planned(store, a=())
+    lost = store.lease(job_id, "a", "worker-1", 60)
+    store.fail_attempt(lost, "no answer", final=False)
+    current = store.lease(job_id, "a", "worker-2", 60)
+    with pytest.raises(LeaseLost, match="worker-1"):
+        store.complete(lost, result(output="too late"))
+    assert states(store, job_id)["a"] is SubtaskState.LEASED
+    store.complete(current, result(output="in time"))
+    step = store.job(job_id).subtasks[0]
+    assert step.result is not None
+    assert step.result.output == "in time"
+    with sqlite3.connect(tmp_path / "jobs.db") as db:
+        (kept,) = db.execute("SELECT late_result FROM attempt WHERE number = 1").fetchone()
+    db.close()
+    assert "too late" in kept
+    assert "late_result" in [e.kind for e in store.events()]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda store, lease: store.renew(lease, 60),
+        lambda store, lease: store.complete(lease, result()),
+        lambda store, lease: store.fail_attempt(lease, "x", final=True),
+    ],
+)
+def test_who_does_not_know_the_token_changes_nothing(
+    store: JobStore, change: Callable[[JobStore, Lease], object]
+) -> None:
+    job_id = planned(store, a=())
+    lease = store.lease(job_id, "a", "worker-1", 60)
+    before = store.job(job_id).subtasks
+    with pytest.raises(LeaseLost):
+        change(store, Lease(job_id, "a", "worker-1", "0" * 24, 1, lease.expires_at))
+    assert store.job(job_id).subtasks == before
+
+
+def test_a_failed_attempt_readies_the_step_again_and_keeps_the_error(store: JobStore, clock: Clock) -> None:
+    job_id = planned(store, a=())
+    store.fail_attempt(store.lease(job_id, "a", "worker-1", 60), "no answer", final=False)
+    assert states(store, job_id)["a"] is SubtaskState.READY
+    store.fail_attempt(store.lease(job_id, "a", "worker-2", 60), "reset", final=True)
+    step = store.job(job_id).subtasks[0]
+    assert (step.state, step.error) == (SubtaskState.FAILED, "reset")
+    assert [(a.number, a.worker_id, a.error, a.finished_at) for a in step.attempts] == [
+        (1, "worker-1", "no answer", clock.now),
+        (2, "worker-2", "reset", clock.now),
+    ]
+
+
+def test_a_busy_worker_is_no_attempt(store: JobStore) -> None:
+    job_id = planned(store, a=())
+    store.fail_attempt(store.lease(job_id, "a", "worker-1", 60), "busy", final=False, count=False)
+    assert store.job(job_id).subtasks[0].attempts == ()
+    assert store.lease(job_id, "a", "worker-2", 60).attempt == 1
+
+
+def test_a_busy_workers_late_result_is_not_the_next_ones(store: JobStore) -> None:
+    job_id = planned(store, a=())
+    busy = store.lease(job_id, "a", "worker-1", 60)
+    store.fail_attempt(busy, "busy", final=False, count=False)
+    store.lease(job_id, "a", "worker-2", 60)  # the number of the attempt is the same
+    with pytest.raises(LeaseLost):
+        store.complete(busy, result())
+    assert [a.late_result for a in store.job(job_id).subtasks[0].attempts] == [None]
+    assert [e.worker_id for e in store.events() if e.kind == "subtask_started"] == ["worker-2"]
+
+
+def test_there_is_never_a_fourth_attempt(store: JobStore) -> None:
+    job_id = planned(store, a=())
+    for _ in range(MAX_ATTEMPTS):
+        store.fail_attempt(store.lease(job_id, "a", "worker-1", 60), "no answer", final=False)
+    assert states(store, job_id) == {"a": SubtaskState.FAILED}
+    with pytest.raises(IllegalTransition):
+        store.lease(job_id, "a", "worker-1", 60)
+
+
+def test_the_only_steps_result_can_end_its_job_in_the_same_commit(store: JobStore) -> None:
+    job_id = store.submit(Submission("x", ())).job_id
+    lease = store.lease(job_id, "step-1", "worker-1", 60)
+    store.complete(lease, result(output="the answer"), finish_job=True)
+    job = store.job(job_id)
+    assert (job.state, job.answer, job.error) == (JobState.COMPLETED, "the answer", None)
+
+
+def test_a_step_that_no_worker_can_be_had_for_fails_with_its_reason(store: JobStore) -> None:
+    job_id = planned(store, a=(), b=("a",))
+    store.give_up(job_id, "a", "no worker is known")
+    assert states(store, job_id) == {"a": SubtaskState.FAILED, "b": SubtaskState.SKIPPED}
+
+
+# --- the end ---
+
+
+def test_an_ended_job_stays_as_it_is(store: JobStore, clock: Clock) -> None:
+    job_id = planned(store, a=())
+    store.finish(job_id, JobState.COMPLETED, answer="42", usage=Usage(1, 1, 1))
+    job = store.job(job_id)
+    assert (job.state, job.answer, job.finished_at, job.usage) == (
+        JobState.COMPLETED,
+        "42",
+        clock.now,
+        Usage(6, 6, 2),
+    )
+    for again in (JobState.FAILED, JobState.CANCELLED, JobState.COMPLETED):
+        with pytest.raises(IllegalTransition, match="is completed"):
+            store.finish(job_id, again)
+    assert store.request_cancel(job_id) == job
+
+
+def test_ending_a_job_ends_its_steps_and_takes_their_leases(store: JobStore) -> None:
+    job_id = planned(store, a=(), b=(), c=("a",))
+    lease = store.lease(job_id, "a", "worker-1", 60)
+    store.finish(job_id, JobState.FAILED, error="the job's 5 seconds were up")
+    assert set(states(store, job_id).values()) == {SubtaskState.CANCELLED}
+    with pytest.raises(LeaseLost):
+        store.complete(lease, result())
+
+
+def test_asking_to_cancel_ends_what_no_worker_has(store: JobStore) -> None:
+    job_id = planned(store, a=(), b=(), c=("a",))
+    store.lease(job_id, "a", "worker-1", 60)
+    assert store.request_cancel(job_id).cancel_requested
+    assert states(store, job_id) == {
+        "a": SubtaskState.LEASED,
+        "b": SubtaskState.CANCELLED,
+        "c": SubtaskState.CANCELLED,
+    }
+
+
+def test_unfinished_jobs_come_by_priority_then_age(store: JobStore) -> None:
+    ids = [store.submit(Submission(f"job {n}", priority=p)).job_id for n, p in enumerate((0, 5, 0, -5))]
+    store.finish(ids[2], JobState.CANCELLED)
+    assert store.unfinished() == (ids[1], ids[0], ids[3])
+    assert store.unfinished(1) == (ids[1],)
+
+
+def test_listings_are_paged_newest_first_and_by_state(store: JobStore) -> None:
+    ids = [store.submit(Submission(f"job {n}")).job_id for n in range(5)]
+    store.finish(ids[1], JobState.FAILED)
+    assert [j.job_id for j in store.jobs(limit=2)] == [ids[4], ids[3]]
+    assert [j.job_id for j in store.jobs(limit=9, before=ids[3])] == [ids[2], ids[1], ids[0]]
+    assert [j.job_id for j in store.jobs(state=JobState.FAILED)] == [ids[1]]
+    with pytest.raises(JobNotFound):
+        store.jobs(before="nope")
+
+
+def test_jobs_are_counted_by_state_through_all_their_ways(store: JobStore) -> None:
+    ids = [planned(store, a=()) for _ in range(3)]
+    store.finish(ids[0], JobState.COMPLETED)
+    store.submit(Submission("x"))
+    counts = {state: number for state, number in store.counts().items() if number}
+    assert counts == {JobState.RUNNING: 2, JobState.COMPLETED: 1, JobState.QUEUED: 1}
+
+
+def test_old_jobs_are_pruned_by_age_and_number_and_running_ones_stay(store: JobStore, clock: Clock) -> None:
+    old = planned(store, a=())
+    store.finish(old, JobState.COMPLETED)
+    running = planned(store, a=())
+    clock.now += 1000
+    recent = planned(store, a=())
+    store.finish(recent, JobState.FAILED)
+    assert store.prune(keep_seconds=500, keep_jobs=100) == 1
+    assert {j.job_id for j in store.jobs()} == {running, recent}
+    assert store.prune(keep_seconds=5000, keep_jobs=0) == 1
+    assert {j.job_id for j in store.jobs()} == {running}
+    assert store.counts()[JobState.RUNNING] == 1
+    assert sum(store.counts().values()) == 1
+
+
+def test_the_oldest_ends_beyond_the_number_go_first_and_no_more_at_once_than_asked(
+    store: JobStore, clock: Clock
+) -> None:
+    ids = [store.submit(Submission(f"job {n}")).job_id for n in range(6)]
+    for job_id in reversed(ids[1:]):  # the first of them ended last
+        clock.now += 1
+        store.finish(job_id, JobState.COMPLETED)
+    pruned = [store.prune(keep_seconds=1e9, keep_jobs=2, limit=2) for _ in range(3)]
+    assert pruned == [2, 1, 0]
+    assert [j.job_id for j in reversed(store.jobs())] == ids[:3]
+
+
+def test_a_pruned_jobs_subtasks_attempts_and_events_go_with_it(store: JobStore) -> None:
+    kept, pruned = planned(store, a=()), planned(store, a=())
+    run(store, pruned, "a")
+    store.finish(pruned, JobState.COMPLETED)
+    store.note("worker_online", worker_id="worker-1")
+    store.prune(keep_seconds=1e9, keep_jobs=0)
+    assert {e.job_id for e in store.events()} == {kept, None}
+    for table in ("job", "subtask", "attempt", "event"):
+        found = store._file.connection.execute(f"SELECT count(*) FROM {table} WHERE job_id = ?", (pruned,))
+        assert found.fetchone()[0] == 0, table
+
+
+def steps_of_a_job(store: JobStore) -> int:
+    """How many instructions SQLite carries out for all that is done with one job."""
+    steps = 0
+
+    def count() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    store._file.connection.set_progress_handler(count, 1)
+    job_id = store.submit(Submission("x", (), timeout=60.0)).job_id
+    store.unfinished(17)
+    lease = store.renew(store.lease(job_id, "step-1", "worker-1", 60), 60)
+    store.fail_attempt(lease, "no answer", final=False)
+    store.complete(store.lease(job_id, "step-1", "worker-1", 60), result())
+    store.request_cancel(job_id)
+    store.finish(job_id, JobState.COMPLETED)
+    store.export(job_id)
+    store.jobs(limit=20)
+    store.jobs(state=JobState.RUNNING, limit=20)
+    store.events(20)
+    store.keep_time()
+    assert store.prune(keep_seconds=1e9, keep_jobs=sum(store.counts().values()) - 1, limit=20) == 1
+    assert store.prune(keep_seconds=-1.0, keep_jobs=10**9, limit=1) == 1
+    store._file.connection.set_progress_handler(None, 1)
+    return steps
+
+
+def test_nothing_that_is_done_with_a_job_takes_more_steps_among_many_stored_ones(store: JobStore) -> None:
+    def store_more(first: int, last: int) -> None:
+        with store._transaction() as db:
+            numbers = f"WITH RECURSIVE n(n) AS (VALUES ({first}) UNION ALL SELECT n + 1 FROM n WHERE n < {last}) "
+            db.execute(
+                "INSERT INTO job (job_id, body, description, state, priority, created_at, finished_at, finished_run)"
+                f" {numbers} SELECT 'old-' || n, '[]', 'x', 'completed', 0, 0, 0, 0 FROM n"
+            )
+            db.execute(
+                "INSERT INTO subtask (job_id, task_id, position, description, skills, depends_on, state)"
+                f" {numbers} SELECT 'old-' || n, 'a', 0, 'x', '[]', '[]', 'completed' FROM n"
+            )
+            db.execute(f"INSERT INTO event (at, kind, job_id, message) {numbers} SELECT 0, 'x', 'old-' || n, '' FROM n")
+
+    store_more(1, 100)
+    few = steps_of_a_job(store)
+    store_more(101, 10_000)
+    assert steps_of_a_job(store) <= few * 1.02
+
+
+def test_recent_activity_tells_the_story_and_is_bounded(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id = planned(store, a=())
+    run(store, job_id, "a")
+    store.finish(job_id, JobState.COMPLETED)
+    story = ["job_accepted", "job_planned", "subtask_started", "subtask_completed", "job_completed"]
+    assert [e.kind for e in reversed(store.events())] == story
+    assert [e.kind for e in store.events(after=store.events()[1].seq)] == ["job_completed"]
+    monkeypatch.setattr("pibot.master_components.store.tables.EVENTS_KEPT", 10)
+    for _ in range(300):
+        store.note("worker_offline", worker_id="worker-1")
+    assert len(store.events(limit=1000)) < 10 + 100 + 1
+    assert EVENTS_KEPT > 1000
+
+
+# --- the file ---
+
+
+def test_a_damaged_file_is_named_with_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    store = JobStore(path)
+    for number in range(200):
+        store.submit(Submission(f"job {number} " + "x" * 500))
+    store.close()
+    with path.open("r+b") as file:
+        file.seek(20 * 4096)
+        file.write(os.urandom(20 * 4096))
+    with pytest.raises(StoreError, match=r"jobs\.db is damaged.*move it and its jobs\.db-wal and jobs\.db-shm away"):
+        JobStore(path)
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    (tmp_path / "jobs.db").write_bytes(b"this is no database, whatever its name says" * 100)
+    with pytest.raises(StoreError, match=r"jobs\.db can't be used: file is not a database"):
+        JobStore(tmp_path / "jobs.db")
+
+
+def test_a_file_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    JobStore(path).close()
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version = 99")
+    db.close()
+    with pytest.raises(StoreError, match=r"version 99.*another PIBOT_DATA_DIR"):
+        JobStore(path)
+    (tmp_path / f"jobs.db.v{len(migrations())}").touch()  # a newer program has left it when it took the file over
+    with pytest.raises(StoreError, match=r"version 99.*copy .*jobs\.db\.v\d, the jobs as they were"):
+        JobStore(path)
+
+
+def test_a_folder_that_is_not_there_is_named_with_its_variable(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="PIBOT_DATA_DIR"):
+        JobStore(tmp_path / "nowhere" / "jobs.db")
+
+
+def test_a_full_disk_loses_nothing_that_was_taken(tmp_path: Path) -> None:
+    store = JobStore(tmp_path / "jobs.db")
+    taken = [store.submit(Submission(f"job {n}")).job_id for n in range(3)]
+    (pages,) = store._file.connection.execute("PRAGMA page_count").fetchone()
+    store._file.connection.execute(
+        f"PRAGMA max_page_count = {pages + 2}"
+    )  # SQLite's own way to say that the disk is full
+
+    def fill() -> None:
+        for n in range(1000):
+            taken.append(store.submit(Submission(f"another {n} " + "x" * 2000)).job_id)
+
+    with pytest.raises(StoreError, match=r"disk is full; free some space"):
+        fill()
+    store._file.connection.execute("PRAGMA max_page_count = 1000000")
+    assert {j.job_id for j in store.jobs(limit=2000)} == set(taken)
+    store.submit(Submission("there is room again"))
+    store.close()
+
+
+def test_every_commit_reaches_the_disk(store: JobStore) -> None:
+    assert store._file.connection.execute("PRAGMA synchronous").fetchone()[0] == 2  # FULL
+    assert store._file.connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from pibot.contracts import TaskResult, TaskState
+from pibot.master_components.store.jobs import JobStore
+from pibot.master_components.planner import MAX_ID_CHARS
+from pibot.master_components.store.records import Submission
+store = JobStore(Path(sys.argv[1]))
+while True:
+    job = store.submit(Submission("x", ()))
+    print("taken", job.job_id, flush=True)
+    lease = store.lease(job.job_id, "step-1", "worker-1", 60)
+    store.complete(lease, TaskResult("x", "worker-1", TaskState.COMPLETED, "done"), finish_job=True)
+    print("ended", job.job_id, flush=True)
+"""
+
+
+def test_a_killed_process_leaves_every_job_that_it_took_and_every_end_that_it_recorded(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(tmp_path / "jobs.db")], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    lines = [process.stdout.readline() for _ in range(61)]
+    os.kill(process.pid, signal.SIGKILL)
+    lines += process.stdout.readlines()
+    process.wait()
+    process.stdout.close()
+    store = JobStore(tmp_path / "jobs.db")
+    for line in lines:
+        word, _, job_id = line.strip().partition(" ")
+        if job_id:
+            job = store.job(job_id)
+            assert word == "taken" or job.state is JobState.COMPLETED
+    assert len(lines) > 60
+    store.close()
+
+
+def test_the_store_may_be_used_from_any_thread(store: JobStore) -> None:
+    def work(_: int) -> None:
+        for _ in range(20):
+            job_id = store.submit(Submission("x", ())).job_id
+            run(store, job_id, "step-1")
+            store.finish(job_id, JobState.COMPLETED)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(work, range(4)))  # raises what was raised there
+    assert store.counts()[JobState.COMPLETED] == 80

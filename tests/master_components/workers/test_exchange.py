@@ -1,0 +1,394 @@
+"""What the pool makes of broken connections and of what workers say, against a server whose answers are scripted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+
+from pibot.contracts import ApprovalRequest, SubTask, TaskRequest, WorkerAddress, WorkerState, digest_of
+from pibot.errors import TaskNotFound, WorkerNotReached, WorkerRejected, WorkerUnreachable
+from pibot.master_components import WorkerPool
+from pibot.master_components.workers.breaker import FAILURES
+from pibot.master_components.workers.placement import MEGABYTE, Limits
+from pibot.settings import Settings
+from tests.support.workers import closed_port, workers
+
+DONE = (200, {"success": True, "task_id": "t", "worker_id": "worker-1", "status": "completed", "output": "done"})
+RUNNING = (202, {"success": True, "task_id": "t", "status": "running"})
+UNKNOWN = (404, {"success": False, "error": "no task 't'"})
+HANG_UP = None
+
+POST, GET, STATUS = "POST /task", "GET /task/t/result", "GET /status"
+
+
+class Scripted:
+    """A worker that gives each request the next answer; None closes the connection instead.
+
+    Attributes:
+        asked: what it was asked, as ``METHOD path``.
+    """
+
+    def __init__(self, *answers: tuple[int, dict[str, Any]] | None) -> None:
+        self._answers = list(answers)
+        self.asked: list[str] = []
+        self.address = WorkerAddress("worker-1", "127.0.0.1", 0)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        length = [line for line in head.lower().split("\r\n") if line.startswith("content-length:")]
+        if length:
+            await reader.readexactly(int(length[0].partition(":")[2]))
+        self.asked.append(" ".join(head.split()[:2]))
+        answer = self._answers.pop(0)
+        if answer is not None:
+            body = json.dumps(answer[1]).encode()
+            writer.write(b"HTTP/1.1 %d X\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % (answer[0], len(body)))
+            writer.write(body)
+        writer.close()
+
+
+class Time:
+    """Passes only while somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.slept: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+@contextlib.asynccontextmanager
+async def talking(worker: Scripted, time: Time | None = None) -> AsyncIterator[WorkerPool]:
+    time = time or Time()
+    server = await asyncio.start_server(worker.serve, "127.0.0.1", 0)
+    worker.address = WorkerAddress("worker-1", "127.0.0.1", server.sockets[0].getsockname()[1])
+    pool = WorkerPool([worker.address], monotonic=time, clock=time, sleep=time.sleep, jitter=lambda: 0.0)
+    try:
+        yield pool
+    finally:
+        await pool.close()
+        server.close()
+        await server.wait_closed()
+
+
+async def run(pool: WorkerPool, *, patience: float = 60.0, ask_first: bool = False) -> str:
+    result = await pool.run_on("worker-1", TaskRequest("t", "d"), timeout=300, patience=patience, ask_first=ask_first)
+    return result.output
+
+
+def uptime(seconds: float) -> tuple[int, dict[str, Any]]:
+    return 200, {"worker_id": "worker-1", "uptime_seconds": seconds}
+
+
+# --- lost connections ---
+
+
+async def test_a_connection_lost_while_the_task_runs_costs_nothing_but_asking_again() -> None:
+    worker, time = Scripted(HANG_UP, HANG_UP, RUNNING, HANG_UP, DONE), Time()
+    async with talking(worker, time) as pool:
+        assert await run(pool) == "done"
+        assert worker.asked == [POST, GET, GET, GET, GET]
+        assert time.slept[0] == 0.5  # aiohttp itself asks a GET once more, at once
+        assert pool.statuses()[0].set_aside_until is None
+
+
+async def test_a_worker_without_a_sign_of_life_for_too_long_is_given_up() -> None:
+    worker, time = Scripted(RUNNING, *[HANG_UP] * 30), Time()
+    async with talking(worker, time) as pool:
+        with pytest.raises(WorkerUnreachable):
+            await run(pool, patience=20.0)
+        assert 20.0 <= sum(time.slept) <= 25.0
+
+
+async def test_a_worker_that_was_restarted_and_forgot_the_task_is_given_up_at_once() -> None:
+    worker, time = Scripted(RUNNING, UNKNOWN), Time()
+    async with talking(worker, time) as pool:
+        with pytest.raises(WorkerUnreachable, match="forgot the task"):
+            await run(pool)
+        assert time.slept == []
+
+
+async def test_a_task_that_was_lost_on_its_way_is_sent_again() -> None:
+    worker = Scripted(HANG_UP, UNKNOWN, uptime(3600.0), DONE)
+    async with talking(worker) as pool:
+        assert await run(pool) == "done"
+        assert worker.asked == [POST, GET, STATUS, POST]
+
+
+async def test_a_worker_that_was_restarted_since_it_was_sent_the_task_may_have_died_of_it() -> None:
+    worker = Scripted(HANG_UP, UNKNOWN, uptime(0.1))
+    async with talking(worker) as pool:
+        with pytest.raises(WorkerUnreachable, match="forgot the task"):
+            await run(pool)
+
+
+async def test_a_task_that_never_gets_there_whole_is_not_sent_for_ever() -> None:
+    worker = Scripted(*[HANG_UP, UNKNOWN, uptime(3600.0)] * 10)
+    async with talking(worker) as pool:
+        with pytest.raises(WorkerUnreachable):
+            await run(pool)
+        assert worker.asked.count(POST) == 3
+
+
+async def test_a_worker_that_takes_no_connection_got_nothing_and_is_not_waited_for() -> None:
+    time = Time()
+    with closed_port() as port:
+        pool = WorkerPool([WorkerAddress("worker-1", "127.0.0.1", port)], monotonic=time, sleep=time.sleep)
+        with pytest.raises(WorkerNotReached):
+            await run(pool)
+        await pool.close()
+    assert time.slept == []
+
+
+async def test_after_a_restart_of_the_hub_the_result_is_asked_for_before_anything_is_sent() -> None:
+    worker = Scripted(DONE)
+    async with talking(worker) as pool:
+        assert await run(pool, ask_first=True) == "done"
+        assert worker.asked == [GET]
+
+
+async def test_after_a_restart_of_the_hub_a_worker_that_does_not_know_the_task_gets_it() -> None:
+    worker = Scripted(UNKNOWN, RUNNING, DONE)
+    async with talking(worker) as pool:
+        assert await run(pool, ask_first=True) == "done"
+        assert worker.asked == [GET, POST, GET]
+
+
+async def test_a_task_of_the_pools_own_takes_one_request() -> None:
+    worker = Scripted(DONE)
+    async with talking(worker) as pool:
+        result = await pool.execute_task(SubTask("t", "d"))
+        assert (result["success"], worker.asked) == (True, [POST])
+
+
+# --- workers that fail again and again ---
+
+
+async def test_a_worker_that_forgets_task_after_task_is_set_aside_and_one_result_brings_it_back() -> None:
+    worker, time = Scripted(*[RUNNING, UNKNOWN] * FAILURES, DONE), Time()
+    async with talking(worker, time) as pool:
+        for _ in range(FAILURES):
+            with pytest.raises(WorkerUnreachable):
+                await run(pool)
+        (status,) = pool.statuses()
+        assert status.set_aside_until == time.now + 30
+        assert status.to_json()["set_aside_until"] == time.now + 30
+        assert "set aside for 30 s" in pool.why_none()
+        with pytest.raises(asyncio.TimeoutError):
+            await pool.acquire(0.0)
+        time.now += 30
+        assert await pool.acquire(0.0) == "worker-1"
+        await run(pool)
+        assert pool.statuses()[0].set_aside_until is None
+
+
+@pytest.mark.parametrize(("status", "aside"), [(400, False), (401, True), (500, True)])
+async def test_what_is_the_tasks_own_fault_is_not_held_against_the_worker(status: int, aside: bool) -> None:
+    worker = Scripted(*[(status, {"success": False, "error": "no"})] * FAILURES)
+    async with talking(worker) as pool:
+        for _ in range(FAILURES):
+            with pytest.raises(WorkerRejected):
+                await run(pool)
+        assert (pool.statuses()[0].set_aside_until is not None) is aside
+
+
+# --- what workers say of themselves ---
+
+
+async def test_a_look_learns_what_the_worker_reports() -> None:
+    body = {
+        "uptime_seconds": 5.0,
+        "version": "3.1",
+        "skills": ["shell_exec"],
+        "sandbox": "off",
+        "current_task": None,
+        "host": {"temperature_celsius": 81.5, "memory_available_bytes": 10**8, "load_1m": 0.5, "throttled": None},
+    }
+    worker = Scripted((200, body))
+    async with talking(worker) as pool:
+        await pool.look()
+        (status,) = pool.statuses()
+        said = status.to_json()
+        assert (said["version"], said["skills"], said["sandbox"]) == ("3.1", ["shell_exec"], "off")
+        assert (said["resting"], said["temperature_celsius"]) == ("hot: 82 °C", 81.5)
+        assert pool.get_status_summary()["idle"] == 1
+
+
+async def test_a_look_at_a_worker_that_refuses_the_key_rules_it_out_until_it_takes_it() -> None:
+    worker = Scripted((401, {"success": False, "error": "the key is wrong"}), uptime(1))
+    async with talking(worker) as pool:
+        await pool.look()
+        assert "PIBOT_API_KEY must be the same" in (pool.statuses()[0].resting or "")
+        with pytest.raises(asyncio.TimeoutError):
+            await pool.acquire(0.0)
+        await pool.look()
+        assert pool.statuses()[0].resting is None
+        assert await pool.acquire(0.0) == "worker-1"
+
+
+async def test_a_look_makes_do_with_the_health_of_a_worker_without_a_report() -> None:
+    worker = Scripted(UNKNOWN, (200, {"status": "healthy", "worker_id": "worker-1", "current_task": "theirs"}))
+    async with talking(worker) as pool:
+        await pool.look()
+        assert worker.asked == [STATUS, "GET /health"]
+        assert (pool.statuses()[0].state, pool.statuses()[0].current_task) == (WorkerState.BUSY, "theirs")
+
+
+async def test_nonsense_in_a_report_counts_as_not_said() -> None:
+    body = {"skills": "all", "version": 3, "host": {"temperature_celsius": "hot", "memory_available_bytes": None}}
+    worker = Scripted((200, body), (200, {"host": []}))
+    async with talking(worker) as pool:
+        for _ in range(2):
+            await pool.look()
+            said = pool.statuses()[0].to_json()
+            assert (said["skills"], said["version"], said["temperature_celsius"]) == (None, None, None)
+            assert said["resting"] is None
+
+
+async def test_a_real_workers_report_is_understood() -> None:
+    with workers(1, Settings.load({})) as running:
+        pool = WorkerPool([running[0].address], limits=Limits(hot=1000.0, memory=0))
+        await pool.look()
+        said = pool.statuses()[0].to_json()
+        await pool.close()
+    assert "shell_exec" in said["skills"]
+    assert said["sandbox"] == "bwrap"
+    assert said["memory_available_bytes"] > MEGABYTE
+
+
+# --- coming and going ---
+
+
+async def test_a_worker_that_joins_serves_who_waits_and_one_that_leaves_is_forgotten_after_its_task() -> None:
+    with workers(2) as running:
+        pool = WorkerPool([running[0].address])
+        held = await pool.acquire(1.0)
+        waiting = asyncio.ensure_future(pool.acquire(5.0))
+        await asyncio.sleep(0)
+        pool.join(running[1].address, registered=True)
+        assert await waiting == "worker-2"
+        pool.leave("worker-2")
+        assert [s.draining for s in pool.statuses()] == [False, True]
+        pool.release("worker-2")
+        assert [s.address.worker_id for s in pool.statuses()] == ["worker-1"]
+        pool.release(held)
+        with pytest.raises(WorkerUnreachable):
+            pool.leave("worker-2")
+        with pytest.raises((TaskNotFound, WorkerUnreachable)):
+            await pool.fetch_result("worker-2", "t")
+        await pool.close()
+
+
+async def test_a_drained_worker_gets_nothing_until_it_is_undrained() -> None:
+    pool = WorkerPool([WorkerAddress("worker-1", "127.0.0.1", 1)])
+    pool.drain("worker-1")
+    assert pool.why_none() == "worker-1 is being drained"
+    waiting = asyncio.ensure_future(pool.acquire(5.0))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    pool.drain("worker-1", False)
+    assert await waiting == "worker-1"
+
+
+async def test_a_worker_of_the_inventory_that_left_is_back_when_it_joins_again() -> None:
+    address = WorkerAddress("worker-1", "127.0.0.1", 1)
+    pool = WorkerPool([address])
+    pool.leave("worker-1")
+    assert [s.draining for s in pool.statuses()] == [True]
+    pool.join(address, registered=True)
+    assert [(s.draining, s.registered) for s in pool.statuses()] == [(False, False)]
+
+
+async def test_an_offline_worker_that_registers_again_is_there_at_once() -> None:
+    with workers(1) as running:
+        pool = WorkerPool([running[0].address])
+        running[0].server.stop()
+        await pool.look()
+        waiting = asyncio.ensure_future(pool.acquire(5.0))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        running[0].start()
+        pool.join(running[0].address, registered=True)
+        assert await waiting == "worker-1"
+        await pool.close()
+
+
+async def test_a_silent_worker_is_not_waited_for_when_its_task_is_cancelled() -> None:
+    time, given = Time(), []
+    pool = WorkerPool([WorkerAddress("worker-1", "127.0.0.1", 1)], monotonic=time)
+
+    async def request(worker_id: str, method: str, path: str, *, timeout: float) -> tuple[int, dict[str, Any]]:
+        given.append(timeout)
+        return 200, {}
+
+    pool._talk.request = request  # type: ignore[method-assign, assignment]  # only its time limit matters
+    await pool.cancel("worker-1", "t")
+    time.now += 20
+    await pool.cancel("worker-1", "t")
+    assert given == [60.0, 5.0]
+
+
+@pytest.mark.parametrize("answers", [[(401, {"error": "no key"})], [UNKNOWN, (200, {"status": "healthy"})]])
+async def test_a_worker_that_leaves_while_it_is_asked_how_it_is_ends_no_look(answers: list[Any]) -> None:
+    class Leaving(Scripted):
+        async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if len(self.asked) == len(answers) - 1:
+                pool._line.remove("worker-1")
+            await super().serve(reader, writer)
+
+    async with talking(Leaving(*answers)) as pool:
+        await pool.look()
+        assert pool.statuses() == ()
+
+
+# --- calls that wait for the owner ---
+
+CALL = {
+    "approval_id": "1",
+    "tool": "shell_exec",
+    "arguments": {"command": "ls"},
+    "digest": digest_of("shell_exec", {"command": "ls"}),
+    "asked_at": 5.0,
+}
+
+
+def waits(seconds: float, *calls: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    return 202, {**RUNNING[1], "approvals": list(calls), "approvals_asked": 1, "waited_seconds": seconds}
+
+
+async def test_what_waits_for_the_owner_is_told_and_known_calls_are_not_asked_for_again() -> None:
+    worker = Scripted(waits(0.0, CALL), waits(20.0, CALL), waits(25.0), DONE)
+    told: list[list[str]] = []
+
+    async def heard(calls: Sequence[ApprovalRequest]) -> None:
+        told.append([call.tool for call in calls])
+
+    async with talking(worker) as pool:
+        result = await pool.run_on("worker-1", TaskRequest("t", "d"), timeout=300, heard=heard)
+    assert result.output == "done"
+    assert told == [["shell_exec"], ["shell_exec"], []]
+    assert worker.asked == [POST, *[f"{GET}?asked=1"] * 3]
+
+
+@pytest.mark.parametrize(("waited", "ends"), [(350.0, "completed"), (50.0, "timeout")])
+async def test_waiting_for_the_owner_is_not_the_steps_time(waited: float, ends: str) -> None:
+    cancelled = (200, {**DONE[1], "status": "cancelled", "success": False})
+    worker, time = Scripted(waits(waited, CALL), DONE if ends == "completed" else cancelled), Time()
+
+    async def heard(calls: Sequence[ApprovalRequest]) -> None:
+        time.now += 400.0  # of the step's 300
+
+    async with talking(worker, time) as pool:
+        result = await pool.run_on("worker-1", TaskRequest("t", "d"), timeout=300, heard=heard)
+    assert result.state.value == ends
+    assert worker.asked[1] == (f"{GET}?asked=1" if ends == "completed" else "POST /task/t/cancel")

@@ -1,0 +1,77 @@
+"""The gateway and nothing else of the hub, over real HTTP, in front of a scripted provider."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import openai
+
+from pibot import web
+from pibot.background import BackgroundLoop
+from pibot.contracts import Caller, Scope
+from pibot.errors import LLMConfigurationError
+from pibot.llm_client.configuration import check
+from pibot.llm_client.retry import RetryPolicy
+from pibot.master_components import JobStore
+from pibot.master_hub.gateway.attempts import Timing
+from pibot.master_hub.gateway.gateway import Gateway
+from pibot.master_hub.gateway.ledger import Ledger
+from pibot.master_hub.gateway.provider import Provider
+from pibot.master_hub.gateway.routes import create_gateway_blueprint
+from pibot.settings import GatewaySettings, LLMSettings, Secret
+from pibot.web.keys import OWNER
+from tests.support import scripted_llm as model
+from tests.support.scripted_llm import ScriptedLLM
+from tests.support.serving import Answer, ask, serving
+
+KEY = "fleet-key"
+TOKEN = "the-token-of-worker-1"
+WORKER = Caller("worker-1", Scope.WORKER, "worker-1")
+HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": "hello"}]}
+
+
+@dataclass(frozen=True)
+class Running:
+    port: int
+    gateway: Gateway
+    loop: BackgroundLoop
+    store: JobStore
+
+    def chat(self, body: object = HELLO, *, key: str | None = KEY) -> Answer:
+        return ask(self.port, "POST", "/v1/chat/completions", body, key=key)
+
+    def client(self) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key=KEY, max_retries=0)
+
+
+def settings_for(llm: ScriptedLLM) -> LLMSettings:
+    return LLMSettings(api_key=Secret(model.API_KEY), base_url=llm.url, model=model.MODEL, timeout=20.0, retries=0)
+
+
+def running(settings: LLMSettings, *, places: int = 4, **more: Any) -> Iterator[Running]:
+    """A hub with the gateway alone; ``more`` is for its :class:`GatewaySettings`. The provider is asked only once."""
+    loop = BackgroundLoop()
+    endpoints, problem = [], None
+    limits = GatewaySettings(**more)
+    try:
+        endpoints = [check(s) for s in (settings, limits.fallback) if s is not None]
+    except LLMConfigurationError as exc:
+        problem = str(exc)
+    with tempfile.TemporaryDirectory() as folder, contextlib.closing(JobStore(Path(folder) / "jobs.db")) as store:
+        ledger = Ledger(store, limits, tuple(endpoint.model for endpoint in endpoints))
+        timing = Timing(settings.timeout, RetryPolicy(retries=settings.retries, base=0.001))
+        providers = [Provider(endpoint, silence=settings.timeout) for endpoint in endpoints]
+        calls = limits.calls or places
+        gateway = Gateway(providers, problem, ledger, loop, calls=calls, callers=places, timing=timing)
+        app = web.create_app(__name__, keys=web.KeyRing([(Secret(KEY), OWNER), (Secret(TOKEN), WORKER)]))
+        app.register_blueprint(create_gateway_blueprint(gateway, settings.model))
+        with serving(app) as port:
+            yield Running(port, gateway, loop, store)
+        loop.run(gateway.close()).result()
+        loop.stop()
+        ledger.close()

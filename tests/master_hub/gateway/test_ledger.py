@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from pibot.contracts import Usage
+from pibot.errors import StoreUnwritable
+from pibot.master_components import JobStore
+from pibot.master_components.store.records import Submission
+from pibot.master_components.store.spending import Spent
+from pibot.master_hub.gateway.ledger import Account, Ledger
+from pibot.master_hub.gateway.meter import Counted
+from pibot.master_hub.gateway.places import Places
+from pibot.master_hub.gateway.provider import GatewayError
+from pibot.settings import GatewaySettings
+
+CALL = Counted(Usage(100, 20, 1))
+
+
+class FullDisk(JobStore):
+    """A store whose disk may be full for calls."""
+
+    full = True
+
+    def spend(self, calls: Sequence[Spent]) -> None:
+        if self.full:
+            raise StoreUnwritable("the disk is full")
+        super().spend(calls)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[FullDisk]:
+    with contextlib.closing(FullDisk(tmp_path / "jobs.db")) as store:
+        yield store
+
+
+async def test_calls_that_a_full_disk_does_not_take_are_written_with_the_next(store: FullDisk) -> None:
+    ledger = Ledger(store, GatewaySettings(), ("m",))
+    await ledger.end(await ledger.begin(Account("worker-1"), 10), "m", CALL)
+    assert store.accounts.of_day() == ()
+
+    store.full = False
+    await ledger.end(await ledger.begin(Account("worker-1"), 10), "m", CALL)
+    assert store.accounts.of_day()[0].usage == Usage(200, 40, 2)
+    ledger.close()
+
+
+async def test_what_waits_for_the_disk_is_within_the_budgets_too(store: FullDisk) -> None:
+    ledger = Ledger(store, GatewaySettings(day_tokens=100), ("m",))
+    await ledger.end(await ledger.begin(Account("worker-1"), 10), "m", CALL)
+    with pytest.raises(GatewayError, match="PIBOT_DAY_TOKENS"):
+        await ledger.begin(Account("worker-2"), 10)
+    ledger.close()
+
+
+async def test_a_hub_that_stops_writes_what_still_waits(store: FullDisk) -> None:
+    ledger = Ledger(store, GatewaySettings(), ("m",))
+    await ledger.end(await ledger.begin(Account("worker-1"), 10), "m", CALL)
+    store.full = False
+    await ledger.stop()
+    assert store.accounts.of_day()[0].usage == CALL.usage
+    ledger.close()
+
+
+async def test_a_call_is_counted_once_however_often_its_end_is_told(store: FullDisk) -> None:
+    store.full = False
+    ledger = Ledger(store, GatewaySettings(), ("m",))
+    key = await ledger.begin(Account("worker-1"), 10)
+    for _ in range(2):
+        await ledger.end(key, "m", CALL)
+    assert store.accounts.of_day()[0].usage == CALL.usage
+    ledger.close()
+
+
+async def test_calls_that_come_at_once_see_each_other_in_the_budget_of_their_job(store: FullDisk) -> None:
+    job_id = store.submit(Submission("look")).job_id
+    ledger = Ledger(store, GatewaySettings(job_tokens=100, day_tokens=10_000), ("m",))
+    begun = [ledger.begin(Account(f"worker-{n}", job_id), 90) for n in range(8)]
+    answers = await asyncio.gather(*begun, return_exceptions=True)
+    refused = [str(answer) for answer in answers if isinstance(answer, GatewayError)]
+    assert len(refused) == 6  # the second still fits: a budget is overshot by one prompt
+    assert all("PIBOT_JOB_TOKENS" in sentence for sentence in refused)
+    ledger.close()
+
+
+async def test_a_call_whose_caller_is_cancelled_while_the_disk_is_slow_is_counted(store: FullDisk) -> None:
+    store.full = False
+    disk = threading.Event()
+    ledger = Ledger(store, GatewaySettings(), ("m",))
+    key = await ledger.begin(Account("master"), 10)
+    slow = asyncio.ensure_future(ledger._on_disk.once(disk.wait))
+    ending = asyncio.ensure_future(ledger.end(key, "m", CALL))
+    await asyncio.sleep(0)
+    ending.cancel()
+    await asyncio.wait([ending])
+    stopping = asyncio.ensure_future(ledger.stop())
+    disk.set()
+    await stopping
+    assert store.accounts.of_day()[0].usage == CALL.usage
+    assert await slow
+    ledger.close()
+
+
+async def test_who_waits_no_longer_for_a_place_takes_none() -> None:
+    places = Places(1)
+    assert await places.take(0)
+    assert not await places.take(0)
+    places.give_back()
+    assert await places.take(0)

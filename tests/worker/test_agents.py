@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from pibot.contracts import Budget, TaskRequest, TaskState, ToolCall
+from pibot.sandbox import create_command_runner
+from pibot.tool_registry import SkillLibrary
+from pibot.worker.agents import TaskAgents
+from tests.support.fakes import FakeLLM, asked, said
+from tests.support.processes import ROOT
+
+FINAL = '{"success": true, "data": {}, "output": "done"}'
+
+
+def agents(tmp_path: Path, llm: FakeLLM) -> TaskAgents:
+    return TaskAgents(
+        SkillLibrary(ROOT / "skills"),
+        create_command_runner("off"),
+        lambda: llm,
+        "SOUL",
+        tmp_path / "workspace",
+        Budget(),
+        {},
+    )
+
+
+def shell(command: str) -> ToolCall:
+    return ToolCall("c1", "shell_exec", {"command": command}, "{}")
+
+
+async def run(tmp_path: Path, llm: FakeLLM, request: TaskRequest) -> TaskState:
+    return (await agents(tmp_path, llm)(request).run(request)).state
+
+
+async def test_a_workspace_is_there_for_its_task_and_goes_with_it(tmp_path: Path) -> None:
+    llm = FakeLLM(asked(shell("echo hello > a.txt; ls")), said(FINAL))
+    request = TaskRequest("t1", "x", ("shell_exec",))
+    assert await run(tmp_path, llm, request) is TaskState.COMPLETED
+    assert "a.txt" in llm.sent[1][-1].content
+    assert list((tmp_path / "workspace").iterdir()) == []
+
+
+async def test_what_a_power_cut_left_behind_is_not_seen_by_the_next_task_of_that_id(tmp_path: Path) -> None:
+    (tmp_path / "workspace" / "t1").mkdir(parents=True)
+    (tmp_path / "workspace" / "t1" / "old.txt").write_text("secret123")
+    llm = FakeLLM(asked(shell("ls")), said(FINAL))
+    await run(tmp_path, llm, TaskRequest("t1", "x", ("shell_exec",)))
+    assert "old.txt" not in llm.sent[1][-1].content
+
+
+async def test_a_tree_too_deep_for_python_goes_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    deep = "p=$(printf 'd/%.0s' $(seq 250)); for i in 1 2 3 4 5 6; do mkdir -p $p && cd $p; done"
+    llm = FakeLLM(asked(shell(deep)), said(FINAL))
+    assert await run(tmp_path, llm, TaskRequest("t1", "x", ("shell_exec",))) is TaskState.COMPLETED
+    assert list((tmp_path / "workspace").iterdir()) == []
+    assert "workspace_left" not in caplog.text
+
+
+async def test_a_tasks_own_timeout_replaces_the_workers(tmp_path: Path) -> None:
+    assert await run(tmp_path, FakeLLM(), TaskRequest("t1", "x", (), 0.02)) is TaskState.TIMEOUT
+    assert list((tmp_path / "workspace").iterdir()) == []
+
+
+async def test_only_the_named_skills_tools_and_instructions_reach_the_model(tmp_path: Path) -> None:
+    llm = FakeLLM(said(FINAL))
+    await run(tmp_path, llm, TaskRequest("t1", "x", ("file_ops",)))
+    assert "## Skill file_ops" in llm.sent[0][0].content
+    assert "shell_exec" not in llm.sent[0][0].content.split("## Skill file_ops")[0]
+
+
+async def test_a_tool_of_a_skill_that_the_task_did_not_name_is_not_run(tmp_path: Path) -> None:
+    outside = tmp_path / "made"
+    llm = FakeLLM(asked(shell(f"touch {outside}")), said(FINAL))
+    assert await run(tmp_path, llm, TaskRequest("t1", "x", ("file_ops",))) is TaskState.COMPLETED
+    assert "ERROR: there is no tool 'shell_exec'" in llm.sent[1][-1].content
+    assert not outside.exists()
+    named = FakeLLM(asked(shell(f"touch {outside}")), said(FINAL))
+    await run(tmp_path, named, TaskRequest("t2", "x", ("shell_exec",)))
+    assert outside.exists()
+
+
+async def test_the_models_client_is_made_on_the_first_task_and_closed_at_the_end(tmp_path: Path) -> None:
+    llm, made = FakeLLM(said(FINAL), said(FINAL)), []
+    maker = agents(tmp_path, llm)
+    maker._create_llm = lambda: made.append(1) or llm  # type: ignore[func-returns-value]  # counts the calls
+    assert made == []
+    for number in (1, 2):
+        request = TaskRequest(f"t{number}", "x")
+        await maker(request).run(request)
+    assert made == [1]
+    await maker.close()
+    assert llm.closed
