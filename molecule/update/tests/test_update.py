@@ -100,7 +100,7 @@ def test_a_good_release_goes_through_and_no_job_is_lost(lab: Lab, checkout: Path
 def test_a_broken_release_is_rolled_back_on_the_first_host_and_reaches_no_other(lab: Lab, checkout: Path) -> None:
     good = release(lab, "worker-1")
     others = {name: (release(lab, name), process(lab, name)) for name in WORKERS[1:]}
-    broken = checkout / "src/pibot/worker_task_executor.py"
+    broken = checkout / "src/pibot/worker/process.py"
     text = broken.read_text()
     broken.write_text(
         text.replace("    parser = argparse", '    raise SystemExit("broken on purpose")\n    parser = argparse')

@@ -41,7 +41,13 @@ ACTIVE_JOBS_SHOWN = 20
 
 def create_dashboard_blueprint(service: HubService, submitting: SubmitLimit) -> Blueprint:
     """Make the dashboard's routes."""
-    board = Blueprint("dashboard", __name__, static_folder="static", static_url_path="/dashboard/static")
+    board = Blueprint(
+        "dashboard",
+        __name__,
+        template_folder="templates",
+        static_folder="static",
+        static_url_path="/dashboard/static",
+    )
     board.add_app_template_filter(presentation.iso, "iso")
     board.add_app_template_filter(presentation.utc, "utc")
     pages = _Pages(service)
