@@ -37,7 +37,7 @@ if (here / "broken").exists():
 folder = Path(options.get("--dest") or options["--wheel-dir"])
 folder.mkdir()
 if sys.argv[1] == "wheel":
-    (folder / "pibot-1-py3-none-any.whl").write_text("pibot")
+    (folder / "pibot_fleet-1-py3-none-any.whl").write_text("pibot")
 else:
     for line in Path(options["--requirement"]).read_text().splitlines():
         if not line.startswith(" "):
@@ -169,7 +169,7 @@ def test_what_python_leaves_behind_makes_no_other_release(workshop: Workshop) ->
 def test_an_archive_holds_the_nodes_wheels_and_pibot(workshop: Workshop) -> None:
     result = workshop.build("3.11.2,arm64,2.36")
     with tarfile.open(result["archives"]["3.11.2,arm64,2.36"]) as archive:
-        assert sorted(archive.getnames()) == ["flask.whl", "pibot-1-py3-none-any.whl"]
+        assert sorted(archive.getnames()) == ["flask.whl", "pibot_fleet-1-py3-none-any.whl"]
     assert result["changed"] is True
     assert result["release"] == workshop.release()
 
