@@ -81,8 +81,8 @@ def take_steps(store: JobStore, meter: Meter, repeats: int) -> dict[str, float]:
             store.accounts.of_day()
         with meter.step("renew"):
             lease = store.renew(lease, 60.0)
-        with meter.step("open subtasks"):
-            store.open_subtasks()
+        with meter.step("open steps"):
+            store.open_steps()
         with meter.step("complete"):
             store.complete(lease, RESULT, finish_job=True)
         with meter.step("job"):

@@ -31,7 +31,7 @@ class Evidence:
         accepted: the ids of the jobs that were answered 202.
         refused: those that were refused for good, with the answer.
         seen: the ended jobs as the hub's API showed them when they had ended.
-        jobs, subtasks, attempts, events: the rows of the database.
+        jobs, steps, attempts, events: the rows of the database.
         runs: what the skills did.
         orphans: processes that nobody minds any more, with their command lines.
         logs: the processes' output, by their names.
@@ -41,7 +41,7 @@ class Evidence:
     refused: Mapping[str, str]
     seen: Mapping[str, Row]
     jobs: Sequence[Row]
-    subtasks: Sequence[Row]
+    steps: Sequence[Row]
     attempts: Sequence[Row]
     events: Sequence[Row]
     runs: Sequence[Run]
@@ -72,7 +72,7 @@ def read_database(path: Path) -> dict[str, list[Row]]:
     """
     with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
         db.row_factory = sqlite3.Row
-        tables = {"jobs": "job", "subtasks": "subtask", "attempts": "attempt", "events": "event"}
+        tables = {"jobs": "job", "steps": "subtask", "attempts": "attempt", "events": "event"}
         return {name: [dict(row) for row in db.execute(f"SELECT * FROM {table}")] for name, table in tables.items()}  # nosec B608 # the names are in the line above
 
 
@@ -117,7 +117,7 @@ def _recorded_once(evidence: Evidence) -> Check:
     done = Counter(row["job_id"] for row in evidence.events if row["kind"] in [f"job_{state}" for state in ENDED_JOBS])
     wrong += [f"{job_id} ended {number} times" for job_id, number in done.items() if number > 1]
     holders: dict[str, list[str]] = defaultdict(list)
-    for row in evidence.subtasks:
+    for row in evidence.steps:
         run_id = _run_id(row)
         if run_id is not None:
             holders[run_id].append(_said(_step(row)))
@@ -128,7 +128,7 @@ def _recorded_once(evidence: Evidence) -> Check:
 def _stayed(evidence: Evidence) -> Check:
     """What the API once gave as a job's end is what the database still holds."""
     now = {job["job_id"]: job for job in evidence.jobs}
-    outputs = {_step(row): (_result(row) or {}).get("output") for row in evidence.subtasks}
+    outputs = {_step(row): (_result(row) or {}).get("output") for row in evidence.steps}
     wrong = []
     for job_id, job in evidence.seen.items():
         row = now.get(job_id)
@@ -149,7 +149,7 @@ def _true_results(evidence: Evidence) -> Check:
     """A recorded result is what the skill gave, for this step, once it had done its work."""
     runs = {run.run_id: run for run in evidence.runs}
     wrong = []
-    completed = [row for row in evidence.subtasks if row["state"] == "completed"]
+    completed = [row for row in evidence.steps if row["state"] == "completed"]
     for row in completed:
         run = runs.get(_run_id(row) or "")
         if run is None:
@@ -167,7 +167,7 @@ def _order(evidence: Evidence) -> Check:
     began, ended = _first_times(evidence.runs)
     wrong = []
     needs = 0
-    for row in evidence.subtasks:
+    for row in evidence.steps:
         step = _step(row)
         for name in json.loads(row["depends_on"]):
             needs += 1
@@ -194,7 +194,7 @@ def _failures(evidence: Evidence) -> Check:
     tried = Counter(_step(row) for row in evidence.attempts)
     failed = [job for job in evidence.jobs if job["state"] in ("failed", "cancelled")]
     steps = defaultdict(list)
-    for row in evidence.subtasks:
+    for row in evidence.steps:
         steps[row["job_id"]].append(row)
     wrong = []
     for job in failed:
@@ -206,9 +206,9 @@ def _failures(evidence: Evidence) -> Check:
 
 def _leases(evidence: Evidence) -> Check:
     ended = {job["job_id"] for job in evidence.jobs if job["state"] in ENDED_JOBS}
-    left = [row for row in evidence.subtasks if row["state"] == "leased" or row["token"] is not None]
+    left = [row for row in evidence.steps if row["state"] == "leased" or row["token"] is not None]
     wrong = [f"{_said(_step(row))} is still {row['state']} on {row['worker_id']}" for row in left]
-    open_steps = [r for r in evidence.subtasks if r["job_id"] in ended and r["state"] in ("waiting", "ready")]
+    open_steps = [r for r in evidence.steps if r["job_id"] in ended and r["state"] in ("waiting", "ready")]
     wrong += [f"{_said(_step(row))} is {row['state']} though its job has ended" for row in open_steps]
     return Check("no lease left", f"{len(left)} left", wrong)
 

@@ -191,7 +191,7 @@ class Chaos:
             ("connections hit", _listed(report.hits)),
             ("handed in again", _listed(self._accepted.resent)),
             ("restarts", f"hub {report.starts['hub'] - 1}, workers {workers}"),
-            ("attempts", f"{len(evidence.attempts)} for {len(evidence.subtasks)} steps; {failovers} failovers"),
+            ("attempts", f"{len(evidence.attempts)} for {len(evidence.steps)} steps; {failovers} failovers"),
             ("late results", f"{late} kept as evidence"),
             (
                 "all ended after",

@@ -22,7 +22,7 @@ _STEP_TEXT = re.compile(r"Run (noop|slow)(?: for ([\d.]+) s)? as step (\S+) of j
 
 @dataclass(frozen=True)
 class Step:
-    """One subtask of a job.
+    """One step of a job.
 
     Args:
         name: its task_id.

@@ -42,7 +42,7 @@ GOOD = Evidence(
     refused={},
     seen={"j": seen()},
     jobs=[job()],
-    subtasks=[step("a", RUN_A), step("b", RUN_B)],
+    steps=[step("a", RUN_A), step("b", RUN_B)],
     # The second attempt of b is the one that counts: the first worker was lost.
     attempts=[attempt("a"), attempt("b", error="no answer"), attempt("b", 2)],
     events=[event("subtask_completed", "a"), event("subtask_completed", "b"), event("job_completed")],
@@ -89,7 +89,7 @@ TRACEBACK = "Traceback (most recent call last):\n  File …\nKeyError: 'x'\n"
         ),
         (replace(GOOD, events=[*GOOD.events, event("job_failed")]), "no result recorded twice: j ended 2 times"),
         (
-            replace(GOOD, subtasks=[step("a", RUN_B), step("b", RUN_B)], seen={}),
+            replace(GOOD, steps=[step("a", RUN_B), step("b", RUN_B)], seen={}),
             "no result recorded twice: one run is the result of step a of j and of step b of j",
         ),
         (
@@ -101,11 +101,11 @@ TRACEBACK = "Traceback (most recent call last):\n  File …\nKeyError: 'x'\n"
             "an ended job stays as it is: j was seen completed and is now completed, with another answer or error",
         ),
         (
-            replace(GOOD, subtasks=[step("a", "d" * 16), step("b", RUN_B)], seen={}),
+            replace(GOOD, steps=[step("a", "d" * 16), step("b", RUN_B)], seen={}),
             "results are true: step a of j completed with no run's result",
         ),
         (
-            replace(GOOD, subtasks=[step("a", RUN_A), step("b", RUN_C)], seen={}),
+            replace(GOOD, steps=[step("a", RUN_A), step("b", RUN_C)], seen={}),
             "results are true: step b of j has the result of step b of j",
         ),
         (
@@ -124,17 +124,17 @@ TRACEBACK = "Traceback (most recent call last):\n  File …\nKeyError: 'x'\n"
             replace(
                 GOOD,
                 jobs=[job(state="failed", error="the disk")],
-                subtasks=[step("a", RUN_A), step("b", None, state="failed")],
+                steps=[step("a", RUN_A), step("b", None, state="failed")],
                 seen={},
             ),
             "a job fails only after three attempts: j failed without three lost attempts: the disk",
         ),
         (
-            replace(GOOD, subtasks=[step("a", RUN_A), step("b", RUN_B, state="leased", token="t")], seen={}),
+            replace(GOOD, steps=[step("a", RUN_A), step("b", RUN_B, state="leased", token="t")], seen={}),
             "no lease left: step b of j is still leased on worker-1",
         ),
         (
-            replace(GOOD, subtasks=[step("a", RUN_A), step("b", None, state="ready")], seen={}),
+            replace(GOOD, steps=[step("a", RUN_A), step("b", None, state="ready")], seen={}),
             "no lease left: step b of j is ready though its job has ended",
         ),
         (replace(GOOD, orphans=[(17, "sleep 2")]), "no orphan process: process 17 is left over: sleep 2"),
@@ -150,7 +150,7 @@ def test_a_job_whose_step_lost_three_attempts_may_fail() -> None:
     evidence = replace(
         GOOD,
         jobs=[job(state="failed", error="b")],
-        subtasks=[step("a", RUN_A), step("b", None, state="failed")],
+        steps=[step("a", RUN_A), step("b", None, state="failed")],
         attempts=[attempt("a"), *lost],
         events=[],
         seen={},

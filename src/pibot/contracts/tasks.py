@@ -110,6 +110,14 @@ class SubTask:
             "timeout": self.timeout,
         }
 
+    def to_request(self, task_id: str) -> TaskRequest:
+        """Make the task that runs this step on a worker.
+
+        Args:
+            task_id: the task's id on the worker. The step's own id is unique only within its plan.
+        """
+        return TaskRequest(task_id, self.description, tuple(self.skills), self.timeout)
+
     @classmethod
     def from_json(cls, data: object) -> SubTask:
         """Read one step of a plan, from a model, a caller or the store.

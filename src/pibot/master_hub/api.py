@@ -14,7 +14,7 @@ from pibot.errors import InvalidRequest, OutOfScope
 from pibot.master_components.store.accounts import DAYS_KEPT
 from pibot.master_components.store.records import Job, Submission
 from pibot.master_components.store.spending import rounded
-from pibot.master_components.store.states import ENDED_JOBS, JobState, SubtaskState
+from pibot.master_components.store.states import ENDED_JOBS, JobState, StepState
 from pibot.master_hub.access import SubmitLimit
 from pibot.master_hub.roster import address_from_json
 from pibot.settings import is_loopback
@@ -192,7 +192,7 @@ def _whole(job: Job, service: HubService) -> JsonObject:
     record["currency"] = service.settings.gateway.currency
     record["spending"] = [row.to_json() for row in service.spending.of_job(job.job_id)]
     for step in record["subtasks"]:
-        ready = step["status"] == SubtaskState.READY.value and not record["cancel_requested"]
+        ready = step["status"] == StepState.READY.value and not record["cancel_requested"]
         step["waiting_for"] = service.why_waiting(step["skills"]) if ready else None
     return record
 
@@ -207,7 +207,7 @@ def result_json(job: Job) -> JsonObject:
         "output": output,
         "data": {
             "output": output,
-            "subtasks": {step.task_id: step.result.to_json() for step in job.subtasks if step.result is not None},
+            "subtasks": {step.task_id: step.result.to_json() for step in job.steps if step.result is not None},
         },
         "usage": job.usage.to_json(),
         "cost": rounded(job.cost),

@@ -78,7 +78,7 @@ class _Readings:
             jobs.add_metric([job_state.value], number)
         yield jobs
         steps = GaugeMetricFamily("pibot_subtasks", "Subtasks of jobs that have not ended, by state.", labels=["state"])
-        for state, number in self._service.open_subtasks().items():
+        for state, number in self._service.open_steps().items():
             steps.add_metric([state.value], number)
         yield steps
         waiting = len(self._service.approvals())

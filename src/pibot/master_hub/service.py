@@ -30,7 +30,7 @@ from pibot.logs import event
 from pibot.master_components import Dispatcher, JobStore, TaskPlanner
 from pibot.master_components.dispatch.step_runner import Timing
 from pibot.master_components.store.records import Approval, Event, Job, JobRecord, Submission
-from pibot.master_components.store.states import JobState, SubtaskState
+from pibot.master_components.store.states import JobState, StepState
 from pibot.master_components.store.upkeep import Upkeep
 from pibot.master_components.workers.pool import create_worker_pool
 from pibot.master_hub.gateway.attempts import Timing as AttemptTiming
@@ -308,9 +308,9 @@ class HubService:
         """How many jobs there are in each state."""
         return self._store.counts()
 
-    def open_subtasks(self) -> dict[SubtaskState, int]:
+    def open_steps(self) -> dict[StepState, int]:
         """How many subtasks of the jobs that have not ended are in each state."""
-        return self._store.open_subtasks()
+        return self._store.open_steps()
 
     def used(self) -> Usage:
         """What the models were asked for since the hub was started."""

@@ -13,13 +13,13 @@ from pibot.errors import LLMUnavailable
 from pibot.master_components.dispatch.dispatcher import Dispatcher
 from pibot.master_components.dispatch.step_runner import LEASE_SECONDS, Timing
 from pibot.master_components.store.jobs import JobStore
-from pibot.master_components.store.records import Job, Submission, SubtaskRecord
+from pibot.master_components.store.records import Job, StepRecord, Submission
 from pibot.master_components.store.states import (
     ENDED_JOBS,
-    ENDED_SUBTASKS,
+    ENDED_STEPS,
     JOB_TRANSITIONS,
     JobState,
-    SubtaskState,
+    StepState,
 )
 from pibot.master_components.workers.exchange import CHECK_TIMEOUT
 from pibot.master_components.workers.placement import best
@@ -257,14 +257,14 @@ class Promises:
         remote_id = str(body["task_id"])
         job_id, task_id, _, _ = remote_id.split(".")
         job = self.hub.store.job(job_id)
-        steps = {step.task_id: step for step in job.subtasks}
+        steps = {step.task_id: step for step in job.steps}
         step = steps[task_id]
         problems = []
         if step.lease is None or (step.lease.remote_id, step.lease.worker_id) != (remote_id, worker.name):
             problems.append(f"{worker.name} starts {remote_id} without a lease: {step}")
-        for name in step.depends_on:
+        for name in step.step.depends_on:
             result = steps[name].result
-            if steps[name].state is not SubtaskState.COMPLETED or result is None:
+            if steps[name].state is not StepState.COMPLETED or result is None:
                 problems.append(f"{remote_id} is started, and needs {name}")
             elif result.output not in str(body["description"]):
                 problems.append(f"{remote_id} did not get the result of {name}")
@@ -286,7 +286,7 @@ class Promises:
                 continue
             if before is not None:
                 self._check_changes(before, job)
-            for step in job.subtasks:
+            for step in job.steps:
                 self._check_step(job, step)
             if job.state in ENDED_JOBS:
                 self._check_end(job)
@@ -296,7 +296,7 @@ class Promises:
     def check_evidence(self) -> None:
         """Of a task whose lease was lost in this hub's life there is the result that its worker has, if it has one."""
         for job in self.before.values():
-            for step in job.subtasks:
+            for step in job.steps:
                 for attempt in step.attempts:
                     silent = "no sign of life" in (attempt.error or "") and (attempt.finished_at or 0) > self.hub.began
                     worker = self.fleet.workers[attempt.worker_id]
@@ -306,59 +306,59 @@ class Promises:
     @staticmethod
     def _check_changes(before: Job, job: Job) -> None:
         if before.state in ENDED_JOBS:
-            for old, new in zip(before.subtasks, job.subtasks):
+            for old, new in zip(before.steps, job.steps):
                 assert (old.state, old.result, old.error) == (new.state, new.result, new.error)
                 assert len(old.attempts) == len(new.attempts)
             assert (job.state, job.answer, job.error) == (before.state, before.answer, before.error)
         assert before.plan in (None, job.plan), "it was planned twice"
         assert job.state is before.state or job.state in JOB_TRANSITIONS[before.state] or job.state in ENDED_JOBS
-        for old in before.subtasks:
-            new = next(step for step in job.subtasks if step.task_id == old.task_id)
-            if old.state in ENDED_SUBTASKS:
+        for old in before.steps:
+            new = next(step for step in job.steps if step.task_id == old.task_id)
+            if old.state in ENDED_STEPS:
                 assert (old.state, old.result) == (new.state, new.result)
             late = [attempt.late_result for attempt in old.attempts if attempt.late_result]
             assert set(map(str, late)) <= {str(attempt.late_result) for attempt in new.attempts}
 
-    def _check_step(self, job: Job, step: SubtaskRecord) -> None:
-        steps = {other.task_id: other for other in job.subtasks}
-        needed = {steps[name].state for name in step.depends_on}
+    def _check_step(self, job: Job, step: StepRecord) -> None:
+        steps = {other.task_id: other for other in job.steps}
+        needed = {steps[name].state for name in step.step.depends_on}
         assert [attempt.number for attempt in step.attempts] == list(range(1, len(step.attempts) + 1))
         assert len(step.attempts) <= MAX_ATTEMPTS
         if step.attempts:
-            assert needed <= {SubtaskState.COMPLETED}
-        if step.state is SubtaskState.SKIPPED:
-            assert needed & {SubtaskState.FAILED, SubtaskState.SKIPPED, SubtaskState.CANCELLED}
-        if step.state is SubtaskState.WAITING:
-            assert needed & {SubtaskState.WAITING, SubtaskState.READY, SubtaskState.LEASED}, f"{step} waits for nothing"
+            assert needed <= {StepState.COMPLETED}
+        if step.state is StepState.SKIPPED:
+            assert needed & {StepState.FAILED, StepState.SKIPPED, StepState.CANCELLED}
+        if step.state is StepState.WAITING:
+            assert needed & {StepState.WAITING, StepState.READY, StepState.LEASED}, f"{step} waits for nothing"
         for attempt in step.attempts:
             said = self._said(job, step, attempt.number, attempt.worker_id)
             assert attempt.late_result is None or attempt.late_result.output in said
         if step.result is not None:
             last = step.attempts[-1]
             assert step.result.output in self._said(job, step, last.number, last.worker_id), "nobody said so"
-            assert (step.state is SubtaskState.COMPLETED) == (step.result.state is TaskState.COMPLETED)
-        elif step.state is SubtaskState.FAILED and len(step.attempts) < MAX_ATTEMPTS:
+            assert (step.state is StepState.COMPLETED) == (step.result.state is TaskState.COMPLETED)
+        elif step.state is StepState.FAILED and len(step.attempts) < MAX_ATTEMPTS:
             assert "no worker" in (step.error or ""), f"{step} failed too early"
 
-    def _said(self, job: Job, step: SubtaskRecord, number: int, worker_id: str) -> set[str]:
+    def _said(self, job: Job, step: StepRecord, number: int, worker_id: str) -> set[str]:
         start = f"{job.job_id}.{step.task_id}.{number}."
         return {said.output for said in self.fleet.workers[worker_id].said if said.task_id.startswith(start)}
 
     def _check_end(self, job: Job) -> None:
-        states = {step.state for step in job.subtasks}
-        assert states <= ENDED_SUBTASKS, f"{job.job_id} has ended, and has open steps"
+        states = {step.state for step in job.steps}
+        assert states <= ENDED_STEPS, f"{job.job_id} has ended, and has open steps"
         assert "defect" not in (job.error or ""), job.error
         if job.state is JobState.CANCELLED:
             assert job.job_id in self.cancels, f"nobody cancelled {job.job_id}"
         elif job.state is JobState.COMPLETED:
-            assert states == {SubtaskState.COMPLETED}
-            for step in job.subtasks:
+            assert states == {StepState.COMPLETED}
+            for step in job.steps:
                 assert step.result is not None
                 assert step.result.output in (job.answer or "")
         elif "seconds were up" in (job.error or ""):
             assert job.timeout is not None
             assert self.fleet.wall.now - self.sent_at[job.job_id] >= job.timeout - A_LITTLE, "its time was not up"
-        elif job.subtasks:
-            assert states & {SubtaskState.FAILED, SubtaskState.SKIPPED}, f"{job.job_id} failed, and no step of it did"
+        elif job.steps:
+            assert states & {StepState.FAILED, StepState.SKIPPED}, f"{job.job_id} failed, and no step of it did"
         else:
             assert "could not be planned" in (job.error or "")

@@ -26,7 +26,7 @@ from pibot.master_components.dispatch.late_results import ASK_AGAIN
 from pibot.master_components.dispatch.step_runner import NO_WORKER_LOOKS, StepRunner, Timing
 from pibot.master_components.store.jobs import JobStore
 from pibot.master_components.store.records import Job, Submission
-from pibot.master_components.store.states import MAX_ATTEMPTS, JobState, SubtaskState
+from pibot.master_components.store.states import MAX_ATTEMPTS, JobState, StepState
 from pibot.master_components.store.thread import StoreThread
 from pibot.master_components.workers.exchange import Heard
 from pibot.master_components.workers.queue import Rank
@@ -209,7 +209,7 @@ async def test_a_job_is_planned_run_and_answered(tmp_path: Path) -> None:
         job = await ended(dispatcher, store, Submission("the job"))
         assert (job.state, job.answer, job.error) == (JobState.COMPLETED, "a=did a; b=did b", None)
         assert job.usage == Usage(1 + 2 + 6, 1 + 2 + 6, 4)
-        assert {s.state for s in job.subtasks} == {SubtaskState.COMPLETED}
+        assert {s.state for s in job.steps} == {StepState.COMPLETED}
         assert {worker for worker, _ in pool.asked} == {"worker-1", "worker-2"}
         assert sorted(pool.free) == ["worker-1", "worker-2", "worker-3"]
 
@@ -290,7 +290,7 @@ async def test_a_lost_worker_is_replaced_and_each_attempts_error_is_kept(tmp_pat
     async with dispatching(tmp_path, pool, timing=timing) as (dispatcher, store):
         job = await ended(dispatcher, store, Submission("x", ()))
         assert job.state is JobState.COMPLETED
-        assert [(a.worker_id, a.error) for a in job.subtasks[0].attempts] == [
+        assert [(a.worker_id, a.error) for a in job.steps[0].attempts] == [
             ("worker-1", "worker-1: no answer"),
             ("worker-2", "worker-2: no answer"),
             ("worker-3", None),
@@ -318,7 +318,7 @@ async def test_a_busy_worker_is_no_attempt(tmp_path: Path) -> None:
     async with dispatching(tmp_path, FakePool(answer)) as (dispatcher, store):
         job = await ended(dispatcher, store, Submission("x", ()))
         assert job.state is JobState.COMPLETED
-        assert [a.number for a in job.subtasks[0].attempts] == [1]
+        assert [a.number for a in job.steps[0].attempts] == [1]
 
 
 async def test_a_task_that_its_worker_cancelled_is_tried_elsewhere(tmp_path: Path) -> None:
@@ -329,7 +329,7 @@ async def test_a_task_that_its_worker_cancelled_is_tried_elsewhere(tmp_path: Pat
 
     async with dispatching(tmp_path, FakePool(answer)) as (dispatcher, store):
         job = await ended(dispatcher, store, Submission("x", ()))
-        assert (job.state, job.subtasks[0].worker_id) == (JobState.COMPLETED, "worker-2")
+        assert (job.state, job.steps[0].worker_id) == (JobState.COMPLETED, "worker-2")
 
 
 async def test_a_lease_is_renewed_while_its_worker_works(tmp_path: Path) -> None:
@@ -383,7 +383,7 @@ async def test_cancelling_a_job_reaches_its_workers_and_its_waiting_steps(tmp_pa
         await dispatcher.cancel(job_id)
         job = store.job(job_id)
         assert (job.state, job.error) == (JobState.CANCELLED, "the job was cancelled")
-        assert {s.state for s in job.subtasks} == {SubtaskState.CANCELLED}
+        assert {s.state for s in job.steps} == {StepState.CANCELLED}
         assert pool.cancelled == [("worker-1", pool.asked[0][1].task_id)]
         assert sorted(pool.free) == ["worker-1", "worker-2", "worker-3"]
         await dispatcher.cancel(job_id)  # again: nothing more
@@ -454,7 +454,7 @@ async def test_a_job_whose_time_is_up_fails_and_its_tasks_are_cancelled(tmp_path
         job = await ended(dispatcher, store, Submission("x", (), timeout=0.1))
         assert (job.state, job.error) == (JobState.FAILED, "the job's 0.1 seconds were up")
         assert len(pool.cancelled) == len(pool.asked)
-        assert {s.state for s in job.subtasks} == {SubtaskState.CANCELLED}
+        assert {s.state for s in job.steps} == {StepState.CANCELLED}
 
 
 async def test_a_step_may_take_the_time_that_its_job_was_given(tmp_path: Path) -> None:
@@ -655,7 +655,7 @@ async def test_a_result_that_came_in_time_is_recorded_though_the_disk_has_room_o
         assert await dispatcher.wait(job_id, 20)
         job = store.job(job_id)
         assert (job.state, job.answer, job.error) == expected
-        assert job.subtasks[0].state is SubtaskState.COMPLETED
+        assert job.steps[0].state is StepState.COMPLETED
 
 
 async def test_a_hub_that_stops_while_the_disk_is_full_leaves_its_jobs_for_the_next(tmp_path: Path) -> None:
@@ -854,7 +854,7 @@ async def test_a_restart_takes_up_the_job_where_it_was_and_asks_its_worker_first
         assert job.state is JobState.COMPLETED
         # The same task, to the same worker, under the same id: it is not run twice there.
         assert after.asked == [before.asked[1]]
-        assert [len(s.attempts) for s in job.subtasks] == [1, 1]
+        assert [len(s.attempts) for s in job.steps] == [1, 1]
 
 
 async def test_a_worker_that_left_the_fleet_while_the_hub_was_down_has_had_its_attempt(tmp_path: Path) -> None:
@@ -873,7 +873,7 @@ async def test_a_worker_that_left_the_fleet_while_the_hub_was_down_has_had_its_a
     after.free.remove("worker-1")
     async with dispatching(tmp_path, after) as (dispatcher, store):
         assert await dispatcher.wait(job_id, 20)
-        first, second = store.job(job_id).subtasks[0].attempts
+        first, second = store.job(job_id).steps[0].attempts
         assert (first.worker_id, second.worker_id) == ("worker-1", "worker-2")
         assert "none of this master's workers" in (first.error or "")
 
@@ -887,7 +887,7 @@ async def test_a_worker_that_is_busy_with_something_else_after_a_restart_has_had
     after = FakePool(lambda w, r: WorkerBusy("another's") if w == "worker-1" else ok(w, r))
     async with dispatching(tmp_path, after) as (dispatcher, store):
         assert await dispatcher.wait(job_id, 20)
-        first, second = store.job(job_id).subtasks[0].attempts
+        first, second = store.job(job_id).steps[0].attempts
         assert (first.number, first.worker_id, second.number, second.worker_id) == (1, "worker-1", 2, "worker-2")
         assert "lost while the hub was down, and it is busy" in (first.error or "")
 
@@ -904,7 +904,7 @@ async def test_a_restart_gives_a_lost_workers_task_to_another(tmp_path: Path) ->
 
     async with dispatching(tmp_path, FakePool(gone)) as (dispatcher, store):
         assert await dispatcher.wait(job_id, 20)
-        assert [a.worker_id for a in store.job(job_id).subtasks[0].attempts] == ["worker-1", "worker-2"]
+        assert [a.worker_id for a in store.job(job_id).steps[0].attempts] == ["worker-1", "worker-2"]
 
 
 async def test_a_job_cancelled_while_the_hub_was_down_is_not_run(tmp_path: Path) -> None:
@@ -1052,8 +1052,8 @@ async def test_a_silent_worker_loses_its_lease_and_what_it_brings_later_is_evide
     timing = Timing(lease=60.0, sleep=sleep, monotonic=beats.monotonic, jitter=lambda: 1.0)
     async with dispatching(tmp_path, pool, timing=timing) as (dispatcher, store):
         job = await ended(dispatcher, store, Submission("x", ()))
-        assert (job.state, job.subtasks[0].worker_id) == (JobState.COMPLETED, "worker-2")
-        error = job.subtasks[0].attempts[0].error or ""
+        assert (job.state, job.steps[0].worker_id) == (JobState.COMPLETED, "worker-2")
+        error = job.steps[0].attempts[0].error or ""
         assert "no sign of life for 60 s (PIBOT_LEASE_SECONDS)" in error
         assert [worker for worker, _ in pool.lost] == ["worker-1"]
         late = pool.asked[0][1].task_id
@@ -1062,10 +1062,10 @@ async def test_a_silent_worker_loses_its_lease_and_what_it_brings_later_is_evide
         back.set()
         await until(lambda: "late_result" in [happened.kind for happened in store.events()])
         after = store.job(job.job_id)
-        first = after.subtasks[0].attempts[0]
+        first = after.steps[0].attempts[0]
         assert first.late_result is not None
         assert first.late_result.output == "too late"
-        assert (after.answer, after.subtasks[0].result) == (job.answer, job.subtasks[0].result)
+        assert (after.answer, after.steps[0].result) == (job.answer, job.steps[0].result)
 
 
 async def test_a_worker_that_answers_keeps_its_lease_however_long_its_task_takes(tmp_path: Path) -> None:
@@ -1085,7 +1085,7 @@ async def test_a_worker_that_answers_keeps_its_lease_however_long_its_task_takes
     timing = Timing(lease=60.0, sleep=sleep, monotonic=beats.monotonic)
     async with dispatching(tmp_path, pool, timing=timing) as (dispatcher, store):
         job = await ended(dispatcher, store, Submission("x", ()))
-        assert [a.error for a in job.subtasks[0].attempts] == [None]
+        assert [a.error for a in job.steps[0].attempts] == [None]
 
 
 async def test_a_hub_that_stood_still_gives_its_workers_another_lease(tmp_path: Path) -> None:
@@ -1111,7 +1111,7 @@ async def test_a_hub_that_stood_still_gives_its_workers_another_lease(tmp_path: 
     timing = Timing(lease=60.0, sleep=sleep, monotonic=beats.monotonic)
     async with dispatching(tmp_path, pool, timing=timing) as (dispatcher, store):
         job = await ended(dispatcher, store, Submission("x", ()))
-        assert [a.worker_id for a in job.subtasks[0].attempts] == ["worker-1"]
+        assert [a.worker_id for a in job.steps[0].attempts] == ["worker-1"]
         assert pool.lost == []
 
 
@@ -1125,7 +1125,7 @@ async def test_a_worker_that_could_not_be_reached_with_the_task_is_no_attempt(tm
 
     async with dispatching(tmp_path, FakePool(answer)) as (dispatcher, store):
         job = await ended(dispatcher, store, Submission("x", ()))
-        assert (job.state, [a.number for a in job.subtasks[0].attempts]) == (JobState.COMPLETED, [1])
+        assert (job.state, [a.number for a in job.steps[0].attempts]) == (JobState.COMPLETED, [1])
 
 
 async def test_a_step_that_no_worker_may_take_in_time_fails_and_says_why(tmp_path: Path) -> None:
@@ -1191,7 +1191,7 @@ async def test_after_a_restart_each_worker_with_a_task_is_kept_for_it(tmp_path: 
         assert await dispatcher.wait(waiting, 20)
         assert sorted(after.free) == ["worker-1", "worker-2"]
         assert sorted(after.released[:2]) == ["worker-1", "worker-2"]
-        assert {len(store.job(job_id).subtasks[0].attempts) for job_id in ids} == {1}
+        assert {len(store.job(job_id).steps[0].attempts) for job_id in ids} == {1}
 
 
 async def test_a_worker_that_can_not_be_told_of_a_cancel_is_told_when_it_is_back(tmp_path: Path) -> None:

@@ -8,17 +8,17 @@ from pibot.contracts import TaskState
 from pibot.master_components.store.records import Lease
 from pibot.master_components.store.states import (
     ENDED_JOBS,
-    ENDED_SUBTASKS,
+    ENDED_STEPS,
     MAX_ATTEMPTS,
     JobState,
-    SubtaskState,
+    StepState,
 )
 
 ENDS = {
-    TaskState.COMPLETED: SubtaskState.COMPLETED,
-    TaskState.FAILED: SubtaskState.FAILED,
-    TaskState.TIMEOUT: SubtaskState.FAILED,
-    TaskState.CANCELLED: SubtaskState.CANCELLED,
+    TaskState.COMPLETED: StepState.COMPLETED,
+    TaskState.FAILED: StepState.FAILED,
+    TaskState.TIMEOUT: StepState.FAILED,
+    TaskState.CANCELLED: StepState.CANCELLED,
 }
 
 
@@ -38,7 +38,7 @@ class ModelStep:
     """One subtask."""
 
     needs: tuple[str, ...]
-    state: SubtaskState
+    state: StepState
     attempts: list[ModelAttempt] = field(default_factory=list)
     token: str | None = None
     output: str | None = None
@@ -78,13 +78,13 @@ class Model:
     @staticmethod
     def add_steps(job: ModelJob, needs: dict[str, tuple[str, ...]]) -> None:
         for task_id, needed in needs.items():
-            job.steps[task_id] = ModelStep(needed, SubtaskState.WAITING if needed else SubtaskState.READY)
+            job.steps[task_id] = ModelStep(needed, StepState.WAITING if needed else StepState.READY)
 
     def lease(self, lease: Lease) -> None:
         job = self.jobs[lease.job_id]
         job.state = JobState.RUNNING
         step = job.steps[lease.task_id]
-        step.state, step.token = SubtaskState.LEASED, lease.token
+        step.state, step.token = StepState.LEASED, lease.token
         step.attempts.append(ModelAttempt(lease.token, lease.worker_id))
 
     def holds(self, lease: Lease) -> bool:
@@ -116,13 +116,13 @@ class Model:
             final = final or len(step.attempts) >= MAX_ATTEMPTS
         else:
             step.attempts.pop()
-        step.state = SubtaskState.FAILED if final else SubtaskState.READY
+        step.state = StepState.FAILED if final else StepState.READY
         self._move_on(job)
 
     def give_up(self, job_id: str, task_id: str) -> None:
         job = self.jobs[job_id]
-        if job.steps[task_id].state is SubtaskState.READY:
-            job.steps[task_id].state = SubtaskState.FAILED
+        if job.steps[task_id].state is StepState.READY:
+            job.steps[task_id].state = StepState.FAILED
             self._move_on(job)
 
     def cancel(self, job_id: str) -> None:
@@ -130,12 +130,12 @@ class Model:
         if job.has_ended or job.cancel_requested:
             return
         job.cancel_requested = True
-        self._cancel_steps(job, (SubtaskState.WAITING, SubtaskState.READY))
+        self._cancel_steps(job, (StepState.WAITING, StepState.READY))
 
     def finish(self, job_id: str, state: JobState, answer: str | None = None) -> None:
         job = self.jobs[job_id]
         job.state, job.answer = state, answer
-        self._cancel_steps(job, [s for s in SubtaskState if s not in ENDED_SUBTASKS])
+        self._cancel_steps(job, [s for s in StepState if s not in ENDED_STEPS])
         self.ended.append(job_id)
 
     def prune(self, number: int) -> None:
@@ -147,17 +147,17 @@ class Model:
     def _cancel_steps(job: ModelJob, states: object) -> None:
         for step in job.steps.values():
             if step.state in states:  # type: ignore[operator]
-                step.state, step.token = SubtaskState.CANCELLED, None
+                step.state, step.token = StepState.CANCELLED, None
 
     @staticmethod
     def _move_on(job: ModelJob) -> None:
-        never = {SubtaskState.FAILED, SubtaskState.CANCELLED, SubtaskState.SKIPPED}
+        never = {StepState.FAILED, StepState.CANCELLED, StepState.SKIPPED}
         for _ in job.steps:
             for step in job.steps.values():
-                if step.state is not SubtaskState.WAITING:
+                if step.state is not StepState.WAITING:
                     continue
                 needed = [job.steps[name].state for name in step.needs]
                 if never & set(needed):
-                    step.state = SubtaskState.SKIPPED
-                elif set(needed) == {SubtaskState.COMPLETED}:
-                    step.state = SubtaskState.READY
+                    step.state = StepState.SKIPPED
+                elif set(needed) == {StepState.COMPLETED}:
+                    step.state = StepState.READY

@@ -18,7 +18,7 @@ from pibot.master_components.store import copies, schema
 from pibot.master_components.store.database import Database
 from pibot.master_components.store.jobs import JobStore
 from pibot.master_components.store.records import Submission
-from pibot.master_components.store.states import ENDED_JOBS, UNFINISHED_JOBS, JobState, SubtaskState, listed
+from pibot.master_components.store.states import ENDED_JOBS, UNFINISHED_JOBS, JobState, StepState, listed
 from tests.support.clocks import FakeClock as Clock
 
 DAY = 86_400.0
@@ -139,9 +139,9 @@ def test_a_file_of_version_1_is_brought_to_this_one_and_loses_nothing(path: Path
             ("open", JobState.RUNNING),
             ("ended", JobState.COMPLETED),
         ]
-        (step,) = store.job("open").subtasks
+        (step,) = store.job("open").steps
         assert step.lease is not None
-        assert (step.state, step.lease.token, len(step.attempts)) == (SubtaskState.LEASED, "abc", 1)
+        assert (step.state, step.lease.token, len(step.attempts)) == (StepState.LEASED, "abc", 1)
         assert {e.job_id for e in store.events()} == {"ended", "open", None}
         assert store.time_left(store.job("open")) == 60.0  # it has been counted since now
         clock.now += 100

@@ -37,4 +37,4 @@ def test_no_step_needs_more_with_thirty_times_the_ended_jobs(tmp_path: Path) -> 
 def test_no_step_of_the_dispatcher_needs_more_with_five_times_the_jobs_that_wait(tmp_path: Path) -> None:
     few, many = with_waiting(tmp_path / "few.db", 60), with_waiting(tmp_path / "many.db", 300)
     # What /metrics counts of the open jobs grows with them, and is no step of the dispatcher.
-    assert [row.partition(":")[0] for row in grown(few, many)] == ["open subtasks"]
+    assert [row.partition(":")[0] for row in grown(few, many)] == ["open steps"]

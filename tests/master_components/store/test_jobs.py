@@ -18,7 +18,7 @@ from pibot.master_components.planner import MAX_ID_CHARS
 from pibot.master_components.store.jobs import JobStore
 from pibot.master_components.store.records import MAX_JOB_ID_CHARS, Lease, Submission
 from pibot.master_components.store.schema import migrations
-from pibot.master_components.store.states import MAX_ATTEMPTS, JobState, SubtaskState
+from pibot.master_components.store.states import MAX_ATTEMPTS, JobState, StepState
 from pibot.master_components.store.tables import EVENTS_KEPT
 from tests.support.clocks import FakeClock as Clock
 
@@ -52,8 +52,8 @@ def result(state: TaskState = TaskState.COMPLETED, output: str = "done", **more:
     return TaskResult("x", "worker-1", state, output, **more)
 
 
-def states(store: JobStore, job_id: str) -> dict[str, SubtaskState]:
-    return {step.task_id: step.state for step in store.job(job_id).subtasks}
+def states(store: JobStore, job_id: str) -> dict[str, StepState]:
+    return {step.task_id: step.state for step in store.job(job_id).steps}
 
 
 def run(store: JobStore, job_id: str, task_id: str, state: TaskState = TaskState.COMPLETED) -> None:
@@ -68,7 +68,7 @@ def test_a_job_is_on_disk_when_it_was_taken(store: JobStore, tmp_path: Path) -> 
     store.close()
     other = JobStore(tmp_path / "jobs.db")
     assert other.job(job.job_id) == job
-    assert (job.state, job.priority, job.timeout, job.subtasks) == (JobState.QUEUED, 3, 60.0, ())
+    assert (job.state, job.priority, job.timeout, job.steps) == (JobState.QUEUED, 3, 60.0, ())
     other.close()
 
 
@@ -85,8 +85,9 @@ def test_two_jobs_never_get_the_same_id(store: JobStore, monkeypatch: pytest.Mon
 
 def test_a_job_with_skills_has_its_plan_of_one_step_at_once(store: JobStore) -> None:
     job = store.submit(Submission("list files", ("shell_exec",)))
-    (step,) = job.subtasks
-    assert (step.state, step.description, step.skills) == (SubtaskState.READY, "list files", ("shell_exec",))
+    (record,) = job.steps
+    assert record.state is StepState.READY
+    assert (record.step.description, record.step.skills) == ("list files", ("shell_exec",))
     assert job.plan is not None
     assert store.submit(Submission("x", ())).plan is not None
 
@@ -144,7 +145,7 @@ def test_skills_left_out_and_skills_none_given_are_different_wishes() -> None:
 
 def test_a_stored_plan_readies_the_steps_that_need_nothing(store: JobStore) -> None:
     job_id = planned(store, a=(), b=(), c=("a", "b"))
-    assert states(store, job_id) == {"a": SubtaskState.READY, "b": SubtaskState.READY, "c": SubtaskState.WAITING}
+    assert states(store, job_id) == {"a": StepState.READY, "b": StepState.READY, "c": StepState.WAITING}
     assert store.job(job_id).state is JobState.RUNNING
     assert store.job(job_id).usage == Usage(5, 5, 1)
 
@@ -159,21 +160,21 @@ def test_a_plan_is_stored_once(store: JobStore) -> None:
 def test_a_step_is_ready_when_all_it_needs_has_completed(store: JobStore) -> None:
     job_id = planned(store, a=(), b=(), c=("a", "b"))
     run(store, job_id, "a")
-    assert states(store, job_id)["c"] is SubtaskState.WAITING
+    assert states(store, job_id)["c"] is StepState.WAITING
     run(store, job_id, "b")
-    assert states(store, job_id)["c"] is SubtaskState.READY
+    assert states(store, job_id)["c"] is StepState.READY
 
 
 def test_what_needs_a_failed_step_is_skipped_and_the_rest_goes_on(store: JobStore) -> None:
     job_id = planned(store, a=(), b=("a",), c=("b",), d=())
     run(store, job_id, "a", TaskState.FAILED)
     assert states(store, job_id) == {
-        "a": SubtaskState.FAILED,
-        "b": SubtaskState.SKIPPED,
-        "c": SubtaskState.SKIPPED,
-        "d": SubtaskState.READY,
+        "a": StepState.FAILED,
+        "b": StepState.SKIPPED,
+        "c": StepState.SKIPPED,
+        "d": StepState.READY,
     }
-    assert store.job(job_id).subtasks[1].error == "it needs 'a', which did not complete"
+    assert store.job(job_id).steps[1].error == "it needs 'a', which did not complete"
 
 
 # --- leases ---
@@ -185,7 +186,7 @@ def test_a_lease_names_worker_token_expiry_and_attempt(store: JobStore, clock: C
     assert (lease.worker_id, lease.attempt, lease.expires_at) == ("worker-2", 1, clock.now + 60)
     assert len(lease.token) == 24
     assert lease.remote_id == f"{job_id}.a.1.{lease.token[:6]}"
-    assert store.job(job_id).subtasks[0].lease == lease
+    assert store.job(job_id).steps[0].lease == lease
 
 
 def test_a_name_used_again_after_pruning_is_another_task_to_its_worker(store: JobStore, clock: Clock) -> None:
@@ -218,7 +219,7 @@ def test_a_renewed_lease_lasts_from_now(store: JobStore, clock: Clock) -> None:
     lease = store.lease(job_id, "a", "worker-1", 60)
     clock.now += 50
     assert store.renew(lease, 60).expires_at == clock.now + 60
-    assert store.job(job_id).subtasks[0].lease == store.renew(lease, 60)
+    assert store.job(job_id).steps[0].lease == store.renew(lease, 60)
 
 
 def test_a_result_is_recorded_once_and_adds_its_usage(store: JobStore) -> None:
@@ -228,8 +229,8 @@ def test_a_result_is_recorded_once_and_adds_its_usage(store: JobStore) -> None:
     with pytest.raises(LeaseLost):
         store.complete(lease, result(output="another"))
     job = store.job(job_id)
-    assert job.subtasks[0].result is not None
-    assert job.subtasks[0].result.output == "done"
+    assert job.steps[0].result is not None
+    assert job.steps[0].result.output == "done"
     assert job.usage == Usage(15, 25, 3)
 
 
@@ -240,9 +241,9 @@ def test_a_late_result_changes_nothing_and_is_kept_as_evidence(store: JobStore, 
     current = store.lease(job_id, "a", "worker-2", 60)
     with pytest.raises(LeaseLost, match="worker-1"):
         store.complete(lost, result(output="too late"))
-    assert states(store, job_id)["a"] is SubtaskState.LEASED
+    assert states(store, job_id)["a"] is StepState.LEASED
     store.complete(current, result(output="in time"))
-    step = store.job(job_id).subtasks[0]
+    step = store.job(job_id).steps[0]
     assert step.result is not None
     assert step.result.output == "in time"
     with sqlite3.connect(tmp_path / "jobs.db") as db:
@@ -265,19 +266,19 @@ def test_who_does_not_know_the_token_changes_nothing(
 ) -> None:
     job_id = planned(store, a=())
     lease = store.lease(job_id, "a", "worker-1", 60)
-    before = store.job(job_id).subtasks
+    before = store.job(job_id).steps
     with pytest.raises(LeaseLost):
         change(store, Lease(job_id, "a", "worker-1", "0" * 24, 1, lease.expires_at))
-    assert store.job(job_id).subtasks == before
+    assert store.job(job_id).steps == before
 
 
 def test_a_failed_attempt_readies_the_step_again_and_keeps_the_error(store: JobStore, clock: Clock) -> None:
     job_id = planned(store, a=())
     store.fail_attempt(store.lease(job_id, "a", "worker-1", 60), "no answer", final=False)
-    assert states(store, job_id)["a"] is SubtaskState.READY
+    assert states(store, job_id)["a"] is StepState.READY
     store.fail_attempt(store.lease(job_id, "a", "worker-2", 60), "reset", final=True)
-    step = store.job(job_id).subtasks[0]
-    assert (step.state, step.error) == (SubtaskState.FAILED, "reset")
+    step = store.job(job_id).steps[0]
+    assert (step.state, step.error) == (StepState.FAILED, "reset")
     assert [(a.number, a.worker_id, a.error, a.finished_at) for a in step.attempts] == [
         (1, "worker-1", "no answer", clock.now),
         (2, "worker-2", "reset", clock.now),
@@ -287,7 +288,7 @@ def test_a_failed_attempt_readies_the_step_again_and_keeps_the_error(store: JobS
 def test_a_busy_worker_is_no_attempt(store: JobStore) -> None:
     job_id = planned(store, a=())
     store.fail_attempt(store.lease(job_id, "a", "worker-1", 60), "busy", final=False, count=False)
-    assert store.job(job_id).subtasks[0].attempts == ()
+    assert store.job(job_id).steps[0].attempts == ()
     assert store.lease(job_id, "a", "worker-2", 60).attempt == 1
 
 
@@ -298,7 +299,7 @@ def test_a_busy_workers_late_result_is_not_the_next_ones(store: JobStore) -> Non
     store.lease(job_id, "a", "worker-2", 60)  # the number of the attempt is the same
     with pytest.raises(LeaseLost):
         store.complete(busy, result())
-    assert [a.late_result for a in store.job(job_id).subtasks[0].attempts] == [None]
+    assert [a.late_result for a in store.job(job_id).steps[0].attempts] == [None]
     assert [e.worker_id for e in store.events() if e.kind == "subtask_started"] == ["worker-2"]
 
 
@@ -306,7 +307,7 @@ def test_there_is_never_a_fourth_attempt(store: JobStore) -> None:
     job_id = planned(store, a=())
     for _ in range(MAX_ATTEMPTS):
         store.fail_attempt(store.lease(job_id, "a", "worker-1", 60), "no answer", final=False)
-    assert states(store, job_id) == {"a": SubtaskState.FAILED}
+    assert states(store, job_id) == {"a": StepState.FAILED}
     with pytest.raises(IllegalTransition):
         store.lease(job_id, "a", "worker-1", 60)
 
@@ -322,7 +323,7 @@ def test_the_only_steps_result_can_end_its_job_in_the_same_commit(store: JobStor
 def test_a_step_that_no_worker_can_be_had_for_fails_with_its_reason(store: JobStore) -> None:
     job_id = planned(store, a=(), b=("a",))
     store.give_up(job_id, "a", "no worker is known")
-    assert states(store, job_id) == {"a": SubtaskState.FAILED, "b": SubtaskState.SKIPPED}
+    assert states(store, job_id) == {"a": StepState.FAILED, "b": StepState.SKIPPED}
 
 
 # --- the end ---
@@ -348,7 +349,7 @@ def test_ending_a_job_ends_its_steps_and_takes_their_leases(store: JobStore) -> 
     job_id = planned(store, a=(), b=(), c=("a",))
     lease = store.lease(job_id, "a", "worker-1", 60)
     store.finish(job_id, JobState.FAILED, error="the job's 5 seconds were up")
-    assert set(states(store, job_id).values()) == {SubtaskState.CANCELLED}
+    assert set(states(store, job_id).values()) == {StepState.CANCELLED}
     with pytest.raises(LeaseLost):
         store.complete(lease, result())
 
@@ -358,9 +359,9 @@ def test_asking_to_cancel_ends_what_no_worker_has(store: JobStore) -> None:
     store.lease(job_id, "a", "worker-1", 60)
     assert store.request_cancel(job_id).cancel_requested
     assert states(store, job_id) == {
-        "a": SubtaskState.LEASED,
-        "b": SubtaskState.CANCELLED,
-        "c": SubtaskState.CANCELLED,
+        "a": StepState.LEASED,
+        "b": StepState.CANCELLED,
+        "c": StepState.CANCELLED,
     }
 
 

@@ -27,9 +27,9 @@ from pibot.master_components.store.states import (
     ENDED_JOBS,
     JOB_TRANSITIONS,
     MAX_ATTEMPTS,
-    SUBTASK_TRANSITIONS,
+    STEP_TRANSITIONS,
     JobState,
-    SubtaskState,
+    StepState,
 )
 from tests.master_components.store.job_store_model import Model, ModelJob
 from tests.support.clocks import FakeClock
@@ -44,7 +44,7 @@ PLANS: list[dict[str, tuple[str, ...]]] = [
 MEMORY = Path("/dev/shm")
 """Where no disk is waited for: what is on disk after a power cut is not the question here."""
 
-NOT_READY = [state for state in SubtaskState if state is not SubtaskState.READY]
+NOT_READY = [state for state in StepState if state is not StepState.READY]
 
 FAILED_STATES = (TaskState.FAILED, TaskState.TIMEOUT, TaskState.CANCELLED)
 
@@ -104,10 +104,10 @@ class StoreMachine(RuleBasedStateMachine):
             with pytest.raises(IllegalTransition):
                 self.store.save_plan(job_id, plan)
 
-    @precondition(lambda self: self.steps(SubtaskState.READY))
+    @precondition(lambda self: self.steps(StepState.READY))
     @rule(data=st.data(), worker=st.sampled_from(["worker-1", "worker-2"]))
     def lease(self, data: Any, worker: str) -> None:
-        job_id, task_id = data.draw(st.sampled_from(self.steps(SubtaskState.READY)), "step")
+        job_id, task_id = data.draw(st.sampled_from(self.steps(StepState.READY)), "step")
         lease = self.store.lease(job_id, task_id, worker, 60.0)
         self.model.lease(lease)
         self.leases.append(lease)
@@ -157,21 +157,21 @@ class StoreMachine(RuleBasedStateMachine):
             with pytest.raises(LeaseLost):
                 self.store.fail_attempt(lease, "no answer", final=final, count=count)
 
-    @precondition(lambda self: self.steps(SubtaskState.LEASED))
+    @precondition(lambda self: self.steps(StepState.LEASED))
     @rule(count=st.sampled_from([True, True, True, False]))
     def a_worker_is_lost_and_another_takes_over(self, count: bool) -> None:
         lease = max((lease for lease in self.leases if self.model.holds(lease)), key=lambda lease: lease.attempt)
         self.store.fail_attempt(lease, "lost", final=False, count=count)
         self.model.fail_attempt(lease, "lost", final=False, count=count)
-        if self.model.jobs[lease.job_id].steps[lease.task_id].state is SubtaskState.READY:
+        if self.model.jobs[lease.job_id].steps[lease.task_id].state is StepState.READY:
             again = self.store.lease(lease.job_id, lease.task_id, "worker-3", 60.0)
             self.model.lease(again)
             self.leases.append(again)
 
-    @precondition(lambda self: len(self.steps(*SubtaskState)) > 4)
+    @precondition(lambda self: len(self.steps(*StepState)) > 4)
     @rule(data=st.data())
     def give_up(self, data: Any) -> None:
-        job_id, task_id = data.draw(st.sampled_from(self.steps(*SubtaskState)), "step")
+        job_id, task_id = data.draw(st.sampled_from(self.steps(*StepState)), "step")
         self.store.give_up(job_id, task_id, "no worker")
         self.model.give_up(job_id, task_id)
 
@@ -237,8 +237,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.before = now
 
     def check_steps(self, job: Job, expected: ModelJob) -> None:
-        assert {s.task_id: s.state for s in job.subtasks} == {n: s.state for n, s in expected.steps.items()}
-        for step in job.subtasks:
+        assert {s.task_id: s.state for s in job.steps} == {n: s.state for n, s in expected.steps.items()}
+        for step in job.steps:
             model = expected.steps[step.task_id]
             assert (step.lease.token if step.lease else None) == model.token
             assert [(a.worker_id, a.error) for a in step.attempts] == [(a.worker_id, a.error) for a in model.attempts]
@@ -256,10 +256,10 @@ class StoreMachine(RuleBasedStateMachine):
         if before is None:
             return
         assert job.state is before.state or job.state in JOB_TRANSITIONS[before.state]
-        states = {step.task_id: step.state for step in before.subtasks}
-        for step in job.subtasks:
+        states = {step.task_id: step.state for step in before.steps}
+        for step in job.steps:
             was = states.get(step.task_id, step.state)
-            assert step.state is was or step.state in SUBTASK_TRANSITIONS[was]
+            assert step.state is was or step.state in STEP_TRANSITIONS[was]
 
     @invariant()
     def tallies_are_what_counting_would_find(self) -> None:
@@ -283,7 +283,7 @@ class StoreMachine(RuleBasedStateMachine):
         job_id = data.draw(st.sampled_from(list(self.model.jobs)), "job")
         return job_id, self.model.jobs[job_id]
 
-    def steps(self, *states: SubtaskState) -> list[tuple[str, str]]:
+    def steps(self, *states: StepState) -> list[tuple[str, str]]:
         return [
             (job_id, name)
             for job_id, job in self.model.jobs.items()

@@ -43,7 +43,7 @@ def gateway(llm: ScriptedLLM, *, retries: int = 0, timeout: float = 20.0, **more
 def leased(hub: Running, *, to: str = "worker-1") -> Lease:
     """A job of one step that a worker has."""
     job = hub.store.submit(Submission("Do it", skills=()))
-    return hub.store.lease(job.job_id, job.subtasks[0].task_id, to, 60.0)
+    return hub.store.lease(job.job_id, job.steps[0].task_id, to, 60.0)
 
 
 def today(hub: Running) -> Spending:

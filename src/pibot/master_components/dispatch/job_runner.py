@@ -15,8 +15,8 @@ from pibot.master_components.dispatch.running_job import RUNNING_JOB
 from pibot.master_components.dispatch.step_runner import Standing, StepRunner
 from pibot.master_components.planner import with_results
 from pibot.master_components.store.jobs import JobStore
-from pibot.master_components.store.records import Job, SubtaskRecord
-from pibot.master_components.store.states import ENDED_JOBS, JobState, SubtaskState
+from pibot.master_components.store.records import Job, StepRecord
+from pibot.master_components.store.states import ENDED_JOBS, JobState, StepState
 from pibot.master_components.store.thread import StoreThread
 
 log = logging.getLogger("pibot.dispatcher")
@@ -84,15 +84,15 @@ class JobRunner:
 
     async def _run_steps(self, job: Job, standing: Standing) -> None:
         """Run the subtasks as their dependencies allow, until none is left that could be run."""
-        single = len(job.subtasks) == 1
+        single = len(job.steps) == 1
         rank = (-float(job.priority), job.accepted_run)
         steps: dict[asyncio.Task[None], str] = {}
         try:
             while True:
                 current = job if not steps else await self._on_disk(self._store.job, job.job_id)
                 begun = set(steps.values())
-                for record in current.subtasks:
-                    if record.state in (SubtaskState.READY, SubtaskState.LEASED) and record.task_id not in begun:
+                for record in current.steps:
+                    if record.state in (StepState.READY, StepState.LEASED) and record.task_id not in begun:
                         subtask = self._with_needed(record, current)
                         run = self._steps.run(
                             job.job_id, subtask, record, finish_job=single, rank=rank, standing=standing
@@ -115,22 +115,22 @@ class JobRunner:
                 await asyncio.wait(steps)
 
     @staticmethod
-    def _with_needed(record: SubtaskRecord, job: Job) -> SubTask:
-        results = {step.task_id: step for step in job.subtasks}
-        needed = [(_subtask(results[name]), results[name].result) for name in record.depends_on]
+    def _with_needed(record: StepRecord, job: Job) -> SubTask:
+        results = {other.task_id: other for other in job.steps}
+        needed = [(results[name].step, results[name].result) for name in record.step.depends_on]
         # A step may take what its job was given; the job's own end cuts it. The whole of that and not what is left,
         # for after a restart the same task must be sent again.
-        subtask = replace(_subtask(record), timeout=record.timeout or job.timeout)
-        return with_results(subtask, [(step, result) for step, result in needed if result is not None])
+        step = replace(record.step, timeout=record.step.timeout or job.timeout)
+        return with_results(step, [(done, result) for done, result in needed if result is not None])
 
     async def _conclude(self, job_id: str) -> None:
         """End a job whose subtasks have all ended: one answer of what they came to."""
         job = await self._on_disk(self._store.job, job_id)
         if job.state in ENDED_JOBS:
             return
-        results = [(_subtask(step), _result_of(step)) for step in job.subtasks]
+        results = [(record.step, _result_of(record)) for record in job.steps]
         answer, usage = await self._planner.compose(job.description, results)
-        failed = [step for step in job.subtasks if step.state is not SubtaskState.COMPLETED]
+        failed = [step for step in job.steps if step.state is not StepState.COMPLETED]
         state = JobState.FAILED if failed else JobState.COMPLETED
         error = "; ".join(f"step {step.task_id!r} {step.state.value}: {step.error}" for step in failed) or None
         await self._on_disk.to_the_end(
@@ -139,11 +139,7 @@ class JobRunner:
         event(log, "job_finished", job=job_id, status=state.value, error=error)
 
 
-def _subtask(record: SubtaskRecord) -> SubTask:
-    return SubTask(record.task_id, record.description, record.skills, record.depends_on, record.timeout)
-
-
-def _result_of(record: SubtaskRecord) -> TaskResult:
+def _result_of(record: StepRecord) -> TaskResult:
     """The subtask's result; one that says why where there is none."""
     if record.result is not None:
         return record.result

@@ -26,7 +26,7 @@ from pibot.logs import event
 from pibot.master_components.dispatch.approvals import Approvals
 from pibot.master_components.dispatch.late_results import LateResults
 from pibot.master_components.store.jobs import JobStore
-from pibot.master_components.store.records import Lease, SubtaskRecord
+from pibot.master_components.store.records import Lease, StepRecord
 from pibot.master_components.store.states import MAX_ATTEMPTS
 from pibot.master_components.store.thread import StoreThread
 from pibot.master_components.workers.exchange import Heard
@@ -215,7 +215,7 @@ class StepRunner:
             self._pool.release(lease.worker_id)
 
     async def run(
-        self, job_id: str, subtask: SubTask, record: SubtaskRecord, *, finish_job: bool, rank: Rank, standing: Standing
+        self, job_id: str, subtask: SubTask, record: StepRecord, *, finish_job: bool, rank: Rank, standing: Standing
     ) -> None:
         """Run one subtask to its end, with as many attempts as it gets.
 
@@ -313,7 +313,7 @@ class StepRunner:
     async def _run_remotely(self, lease: Lease, subtask: SubTask, *, resumed: bool) -> TaskResult:
         """The result, unless the worker refuses, forgets the task or gives no sign of life for the lease's time."""
         # Without a timeout of the subtask or its job, the worker's own PIBOT_TASK_TIMEOUT holds.
-        request = TaskRequest(lease.remote_id, subtask.description, tuple(subtask.skills), subtask.timeout)
+        request = subtask.to_request(lease.remote_id)
         running = asyncio.ensure_future(
             self._pool.run_on(
                 lease.worker_id,

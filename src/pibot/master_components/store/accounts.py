@@ -10,9 +10,9 @@ from contextlib import AbstractContextManager
 from pibot.contracts import Clock, Usage
 from pibot.master_components.store.database import Database
 from pibot.master_components.store.records import Lease
-from pibot.master_components.store.rows import subtask_from
+from pibot.master_components.store.rows import step_from
 from pibot.master_components.store.spending import Spending, Spent
-from pibot.master_components.store.states import SubtaskState
+from pibot.master_components.store.states import StepState
 
 DAYS_KEPT = 400
 """Days with calls that are kept: a year and a bit. Counted and not dated, because a Pi's clock may jump by years."""
@@ -59,11 +59,11 @@ class Accounts:
         """What a worker is busy with: the lease that it has; None where it has none."""
         with self._reading() as db:
             row = db.execute(
-                f"SELECT * FROM subtask WHERE state = '{SubtaskState.LEASED.value}' AND worker_id = ?"  # nosec B608 # an enum's value
+                f"SELECT * FROM subtask WHERE state = '{StepState.LEASED.value}' AND worker_id = ?"  # nosec B608 # an enum's value
                 " ORDER BY expires_at DESC LIMIT 1",
                 (worker_id,),
             ).fetchone()
-        return None if row is None else subtask_from(row, ()).lease
+        return None if row is None else step_from(row, ()).lease
 
     def used_by(self, job_id: str) -> int:
         """Tokens that a job has used so far, also those that only its workers told of; 0 where there is none."""

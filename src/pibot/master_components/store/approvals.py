@@ -11,7 +11,7 @@ from pibot.errors import ApprovalConflict, ApprovalNotFound, ApprovalOver
 from pibot.master_components.store.database import Database
 from pibot.master_components.store.records import Approval, Lease
 from pibot.master_components.store.rows import approval_from
-from pibot.master_components.store.states import ApprovalState, SubtaskState
+from pibot.master_components.store.states import ApprovalState, StepState
 from pibot.master_components.store.tables import Tables
 
 
@@ -59,7 +59,7 @@ class ApprovalStore:
         with self._transaction() as db:
             held = db.execute(
                 "SELECT 1 FROM subtask WHERE job_id = ? AND task_id = ? AND state = ? AND token = ?",
-                (lease.job_id, lease.task_id, SubtaskState.LEASED.value, lease.token),
+                (lease.job_id, lease.task_id, StepState.LEASED.value, lease.token),
             ).fetchone()
             if held is None:
                 return  # its attempt has ended, and what it waits for with it

@@ -23,7 +23,7 @@ from pibot.master_components.store.states import (
     MAX_ATTEMPTS,
     UNFINISHED_JOBS,
     JobState,
-    SubtaskState,
+    StepState,
     listed,
 )
 from pibot.master_components.store.tables import Tables
@@ -170,7 +170,7 @@ class JobStore(JobQueries):
             if job.state in ENDED_JOBS or job.cancel_requested:
                 return job
             db.execute("UPDATE job SET cancel_requested = 1 WHERE job_id = ?", (job_id,))
-            self._tables.cancel_steps(job_id, (SubtaskState.WAITING, SubtaskState.READY), "the job was cancelled")
+            self._tables.cancel_steps(job_id, (StepState.WAITING, StepState.READY), "the job was cancelled")
             self._tables.event("cancel_requested", job_id)
             return self._tables.job(job_id)
 
@@ -253,8 +253,8 @@ class JobStore(JobQueries):
             done = self._tables.move_step(
                 job_id,
                 task_id,
-                SubtaskState.READY,
-                SubtaskState.LEASED,
+                StepState.READY,
+                StepState.LEASED,
                 "worker_id = ?, token = ?, attempt = attempt + 1, expires_at = ?",
                 (worker_id, token, now + seconds),
             )
@@ -294,7 +294,7 @@ class JobStore(JobQueries):
             LeaseLost: it is not the subtask's lease any more; the result is kept with the attempt, and changes nothing.
         """
         late, more = False, Usage()
-        state = _SUBTASK_STATE[result.state.value]
+        state = _STEP_STATE[result.state.value]
         with self._transaction():
             try:
                 self._tables.end_lease(
@@ -329,7 +329,7 @@ class JobStore(JobQueries):
             LeaseLost: it is not the subtask's lease any more.
         """
         final = final or (count and lease.attempt >= MAX_ATTEMPTS)
-        state = SubtaskState.FAILED if final else SubtaskState.READY
+        state = StepState.FAILED if final else StepState.READY
         with self._transaction():
             self._tables.end_lease(
                 lease, state, "error = ?, attempt = attempt - ?", (error if final else None, 0 if count else 1)
@@ -345,7 +345,7 @@ class JobStore(JobQueries):
     def give_up(self, job_id: str, task_id: str, error: str) -> None:
         """Fail a ready subtask that no worker can be had for; one that is not ready stays as it is."""
         with self._transaction():
-            if self._tables.move_step(job_id, task_id, SubtaskState.READY, SubtaskState.FAILED, "error = ?", (error,)):
+            if self._tables.move_step(job_id, task_id, StepState.READY, StepState.FAILED, "error = ?", (error,)):
                 self._tables.event("subtask_failed", job_id, task_id, message=error)
                 self._tables.move_on(job_id)
 
@@ -380,9 +380,9 @@ def _planned(plan: TaskPlan) -> str:
     return f"{what} {plan.note}".strip()
 
 
-_SUBTASK_STATE = {
-    "completed": SubtaskState.COMPLETED,
-    "failed": SubtaskState.FAILED,
-    "timeout": SubtaskState.FAILED,
-    "cancelled": SubtaskState.CANCELLED,
+_STEP_STATE = {
+    "completed": StepState.COMPLETED,
+    "failed": StepState.FAILED,
+    "timeout": StepState.FAILED,
+    "cancelled": StepState.CANCELLED,
 }

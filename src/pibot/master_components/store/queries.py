@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pibot.master_components.store.database import Database
 from pibot.master_components.store.records import Event, Job, JobRecord, Lease
-from pibot.master_components.store.rows import job_from, subtask_from
-from pibot.master_components.store.states import UNFINISHED_JOBS, JobState, SubtaskState, listed
+from pibot.master_components.store.rows import job_from, step_from
+from pibot.master_components.store.states import UNFINISHED_JOBS, JobState, StepState, listed
 from pibot.master_components.store.tables import Tables
 
 
@@ -90,10 +90,10 @@ class JobQueries:
         with self._reading() as db:
             rows = db.execute(
                 "SELECT subtask.* FROM job INDEXED BY job_unfinished JOIN subtask USING (job_id)"
-                f" WHERE job.state IN {listed(UNFINISHED_JOBS)} AND subtask.state = '{SubtaskState.LEASED.value}'"  # nosec B608 # an enum's values
+                f" WHERE job.state IN {listed(UNFINISHED_JOBS)} AND subtask.state = '{StepState.LEASED.value}'"  # nosec B608 # an enum's values
                 " ORDER BY job.priority DESC, job.seq"
             )
-            steps = (subtask_from(row, ()) for row in rows)
+            steps = (step_from(row, ()) for row in rows)
             return tuple(step.lease for step in steps if step.lease is not None)
 
     def to_cancel(self) -> tuple[str, ...]:
@@ -111,7 +111,7 @@ class JobQueries:
             known = {row["state"]: row["number"] for row in db.execute("SELECT * FROM tally")}
         return {state: known.get(state.value, 0) for state in JobState}
 
-    def open_subtasks(self) -> dict[SubtaskState, int]:
+    def open_steps(self) -> dict[StepState, int]:
         """How many subtasks of the jobs that have not ended are in each state."""
         with self._reading() as db:
             rows = db.execute(
@@ -119,7 +119,7 @@ class JobQueries:
                 f" WHERE job.state IN {listed(UNFINISHED_JOBS)} GROUP BY subtask.state"  # nosec B608 # an enum's values
             )
             known = {row["state"]: row["number"] for row in rows}
-        return {state: known.get(state.value, 0) for state in SubtaskState}
+        return {state: known.get(state.value, 0) for state in StepState}
 
     def time_left(self, job: Job) -> float | None:
         """Seconds until the job's time is up, 0 where it is; None where it has no limit.

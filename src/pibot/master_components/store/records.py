@@ -8,6 +8,7 @@ from typing import Any
 
 from pibot.contracts import (
     JsonObject,
+    SubTask,
     TaskPlan,
     TaskResult,
     Usage,
@@ -17,7 +18,7 @@ from pibot.contracts import (
     valid_timeout,
 )
 from pibot.errors import InvalidRequest
-from pibot.master_components.store.states import ApprovalState, JobState, SubtaskState
+from pibot.master_components.store.states import ApprovalState, JobState, StepState
 
 MAX_PRIORITY = 100
 MAX_JOB_ID_CHARS = 48
@@ -136,39 +137,43 @@ class Lease:
 
 
 @dataclass(frozen=True)
-class SubtaskRecord:
-    """One step of a stored plan."""
+class StepRecord:
+    """A step of a stored plan, and what has become of it.
 
-    task_id: str
-    description: str
-    skills: tuple[str, ...]
-    depends_on: tuple[str, ...]
-    timeout: float | None
-    state: SubtaskState
+    Args:
+        step: the step as it was planned.
+        attempts: the oldest first.
+        result: None until a worker's result is recorded.
+        error: why it has no result, or what the result says went wrong.
+        lease: the running attempt's; None in every state but ``leased``.
+    """
+
+    step: SubTask
+    state: StepState
     attempts: tuple[Attempt, ...] = ()
     result: TaskResult | None = None
     error: str | None = None
     lease: Lease | None = None
 
     @property
+    def task_id(self) -> str:
+        """The step's id, unique within its job."""
+        return self.step.task_id
+
+    @property
     def worker_id(self) -> str | None:
-        """Who has it, or had it last."""
+        """The worker of the last attempt; None before the first."""
         return self.attempts[-1].worker_id if self.attempts else None
 
     def to_json(self) -> JsonObject:
-        result = self.result
         return {
-            "task_id": self.task_id,
-            "description": self.description,
-            "skills": list(self.skills),
-            "depends_on": list(self.depends_on),
-            "timeout": self.timeout,
+            **self.step.to_json(),
             "status": self.state.value,
             "worker_id": self.worker_id,
             "attempts": [attempt.to_json() for attempt in self.attempts],
-            "output": None if result is None else result.output,
+            "output": None if self.result is None else self.result.output,
             "error": self.error,
-            "result": None if result is None else result.to_json(),
+            "result": None if self.result is None else self.result.to_json(),
         }
 
 
@@ -248,7 +253,7 @@ class Job:
     finished_at: float | None = None
     cancel_requested: bool = False
     accepted_run: float = 0.0
-    subtasks: tuple[SubtaskRecord, ...] = ()
+    steps: tuple[StepRecord, ...] = ()
     approvals: tuple[Approval, ...] = ()
 
     @property
@@ -272,7 +277,7 @@ class Job:
             "started_at": self.started_at,
             "finished_at": self.finished_at,
             "cancel_requested": self.cancel_requested,
-            "subtasks": [subtask.to_json() for subtask in self.subtasks],
+            "subtasks": [step.to_json() for step in self.steps],
             "waiting_for_approval": bool(self.waiting_calls),
             "approvals": [approval.to_json() for approval in self.approvals],
         }

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import sqlite3
 
-from pibot.contracts import TaskPlan, TaskResult, Usage
-from pibot.master_components.store.records import Approval, Attempt, Job, Lease, SubtaskRecord
-from pibot.master_components.store.states import ApprovalState, JobState, SubtaskState
+from pibot.contracts import SubTask, TaskPlan, TaskResult, Usage
+from pibot.master_components.store.records import Approval, Attempt, Job, Lease, StepRecord
+from pibot.master_components.store.states import ApprovalState, JobState, StepState
 
 
-def job_from(row: sqlite3.Row, subtasks: tuple[SubtaskRecord, ...] = (), approvals: tuple[Approval, ...] = ()) -> Job:
+def job_from(row: sqlite3.Row, steps: tuple[StepRecord, ...] = (), approvals: tuple[Approval, ...] = ()) -> Job:
     """A row of ``job``."""
     return Job(
         job_id=row["job_id"],
@@ -28,24 +28,26 @@ def job_from(row: sqlite3.Row, subtasks: tuple[SubtaskRecord, ...] = (), approva
         finished_at=row["finished_at"],
         cancel_requested=bool(row["cancel_requested"]),
         accepted_run=row["accepted_run"],
-        subtasks=subtasks,
+        steps=steps,
         approvals=approvals,
     )
 
 
-def subtask_from(row: sqlite3.Row, attempts: tuple[Attempt, ...]) -> SubtaskRecord:
+def step_from(row: sqlite3.Row, attempts: tuple[Attempt, ...]) -> StepRecord:
     """A row of ``subtask``."""
-    state = SubtaskState(row["state"])
+    state = StepState(row["state"])
     lease = None
-    if state is SubtaskState.LEASED:
+    if state is StepState.LEASED:
         lease = Lease(row["job_id"], row["task_id"], row["worker_id"], row["token"], row["attempt"], row["expires_at"])
-    return SubtaskRecord(
-        task_id=row["task_id"],
-        description=row["description"],
-        skills=tuple(json.loads(row["skills"])),
-        depends_on=tuple(json.loads(row["depends_on"])),
-        timeout=row["timeout"],
-        state=state,
+    return StepRecord(
+        SubTask(
+            task_id=row["task_id"],
+            description=row["description"],
+            skills=tuple(json.loads(row["skills"])),
+            depends_on=tuple(json.loads(row["depends_on"])),
+            timeout=row["timeout"],
+        ),
+        state,
         attempts=attempts,
         result=None if row["result"] is None else TaskResult.from_json(json.loads(row["result"])),
         error=row["error"],

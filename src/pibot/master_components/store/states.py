@@ -17,7 +17,7 @@ class JobState(Enum):
     CANCELLED = "cancelled"
 
 
-class SubtaskState(Enum):
+class StepState(Enum):
     """Where a subtask is."""
 
     WAITING = "waiting"
@@ -40,9 +40,9 @@ class ApprovalState(Enum):
 
 
 ENDED_JOBS = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED})
-ENDED_SUBTASKS = frozenset({SubtaskState.COMPLETED, SubtaskState.FAILED, SubtaskState.CANCELLED, SubtaskState.SKIPPED})
+ENDED_STEPS = frozenset({StepState.COMPLETED, StepState.FAILED, StepState.CANCELLED, StepState.SKIPPED})
 UNFINISHED_JOBS = frozenset(JobState) - ENDED_JOBS
-OPEN_SUBTASKS = frozenset(SubtaskState) - ENDED_SUBTASKS
+OPEN_STEPS = frozenset(StepState) - ENDED_STEPS
 
 MAX_ATTEMPTS = 3
 """How often a subtask is given to a worker before it fails."""
@@ -55,14 +55,12 @@ JOB_TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
     **{state: frozenset() for state in ENDED_JOBS},
 }
 
-SUBTASK_TRANSITIONS: Mapping[SubtaskState, frozenset[SubtaskState]] = {
-    SubtaskState.WAITING: frozenset({SubtaskState.READY, SubtaskState.SKIPPED, SubtaskState.CANCELLED}),
-    SubtaskState.READY: frozenset({SubtaskState.LEASED, SubtaskState.FAILED, SubtaskState.CANCELLED}),
+STEP_TRANSITIONS: Mapping[StepState, frozenset[StepState]] = {
+    StepState.WAITING: frozenset({StepState.READY, StepState.SKIPPED, StepState.CANCELLED}),
+    StepState.READY: frozenset({StepState.LEASED, StepState.FAILED, StepState.CANCELLED}),
     # Back to ready: the worker was lost, and another attempt is left.
-    SubtaskState.LEASED: frozenset(
-        {SubtaskState.READY, SubtaskState.COMPLETED, SubtaskState.FAILED, SubtaskState.CANCELLED}
-    ),
-    **{state: frozenset() for state in ENDED_SUBTASKS},
+    StepState.LEASED: frozenset({StepState.READY, StepState.COMPLETED, StepState.FAILED, StepState.CANCELLED}),
+    **{state: frozenset() for state in ENDED_STEPS},
 }
 
 

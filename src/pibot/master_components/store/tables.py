@@ -12,14 +12,14 @@ from typing import Any
 from pibot.contracts import Clock, TaskPlan, TaskResult, Usage
 from pibot.errors import IllegalTransition, JobNotFound, LeaseLost
 from pibot.master_components.store.records import Job, Lease
-from pibot.master_components.store.rows import approval_from, attempt_from, job_from, subtask_from
+from pibot.master_components.store.rows import approval_from, attempt_from, job_from, step_from
 from pibot.master_components.store.running_time import RunningTime
 from pibot.master_components.store.states import (
     ENDED_JOBS,
-    OPEN_SUBTASKS,
-    SUBTASK_TRANSITIONS,
+    OPEN_STEPS,
+    STEP_TRANSITIONS,
     JobState,
-    SubtaskState,
+    StepState,
     listed,
     sources_of,
 )
@@ -29,7 +29,7 @@ EVENTS_KEPT = 5000
 
 _PRUNE_EVERY = 100
 
-_NEVER = frozenset({SubtaskState.FAILED, SubtaskState.CANCELLED, SubtaskState.SKIPPED})
+_NEVER = frozenset({StepState.FAILED, StepState.CANCELLED, StepState.SKIPPED})
 
 
 class Tables:
@@ -60,7 +60,7 @@ class Tables:
                     json.dumps(list(step.skills)),
                     json.dumps(list(step.depends_on)),
                     step.timeout,
-                    (SubtaskState.WAITING if step.depends_on else SubtaskState.READY).value,
+                    (StepState.WAITING if step.depends_on else StepState.READY).value,
                 )
                 for position, step in enumerate(plan.subtasks)
             ],
@@ -80,7 +80,7 @@ class Tables:
 
     def finish(self, job_id: str, state: JobState, answer: str | None, error: str | None) -> None:
         self.move(job_id, state)
-        self.cancel_steps(job_id, OPEN_SUBTASKS, error or "the job has ended")
+        self.cancel_steps(job_id, OPEN_STEPS, error or "the job has ended")
         self._db.execute("UPDATE job SET answer = ?, error = ? WHERE job_id = ?", (answer, error, job_id))
         self.event(f"job_{state.value}", job_id, message=error or "")
 
@@ -90,8 +90,8 @@ class Tables:
         self,
         job_id: str,
         task_id: str,
-        source: SubtaskState,
-        state: SubtaskState,
+        source: StepState,
+        state: StepState,
         changes: str,
         values: Sequence[Any],
     ) -> bool:
@@ -107,16 +107,16 @@ class Tables:
         """Make a lease last until ``expires_at``."""
         self._change_leased(lease, "expires_at = ?", (expires_at,))
 
-    def end_lease(self, lease: Lease, state: SubtaskState, changes: str, values: Sequence[Any]) -> None:
+    def end_lease(self, lease: Lease, state: StepState, changes: str, values: Sequence[Any]) -> None:
         """The one way from ``leased`` but for a job's own end: whoever goes it shows the lease's token."""
-        _check(SubtaskState.LEASED, state)
+        _check(StepState.LEASED, state)
         self._change_leased(lease, f"state = ?, token = NULL, expires_at = NULL, {changes}", (state.value, *values))
 
     def _change_leased(self, lease: Lease, changes: str, values: Sequence[Any]) -> None:
         done = self._db.execute(
             f"UPDATE subtask SET {changes}"  # nosec B608 # this package's own constants
             " WHERE job_id = ? AND task_id = ? AND state = ? AND token = ?",
-            (*values, lease.job_id, lease.task_id, SubtaskState.LEASED.value, lease.token),
+            (*values, lease.job_id, lease.task_id, StepState.LEASED.value, lease.token),
         )
         if done.rowcount == 0:
             raise LeaseLost(f"{lease.worker_id} lost its lease of {lease.task_id!r} of {lease.job_id}")
@@ -147,32 +147,32 @@ class Tables:
     def move_on(self, job_id: str) -> None:
         """After a subtask has ended: ready what has all it needs now, skip what can't have it any more."""
         rows = self._db.execute("SELECT task_id, depends_on, state FROM subtask WHERE job_id = ?", (job_id,)).fetchall()
-        states = {row["task_id"]: SubtaskState(row["state"]) for row in rows}
+        states = {row["task_id"]: StepState(row["state"]) for row in rows}
         changed = True
         while changed:
             changed = False
             for row in rows:
                 task_id, needs = row["task_id"], json.loads(row["depends_on"])
-                if states[task_id] is not SubtaskState.WAITING:
+                if states[task_id] is not StepState.WAITING:
                     continue
                 lost = next((name for name in needs if states[name] in _NEVER), None)
                 if lost is not None:
-                    states[task_id], error = SubtaskState.SKIPPED, f"it needs {lost!r}, which did not complete"
-                elif all(states[name] is SubtaskState.COMPLETED for name in needs):
-                    states[task_id], error = SubtaskState.READY, None
+                    states[task_id], error = StepState.SKIPPED, f"it needs {lost!r}, which did not complete"
+                elif all(states[name] is StepState.COMPLETED for name in needs):
+                    states[task_id], error = StepState.READY, None
                 else:
                     continue
                 changed = True
-                self.move_step(job_id, task_id, SubtaskState.WAITING, states[task_id], "error = ?", (error,))
+                self.move_step(job_id, task_id, StepState.WAITING, states[task_id], "error = ?", (error,))
 
-    def cancel_steps(self, job_id: str, sources: Collection[SubtaskState], reason: str) -> None:
+    def cancel_steps(self, job_id: str, sources: Collection[StepState], reason: str) -> None:
         """Cancel the job's subtasks that are in one of ``sources``."""
         for source in sources:
-            _check(source, SubtaskState.CANCELLED)
+            _check(source, StepState.CANCELLED)
         self._db.execute(
             "UPDATE subtask SET state = ?, error = ?, token = NULL, expires_at = NULL"
             f" WHERE job_id = ? AND state IN {listed(sources)}",  # nosec B608 # an enum's values
-            (SubtaskState.CANCELLED.value, reason, job_id),
+            (StepState.CANCELLED.value, reason, job_id),
         )
 
     def uncounted(self, lease: Lease, reported: Usage) -> Usage:
@@ -238,10 +238,10 @@ class Tables:
         attempts: dict[str, list[Any]] = {}
         for attempt in self._db.execute("SELECT * FROM attempt WHERE job_id = ? ORDER BY task_id, number", (job_id,)):
             attempts.setdefault(attempt["task_id"], []).append(attempt_from(attempt))
-        steps = self._db.execute("SELECT * FROM subtask WHERE job_id = ? ORDER BY position", (job_id,))
-        subtasks = tuple(subtask_from(step, tuple(attempts.get(step["task_id"], ()))) for step in steps)
+        rows = self._db.execute("SELECT * FROM subtask WHERE job_id = ? ORDER BY position", (job_id,))
+        steps = tuple(step_from(step, tuple(attempts.get(step["task_id"], ()))) for step in rows)
         approvals = self._db.execute("SELECT * FROM approval WHERE job_id = ? ORDER BY asked_at", (job_id,))
-        return job_from(row, subtasks, tuple(map(approval_from, approvals)))
+        return job_from(row, steps, tuple(map(approval_from, approvals)))
 
     def approval_row(self, approval_id: str) -> sqlite3.Row | None:
         row: sqlite3.Row | None = self._db.execute(
@@ -262,8 +262,8 @@ class Tables:
                 return job_id
 
 
-def _check(source: SubtaskState, state: SubtaskState) -> None:
-    if state not in SUBTASK_TRANSITIONS[source]:
+def _check(source: StepState, state: StepState) -> None:
+    if state not in STEP_TRANSITIONS[source]:
         raise IllegalTransition(f"a subtask that is {source.value} can't become {state.value}")
 
 

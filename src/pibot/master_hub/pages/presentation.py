@@ -8,9 +8,9 @@ from datetime import datetime, timezone
 from typing import Callable
 
 from pibot.contracts import JsonObject, Usage, WorkerReport, WorkerState, WorkerStatus, shown_call
-from pibot.master_components.store.records import Approval, Attempt, Event, Job, SubtaskRecord
+from pibot.master_components.store.records import Approval, Attempt, Event, Job, StepRecord
 from pibot.master_components.store.spending import Spending
-from pibot.master_components.store.states import ENDED_JOBS, JobState, SubtaskState
+from pibot.master_components.store.states import ENDED_JOBS, JobState, StepState
 from pibot.master_hub.report import cost_in_words
 from pibot.settings import Settings
 
@@ -150,24 +150,24 @@ def _unconfined(status: WorkerStatus) -> bool:
 
 
 def active_rows(jobs: Iterable[Job]) -> list[JsonObject]:
-    """A row for each subtask that a worker has."""
+    """A row for each step that a worker has."""
     rows = []
     for job in jobs:
         waiting = {call.task_id for call in job.waiting_calls}
-        for step in job.subtasks:
-            if step.state is not SubtaskState.LEASED:
+        for record in job.steps:
+            if record.state is not StepState.LEASED:
                 continue
-            number = len(step.attempts)
+            number = len(record.attempts)
             rows.append(
                 {
-                    "id": f"{job.job_id}/{step.task_id}",
-                    "title": shorten(step.description),
+                    "id": f"{job.job_id}/{record.task_id}",
+                    "title": shorten(record.step.description),
                     "href": job_href(job.job_id),
-                    "status": NEEDS_APPROVAL if step.task_id in waiting else "running",
-                    "worker": step.worker_id or "",
+                    "status": NEEDS_APPROVAL if record.task_id in waiting else "running",
+                    "worker": record.worker_id or "",
                     "attempt": f"attempt {number}" if number > 1 else "",
-                    "job": "" if step.description == job.description else f"for: {shorten(job.description, 80)}",
-                    "started_at": step.attempts[-1].started_at if step.attempts else job.started_at,
+                    "job": "" if record.step.description == job.description else f"for: {shorten(job.description, 80)}",
+                    "started_at": record.attempts[-1].started_at if record.attempts else job.started_at,
                 }
             )
     return rows
@@ -231,7 +231,7 @@ def job_view(
         spending: who asked which model for it.
         currency: what it costs is in.
     """
-    ended = sum(s.state is SubtaskState.COMPLETED for s in job.subtasks)
+    ended = sum(s.state is StepState.COMPLETED for s in job.steps)
     unended = job.state not in ENDED_JOBS
     status = NEEDS_APPROVAL if job.waiting_calls else job.state.value
     return {
@@ -243,7 +243,7 @@ def job_view(
         "created_at": job.created_at,
         "finished_at": job.finished_at,
         "took": _took(job.started_at, job.finished_at),
-        "progress": f"{ended} of {len(job.subtasks)} steps done" if unended and job.subtasks else "",
+        "progress": f"{ended} of {len(job.steps)} steps done" if unended and job.steps else "",
         "tokens": _tokens(job.usage),
         "cost": cost_in_words(job.cost, currency),
         "spending": [_spending_row(row, currency) for row in spending],
@@ -254,8 +254,8 @@ def job_view(
         "note": job.plan.note if job.plan else "",
         "approvals": [approval_row(call) for call in job.waiting_calls],
         "decisions": [_decision(call) for call in job.approvals if call.decided_at is not None],
-        "steps": [_step(step, why_waiting if unended else None) for step in job.subtasks],
-        "no_steps": "" if job.subtasks else _why_no_steps(job),
+        "steps": [_step(step, why_waiting if unended else None) for step in job.steps],
+        "no_steps": "" if job.steps else _why_no_steps(job),
     }
 
 
@@ -277,22 +277,22 @@ def _why_no_steps(job: Job) -> str:
     return "There is no plan: the job ended before it was planned."
 
 
-def _step(step: SubtaskRecord, why_waiting: Callable[[Sequence[str]], str] | None) -> JsonObject:
-    result = step.result
-    last = step.attempts[-1] if step.attempts else None
+def _step(record: StepRecord, why_waiting: Callable[[Sequence[str]], str] | None) -> JsonObject:
+    step, result = record.step, record.result
+    last = record.attempts[-1] if record.attempts else None
     # The last attempt's error is the step's own, and need not be told twice.
-    failed = [a for a in step.attempts if a.error and (a is not last or a.error != step.error)]
+    failed = [a for a in record.attempts if a.error and (a is not last or a.error != record.error)]
     return {
-        "id": step.task_id,
+        "id": record.task_id,
         "description": step.description,
-        "status": "running" if step.state is SubtaskState.LEASED else step.state.value,
-        "worker": f"on {step.worker_id}" if step.worker_id else "",
+        "status": "running" if record.state is StepState.LEASED else record.state.value,
+        "worker": f"on {record.worker_id}" if record.worker_id else "",
         "after": "after " + ", ".join(step.depends_on) if step.depends_on else "",
-        "waiting": f"waiting: {why_waiting(step.skills)}" if why_waiting and step.state is SubtaskState.READY else "",
+        "waiting": f"waiting: {why_waiting(step.skills)}" if why_waiting and record.state is StepState.READY else "",
         "took": _took(last.started_at, last.finished_at) if last else "",
         "tokens": _tokens(result.usage) if result else "",
         "skills": [{"id": name} for name in step.skills],
-        "error": step.error or "",
+        "error": record.error or "",
         "attempts": [
             {"id": str(a.number), "text": f"{a.worker_id}, attempt {a.number}:", "error": _after_name(a)}
             for a in failed
