@@ -68,7 +68,7 @@ def take_steps(store: JobStore, meter: Meter, repeats: int) -> dict[str, float]:
         with meter.step("submit"):
             job_id = store.submit(Submission("Do nothing", skills=())).job_id
         with meter.step("unfinished"):
-            store.unfinished(17)
+            store.queries.unfinished(17)
         with meter.step("lease"):
             lease = store.lease(job_id, STEP, "worker-1", 60.0)
         with meter.step("lease of"):
@@ -82,17 +82,17 @@ def take_steps(store: JobStore, meter: Meter, repeats: int) -> dict[str, float]:
         with meter.step("renew"):
             lease = store.renew(lease, 60.0)
         with meter.step("open steps"):
-            store.open_steps()
+            store.queries.open_steps()
         with meter.step("complete"):
             store.complete(lease, RESULT, finish_job=True)
         with meter.step("job"):
-            store.job(job_id)
+            store.queries.job(job_id)
         with meter.step("jobs"):
-            store.jobs(limit=50)
+            store.queries.jobs(limit=50)
         with meter.step("counts"):
-            store.counts()
+            store.queries.counts()
         with meter.step("events"):
-            store.events(limit=50)
+            store.queries.events(limit=50)
     return meter.medians()
 
 

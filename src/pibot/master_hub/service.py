@@ -235,7 +235,7 @@ class HubService:
                 self._await(self._dispatcher.wait(job_id, seconds))
             except (CancelledError, RuntimeError):
                 log.info("no longer waiting for job=%s: the hub is stopping", job_id)
-        return self._store.job(job_id)
+        return self._store.queries.job(job_id)
 
     def job(self, job_id: str) -> Job:
         """A job with its plan and subtasks.
@@ -243,7 +243,7 @@ class HubService:
         Raises:
             JobNotFound: there is none of that id.
         """
-        return self._store.job(job_id)
+        return self._store.queries.job(job_id)
 
     def export(self, job_id: str) -> JobRecord:
         """All that is stored of a job.
@@ -251,7 +251,7 @@ class HubService:
         Raises:
             JobNotFound: there is none of that id.
         """
-        return self._store.export(job_id)
+        return self._store.queries.export(job_id)
 
     def jobs(self, *, state: JobState | None = None, limit: int = 50, before: str | None = None) -> tuple[Job, ...]:
         """Jobs without their subtasks, the newest first.
@@ -259,12 +259,12 @@ class HubService:
         Raises:
             JobNotFound: there is none of the id ``before``.
         """
-        return self._store.jobs(state=state, limit=limit, before=before)
+        return self._store.queries.jobs(state=state, limit=limit, before=before)
 
     def running_jobs(self, limit: int) -> tuple[Job, ...]:
         """The newest jobs that workers are busy with, with their subtasks."""
-        jobs = self._store.jobs(state=JobState.RUNNING, limit=limit)
-        return tuple(self._store.job(job.job_id) for job in jobs)
+        jobs = self._store.queries.jobs(state=JobState.RUNNING, limit=limit)
+        return tuple(self._store.queries.job(job.job_id) for job in jobs)
 
     def cancel(self, job_id: str) -> Job:
         """End a job; one that has ended stays as it is.
@@ -285,7 +285,7 @@ class HubService:
             self._await(self._dispatcher.cancel(job_id))
         finally:
             self._cancels.release()
-        return self._store.job(job_id)
+        return self._store.queries.job(job_id)
 
     def approvals(self) -> tuple[Approval, ...]:
         """The calls that wait for the owner, the oldest first."""
@@ -306,11 +306,11 @@ class HubService:
 
     def counts(self) -> dict[JobState, int]:
         """How many jobs there are in each state."""
-        return self._store.counts()
+        return self._store.queries.counts()
 
     def open_steps(self) -> dict[StepState, int]:
         """How many subtasks of the jobs that have not ended are in each state."""
-        return self._store.open_steps()
+        return self._store.queries.open_steps()
 
     def used(self) -> Usage:
         """What the models were asked for since the hub was started."""
@@ -318,7 +318,7 @@ class HubService:
 
     def events(self, limit: int = 50) -> tuple[Event, ...]:
         """What happened last, the newest first."""
-        return self._store.events(limit=limit)
+        return self._store.queries.events(limit=limit)
 
     # --- the fleet ---
 

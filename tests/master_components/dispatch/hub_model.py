@@ -151,14 +151,14 @@ class Hub:
         began = self.fleet.monotonic.now
         told = await self.dispatcher.wait(job_id, seconds)
         if told and not self.is_stopping:
-            assert self.store.job(job_id).state in ENDED_JOBS, f"told of the end of {job_id}, which goes on"
+            assert self.store.queries.job(job_id).state in ENDED_JOBS, f"told of the end of {job_id}, which goes on"
         if not told:
             assert self.fleet.monotonic.now >= began + seconds - A_LITTLE
 
     async def _cancel(self, job_id: str) -> None:
         await self.dispatcher.cancel(job_id)
         if not self.is_stopping:
-            assert self.store.job(job_id).state in ENDED_JOBS, f"{job_id} was cancelled, and goes on"
+            assert self.store.queries.job(job_id).state in ENDED_JOBS, f"{job_id} was cancelled, and goes on"
 
     async def _keep_looking(self) -> None:
         while True:
@@ -195,7 +195,7 @@ class Hub:
 
     def check_at_rest(self, jobs: dict[str, Job]) -> None:
         """What holds where nothing happens any more before time goes by."""
-        held = self.store.leases()
+        held = self.store.queries.leases()
         holders = {lease.worker_id for lease in held}
         surely = {lease.worker_id for lease in held if not self.is_ending(jobs[lease.job_id])}
         reserved = {name for name, worker in self.pool._workers.items() if worker.reserved}
@@ -256,7 +256,7 @@ class Promises:
         """A worker starts a task: it holds its lease, and what the task needs has completed."""
         remote_id = str(body["task_id"])
         job_id, task_id, _, _ = remote_id.split(".")
-        job = self.hub.store.job(job_id)
+        job = self.hub.store.queries.job(job_id)
         steps = {step.task_id: step for step in job.steps}
         step = steps[task_id]
         problems = []
@@ -276,8 +276,8 @@ class Promises:
 
     def check(self) -> dict[str, Job]:
         """Nothing accepted is lost, what has ended stays, and every end is a true one; the jobs as they are."""
-        now = {job_id: self.hub.store.job(job_id) for job_id in self.sent}
-        leases = self.hub.store.leases()
+        now = {job_id: self.hub.store.queries.job(job_id) for job_id in self.sent}
+        leases = self.hub.store.queries.leases()
         holders = [lease.worker_id for lease in leases if not self.hub.is_ending(now[lease.job_id])]
         assert len(holders) == len(set(holders)), f"a worker has two leases: {holders}"
         for job_id, job in now.items():

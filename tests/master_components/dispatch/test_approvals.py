@@ -55,15 +55,15 @@ class Case:
 
     @property
     def states(self) -> list[str]:
-        return [a.state.value for a in self.store.job(self.job_id).approvals]
+        return [a.state.value for a in self.store.queries.job(self.job_id).approvals]
 
     @property
     def only(self) -> str:
-        (approval,) = self.store.job(self.job_id).approvals
+        (approval,) = self.store.queries.job(self.job_id).approvals
         return approval.approval_id
 
     def kinds(self) -> list[str]:
-        return [event.kind for event in self.store.events()]
+        return [event.kind for event in self.store.queries.events()]
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ async def test_a_call_that_waits_is_kept_once_and_shown_with_its_job(case: Case)
     (approval,) = case.store.approvals.waiting()
     assert (approval.job_id, approval.worker_id, approval.tool) == (case.job_id, "worker-1", "shell_exec")
     assert (approval.arguments, approval.asked_at) == ({"command": "ls"}, 100.0)
-    assert case.store.job(case.job_id).to_json()["waiting_for_approval"] is True
+    assert case.store.queries.job(case.job_id).to_json()["waiting_for_approval"] is True
     assert case.kinds().count("approval_asked") == 1
 
 

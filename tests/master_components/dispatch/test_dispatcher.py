@@ -188,7 +188,7 @@ async def ended(dispatcher: Dispatcher, store: JobStore, submission: Submission)
     job_id = store.submit(submission).job_id
     dispatcher.notify(job_id)
     assert await dispatcher.wait(job_id, 20)
-    return store.job(job_id)
+    return store.queries.job(job_id)
 
 
 async def begun(pool: FakePool, count: int = 1) -> None:
@@ -381,7 +381,7 @@ async def test_cancelling_a_job_reaches_its_workers_and_its_waiting_steps(tmp_pa
         dispatcher.notify(job_id)
         await begun(pool)
         await dispatcher.cancel(job_id)
-        job = store.job(job_id)
+        job = store.queries.job(job_id)
         assert (job.state, job.error) == (JobState.CANCELLED, "the job was cancelled")
         assert {s.state for s in job.steps} == {StepState.CANCELLED}
         assert pool.cancelled == [("worker-1", pool.asked[0][1].task_id)]
@@ -412,7 +412,7 @@ async def test_cancelling_twice_waits_twice_until_the_workers_have_let_go(tmp_pa
         assert not any(call.done() for call in calls)
         may_end.set()
         await asyncio.gather(*calls)
-        assert (store.job(job_id).state, len(pool.cancelled)) == (JobState.CANCELLED, 1)
+        assert (store.queries.job(job_id).state, len(pool.cancelled)) == (JobState.CANCELLED, 1)
 
 
 async def test_cancelling_a_job_that_was_begun_just_now_ends_it(
@@ -429,7 +429,7 @@ async def test_cancelling_a_job_that_was_begun_just_now_ends_it(
 
         monkeypatch.setattr(dispatcher._on_disk, "once", write_and_begin)
         await dispatcher.cancel(job_id)
-        assert store.job(job_id).state is JobState.CANCELLED
+        assert store.queries.job(job_id).state is JobState.CANCELLED
         assert dispatcher._running == {}
 
 
@@ -443,7 +443,7 @@ async def test_cancelling_a_job_that_waits_for_its_turn_ends_it_and_tells_who_wa
         waiting = asyncio.ensure_future(dispatcher.wait(second, 20))
         await dispatcher.cancel(second)
         assert await waiting
-        assert store.job(second).state is JobState.CANCELLED
+        assert store.queries.job(second).state is JobState.CANCELLED
         with pytest.raises(JobNotFound):
             await dispatcher.cancel("nope")
 
@@ -486,7 +486,7 @@ async def test_a_wall_clock_that_jumps_ends_no_job(tmp_path: Path) -> None:
         may_end.set()
         for job_id in ids:
             assert await dispatcher.wait(job_id, 20)
-        assert [store.job(job_id).state for job_id in ids] == [JobState.COMPLETED] * 2
+        assert [store.queries.job(job_id).state for job_id in ids] == [JobState.COMPLETED] * 2
 
 
 async def test_a_jobs_time_is_the_time_that_hubs_ran_since_it_was_taken(tmp_path: Path) -> None:
@@ -498,9 +498,9 @@ async def test_a_jobs_time_is_the_time_that_hubs_ran_since_it_was_taken(tmp_path
     store.close()
     monotonic.now = 3.0  # the machine was started again, after however long a time
     async with dispatching(tmp_path, pool, monotonic=monotonic) as (dispatcher, store):
-        assert store.time_left(store.job(second)) == pytest.approx(0.1)
+        assert store.queries.time_left(store.queries.job(second)) == pytest.approx(0.1)
         assert await dispatcher.wait(first, 20)
-        assert store.job(first).error == "the job's 60 seconds were up"
+        assert store.queries.job(first).error == "the job's 60 seconds were up"
 
 
 # --- a full disk ---
@@ -533,7 +533,7 @@ class FullDisk:
             await asyncio.Event().wait()
         assert self.store is not None
         self.seconds.append(seconds)
-        self.states += [job.state for job in self.store.jobs()]
+        self.states += [job.state for job in self.store.queries.jobs()]
         self.told_early = self.told_early or self.told()
         await asyncio.sleep(0)
         if len(self.seconds) == 3:
@@ -572,7 +572,7 @@ async def test_an_end_that_the_full_disk_does_not_take_is_written_when_there_is_
         assert "free some space" in (store.trouble or "")
         may_end.set()
         assert await waiting
-        job = store.job(job_id)
+        job = store.queries.job(job_id)
         assert (job.state, job.error) == expected
         assert (disk.seconds, disk.told_early) == ([1.0, 2.0, 4.0], False)
         assert set(disk.states) == {JobState.RUNNING}
@@ -599,7 +599,7 @@ async def test_cancelling_while_the_disk_is_full_is_refused_and_the_job_goes_on(
         disk.limit(1_000_000)
         may_end.set()
         assert await dispatcher.wait(job_id, 20)
-        assert store.job(job_id).state is JobState.COMPLETED
+        assert store.queries.job(job_id).state is JobState.COMPLETED
 
 
 async def test_a_cancel_that_comes_while_an_end_waits_for_room_does_not_lose_the_end(tmp_path: Path) -> None:
@@ -619,7 +619,7 @@ async def test_a_cancel_that_comes_while_an_end_waits_for_room_does_not_lose_the
         waiting = asyncio.ensure_future(dispatcher.wait(job_id, 20))
         await dispatcher.cancel(job_id)
         assert await waiting
-        job = store.job(job_id)
+        job = store.queries.job(job_id)
         assert (job.state, job.error) == (JobState.FAILED, "the job could not be planned: down")
 
 
@@ -653,7 +653,7 @@ async def test_a_result_that_came_in_time_is_recorded_though_the_disk_has_room_o
         job_id = store.submit(Submission("x", skills, timeout=0.05)).job_id
         dispatcher.notify(job_id)
         assert await dispatcher.wait(job_id, 20)
-        job = store.job(job_id)
+        job = store.queries.job(job_id)
         assert (job.state, job.answer, job.error) == expected
         assert job.steps[0].state is StepState.COMPLETED
 
@@ -672,7 +672,7 @@ async def test_a_hub_that_stops_while_the_disk_is_full_leaves_its_jobs_for_the_n
         await sleeping.wait()
     async with dispatching(tmp_path, FakePool(ok)) as (dispatcher, store):
         assert await dispatcher.wait(job_id, 20)
-        assert store.job(job_id).state is JobState.COMPLETED
+        assert store.queries.job(job_id).state is JobState.COMPLETED
 
 
 # --- cancels and deadlines of what waits ---
@@ -687,7 +687,7 @@ async def test_cancelling_reaches_a_job_that_waits_for_a_worker(tmp_path: Path) 
         await begun(pool)
         await until(lambda: len(pool.ranks) >= 2)
         await dispatcher.cancel(second)
-        assert store.job(second).state is JobState.CANCELLED
+        assert store.queries.job(second).state is JobState.CANCELLED
         assert (pool.cancelled, pool._line) == ([], [])
 
 
@@ -710,7 +710,7 @@ async def test_the_time_of_a_job_holds_while_it_waits_for_its_turn(tmp_path: Pat
         job_id = store.submit(Submission("waits in the store", (), timeout=0.05)).job_id
         dispatcher.notify(job_id, 0, 0.05)
         assert await dispatcher.wait(job_id, 20)
-        assert store.job(job_id).error == "the job's 0.05 seconds were up"
+        assert store.queries.job(job_id).error == "the job's 0.05 seconds were up"
         assert len(pool.ranks) == 2
 
 
@@ -733,7 +733,7 @@ async def test_the_time_of_a_job_that_waits_for_its_turn_holds_after_a_restart_t
     pool = FakePool(hang, workers=1)
     async with dispatching(tmp_path, pool, jobs_at_once=1) as (dispatcher, store):
         assert await dispatcher.wait(job_id, 5)
-        assert store.job(job_id).error == "the job's 0.05 seconds were up"
+        assert store.queries.job(job_id).error == "the job's 0.05 seconds were up"
 
 
 async def test_jobs_that_wait_are_found_though_the_store_could_not_be_read_for_a_moment(
@@ -753,7 +753,7 @@ async def test_jobs_that_wait_are_found_though_the_store_could_not_be_read_for_a
             dispatcher.notify(job_id)
         await begun(pool)
         await until(lambda: not dispatcher._looking)
-        unfinished, failures = store.unfinished, [StoreError("can't be read: disk I/O error")]
+        unfinished, failures = store.queries.unfinished, [StoreError("can't be read: disk I/O error")]
 
         def unreadable(limit: int) -> tuple[str, ...]:
             if failures:
@@ -775,7 +775,7 @@ async def test_cancelling_reaches_a_lease_from_before_a_restart(tmp_path: Path) 
     async with dispatching(tmp_path, after) as (dispatcher, store):
         await begun(after)
         await dispatcher.cancel(job_id)
-        assert store.job(job_id).state is JobState.CANCELLED
+        assert store.queries.job(job_id).state is JobState.CANCELLED
         assert after.cancelled == [("worker-1", before.asked[0][1].task_id)]
         assert sorted(after.free) == ["worker-1", "worker-2", "worker-3"]
 
@@ -850,7 +850,7 @@ async def test_a_restart_takes_up_the_job_where_it_was_and_asks_its_worker_first
     after, planner = FakePool(ok), FakePlanner(AssertionError("it is planned already"))
     async with dispatching(tmp_path, after, planner) as (dispatcher, store):
         assert await dispatcher.wait(job_id, 20)
-        job = store.job(job_id)
+        job = store.queries.job(job_id)
         assert job.state is JobState.COMPLETED
         # The same task, to the same worker, under the same id: it is not run twice there.
         assert after.asked == [before.asked[1]]
@@ -873,7 +873,7 @@ async def test_a_worker_that_left_the_fleet_while_the_hub_was_down_has_had_its_a
     after.free.remove("worker-1")
     async with dispatching(tmp_path, after) as (dispatcher, store):
         assert await dispatcher.wait(job_id, 20)
-        first, second = store.job(job_id).steps[0].attempts
+        first, second = store.queries.job(job_id).steps[0].attempts
         assert (first.worker_id, second.worker_id) == ("worker-1", "worker-2")
         assert "none of this master's workers" in (first.error or "")
 
@@ -887,7 +887,7 @@ async def test_a_worker_that_is_busy_with_something_else_after_a_restart_has_had
     after = FakePool(lambda w, r: WorkerBusy("another's") if w == "worker-1" else ok(w, r))
     async with dispatching(tmp_path, after) as (dispatcher, store):
         assert await dispatcher.wait(job_id, 20)
-        first, second = store.job(job_id).steps[0].attempts
+        first, second = store.queries.job(job_id).steps[0].attempts
         assert (first.number, first.worker_id, second.number, second.worker_id) == (1, "worker-1", 2, "worker-2")
         assert "lost while the hub was down, and it is busy" in (first.error or "")
 
@@ -904,7 +904,7 @@ async def test_a_restart_gives_a_lost_workers_task_to_another(tmp_path: Path) ->
 
     async with dispatching(tmp_path, FakePool(gone)) as (dispatcher, store):
         assert await dispatcher.wait(job_id, 20)
-        assert [a.worker_id for a in store.job(job_id).steps[0].attempts] == ["worker-1", "worker-2"]
+        assert [a.worker_id for a in store.queries.job(job_id).steps[0].attempts] == ["worker-1", "worker-2"]
 
 
 async def test_a_job_cancelled_while_the_hub_was_down_is_not_run(tmp_path: Path) -> None:
@@ -915,7 +915,7 @@ async def test_a_job_cancelled_while_the_hub_was_down_is_not_run(tmp_path: Path)
     pool = FakePool(ok)
     async with dispatching(tmp_path, pool) as (dispatcher, store):
         assert await dispatcher.wait(job_id, 20)
-        assert (store.job(job_id).state, pool.asked) == (JobState.CANCELLED, [])
+        assert (store.queries.job(job_id).state, pool.asked) == (JobState.CANCELLED, [])
 
 
 async def test_a_job_cancelled_just_before_a_restart_is_cancelled_on_its_worker_after_it(tmp_path: Path) -> None:
@@ -931,7 +931,7 @@ async def test_a_job_cancelled_just_before_a_restart_is_cancelled_on_its_worker_
     async with dispatching(tmp_path, after) as (dispatcher, store):
         assert await dispatcher.wait(job_id, 20)
         assert after.cancelled == [("worker-1", before.asked[0][1].task_id)]
-        assert (store.job(job_id).state, after.asked) == (JobState.CANCELLED, [])
+        assert (store.queries.job(job_id).state, after.asked) == (JobState.CANCELLED, [])
         await until(lambda: len(after.free) == 3)  # its end is told a moment before
 
 
@@ -945,7 +945,7 @@ async def test_a_job_whose_time_is_up_when_the_hub_is_back_is_cancelled_on_its_w
     after = FakePool(hang)
     async with dispatching(tmp_path, after, monotonic=monotonic) as (dispatcher, store):
         assert await dispatcher.wait(job_id, 20)
-        assert store.job(job_id).error == "the job's 30 seconds were up"
+        assert store.queries.job(job_id).error == "the job's 30 seconds were up"
         assert after.cancelled == [("worker-1", before.asked[0][1].task_id)]
         await until(lambda: len(after.free) == 3)  # its end is told a moment before
 
@@ -958,7 +958,7 @@ async def test_a_new_job_gets_no_worker_that_has_a_task_from_before_a_restart(tm
     after = FakePool(hang, workers=1)
     store = JobStore(tmp_path / "jobs.db")
     runner = StepRunner(store, StoreThread(), after, Timing())
-    runner.resume(store.leases())
+    runner.resume(store.queries.leases())
     assert after.free == []
     store.close()
 
@@ -990,7 +990,7 @@ async def test_jobs_that_only_wait_for_a_worker_do_not_hold_back_a_more_urgent_o
         may_end.set()
         for job_id in (*ids, urgent):
             assert await dispatcher.wait(job_id, 20)
-            assert store.job(job_id).state is JobState.COMPLETED
+            assert store.queries.job(job_id).state is JobState.COMPLETED
         assert describe(pool) == ["job 0", "urgent", "job 1", "job 2", "job 3", "job 4"]
 
 
@@ -1017,7 +1017,7 @@ async def test_a_job_that_was_put_back_can_be_cancelled_and_its_waiter_is_told_o
         assert not waiting.done()
         await dispatcher.cancel(second)
         assert await waiting
-        assert store.job(second).state is JobState.CANCELLED
+        assert store.queries.job(second).state is JobState.CANCELLED
 
 
 # --- signs of life ---
@@ -1060,8 +1060,8 @@ async def test_a_silent_worker_loses_its_lease_and_what_it_brings_later_is_evide
         pool.late[late] = TaskResult(late, "worker-1", TaskState.COMPLETED, "too late")
         pool.silent["worker-1"] = 0.0
         back.set()
-        await until(lambda: "late_result" in [happened.kind for happened in store.events()])
-        after = store.job(job.job_id)
+        await until(lambda: "late_result" in [happened.kind for happened in store.queries.events()])
+        after = store.queries.job(job.job_id)
         first = after.steps[0].attempts[0]
         assert first.late_result is not None
         assert first.late_result.output == "too late"
@@ -1139,7 +1139,9 @@ async def test_a_step_that_no_worker_may_take_in_time_fails_and_says_why(tmp_pat
         await until(lambda: len(pool.ranks) > 3)  # behind others' tasks it waits on
         pool.hopeless = True
         assert await dispatcher.wait(job_id, 20)
-        assert "no worker could take it within 0.01 seconds: every worker is busy" in (store.job(job_id).error or "")
+        assert "no worker could take it within 0.01 seconds: every worker is busy" in (
+            store.queries.job(job_id).error or ""
+        )
 
 
 async def test_a_moment_without_hope_fails_no_step(tmp_path: Path) -> None:
@@ -1164,7 +1166,7 @@ async def test_a_moment_without_hope_fails_no_step(tmp_path: Path) -> None:
             dispatcher.notify(job_id)
         for job_id in ids:
             assert await dispatcher.wait(job_id, 20)
-        assert [store.job(job_id).state for job_id in ids] == [JobState.COMPLETED] * 2
+        assert [store.queries.job(job_id).state for job_id in ids] == [JobState.COMPLETED] * 2
 
 
 async def test_after_a_restart_each_worker_with_a_task_is_kept_for_it(tmp_path: Path) -> None:
@@ -1191,7 +1193,7 @@ async def test_after_a_restart_each_worker_with_a_task_is_kept_for_it(tmp_path: 
         assert await dispatcher.wait(waiting, 20)
         assert sorted(after.free) == ["worker-1", "worker-2"]
         assert sorted(after.released[:2]) == ["worker-1", "worker-2"]
-        assert {len(store.job(job_id).steps[0].attempts) for job_id in ids} == {1}
+        assert {len(store.queries.job(job_id).steps[0].attempts) for job_id in ids} == {1}
 
 
 async def test_a_worker_that_can_not_be_told_of_a_cancel_is_told_when_it_is_back(tmp_path: Path) -> None:
@@ -1209,7 +1211,7 @@ async def test_a_worker_that_can_not_be_told_of_a_cancel_is_told_when_it_is_back
         dispatcher.notify(job_id)
         await begun(pool)
         await dispatcher.cancel(job_id)
-        assert store.job(job_id).state is JobState.CANCELLED
+        assert store.queries.job(job_id).state is JobState.CANCELLED
         await told.wait()
         assert len(set(pool.cancelled)) == 1
 

@@ -262,10 +262,10 @@ class HubMachine(RuleBasedStateMachine):
             if all(job.state in ENDED_JOBS for job in self.promises.before.values()):
                 break
         else:
-            raise AssertionError(f"these jobs do not end: {self.hub.store.unfinished()}")
+            raise AssertionError(f"these jobs do not end: {self.hub.store.queries.unfinished()}")
         self.hub.loop.pass_time(1500.0)
         self.promises_are_kept()
-        assert self.hub.store.leases() == ()
+        assert self.hub.store.queries.leases() == ()
         assert not any(worker.reserved for worker in self.hub.pool._workers.values())
         assert (self.hub.dispatcher._running, self.hub.dispatcher._overdue, self.hub.dispatcher._waiters) == (
             {},

@@ -58,7 +58,7 @@ def test_a_call_without_a_price_takes_nothing_from_the_cost_of_others(store: Job
     job_id = store.submit(Submission("x")).job_id
     for cost in (None, 0.5, None, 0.25):
         store.spend([spent(cost=cost, job_id=job_id)])
-    assert store.job(job_id).cost == 0.75
+    assert store.queries.job(job_id).cost == 0.75
     assert store.accounts.of_job(job_id)[0].cost == 0.75
 
 

@@ -37,7 +37,7 @@ def fill(path: Path, number: int, **more: Any) -> list[str]:
 
 def jobs_in(path: Path) -> set[str]:
     with closing(JobStore(path)) as store:
-        return {job.job_id for job in store.jobs(limit=10_000)}
+        return {job.job_id for job in store.queries.jobs(limit=10_000)}
 
 
 def damage(path: Path) -> None:
@@ -135,15 +135,15 @@ def test_a_file_of_version_1_is_brought_to_this_one_and_loses_nothing(path: Path
     make_version_1(path)
     clock = Clock()
     with closing(JobStore(path, clock=clock, monotonic=clock)) as store:
-        assert [(j.job_id, j.state) for j in store.jobs()] == [
+        assert [(j.job_id, j.state) for j in store.queries.jobs()] == [
             ("open", JobState.RUNNING),
             ("ended", JobState.COMPLETED),
         ]
-        (step,) = store.job("open").steps
+        (step,) = store.queries.job("open").steps
         assert step.lease is not None
         assert (step.state, step.lease.token, len(step.attempts)) == (StepState.LEASED, "abc", 1)
-        assert {e.job_id for e in store.events()} == {"ended", "open", None}
-        assert store.time_left(store.job("open")) == 60.0  # it has been counted since now
+        assert {e.job_id for e in store.queries.events()} == {"ended", "open", None}
+        assert store.queries.time_left(store.queries.job("open")) == 60.0  # it has been counted since now
         clock.now += 100
         assert store.prune(keep_seconds=50, keep_jobs=10) == 1
 

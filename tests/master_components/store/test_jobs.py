@@ -53,7 +53,7 @@ def result(state: TaskState = TaskState.COMPLETED, output: str = "done", **more:
 
 
 def states(store: JobStore, job_id: str) -> dict[str, StepState]:
-    return {step.task_id: step.state for step in store.job(job_id).steps}
+    return {step.task_id: step.state for step in store.queries.job(job_id).steps}
 
 
 def run(store: JobStore, job_id: str, task_id: str, state: TaskState = TaskState.COMPLETED) -> None:
@@ -67,7 +67,7 @@ def test_a_job_is_on_disk_when_it_was_taken(store: JobStore, tmp_path: Path) -> 
     job = store.submit(Submission("list files", timeout=60.0, priority=3))
     store.close()
     other = JobStore(tmp_path / "jobs.db")
-    assert other.job(job.job_id) == job
+    assert other.queries.job(job.job_id) == job
     assert (job.state, job.priority, job.timeout, job.steps) == (JobState.QUEUED, 3, 60.0, ())
     other.close()
 
@@ -95,7 +95,7 @@ def test_a_job_with_skills_has_its_plan_of_one_step_at_once(store: JobStore) -> 
 def test_the_same_submission_again_is_the_same_job(store: JobStore) -> None:
     first = store.submit(Submission("x", ("a",), job_id="mine"))
     assert store.submit(Submission("x", ("a",), job_id="mine")) == first
-    assert len(store.jobs()) == 1
+    assert len(store.queries.jobs()) == 1
     for other in (Submission("y", ("a",), job_id="mine"), Submission("x", job_id="mine")):
         with pytest.raises(TaskConflict, match="mine"):
             store.submit(other)
@@ -129,7 +129,7 @@ def test_past_the_bound_no_job_is_taken_and_what_was_taken_is_answered_as_before
     assert store.submit(Submission("x", job_id="first")) == first
     with pytest.raises(TaskConflict):
         store.submit(Submission("other", job_id="first"))
-    assert len(store.jobs()) == 2
+    assert len(store.queries.jobs()) == 2
     store.finish(second.job_id, JobState.CANCELLED)
     store.submit(Submission("z"))
     store.close()
@@ -146,8 +146,8 @@ def test_skills_left_out_and_skills_none_given_are_different_wishes() -> None:
 def test_a_stored_plan_readies_the_steps_that_need_nothing(store: JobStore) -> None:
     job_id = planned(store, a=(), b=(), c=("a", "b"))
     assert states(store, job_id) == {"a": StepState.READY, "b": StepState.READY, "c": StepState.WAITING}
-    assert store.job(job_id).state is JobState.RUNNING
-    assert store.job(job_id).usage == Usage(5, 5, 1)
+    assert store.queries.job(job_id).state is JobState.RUNNING
+    assert store.queries.job(job_id).usage == Usage(5, 5, 1)
 
 
 def test_a_plan_is_stored_once(store: JobStore) -> None:
@@ -174,7 +174,7 @@ def test_what_needs_a_failed_step_is_skipped_and_the_rest_goes_on(store: JobStor
         "c": StepState.SKIPPED,
         "d": StepState.READY,
     }
-    assert store.job(job_id).steps[1].error == "it needs 'a', which did not complete"
+    assert store.queries.job(job_id).steps[1].error == "it needs 'a', which did not complete"
 
 
 # --- leases ---
@@ -186,7 +186,7 @@ def test_a_lease_names_worker_token_expiry_and_attempt(store: JobStore, clock: C
     assert (lease.worker_id, lease.attempt, lease.expires_at) == ("worker-2", 1, clock.now + 60)
     assert len(lease.token) == 24
     assert lease.remote_id == f"{job_id}.a.1.{lease.token[:6]}"
-    assert store.job(job_id).steps[0].lease == lease
+    assert store.queries.job(job_id).steps[0].lease == lease
 
 
 def test_a_name_used_again_after_pruning_is_another_task_to_its_worker(store: JobStore, clock: Clock) -> None:
@@ -219,7 +219,7 @@ def test_a_renewed_lease_lasts_from_now(store: JobStore, clock: Clock) -> None:
     lease = store.lease(job_id, "a", "worker-1", 60)
     clock.now += 50
     assert store.renew(lease, 60).expires_at == clock.now + 60
-    assert store.job(job_id).steps[0].lease == store.renew(lease, 60)
+    assert store.queries.job(job_id).steps[0].lease == store.renew(lease, 60)
 
 
 def test_a_result_is_recorded_once_and_adds_its_usage(store: JobStore) -> None:
@@ -228,7 +228,7 @@ def test_a_result_is_recorded_once_and_adds_its_usage(store: JobStore) -> None:
     store.complete(lease, result(usage=Usage(10, 20, 2)))
     with pytest.raises(LeaseLost):
         store.complete(lease, result(output="another"))
-    job = store.job(job_id)
+    job = store.queries.job(job_id)
     assert job.steps[0].result is not None
     assert job.steps[0].result.output == "done"
     assert job.usage == Usage(15, 25, 3)
@@ -243,14 +243,14 @@ def test_a_late_result_changes_nothing_and_is_kept_as_evidence(store: JobStore, 
         store.complete(lost, result(output="too late"))
     assert states(store, job_id)["a"] is StepState.LEASED
     store.complete(current, result(output="in time"))
-    step = store.job(job_id).steps[0]
+    step = store.queries.job(job_id).steps[0]
     assert step.result is not None
     assert step.result.output == "in time"
     with sqlite3.connect(tmp_path / "jobs.db") as db:
         (kept,) = db.execute("SELECT late_result FROM attempt WHERE number = 1").fetchone()
     db.close()
     assert "too late" in kept
-    assert "late_result" in [e.kind for e in store.events()]
+    assert "late_result" in [e.kind for e in store.queries.events()]
 
 
 @pytest.mark.parametrize(
@@ -266,10 +266,10 @@ def test_who_does_not_know_the_token_changes_nothing(
 ) -> None:
     job_id = planned(store, a=())
     lease = store.lease(job_id, "a", "worker-1", 60)
-    before = store.job(job_id).steps
+    before = store.queries.job(job_id).steps
     with pytest.raises(LeaseLost):
         change(store, Lease(job_id, "a", "worker-1", "0" * 24, 1, lease.expires_at))
-    assert store.job(job_id).steps == before
+    assert store.queries.job(job_id).steps == before
 
 
 def test_a_failed_attempt_readies_the_step_again_and_keeps_the_error(store: JobStore, clock: Clock) -> None:
@@ -277,7 +277,7 @@ def test_a_failed_attempt_readies_the_step_again_and_keeps_the_error(store: JobS
     store.fail_attempt(store.lease(job_id, "a", "worker-1", 60), "no answer", final=False)
     assert states(store, job_id)["a"] is StepState.READY
     store.fail_attempt(store.lease(job_id, "a", "worker-2", 60), "reset", final=True)
-    step = store.job(job_id).steps[0]
+    step = store.queries.job(job_id).steps[0]
     assert (step.state, step.error) == (StepState.FAILED, "reset")
     assert [(a.number, a.worker_id, a.error, a.finished_at) for a in step.attempts] == [
         (1, "worker-1", "no answer", clock.now),
@@ -288,7 +288,7 @@ def test_a_failed_attempt_readies_the_step_again_and_keeps_the_error(store: JobS
 def test_a_busy_worker_is_no_attempt(store: JobStore) -> None:
     job_id = planned(store, a=())
     store.fail_attempt(store.lease(job_id, "a", "worker-1", 60), "busy", final=False, count=False)
-    assert store.job(job_id).steps[0].attempts == ()
+    assert store.queries.job(job_id).steps[0].attempts == ()
     assert store.lease(job_id, "a", "worker-2", 60).attempt == 1
 
 
@@ -299,8 +299,8 @@ def test_a_busy_workers_late_result_is_not_the_next_ones(store: JobStore) -> Non
     store.lease(job_id, "a", "worker-2", 60)  # the number of the attempt is the same
     with pytest.raises(LeaseLost):
         store.complete(busy, result())
-    assert [a.late_result for a in store.job(job_id).steps[0].attempts] == [None]
-    assert [e.worker_id for e in store.events() if e.kind == "subtask_started"] == ["worker-2"]
+    assert [a.late_result for a in store.queries.job(job_id).steps[0].attempts] == [None]
+    assert [e.worker_id for e in store.queries.events() if e.kind == "subtask_started"] == ["worker-2"]
 
 
 def test_there_is_never_a_fourth_attempt(store: JobStore) -> None:
@@ -316,7 +316,7 @@ def test_the_only_steps_result_can_end_its_job_in_the_same_commit(store: JobStor
     job_id = store.submit(Submission("x", ())).job_id
     lease = store.lease(job_id, "step-1", "worker-1", 60)
     store.complete(lease, result(output="the answer"), finish_job=True)
-    job = store.job(job_id)
+    job = store.queries.job(job_id)
     assert (job.state, job.answer, job.error) == (JobState.COMPLETED, "the answer", None)
 
 
@@ -332,7 +332,7 @@ def test_a_step_that_no_worker_can_be_had_for_fails_with_its_reason(store: JobSt
 def test_an_ended_job_stays_as_it_is(store: JobStore, clock: Clock) -> None:
     job_id = planned(store, a=())
     store.finish(job_id, JobState.COMPLETED, answer="42", usage=Usage(1, 1, 1))
-    job = store.job(job_id)
+    job = store.queries.job(job_id)
     assert (job.state, job.answer, job.finished_at, job.usage) == (
         JobState.COMPLETED,
         "42",
@@ -368,25 +368,25 @@ def test_asking_to_cancel_ends_what_no_worker_has(store: JobStore) -> None:
 def test_unfinished_jobs_come_by_priority_then_age(store: JobStore) -> None:
     ids = [store.submit(Submission(f"job {n}", priority=p)).job_id for n, p in enumerate((0, 5, 0, -5))]
     store.finish(ids[2], JobState.CANCELLED)
-    assert store.unfinished() == (ids[1], ids[0], ids[3])
-    assert store.unfinished(1) == (ids[1],)
+    assert store.queries.unfinished() == (ids[1], ids[0], ids[3])
+    assert store.queries.unfinished(1) == (ids[1],)
 
 
 def test_listings_are_paged_newest_first_and_by_state(store: JobStore) -> None:
     ids = [store.submit(Submission(f"job {n}")).job_id for n in range(5)]
     store.finish(ids[1], JobState.FAILED)
-    assert [j.job_id for j in store.jobs(limit=2)] == [ids[4], ids[3]]
-    assert [j.job_id for j in store.jobs(limit=9, before=ids[3])] == [ids[2], ids[1], ids[0]]
-    assert [j.job_id for j in store.jobs(state=JobState.FAILED)] == [ids[1]]
+    assert [j.job_id for j in store.queries.jobs(limit=2)] == [ids[4], ids[3]]
+    assert [j.job_id for j in store.queries.jobs(limit=9, before=ids[3])] == [ids[2], ids[1], ids[0]]
+    assert [j.job_id for j in store.queries.jobs(state=JobState.FAILED)] == [ids[1]]
     with pytest.raises(JobNotFound):
-        store.jobs(before="nope")
+        store.queries.jobs(before="nope")
 
 
 def test_jobs_are_counted_by_state_through_all_their_ways(store: JobStore) -> None:
     ids = [planned(store, a=()) for _ in range(3)]
     store.finish(ids[0], JobState.COMPLETED)
     store.submit(Submission("x"))
-    counts = {state: number for state, number in store.counts().items() if number}
+    counts = {state: number for state, number in store.queries.counts().items() if number}
     assert counts == {JobState.RUNNING: 2, JobState.COMPLETED: 1, JobState.QUEUED: 1}
 
 
@@ -398,11 +398,11 @@ def test_old_jobs_are_pruned_by_age_and_number_and_running_ones_stay(store: JobS
     recent = planned(store, a=())
     store.finish(recent, JobState.FAILED)
     assert store.prune(keep_seconds=500, keep_jobs=100) == 1
-    assert {j.job_id for j in store.jobs()} == {running, recent}
+    assert {j.job_id for j in store.queries.jobs()} == {running, recent}
     assert store.prune(keep_seconds=5000, keep_jobs=0) == 1
-    assert {j.job_id for j in store.jobs()} == {running}
-    assert store.counts()[JobState.RUNNING] == 1
-    assert sum(store.counts().values()) == 1
+    assert {j.job_id for j in store.queries.jobs()} == {running}
+    assert store.queries.counts()[JobState.RUNNING] == 1
+    assert sum(store.queries.counts().values()) == 1
 
 
 def test_the_oldest_ends_beyond_the_number_go_first_and_no_more_at_once_than_asked(
@@ -414,7 +414,7 @@ def test_the_oldest_ends_beyond_the_number_go_first_and_no_more_at_once_than_ask
         store.finish(job_id, JobState.COMPLETED)
     pruned = [store.prune(keep_seconds=1e9, keep_jobs=2, limit=2) for _ in range(3)]
     assert pruned == [2, 1, 0]
-    assert [j.job_id for j in reversed(store.jobs())] == ids[:3]
+    assert [j.job_id for j in reversed(store.queries.jobs())] == ids[:3]
 
 
 def test_a_pruned_jobs_subtasks_attempts_and_events_go_with_it(store: JobStore) -> None:
@@ -423,7 +423,7 @@ def test_a_pruned_jobs_subtasks_attempts_and_events_go_with_it(store: JobStore) 
     store.finish(pruned, JobState.COMPLETED)
     store.note("worker_online", worker_id="worker-1")
     store.prune(keep_seconds=1e9, keep_jobs=0)
-    assert {e.job_id for e in store.events()} == {kept, None}
+    assert {e.job_id for e in store.queries.events()} == {kept, None}
     for table in ("job", "subtask", "attempt", "event"):
         found = store._file.connection.execute(f"SELECT count(*) FROM {table} WHERE job_id = ?", (pruned,))
         assert found.fetchone()[0] == 0, table
@@ -440,18 +440,18 @@ def steps_of_a_job(store: JobStore) -> int:
 
     store._file.connection.set_progress_handler(count, 1)
     job_id = store.submit(Submission("x", (), timeout=60.0)).job_id
-    store.unfinished(17)
+    store.queries.unfinished(17)
     lease = store.renew(store.lease(job_id, "step-1", "worker-1", 60), 60)
     store.fail_attempt(lease, "no answer", final=False)
     store.complete(store.lease(job_id, "step-1", "worker-1", 60), result())
     store.request_cancel(job_id)
     store.finish(job_id, JobState.COMPLETED)
-    store.export(job_id)
-    store.jobs(limit=20)
-    store.jobs(state=JobState.RUNNING, limit=20)
-    store.events(20)
+    store.queries.export(job_id)
+    store.queries.jobs(limit=20)
+    store.queries.jobs(state=JobState.RUNNING, limit=20)
+    store.queries.events(20)
     store.keep_time()
-    assert store.prune(keep_seconds=1e9, keep_jobs=sum(store.counts().values()) - 1, limit=20) == 1
+    assert store.prune(keep_seconds=1e9, keep_jobs=sum(store.queries.counts().values()) - 1, limit=20) == 1
     assert store.prune(keep_seconds=-1.0, keep_jobs=10**9, limit=1) == 1
     store._file.connection.set_progress_handler(None, 1)
     return steps
@@ -482,12 +482,12 @@ def test_recent_activity_tells_the_story_and_is_bounded(store: JobStore, monkeyp
     run(store, job_id, "a")
     store.finish(job_id, JobState.COMPLETED)
     story = ["job_accepted", "job_planned", "subtask_started", "subtask_completed", "job_completed"]
-    assert [e.kind for e in reversed(store.events())] == story
-    assert [e.kind for e in store.events(after=store.events()[1].seq)] == ["job_completed"]
+    assert [e.kind for e in reversed(store.queries.events())] == story
+    assert [e.kind for e in store.queries.events(after=store.queries.events()[1].seq)] == ["job_completed"]
     monkeypatch.setattr("pibot.master_components.store.tables.EVENTS_KEPT", 10)
     for _ in range(300):
         store.note("worker_offline", worker_id="worker-1")
-    assert len(store.events(limit=1000)) < 10 + 100 + 1
+    assert len(store.queries.events(limit=1000)) < 10 + 100 + 1
     assert EVENTS_KEPT > 1000
 
 
@@ -546,7 +546,7 @@ def test_a_full_disk_loses_nothing_that_was_taken(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"disk is full; free some space"):
         fill()
     store._file.connection.execute("PRAGMA max_page_count = 1000000")
-    assert {j.job_id for j in store.jobs(limit=2000)} == set(taken)
+    assert {j.job_id for j in store.queries.jobs(limit=2000)} == set(taken)
     store.submit(Submission("there is room again"))
     store.close()
 
@@ -587,7 +587,7 @@ def test_a_killed_process_leaves_every_job_that_it_took_and_every_end_that_it_re
     for line in lines:
         word, _, job_id = line.strip().partition(" ")
         if job_id:
-            job = store.job(job_id)
+            job = store.queries.job(job_id)
             assert word == "taken" or job.state is JobState.COMPLETED
     assert len(lines) > 60
     store.close()
@@ -602,4 +602,4 @@ def test_the_store_may_be_used_from_any_thread(store: JobStore) -> None:
 
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(work, range(4)))  # raises what was raised there
-    assert store.counts()[JobState.COMPLETED] == 80
+    assert store.queries.counts()[JobState.COMPLETED] == 80

@@ -220,7 +220,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def store_is_as_the_model_says(self) -> None:
-        now = {job_id: self.store.job(job_id) for job_id in self.model.jobs}
+        now = {job_id: self.store.queries.job(job_id) for job_id in self.model.jobs}
         for job_id, job in now.items():
             expected = self.model.jobs[job_id]
             assert (job.state, job.cancel_requested, job.answer) == (
@@ -233,7 +233,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.check_transitions(self.before.get(job_id), job)
         for job_id in self.before.keys() - now.keys():
             with pytest.raises(JobNotFound):
-                self.store.job(job_id)
+                self.store.queries.job(job_id)
         self.before = now
 
     def check_steps(self, job: Job, expected: ModelJob) -> None:
@@ -264,17 +264,17 @@ class StoreMachine(RuleBasedStateMachine):
     @invariant()
     def tallies_are_what_counting_would_find(self) -> None:
         states = [job.state for job in self.model.jobs.values()]
-        assert self.store.counts() == {state: states.count(state) for state in JobState}
+        assert self.store.queries.counts() == {state: states.count(state) for state in JobState}
         unfinished = [job_id for job_id, job in self.model.jobs.items() if not job.has_ended]
-        assert self.store.unfinished() == tuple(sorted(unfinished, key=lambda j: -self.model.jobs[j].priority))
+        assert self.store.queries.unfinished() == tuple(sorted(unfinished, key=lambda j: -self.model.jobs[j].priority))
 
     @invariant()
     def events_are_of_jobs_that_there_are(self) -> None:
-        assert {e.job_id for e in self.store.events(limit=10_000)} <= set(self.model.jobs)
+        assert {e.job_id for e in self.store.queries.events(limit=10_000)} <= set(self.model.jobs)
 
     @invariant()
     def time_never_goes_back(self) -> None:
-        times = [self.store.job(job_id).accepted_run for job_id in self.model.jobs]
+        times = [self.store.queries.job(job_id).accepted_run for job_id in self.model.jobs]
         assert [*times, self.store._tables.running_time()] == sorted([*times, self.store._tables.running_time()])
 
     # --- choices ---

@@ -56,7 +56,7 @@ async def looks(store: JobStore, clock: FakeClock, number: int = 1, *, keep_jobs
 
 
 def kept(store: JobStore) -> int:
-    return sum(store.counts().values())
+    return sum(store.queries.counts().values())
 
 
 async def test_what_is_too_many_goes_in_small_batches(
@@ -86,7 +86,7 @@ async def test_what_is_too_old_goes_and_the_rest_stays(store: JobStore, clock: F
     clock.now += 1
     await looks(store, clock)
     assert kept(store) == 2
-    assert store.job(waiting).state is JobState.QUEUED
+    assert store.queries.job(waiting).state is JobState.QUEUED
 
 
 async def test_a_killed_hub_has_noted_its_jobs_time(tmp_path: Path, store: JobStore, clock: FakeClock) -> None:
@@ -95,7 +95,7 @@ async def test_a_killed_hub_has_noted_its_jobs_time(tmp_path: Path, store: JobSt
     store._file.close()  # killed: nothing more is noted
     clock.now += 5000
     after = JobStore(tmp_path / "jobs.db", clock=clock, monotonic=clock)
-    assert after.time_left(after.job(job.job_id)) == 70.0
+    assert after.queries.time_left(after.queries.job(job.job_id)) == 70.0
     after.close()
 
 

@@ -75,8 +75,8 @@ def test_a_workers_call_is_counted_to_the_job_that_it_has_whatever_it_says_itsel
         )
 
         assert answer.status == 200
-        assert hub.store.job(its.job_id).usage == Usage(700, 30, 1)
-        assert hub.store.job(theirs.job_id).usage == Usage()
+        assert hub.store.queries.job(its.job_id).usage == Usage(700, 30, 1)
+        assert hub.store.queries.job(theirs.job_id).usage == Usage()
         assert hub.store.accounts.of_day() == (Spending(Usage(700, 30, 1), 0, None, "worker-1", model.MODEL),)
 
 
@@ -96,7 +96,7 @@ def test_tokens_that_its_worker_reports_too_are_counted_once(llm: ScriptedLLM) -
         result = TaskResult(lease.task_id, "worker-1", TaskState.COMPLETED, output="x", usage=Usage(1400, 60, 2))
         hub.store.complete(lease, result, finish_job=True)
 
-        assert hub.store.job(lease.job_id).usage == Usage(1400, 60, 2) == hub.store.used
+        assert hub.store.queries.job(lease.job_id).usage == Usage(1400, 60, 2) == hub.store.used
 
 
 def test_tokens_that_only_its_worker_knows_of_are_counted_too(llm: ScriptedLLM) -> None:
@@ -108,7 +108,7 @@ def test_tokens_that_only_its_worker_knows_of_are_counted_too(llm: ScriptedLLM) 
         result = TaskResult(lease.task_id, "worker-1", TaskState.COMPLETED, output="x", usage=Usage(1000, 30, 2))
         hub.store.complete(lease, result, finish_job=True)
 
-        assert hub.store.job(lease.job_id).usage == Usage(1000, 30, 2)
+        assert hub.store.queries.job(lease.job_id).usage == Usage(1000, 30, 2)
 
 
 def test_a_refused_call_counts_nothing(llm: ScriptedLLM) -> None:
@@ -134,7 +134,7 @@ def test_a_call_costs_what_the_models_price_says(llm: ScriptedLLM) -> None:
         lease = leased(hub)
         llm.enqueue(model.text("hi", usage=TOLD))
         hub.chat(key=TOKEN)
-        assert hub.store.job(lease.job_id).to_json()["cost"] == pytest.approx(0.0008)
+        assert hub.store.queries.job(lease.job_id).to_json()["cost"] == pytest.approx(0.0008)
         assert today(hub).cost == pytest.approx(0.0008)
 
 

@@ -87,13 +87,13 @@ class Dispatcher:
 
     async def start(self) -> None:
         """Take up the jobs that have not ended, first those that workers may have something of."""
-        leases = await self._on_disk(self._store.leases)
+        leases = await self._on_disk(self._store.queries.leases)
         self._steps.resume(leases)
-        to_cancel = await self._on_disk(self._store.to_cancel)  # they do not wait for their turn either
+        to_cancel = await self._on_disk(self._store.queries.to_cancel)  # they do not wait for their turn either
         for job_id in dict.fromkeys((*(lease.job_id for lease in leases), *to_cancel)):
             if job_id not in self._running:
                 self._begin(job_id)
-        for job_id, seconds in (await self._on_disk(self._store.deadlines)).items():
+        for job_id, seconds in (await self._on_disk(self._store.queries.deadlines)).items():
             self._end_in(seconds, job_id)
         await self._fill()
 
@@ -134,7 +134,7 @@ class Dispatcher:
         waiters = self._waiters.setdefault(job_id, [])
         waiters.append(ended)  # before the job is looked at, so that its end is not missed
         try:
-            job = await self._on_disk(self._store.job, job_id)
+            job = await self._on_disk(self._store.queries.job, job_id)
             if job.state not in ENDED_JOBS:
                 await asyncio.wait_for(ended, seconds)
         except asyncio.TimeoutError:
@@ -192,7 +192,7 @@ class Dispatcher:
                 self._again = self._more = False
                 # So many are enough: at most all the running ones are among them.
                 limit = self._jobs_at_once + len(self._running) + 1
-                waiting = await self._on_disk(self._store.unfinished, limit)
+                waiting = await self._on_disk(self._store.queries.unfinished, limit)
                 for position, job_id in enumerate(waiting):
                     if job_id in self._running or self._stopping:
                         continue
@@ -282,7 +282,7 @@ class Dispatcher:
                 waiter.set_result(None)
 
     async def _work(self, job_id: str) -> None:
-        job = await self._on_disk(self._store.job, job_id)
+        job = await self._on_disk(self._store.queries.job, job_id)
         if job.state in ENDED_JOBS:
             return
         if job.cancel_requested:
@@ -292,7 +292,9 @@ class Dispatcher:
             return
         self._running[job_id].priority = job.priority
         try:
-            await asyncio.wait_for(self._jobs.run(job, self._running[job_id].standing), self._store.time_left(job))
+            await asyncio.wait_for(
+                self._jobs.run(job, self._running[job_id].standing), self._store.queries.time_left(job)
+            )
         except asyncio.TimeoutError:
             await self._steps.abandon(job_id)
             await self._jobs.end(job_id, JobState.FAILED, f"the job's {job.timeout:g} seconds were up")

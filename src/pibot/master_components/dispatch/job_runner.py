@@ -62,7 +62,7 @@ class JobRunner:
                 return
             await self._on_disk(lambda: self._store.save_plan(job.job_id, plan, usage))
             event(log, "job_planned", job=job.job_id, steps=len(plan.subtasks), note=plan.note or None)
-            job = await self._on_disk(self._store.job, job.job_id)
+            job = await self._on_disk(self._store.queries.job, job.job_id)
         assert job.plan is not None
         if job.plan.handle_locally:
             answer = job.plan.answer
@@ -89,7 +89,7 @@ class JobRunner:
         steps: dict[asyncio.Task[None], str] = {}
         try:
             while True:
-                current = job if not steps else await self._on_disk(self._store.job, job.job_id)
+                current = job if not steps else await self._on_disk(self._store.queries.job, job.job_id)
                 begun = set(steps.values())
                 for record in current.steps:
                     if record.state in (StepState.READY, StepState.LEASED) and record.task_id not in begun:
@@ -107,7 +107,7 @@ class JobRunner:
                     task.result()
                 if single:
                     return
-                job = await self._on_disk(self._store.job, job.job_id)
+                job = await self._on_disk(self._store.queries.job, job.job_id)
         finally:
             for task in steps:
                 task.cancel()
@@ -125,7 +125,7 @@ class JobRunner:
 
     async def _conclude(self, job_id: str) -> None:
         """End a job whose subtasks have all ended: one answer of what they came to."""
-        job = await self._on_disk(self._store.job, job_id)
+        job = await self._on_disk(self._store.queries.job, job_id)
         if job.state in ENDED_JOBS:
             return
         results = [(record.step, _result_of(record)) for record in job.steps]

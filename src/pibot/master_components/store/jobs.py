@@ -34,8 +34,10 @@ SINGLE_STEP = "step-1"
 """The id of the one subtask of a job that is not planned."""
 
 
-class JobStore(JobQueries):
-    """The job database. Its methods block for as long as the disk takes, and may be called from any thread.
+class JobStore:
+    """Write to the job database; :attr:`queries` read it.
+
+    Methods block for as long as the disk takes, and may be called from any thread.
 
     Args:
         path: the file, made if it is not there; its folder must be. It belongs to this process until it is closed.
@@ -62,7 +64,8 @@ class JobStore(JobQueries):
         self._transaction = self._file.transaction
         try:
             with self._file.reading() as db:
-                super().__init__(self._file, Tables(db, clock, monotonic))
+                self._tables = Tables(db, clock, monotonic)
+                self.queries = JobQueries(self._file, self._tables)
                 self.approvals = ApprovalStore(self._file, self._tables, clock)
         except StoreError:
             self._file.close()
@@ -361,7 +364,7 @@ class JobStore(JobQueries):
     def _refuse_when_full(self) -> None:
         if self._max_queued is None:
             return
-        counts = self.counts()
+        counts = self.queries.counts()
         waiting = sum(counts[state] for state in UNFINISHED_JOBS)
         if waiting >= self._max_queued:
             raise QueueFull(

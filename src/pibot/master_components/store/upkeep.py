@@ -76,7 +76,7 @@ class Upkeep:
                 break
         if forgotten:
             event(log, "jobs_pruned", number=forgotten)
-        counts = await self._on_disk.once(self._store.counts)
+        counts = await self._on_disk.once(self._store.queries.counts)
         # Another write after one that failed also finds out whether there is room again.
         if hourly or self._store.trouble or any(counts[state] for state in UNFINISHED_JOBS):
             await self._on_disk.once(self._store.keep_time)
