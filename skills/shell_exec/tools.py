@@ -8,8 +8,8 @@ from pathlib import Path
 from pibot.contracts import CommandResult, ToolContext
 from pibot.errors import ToolError
 
-DEFAULT_MAX_TIMEOUT = 600
-"""Seconds; the owner's option ``shell_max_timeout`` replaces it. The task's own time limit holds as well."""
+MAX_TIMEOUT = 600
+"""Seconds that one command may run. The task's own time limit counts as well."""
 
 _HINTS = {
     signal.SIGKILL: "killed, perhaps because memory ran out",
@@ -30,10 +30,9 @@ async def shell_exec(context: ToolContext, command: str, timeout: int = 60) -> s
         raise ToolError("command is empty; give a shell command such as 'ls -la'")
     if "\0" in command:
         raise ToolError("command holds a NUL character, which no command line can; write it as \\0 for printf")
-    longest = context.options.get("shell_max_timeout", DEFAULT_MAX_TIMEOUT)
     if timeout < 1:
-        raise ToolError(f"timeout must be 1 to {longest} seconds, not {timeout}")
-    seconds = min(timeout, longest)
+        raise ToolError(f"timeout must be 1 to {MAX_TIMEOUT} seconds, not {timeout}")
+    seconds = min(timeout, MAX_TIMEOUT)
     result = await context.commands.run(
         [_shell(), "-c", command], workspace=context.workspace, timeout=seconds, network=context.network
     )

@@ -59,12 +59,12 @@ class Tools(Protocol):
     async def execute(self, call: ToolCall) -> ToolResult: ...
 
 
-class People(Protocol):
+class ApprovalWaits(Protocol):
     """Who a task may wait for."""
 
     def waited(self) -> float: ...
 
-    async def nobody_waited_for(self) -> None: ...
+    async def all_decided(self) -> None: ...
 
 
 class ToolAgent:
@@ -79,7 +79,7 @@ class ToolAgent:
     """
 
     def __init__(
-        self, llm: LLMClient, tools: Tools, system_prompt: str, budget: Budget, people: People | None = None
+        self, llm: LLMClient, tools: Tools, system_prompt: str, budget: Budget, approvals: ApprovalWaits | None = None
     ) -> None:
         self._llm = llm
         self._tools = tools
@@ -87,7 +87,7 @@ class ToolAgent:
         parts = (system_prompt.strip(), tools.instructions.strip(), DATA_RULE.format(self._boundary))
         self._system_prompt = "\n\n".join(part for part in parts if part)
         self._budget = budget
-        self._people = people
+        self._approvals = approvals
         self._usage = Usage()
         self._steps = 0
 
@@ -115,13 +115,13 @@ class ToolAgent:
         loop = asyncio.get_running_loop()
         began = loop.time()
         while True:
-            waited = self._people.waited() if self._people else 0.0
+            waited = self._approvals.waited() if self._approvals else 0.0
             left = self._budget.max_seconds - (loop.time() - began - waited)
             if left <= 0:
                 return
             await asyncio.sleep(left)
-            if self._people:
-                await self._people.nobody_waited_for()
+            if self._approvals:
+                await self._approvals.all_decided()
 
     async def _loop(self, messages: list[Message], task_id: str) -> AgentOutcome:
         empty_answers = 0

@@ -20,7 +20,7 @@ from pibot.master_hub.app import hub_threads
 from pibot.settings import LLMSettings, Secret, Settings
 from pibot.tool_registry import SkillLibrary
 from pibot.worker.api import create_worker_app
-from pibot.worker.approvals import ApprovalDesk
+from pibot.worker.approvals import WorkerApprovals
 from pibot.worker_task_executor import TaskExecutor
 from tests.support import scripted_llm as model
 from tests.support.scripted_llm import ScriptedLLM
@@ -55,7 +55,7 @@ class ObedientAgent:
     """Does what the description says: ``fail …`` fails, ``hold …`` waits for the gate, ``ask …`` for the owner's
     approval of the rest as a command, anything else is done."""
 
-    def __init__(self, gate: Gate, approvals: ApprovalDesk) -> None:
+    def __init__(self, gate: Gate, approvals: WorkerApprovals) -> None:
         self._gate = gate
         self._approvals = approvals
 
@@ -64,7 +64,7 @@ class ObedientAgent:
         if request.description.startswith("fail"):
             return AgentOutcome(TaskState.FAILED, error="it was told to fail", usage=usage, steps=1)
         if request.description.startswith("ask "):
-            asking = self._approvals.of_task(request.task_id)
+            asking = self._approvals.for_task(request.task_id)
             decision = await asking.ask("shell_exec", {"command": request.description[len("ask ") :]})
             output = "approved" if decision.approved else f"refused: {decision.reason}"
             return AgentOutcome(TaskState.COMPLETED, output=output, usage=usage, steps=1)
@@ -169,7 +169,7 @@ def settings_for(tmp_path: Path, llm: ScriptedLLM, **changes: Any) -> Settings:
 def worker(worker_id: str, gate: Gate, settings: Settings) -> Iterator[WorkerAddress]:
     """A real worker whose agents are :class:`ObedientAgent`."""
     loop = BackgroundLoop()
-    approvals = ApprovalDesk(60.0)
+    approvals = WorkerApprovals(60.0)
     executor = TaskExecutor(worker_id, lambda _: ObedientAgent(gate, approvals), loop, approvals=approvals)
     app = create_worker_app(executor, SkillLibrary(settings.skills_dir), settings)
     with serving(app) as port:

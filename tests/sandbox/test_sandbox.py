@@ -26,9 +26,9 @@ import pytest
 from pibot.background import BackgroundLoop
 from pibot.contracts import CommandResult
 from pibot.errors import SandboxUnavailable, SettingsError, ToolError
-from pibot.sandbox import Limits, Shown, create_command_runner
+from pibot.sandbox import CommandLimits, ReadablePath, create_command_runner
 from pibot.sandbox.bubblewrap import Bubblewrap, Features, profile
-from pibot.sandbox.limits import DEFAULT_LIMITS, tasks_of
+from pibot.sandbox.limits import DEFAULT_COMMAND_LIMITS, tasks_of
 from pibot.sandbox.pipes import Output
 from pibot.sandbox.remote import RemoteSandbox
 from pibot.sandbox.seccomp import ABSENT, REFUSED, system_call_filter
@@ -212,7 +212,7 @@ async def test_a_flood_of_output_is_ended_and_its_beginning_and_end_are_kept(run
     assert result.exit_code == -signal.SIGKILL
     assert result.output.startswith("first\ny\ny\n")
     assert result.output.endswith("y\ny\n")
-    assert len(result.output) < DEFAULT_LIMITS.output_chars + 100
+    assert len(result.output) < DEFAULT_COMMAND_LIMITS.output_chars + 100
 
 
 async def test_a_talkative_command_still_does_its_work(runner: Runner, workspace: Path) -> None:
@@ -226,7 +226,7 @@ async def test_a_talkative_command_still_does_its_work(runner: Runner, workspace
 
 async def test_a_file_beyond_the_limit_is_not_written(runner: Runner, workspace: Path) -> None:
     result = await sh(runner, workspace, "head -c 70000000 /dev/zero > big; echo $?; stat -c %s big")
-    assert result.output.splitlines()[-1] == str(DEFAULT_LIMITS.file_bytes)
+    assert result.output.splitlines()[-1] == str(DEFAULT_COMMAND_LIMITS.file_bytes)
 
 
 async def test_memory_beyond_the_limit_is_not_given(runner: Runner, workspace: Path) -> None:
@@ -354,11 +354,8 @@ async def test_a_bubblewrap_that_failed_at_once_is_heard_out(tmp_path: Path) -> 
 
 
 @pytest.mark.system
-async def test_the_check_passes_where_bubblewrap_works_and_what_holds_is_said(confined: Bubblewrap) -> None:
+async def test_the_check_passes_where_bubblewrap_works(confined: Bubblewrap) -> None:
     await confined.check()
-    said = " ".join(confined.describe())
-    assert "without network" in said
-    assert ("runs as root" in said) == (os.geteuid() == 0)
 
 
 @pytest.mark.system
@@ -427,7 +424,7 @@ async def test_nothing_but_the_workspace_and_bounded_memory_can_be_written(
     assert result.output.count("Read-only file system") == len(paths)
     for folder in ("/tmp", "/dev/shm"):
         full = await sh(confined, workspace, f"head -c 40000000 /dev/zero > {folder}/x; stat -c %s {folder}/x")
-        assert full.output.splitlines()[-1] == str(DEFAULT_LIMITS.tmp_bytes)
+        assert full.output.splitlines()[-1] == str(DEFAULT_COMMAND_LIMITS.tmp_bytes)
     assert names_in(workspace) == []
 
 
@@ -454,20 +451,13 @@ async def test_nested_user_namespaces_are_refused(workspace: Path, features: Fea
 
 
 @pytest.mark.system
-async def test_an_older_bubblewrap_is_named_as_what_weakens_the_sandbox(workspace: Path) -> None:
-    confined = Bubblewrap(features=Features(disable_userns=False, size=False))
-    said = " ".join(confined.describe())
-    assert "older than 0.7" in said
-
-
-@pytest.mark.system
 @pytest.mark.skipif(os.geteuid() != 0, reason="takes root to become another user")
 def test_the_number_of_processes_is_limited_for_another_user_than_root() -> None:
     # Not as a fork bomb: should the limit not hold, 200 sleepers are bearable.
     command = "for i in $(seq 200); do sleep 1000 & done"
     with TemporaryDirectory() as folder:
         os.chown(folder, NOBODY, NOBODY)
-        runner = Bubblewrap(Limits(processes=20))
+        runner = Bubblewrap(CommandLimits(processes=20))
         output = as_nobody(partial(sh, runner, Path(folder), command))
     assert "Resource temporarily unavailable" in output
 
@@ -479,7 +469,7 @@ def test_a_bullseye_bubblewrap_is_asked_for_nothing_that_it_does_not_know(worksp
         "--hostname --cap-drop --new-session --die-with-parent --setenv --ro-bind --ro-bind-try --bind --symlink --dev "
         "--proc --tmpfs --chdir --remount-ro"
     )
-    options = profile(Features(disable_userns=False, size=False), DEFAULT_LIMITS, workspace, network=False)
+    options = profile(Features(disable_userns=False, size=False), DEFAULT_COMMAND_LIMITS, workspace, network=False)
     assert {option for option in options if option.startswith("--")} - set(known.split()) == set()
 
 
@@ -678,11 +668,6 @@ async def test_an_unconfined_command_cannot_become_another_user(unconfined: Unco
     assert result.output == "NoNewPrivs:\t1\n"
 
 
-async def test_what_is_not_confined_is_said(unconfined: Unconfined) -> None:
-    await unconfined.check()
-    assert "unconfined (PIBOT_SANDBOX=off)" in unconfined.describe()[0]
-
-
 async def test_a_workspace_that_is_gone_is_said(unconfined: Unconfined, tmp_path: Path) -> None:
     with pytest.raises(SandboxUnavailable, match="No such file"):
         await sh(unconfined, tmp_path / "gone", "true")
@@ -703,7 +688,7 @@ async def test_an_unconfined_command_may_add_its_number_of_processes_to_the_user
 ) -> None:
     own = tasks_of(os.geteuid())
     allowed = int((await sh(unconfined, workspace, "ulimit -u")).output)
-    assert allowed > DEFAULT_LIMITS.processes
+    assert allowed > DEFAULT_COMMAND_LIMITS.processes
     assert own > 1
 
 
@@ -745,12 +730,14 @@ async def test_a_command_reads_what_the_owner_lists_and_can_not_write_it(workspa
     (tmp_path / "home" / "diary").write_text("secret\n")
     look = f"cat {listed}/list; cat {tmp_path}/home/diary || touch {listed}/new || ls {tmp_path}/home"
     shown = await sh(
-        Bubblewrap(shown=[Shown(listed), Shown(Path("/proc")), Shown(tmp_path / "absent")]), workspace, look
+        Bubblewrap(readable=[ReadablePath(listed), ReadablePath(Path("/proc")), ReadablePath(tmp_path / "absent")]),
+        workspace,
+        look,
     )
     assert shown.output.splitlines()[0] == "one"
     assert shown.output.splitlines()[-1] == "photos"
     assert "secret" not in shown.output
     assert "Read-only file system" in shown.output
     assert "one" not in (await sh(Bubblewrap(), workspace, look)).output
-    moved = Bubblewrap(shown=[Shown(Path("/home/me/photos"), listed)])
+    moved = Bubblewrap(readable=[ReadablePath(Path("/home/me/photos"), listed)])
     assert (await sh(moved, workspace, "cat /home/me/photos/list")).output == "one\n"

@@ -223,8 +223,8 @@ NEXT = """
 import asyncio, os, socket, sys
 from pathlib import Path
 from pibot.sandbox.bubblewrap import Bubblewrap
-from pibot.sandbox.service import Service
-service = Service(Bubblewrap(), Path(sys.argv[2]), os.getuid(), network=False, idle=0.1)
+from pibot.sandbox.service import SandboxService
+service = SandboxService(Bubblewrap(), Path(sys.argv[2]), os.getuid(), network=False, idle=0.1)
 asyncio.run(service.run(socket.socket(fileno=int(sys.argv[1]))))
 """
 

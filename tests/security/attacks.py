@@ -18,9 +18,9 @@ from uuid import uuid4
 
 import pytest
 
-from pibot.sandbox import Limits
+from pibot.sandbox import CommandLimits
 from pibot.sandbox.bubblewrap import Bubblewrap, Features, profile
-from pibot.sandbox.limits import DEFAULT_LIMITS, ENVIRONMENT
+from pibot.sandbox.limits import COMMAND_ENVIRONMENT, DEFAULT_COMMAND_LIMITS
 from pibot.sandbox.unconfined import Unconfined
 
 LONG = 60.0
@@ -49,7 +49,7 @@ def sandbox() -> Bubblewrap:
     return Bubblewrap()
 
 
-async def bare(command: str, workspace: Path, *, limits: Limits = DEFAULT_LIMITS) -> str:
+async def bare(command: str, workspace: Path, *, limits: CommandLimits = DEFAULT_COMMAND_LIMITS) -> str:
     """What a shell command prints that the service's own user runs."""
     result = await Unconfined(limits).run(["bash", "-c", command], workspace=workspace, timeout=LONG)
     return result.output
@@ -76,12 +76,12 @@ def weakened(
         network: as where a skill and the owner allow it.
         stdin: a descriptor; nothing by default.
     """
-    options = profile(Features(disable_userns=True, size=True), DEFAULT_LIMITS, workspace, network=network)
+    options = profile(Features(disable_userns=True, size=True), DEFAULT_COMMAND_LIMITS, workspace, network=network)
     kept = [option for option in options if option not in without]
     argv = ["bwrap", *kept, "--", "bash", "-c", command]
     done = subprocess.run(
         argv,
-        env=dict(ENVIRONMENT),
+        env=dict(COMMAND_ENVIRONMENT),
         stdin=subprocess.DEVNULL if stdin is None else stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -12,16 +12,16 @@ from uuid import uuid4
 import pytest
 
 from pibot.contracts import CommandResult
-from pibot.sandbox import Limits
+from pibot.sandbox import CommandLimits
 from pibot.sandbox.bubblewrap import Bubblewrap
-from pibot.sandbox.limits import DEFAULT_LIMITS, MIB
+from pibot.sandbox.limits import DEFAULT_COMMAND_LIMITS, MIB
 from tests.security.attacks import LONG, as_root, python
 from tests.support.nobody import as_nobody
 from tests.support.processes import processes_with
 
 pytestmark = pytest.mark.system
 
-HIGH = Limits(
+HIGH = CommandLimits(
     memory_bytes=1024 * MIB,
     processes=2000,
     file_bytes=512 * MIB,
@@ -32,7 +32,7 @@ HIGH = Limits(
 """As good as none, and still none that an attack here could hurt this computer with."""
 
 
-async def attacked(limits: Limits, command: str, workspace: Path, timeout: float = LONG) -> CommandResult:
+async def attacked(limits: CommandLimits, command: str, workspace: Path, timeout: float = LONG) -> CommandResult:
     return await Bubblewrap(limits).run(["bash", "-c", command], workspace=workspace, timeout=timeout)
 
 
@@ -55,7 +55,7 @@ BOMBS = {
 
 @pytest.mark.parametrize("attack", BOMBS.values(), ids=list(BOMBS))
 async def test_a_command_takes_no_more_than_its_limit_by(attack: str, workspace: Path) -> None:
-    assert "succeeded" not in (await attacked(DEFAULT_LIMITS, attack, workspace)).output
+    assert "succeeded" not in (await attacked(DEFAULT_COMMAND_LIMITS, attack, workspace)).output
     assert "succeeded" in (await attacked(HIGH, attack, workspace)).output
 
 
@@ -97,7 +97,7 @@ def test_a_fork_bomb_fills_only_its_own_number_of_processes(nobodys_folder: Path
 
 async def test_a_flood_of_output_is_ended(workspace: Path) -> None:
     attack = "head -c 100000000 /dev/zero; touch succeeded"
-    flooded = await attacked(DEFAULT_LIMITS, attack, workspace)
+    flooded = await attacked(DEFAULT_COMMAND_LIMITS, attack, workspace)
     assert flooded.truncated
     assert not (workspace / "succeeded").exists()
     await attacked(HIGH, attack, workspace)
@@ -106,7 +106,7 @@ async def test_a_flood_of_output_is_ended(workspace: Path) -> None:
 
 async def test_a_burner_of_processor_time_is_ended_by_its_limit(workspace: Path) -> None:
     attack = "trap '' XCPU TERM; i=0; while ((i < 100000000)); do ((i++)); done"
-    burned = await attacked(Limits(cpu_seconds=1), attack, workspace)
+    burned = await attacked(CommandLimits(cpu_seconds=1), attack, workspace)
     assert burned.exit_code == -9
     assert not burned.timed_out
 
@@ -114,7 +114,7 @@ async def test_a_burner_of_processor_time_is_ended_by_its_limit(workspace: Path)
 async def test_a_burner_that_takes_no_signal_is_ended_at_the_deadline_with_all_its_processes(workspace: Path) -> None:
     token = f"pibot-test-{uuid4().hex}"
     burner = f"bash -c 'trap \"\" TERM INT HUP XCPU; while :; do :; done; : {token}'"
-    burned = await attacked(DEFAULT_LIMITS, f"echo begun; setsid {burner} & {burner}", workspace, timeout=1.0)
+    burned = await attacked(DEFAULT_COMMAND_LIMITS, f"echo begun; setsid {burner} & {burner}", workspace, timeout=1.0)
     assert (burned.output, burned.timed_out) == ("begun\n", True)
     assert processes_with(token) == []
 

@@ -16,7 +16,7 @@ from pibot.contracts import AgentOutcome, TaskRequest, TaskState
 from pibot.settings import Secret, Settings
 from pibot.tool_registry import SkillLibrary
 from pibot.worker.api import WAITING_PLACES, create_worker_app
-from pibot.worker.approvals import ApprovalDesk
+from pibot.worker.approvals import WorkerApprovals
 from pibot.worker_task_executor import TaskExecutor
 from tests.support.fakes import GatedAgent
 from tests.support.serving import Answer, ask, serving
@@ -27,7 +27,7 @@ TASK = {"task_id": "test_001", "description": "List files in home directory", "s
 class Echo:
     """An agent that answers the task's description at once; "wait" waits for the test instead, "ask" for the owner."""
 
-    def __init__(self, gated: GatedAgent, approvals: ApprovalDesk) -> None:
+    def __init__(self, gated: GatedAgent, approvals: WorkerApprovals) -> None:
         self._gated = gated
         self._approvals = approvals
 
@@ -35,7 +35,7 @@ class Echo:
         if request.description == "wait":
             return await self._gated.run(request)
         if request.description == "ask":
-            asking = self._approvals.of_task(request.task_id)
+            asking = self._approvals.for_task(request.task_id)
             answers = [await asking.ask("shell_exec", {"command": c}) for c in ("ls", "date")]
             return AgentOutcome(TaskState.COMPLETED, output=", ".join(str(a.approved) for a in answers))
         return AgentOutcome(TaskState.COMPLETED, output=request.description)
@@ -65,7 +65,7 @@ def working(**settings: Any) -> Iterator[Worker]:
         return GatedAgent()
 
     gated = loop.run(make()).result()
-    approvals = ApprovalDesk(60.0)
+    approvals = WorkerApprovals(60.0)
     executor = TaskExecutor("worker-1", lambda request: Echo(gated, approvals), loop, approvals=approvals)
     library = SkillLibrary(Path(__file__).parents[2] / "skills")
     try:

@@ -31,7 +31,7 @@ from pibot.errors import ApprovalConflict, ApprovalNotFound, ApprovalOver, Contr
 from pibot.rehearsal.conversation import unmarked
 from pibot.tool_registry import Policy, SkillLibrary
 from pibot.worker.agents import TaskAgents
-from pibot.worker.approvals import MAX_ARGUMENT_CHARS, ApprovalDesk
+from pibot.worker.approvals import MAX_ARGUMENT_CHARS, WorkerApprovals
 from tests.skills.support import SKILLS, FakeCommands
 from tests.support.fakes import FakeLLM, asked, said
 
@@ -48,10 +48,10 @@ class Task:
 
     def __init__(self, tmp_path: Path, *answers: Any, seconds: float = 60.0, budget: float = 60.0) -> None:
         self.llm = FakeLLM(*answers)
-        self.desk = ApprovalDesk(seconds, lambda: 1000.0)
+        self.desk = WorkerApprovals(seconds, lambda: 1000.0)
         self.commands = FakeCommands(CommandResult(0, "ran"))
         self.came = asyncio.Event()
-        self.desk.something_waits = lambda task_id: self.came.set()
+        self.desk.on_pending_call = lambda task_id: self.came.set()
         library = SkillLibrary(SKILLS, Policy(approve=frozenset({"shell_exec"})))
         agents = TaskAgents(
             library,
@@ -121,12 +121,12 @@ async def test_a_decision_about_another_call_runs_nothing(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("later", range(4))
 async def test_a_task_that_is_cancelled_just_as_its_call_is_approved_ends_without_it(later: int) -> None:
-    desk, ran = ApprovalDesk(60.0), asyncio.Event()
+    desk, ran = WorkerApprovals(60.0), asyncio.Event()
     came = asyncio.Event()
-    desk.something_waits = lambda task_id: came.set()
+    desk.on_pending_call = lambda task_id: came.set()
 
     async def call() -> None:
-        await desk.of_task("t1").ask("shell_exec", {"command": "ls"})
+        await desk.for_task("t1").ask("shell_exec", {"command": "ls"})
         await asyncio.sleep(0)  # as any tool does that waits for a command
         ran.set()
 
@@ -226,7 +226,7 @@ async def test_arguments_that_nobody_can_read_through_are_refused(tmp_path: Path
 @pytest.mark.parametrize("value", [{"half \ud800": "x"}, float("nan")])
 async def test_arguments_that_would_not_come_through_to_the_owner_are_refused_at_once(value: Any) -> None:
     """The master would not take them, and the task would wait for what nobody can decide."""
-    decision = await ApprovalDesk(0.01).of_task("t1").ask("send", {"it": value})
+    decision = await WorkerApprovals(0.01).for_task("t1").ask("send", {"it": value})
     assert not decision.approved
     assert "broken character or number" in decision.reason
 

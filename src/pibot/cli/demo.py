@@ -21,7 +21,7 @@ from pibot.contracts import JsonObject
 from pibot.errors import SandboxUnavailable, SettingsError
 from pibot.llm_client.configuration import check
 from pibot.rehearsal import MODEL_NAME
-from pibot.sandbox import create_command_runner
+from pibot.sandbox.bubblewrap import Bubblewrap
 from pibot.settings import Secret, Settings
 
 WORKERS = 3
@@ -191,7 +191,7 @@ def _sandbox(settings: Settings, *, rehearsal: bool) -> str:
         click.echo("The sandbox: off, as PIBOT_SANDBOX says. Commands run as you.")
         return "off"
     try:
-        asyncio.run(create_command_runner("bwrap").check())
+        asyncio.run(Bubblewrap().check())
     except SandboxUnavailable as exc:
         if rehearsal:
             click.echo(f"The sandbox: off, for the rehearsal model's fixed commands alone ({exc}).")

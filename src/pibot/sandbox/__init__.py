@@ -6,24 +6,24 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Union
 
 from pibot.errors import SettingsError
-from pibot.sandbox.limits import DEFAULT_LIMITS, Limits, Shown
+from pibot.sandbox.limits import DEFAULT_COMMAND_LIMITS, CommandLimits, ReadablePath
 
 if TYPE_CHECKING:
     from pibot.sandbox.bubblewrap import Bubblewrap
     from pibot.sandbox.unconfined import Unconfined
 
-__all__ = ["Limits", "Shown", "create_command_runner"]
+__all__ = ["CommandLimits", "ReadablePath", "create_command_runner"]
 
 
 def create_command_runner(
-    mode: str, limits: Limits = DEFAULT_LIMITS, shown: Sequence[Shown] = ()
+    mode: str, limits: CommandLimits = DEFAULT_COMMAND_LIMITS, readable: Sequence[ReadablePath] = ()
 ) -> Union[Bubblewrap, Unconfined]:
     """Make what runs commands. Nothing is run yet, and one mode never falls back to the other.
 
     Args:
         mode: ``bwrap`` or ``off``.
         limits: of each command.
-        shown: what commands may read beside the system, where they are confined.
+        readable: what commands may read beside the system, where they are confined.
 
     Raises:
         SettingsError: there is no such mode.
@@ -32,7 +32,7 @@ def create_command_runner(
     if mode == "bwrap":
         from pibot.sandbox.bubblewrap import Bubblewrap
 
-        return Bubblewrap(limits, shown)
+        return Bubblewrap(limits, readable)
     if mode == "off":
         from pibot.sandbox.unconfined import Unconfined
 

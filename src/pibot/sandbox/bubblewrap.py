@@ -15,8 +15,8 @@ from pathlib import Path
 
 from pibot.contracts import CommandResult
 from pibot.errors import SandboxUnavailable, ToolError
-from pibot.sandbox.child import Child, PidFd, attend
-from pibot.sandbox.limits import DEFAULT_LIMITS, ENVIRONMENT, Limits, Shown, tasks_of
+from pibot.sandbox.child import CommandProcess, PidFd, attend
+from pibot.sandbox.limits import COMMAND_ENVIRONMENT, DEFAULT_COMMAND_LIMITS, CommandLimits, ReadablePath, tasks_of
 from pibot.sandbox.pipes import Output, Pipe
 from pibot.sandbox.seccomp import system_call_filter
 
@@ -66,21 +66,21 @@ class Bubblewrap:
 
     Args:
         limits: of each command.
-        shown: what commands may read beside the system.
+        readable: what commands may read beside the system.
         program: the bubblewrap to use; None for the one that is installed.
         features: what it can; None for asking it.
     """
 
     def __init__(
         self,
-        limits: Limits = DEFAULT_LIMITS,
-        shown: Sequence[Shown] = (),
+        limits: CommandLimits = DEFAULT_COMMAND_LIMITS,
+        readable: Sequence[ReadablePath] = (),
         *,
         program: str | None = None,
         features: Features | None = None,
     ) -> None:
         self._limits = limits
-        self._shown = shown
+        self._readable = readable
         self._program = program
         self._features = features
         self._works = False
@@ -103,23 +103,6 @@ class Bubblewrap:
             how = "did not end" if result.timed_out else f"ended with {result.exit_code}"
             raise SandboxUnavailable(_unavailable(f"'true' {how} in it: {result.output.strip()}"))
         self._works = True
-
-    def describe(self) -> tuple[str, ...]:
-        """What holds for commands and what doesn't, in sentences for the owner; all of it after :meth:`check`."""
-        limits, features = self._limits, self._features
-        said = [
-            "Commands run under bubblewrap: without network, seeing no other processes, on a read-only system, "
-            "with the task's folder as the only one that they can write. A filter refuses system calls that ordinary "
-            "programs don't need, such as ptrace, mount, bpf, io_uring and new user namespaces.",
-            f"A command gets {limits.processes} processes, each {limits.memory_bytes >> 20} MiB of memory. Their sum "
-            "is not limited here, but where memory runs out the kernel ends them before the service.",
-            f"A file gets {limits.file_bytes >> 20} MiB. The task's folder as a whole is not limited.",
-        ]
-        if features is not None and not features.size:
-            said.append("A command's /tmp may take half of the memory, since this bubblewrap is older than 0.7.")
-        if os.geteuid() == 0:
-            said.append("The service runs as root, whose processes the kernel does not count: run it as another user.")
-        return tuple(said)
 
     async def run(
         self, argv: Sequence[str], *, workspace: Path, timeout: float, stdin: bytes = b"", network: bool = False
@@ -147,16 +130,16 @@ class Bubblewrap:
         return Features(disable_userns="--disable-userns" in text, size="--size" in text)
 
     def _found(self) -> str:
-        program = self._program or shutil.which("bwrap", path=ENVIRONMENT["PATH"])
+        program = self._program or shutil.which("bwrap", path=COMMAND_ENVIRONMENT["PATH"])
         if program is None:
             raise SandboxUnavailable(_unavailable("bubblewrap is not installed"))
         return program
 
-    def _start(self, argv: Sequence[str], output: Output, stdin: bytes, pass_fds: Sequence[int]) -> Child:
+    def _start(self, argv: Sequence[str], output: Output, stdin: bytes, pass_fds: Sequence[int]) -> CommandProcess:
         try:
-            return Child(
+            return CommandProcess(
                 argv,
-                env=ENVIRONMENT,
+                env=COMMAND_ENVIRONMENT,
                 cwd=Path("/"),
                 stdin=stdin,
                 pass_fds=pass_fds,
@@ -181,7 +164,7 @@ class Bubblewrap:
             passed.append(bpf.read_end)
             options += ["--seccomp", str(bpf.read_end)]
             assert self._features is not None
-            options += profile(self._features, self._limits, workspace, self._shown, network=network)
+            options += profile(self._features, self._limits, workspace, self._readable, network=network)
             # sh knows descriptors of one digit only.
             own = next(digit for digit in range(3, 10) if digit not in passed)
             start = _START.format(own=own, go=go.read_end, life=life.read_end)
@@ -239,7 +222,7 @@ class Bubblewrap:
 
 
 def profile(
-    features: Features, limits: Limits, workspace: Path, shown: Sequence[Shown] = (), *, network: bool
+    features: Features, limits: CommandLimits, workspace: Path, readable: Sequence[ReadablePath] = (), *, network: bool
 ) -> list[str]:
     """bubblewrap's options: what a command may see and do."""
 
@@ -250,7 +233,7 @@ def profile(
     options += [] if network else ["--unshare-net"]
     options += ["--disable-userns"] if features.disable_userns else []
     options += ["--uid", _USER, "--gid", _USER, "--hostname", "pibot", "--cap-drop", "ALL"]
-    # Not --clearenv, which 0.4.1 lacks: bubblewrap itself is started with ENVIRONMENT and nothing else.
+    # Not --clearenv, which 0.4.1 lacks: bubblewrap itself is started with COMMAND_ENVIRONMENT and nothing else.
     options += ["--new-session", "--die-with-parent", "--setenv", "HOME", WORKSPACE]
     options += ["--ro-bind", "/usr", "/usr", *_system_folders()]
     for name in _HOST_ETC:
@@ -260,7 +243,7 @@ def profile(
     if network:
         options += ["--ro-bind-try", "/etc/resolv.conf", "/etc/resolv.conf"]
     options += ["--proc", "/proc", "--dev", "/dev", *tmpfs("/dev/shm"), *tmpfs("/tmp")]  # nosec B108 # the sandbox's own, empty each time
-    for item in shown:
+    for item in readable:
         if item.path.parts[1:2] not in ((), ("proc",), ("dev",), ("run",)):  # these are the sandbox's own
             options += ["--ro-bind-try", str(item.source or item.path), str(item.path)]
     options += ["--bind", str(workspace.resolve()), WORKSPACE, "--chdir", WORKSPACE]
@@ -303,7 +286,7 @@ def _result(argv: Sequence[str], status: str, output: Output, *, timed_out: bool
 
 def _unavailable(problem: str) -> str:
     """The problem as a sentence, with what to do."""
-    if not shutil.which("bwrap", path=ENVIRONMENT["PATH"]):
+    if not shutil.which("bwrap", path=COMMAND_ENVIRONMENT["PATH"]):
         hint = "run 'sudo apt install bubblewrap'"
     elif _read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1":
         hint = "AppArmor may refuse it: 'sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0', or a profile"

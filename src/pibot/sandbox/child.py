@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Callable
 
 from pibot.errors import SandboxUnavailable
-from pibot.sandbox.pipes import CHUNK, Output, readable
+from pibot.sandbox.pipes import CHUNK, Output, memory_file
 
 
-class Child:
+class CommandProcess:
     """One process, started at once. Made and used within one event loop, in whichever thread that runs.
 
     It is watched through a pidfd, not by asyncio's child watchers, which before Python 3.12 cost a thread for each
@@ -60,7 +60,7 @@ class Child:
                 on_failure.callback(os.close, self._pipe)
                 self._popen = subprocess.Popen(  # nosec B603 # what a sandbox is for
                     argv,
-                    stdin=stack.enter_context(readable(stdin)) if stdin else subprocess.DEVNULL,
+                    stdin=stack.enter_context(memory_file(stdin)) if stdin else subprocess.DEVNULL,
                     stdout=write_end,
                     stderr=subprocess.STDOUT,
                     env=dict(env),
@@ -167,7 +167,11 @@ class PidFd:
 
 
 async def attend(
-    child: Child, *, timeout: float, end: Callable[[], Awaitable[None]], begin: Callable[[], None] = lambda: None
+    child: CommandProcess,
+    *,
+    timeout: float,
+    end: Callable[[], Awaitable[None]],
+    begin: Callable[[], None] = lambda: None,
 ) -> bool:
     """Wait for a process to end by itself, for its deadline, for a flood or for the caller's cancellation.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 MIB = 1024 * 1024
 
-ENVIRONMENT: Mapping[str, str] = {
+COMMAND_ENVIRONMENT: Mapping[str, str] = {
     "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin",
     "LANG": "C.UTF-8",
     "TERM": "dumb",
@@ -19,7 +19,7 @@ ENVIRONMENT: Mapping[str, str] = {
 
 
 @dataclass(frozen=True)
-class Shown:
+class ReadablePath:
     """A folder or file of the owner's that commands may read.
 
     Args:
@@ -32,7 +32,7 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Limits:
+class CommandLimits:
     """Limits of one command. Those of memory and CPU time hold for each of its processes, not for their sum: a sum
     takes a memory cgroup, which is off by default on Raspberry Pi kernels.
 
@@ -76,7 +76,7 @@ class Limits:
         return {which: _at_most_ours(which, value) for which, value in wanted.items()}
 
 
-DEFAULT_LIMITS = Limits()
+DEFAULT_COMMAND_LIMITS = CommandLimits()
 
 
 def tasks_of(uid: int) -> int:

@@ -87,9 +87,6 @@ class Pipe:
             rest += data
         return rest.decode()
 
-    def close_read_end(self) -> None:
-        self._close(self.read_end)
-
     def close_write_end(self) -> None:
         self._close(self.write_end)
 
@@ -104,7 +101,7 @@ class Pipe:
 
 
 @contextlib.contextmanager
-def readable(data: bytes) -> Iterator[int]:
+def memory_file(data: bytes) -> Iterator[int]:
     """A descriptor to read ``data`` from, however large: a pipe would have to be fed, and could block."""
     fd = os.memfd_create("stdin", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:

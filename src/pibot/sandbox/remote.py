@@ -35,10 +35,6 @@ class RemoteSandbox:
         self._slack = slack
         self._workspaces = workspaces
 
-    def describe(self) -> tuple[str, ...]:
-        """What holds for commands and what doesn't, in sentences for the owner."""
-        return (f"Commands are run by the sandbox service at {self._socket}, as another user and under bubblewrap.",)
-
     async def run(
         self, argv: Sequence[str], *, workspace: Path, timeout: float, stdin: bytes = b"", network: bool = False
     ) -> CommandResult:

@@ -26,7 +26,7 @@ from typing import Any
 
 from pibot.contracts import CommandRunner
 from pibot.errors import SandboxUnavailable, ToolError
-from pibot.sandbox import Shown, create_command_runner
+from pibot.sandbox import ReadablePath, create_command_runner
 from pibot.sandbox.sharing import adopt, share
 from pibot.sandbox.wire import MAX_STDIN, BadMessage, encoded, read_message
 
@@ -43,7 +43,7 @@ _CREDENTIALS = struct.Struct("3i")
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class Service:
+class SandboxService:
     """Takes connections and runs the command of each, until there was nothing to do for a while.
 
     Args:
@@ -237,7 +237,7 @@ def listener(environ: Mapping[str, str]) -> socket.socket:
     return socket.socket(fileno=_FIRST_FD)
 
 
-async def _serve(service: Service, sock: socket.socket) -> None:
+async def _serve(service: SandboxService, sock: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     serving = asyncio.ensure_future(service.run(sock))
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -246,9 +246,9 @@ async def _serve(service: Service, sock: socket.socket) -> None:
         await serving
 
 
-def _shown(pair: str) -> Shown:
+def _shown(pair: str) -> ReadablePath:
     source, _, path = pair.partition(":")
-    return Shown(Path(path), Path(source))
+    return ReadablePath(Path(path), Path(source))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -270,8 +270,8 @@ def main(argv: list[str] | None = None) -> int:
     except SandboxUnavailable as exc:
         log.error("%s", exc)
         return 2
-    runner = create_command_runner("bwrap", shown=[_shown(pair) for pair in arguments.read])
-    service = Service(runner, arguments.workspaces, client, network=arguments.network, idle=arguments.idle)
+    runner = create_command_runner("bwrap", readable=[_shown(pair) for pair in arguments.read])
+    service = SandboxService(runner, arguments.workspaces, client, network=arguments.network, idle=arguments.idle)
     asyncio.run(_serve(service, sock))
     return 0
 

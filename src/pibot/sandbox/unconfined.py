@@ -13,12 +13,11 @@ from typing import Any
 
 from pibot.contracts import CommandResult
 from pibot.errors import SandboxUnavailable, ToolError
-from pibot.sandbox.child import Child, attend
-from pibot.sandbox.limits import DEFAULT_LIMITS, ENVIRONMENT, Limits, tasks_of
+from pibot.sandbox.child import CommandProcess, attend
+from pibot.sandbox.limits import COMMAND_ENVIRONMENT, DEFAULT_COMMAND_LIMITS, CommandLimits, tasks_of
 from pibot.sandbox.pipes import Output, Pipe
 
 _SUPERVISOR = Path(__file__).resolve().with_name("supervisor.py")
-_TRIAL_SECONDS = 30.0
 
 
 class Unconfined:
@@ -31,27 +30,8 @@ class Unconfined:
         limits: of each command.
     """
 
-    def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(self, limits: CommandLimits = DEFAULT_COMMAND_LIMITS) -> None:
         self._limits = limits
-        self._works = False
-
-    async def check(self) -> None:
-        """Make sure, once, that a command can be run here, by running ``true``.
-
-        Raises:
-            SandboxUnavailable: it can't.
-        """
-        if not self._works:
-            await self.run(["true"], workspace=Path("/"), timeout=_TRIAL_SECONDS)
-            self._works = True
-
-    def describe(self) -> tuple[str, ...]:
-        """What holds for commands and what doesn't, in sentences for the owner."""
-        return (
-            "Commands run unconfined (PIBOT_SANDBOX=off): they read and write what this user can, "
-            "see its processes, and reach the network.",
-            f"A command gets {self._limits.processes} processes, each {self._limits.memory_bytes >> 20} MiB of memory.",
-        )
 
     async def run(
         self, argv: Sequence[str], *, workspace: Path, timeout: float, stdin: bytes = b"", network: bool = False
@@ -64,9 +44,9 @@ class Unconfined:
             status = Pipe(fds)
             start = [sys.executable, "-I", "-S", str(_SUPERVISOR), str(os.getpid()), str(status.write_end)]
             try:
-                child = Child(
+                child = CommandProcess(
                     [*start, json.dumps(limits), *argv],
-                    env={**ENVIRONMENT, "HOME": str(workspace)},
+                    env={**COMMAND_ENVIRONMENT, "HOME": str(workspace)},
                     cwd=workspace,
                     stdin=stdin,
                     pass_fds=(status.write_end,),

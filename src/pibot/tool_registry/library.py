@@ -21,7 +21,7 @@ from pibot.contracts import ToolContext
 from pibot.errors import SkillError, UnknownSkill
 from pibot.tool_registry.policy import Policy, SkillRules, context_for, read_rules
 from pibot.tool_registry.signature import read_signature
-from pibot.tool_registry.toolbox import Approvals, Tool, Toolbox
+from pibot.tool_registry.toolbox import ApprovalGate, Tool, Toolbox
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
 _FRONT_MATTER = re.compile(r"---[ \t]*\r?\n(.*?\r?\n)?---[ \t]*(?:\r?\n|\Z)(.*)\Z", re.DOTALL)
@@ -101,7 +101,7 @@ class SkillLibrary:
         """
         return tuple(SkillInfo(name, self._page(name).description) for name in self.names())
 
-    def load(self, names: Sequence[str], context: ToolContext, approvals: Approvals | None = None) -> Toolbox:
+    def load(self, names: Sequence[str], context: ToolContext, approvals: ApprovalGate | None = None) -> Toolbox:
         """Import the skills of one task and make its toolbox.
 
         Each call imports anew, so that nothing of one task reaches another through a module's globals. It costs

@@ -56,7 +56,7 @@ class Tool:
         return ToolSpec(self.name, self.signature.description, self.signature.parameters)
 
 
-class Approvals(Protocol):
+class ApprovalGate(Protocol):
     """The way to the owner."""
 
     async def ask(self, tool: str, arguments: Mapping[str, Any]) -> Decision: ...
@@ -77,7 +77,7 @@ class Toolbox:
         tools: Sequence[Tool],
         instructions: str = "",
         *,
-        approvals: Approvals | None = None,
+        approvals: ApprovalGate | None = None,
         max_result_chars: int = MAX_RESULT_CHARS,
     ) -> None:
         self._tools = {tool.name: tool for tool in tools}

@@ -13,7 +13,7 @@ from pibot.contracts import Agent, AgentOutcome, Budget, CommandRunner, LLMClien
 from pibot.errors import SettingsError, ToolError
 from pibot.settings import Settings
 from pibot.tls import client_tls
-from pibot.worker.approvals import ApprovalDesk
+from pibot.worker.approvals import WorkerApprovals
 
 if TYPE_CHECKING:
     from pibot.tool_registry import SkillLibrary
@@ -48,7 +48,7 @@ class TaskAgents:
         budget: Budget,
         options: Mapping[str, Any],
         clear: Optional[Clear] = None,
-        approvals: ApprovalDesk | None = None,
+        approvals: WorkerApprovals | None = None,
     ) -> None:
         self._library = library
         self._commands = commands
@@ -58,7 +58,7 @@ class TaskAgents:
         self._budget = budget
         self._options = options
         self._clear = clear
-        self._approvals = approvals or ApprovalDesk(Settings.approval_seconds)
+        self._approvals = approvals or WorkerApprovals(Settings.approval_seconds)
         self._llm: LLMClient | None = None
 
     def __call__(self, request: TaskRequest) -> Agent:
@@ -85,7 +85,7 @@ class TaskAgents:
             await self._remove(workspace)  # left behind by a power cut
         # Where commands run as another user, the folder above brings the group that both are in, and the umask is set.
         workspace.mkdir(parents=True, mode=0o700 if self._clear is None else 0o770)
-        approvals = self._approvals.of_task(request.task_id)
+        approvals = self._approvals.for_task(request.task_id)
         try:
             context = ToolContext(request.task_id, workspace, self._commands, self._options)
             tools = self._library.load(request.skills, context, approvals)
@@ -128,7 +128,9 @@ def _remove_by_force(folder: Path) -> None:
         log.error("workspace_left folder=%s: it can't be removed", folder)
 
 
-def create_task_agents(settings: Settings, library: SkillLibrary, approvals: ApprovalDesk | None = None) -> TaskAgents:
+def create_task_agents(
+    settings: Settings, library: SkillLibrary, approvals: WorkerApprovals | None = None
+) -> TaskAgents:
     """Put together what a worker's tasks need.
 
     Raises:
@@ -168,6 +170,6 @@ def _commands(settings: Settings) -> tuple[CommandRunner, Optional[Clear]]:
 
         remote = RemoteSandbox(settings.sandbox_socket, settings.workspace_dir)
         return remote, remote.clear
-    from pibot.sandbox import Shown, create_command_runner
+    from pibot.sandbox import ReadablePath, create_command_runner
 
-    return create_command_runner(settings.sandbox, shown=[Shown(path) for path in settings.read_paths]), None
+    return create_command_runner(settings.sandbox, readable=[ReadablePath(path) for path in settings.read_paths]), None

@@ -38,7 +38,7 @@ class _Asked:
         self.over = False
 
 
-class ApprovalDesk:
+class WorkerApprovals:
     """Where the calls of a worker wait. Its methods may be called from any thread.
 
     Args:
@@ -48,7 +48,7 @@ class ApprovalDesk:
 
     def __init__(self, seconds: float, clock: Clock = time.time) -> None:
         self.seconds = seconds
-        self.something_waits: Callable[[str], None] = lambda task_id: None
+        self.on_pending_call: Callable[[str], None] = lambda task_id: None
         """Called with the task's id when a call of it begins to wait."""
         self._clock = clock
         self._lock = threading.Lock()
@@ -97,7 +97,7 @@ class ApprovalDesk:
             asked.decision = decision
             asked.wake()
 
-    def of_task(self, task_id: str) -> TaskApprovals:
+    def for_task(self, task_id: str) -> TaskApprovals:
         """What the tools of one task ask, and its agent; call it in the loop."""
         self._pauses[task_id] = _Pause()
         return TaskApprovals(self, task_id, self._pauses[task_id])
@@ -116,7 +116,7 @@ class ApprovalDesk:
             calls.append(_Asked(request, wake))
             asked = calls[-1]
         event(log, "approval_asked", task=task_id, tool=tool, digest=asked.request.digest)
-        self.something_waits(task_id)
+        self.on_pending_call(task_id)
         return asked
 
     def _end(self, asked: _Asked) -> Decision | None:
@@ -172,7 +172,7 @@ class TaskApprovals:
         pause: counts how long.
     """
 
-    def __init__(self, desk: ApprovalDesk, task_id: str, pause: _Pause) -> None:
+    def __init__(self, desk: WorkerApprovals, task_id: str, pause: _Pause) -> None:
         self._desk = desk
         self._task_id = task_id
         self._pause = pause
@@ -211,7 +211,7 @@ class TaskApprovals:
         """Seconds for which the task has waited for the owner, up to now."""
         return self._pause.waited()
 
-    async def nobody_waited_for(self) -> None:
+    async def all_decided(self) -> None:
         """Returns when no call of the task waits."""
         await self._pause.over()
 

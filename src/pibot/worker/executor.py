@@ -27,7 +27,7 @@ from pibot.contracts import (
 from pibot.errors import PibotError, ShuttingDown, TaskConflict, TaskNotFound, WorkerBusy
 from pibot.logs import event
 from pibot.settings import Settings
-from pibot.worker.approvals import ApprovalDesk
+from pibot.worker.approvals import WorkerApprovals
 
 if TYPE_CHECKING:
     import asyncio
@@ -77,7 +77,7 @@ class TaskExecutor:
         *,
         results_kept: int = 200,
         results_ttl: float = 24 * 3600.0,
-        approvals: ApprovalDesk | None = None,
+        approvals: WorkerApprovals | None = None,
         clock: Clock = time.time,
         monotonic: Clock = time.monotonic,
     ) -> None:
@@ -86,8 +86,8 @@ class TaskExecutor:
         self._loop = loop
         self._results_kept = results_kept
         self._results_ttl = results_ttl
-        self._approvals = approvals or ApprovalDesk(Settings.approval_seconds, clock)
-        self._approvals.something_waits = self._tell_waiters
+        self._approvals = approvals or WorkerApprovals(Settings.approval_seconds, clock)
+        self._approvals.on_pending_call = self._tell_waiters
         self._clock = clock
         self._monotonic = monotonic
         self._lock = threading.Lock()
@@ -170,7 +170,7 @@ class TaskExecutor:
 
         Raises:
             TaskNotFound: no such task is known here.
-            ApprovalNotFound, ApprovalConflict, ApprovalOver: see :meth:`ApprovalDesk.decide`.
+            ApprovalNotFound, ApprovalConflict, ApprovalOver: see :meth:`WorkerApprovals.decide`.
         """
         self._known(task_id)
         self._approvals.decide(task_id, approval_id, decision)

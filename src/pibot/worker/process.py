@@ -13,7 +13,7 @@ from pibot.logs import event
 from pibot.secrecy import keep_memory_private
 from pibot.settings import DEFAULT_PORT, Settings
 from pibot.tls import MASTER, server_tls
-from pibot.worker.approvals import ApprovalDesk
+from pibot.worker.approvals import WorkerApprovals
 from pibot.worker.executor import TaskExecutor
 
 log = logging.getLogger("pibot.worker")
@@ -44,7 +44,7 @@ def run_worker(settings: Settings, *, host: str | None = None, port: int = DEFAU
         log.warning("PIBOT_SANDBOX=off: commands that the model picks run without confinement, as this user")
     for name in library.unknown(settings.approve):
         log.warning("PIBOT_APPROVE names %s, which is no skill and no tool of one here: nothing waits for it", name)
-    approvals = ApprovalDesk(settings.approval_seconds)
+    approvals = WorkerApprovals(settings.approval_seconds)
     agents = create_task_agents(settings, library, approvals)
     loop = BackgroundLoop()
     executor = TaskExecutor(
