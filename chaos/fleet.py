@@ -140,7 +140,7 @@ class Service:
             )
 
 
-class Fleet:
+class SupervisedFleet:
     """Everything that runs: the model, the workers, the hub, and the links between them.
 
     Args:

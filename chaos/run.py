@@ -24,7 +24,7 @@ from chaos import runs
 from chaos.clients import Accepted, Watcher, submit
 from chaos.disk import Disk, small_disk
 from chaos.evidence import Check, Evidence, check, read_database
-from chaos.fleet import ChaosError, Fleet, until
+from chaos.fleet import ChaosError, SupervisedFleet, until
 from chaos.schedule import Fault, Schedule, draw
 
 JOBS = 300
@@ -76,7 +76,7 @@ class Chaos:
         """
         disk = small_disk(self._folder / "disk")
         try:
-            fleet = Fleet(self._folder, self._folder / "disk", self._lease_seconds)
+            fleet = SupervisedFleet(self._folder, self._folder / "disk", self._lease_seconds)
             print(f"The disk: {disk.how}. Commands: {fleet.sandbox}.", flush=True)
             try:
                 await fleet.start()
@@ -89,7 +89,7 @@ class Chaos:
             self._keep_database()
             disk.remove()
 
-    async def _let_go(self, fleet: Fleet, disk: Disk) -> Watcher:
+    async def _let_go(self, fleet: SupervisedFleet, disk: Disk) -> Watcher:
         begin = time.monotonic()
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True)) as session:
             watcher = Watcher(session, lambda: _address(fleet.hub.link.upstream))
@@ -110,7 +110,7 @@ class Chaos:
         self.report.settled_after = time.monotonic() - begin
         return watcher
 
-    async def _apply(self, fault: Fault, fleet: Fleet, disk: Disk) -> None:
+    async def _apply(self, fault: Fault, fleet: SupervisedFleet, disk: Disk) -> None:
         self.report.faults[fault.kind] += 1
         service, link = fleet.services.get(fault.target), fleet.links.get(fault.target)
         if fault.kind == "disk-full":
@@ -153,7 +153,7 @@ class Chaos:
                 return
             await asyncio.sleep(0.3)
 
-    async def _stop(self, fleet: Fleet, watcher: Watcher) -> Evidence:
+    async def _stop(self, fleet: SupervisedFleet, watcher: Watcher) -> Evidence:
         await until(lambda: not fleet.orphans(), ORPHAN_SECONDS)
         orphans = fleet.orphans()
         self.report.starts = {name: service.starts for name, service in fleet.services.items()}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.master_hub.fleet import Fleet, fleet, plan, step
+from tests.support.fleet import Fleet, fleet, plan, step
 from tests.support.processes import clean_environment
 from tests.support.scripted_llm import text
 from tests.support.workers import closed_port

@@ -8,12 +8,12 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.support.processes import ROOT, clean_environment
+from tests.support.waiting import until
 from tests.support.workers import closed_port
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
@@ -117,9 +117,7 @@ def test_a_killed_demo_takes_its_children_and_its_folder_along(clone: Path, envi
     process.kill()
     process.wait()
     process.stdout.close()
-    deadline = time.monotonic() + 60
-    while left_over(environment):
-        assert time.monotonic() < deadline, left_over(environment)
+    until(lambda: not left_over(environment))
 
 
 def test_a_taken_port_is_one_line_that_names_the_variable(clone: Path, environment: dict[str, str]) -> None:

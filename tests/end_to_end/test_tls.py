@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from pibot.tls import MASTER
-from tests.master_hub.fleet import make_skills
 from tests.support.certificates import Authority, Files
+from tests.support.fleet import make_skills
 from tests.support.processes import clean_environment, serving_process
 from tests.support.scripted_llm import ScriptedLLM, text
 

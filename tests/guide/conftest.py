@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.guide.fleet import Fleet, fleet
+from tests.guide.nodes import Nodes, nodes
 
 collect_ignore = ["scripts"]
 
 
 @pytest.fixture(scope="session")
-def guides_fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    with fleet(tmp_path_factory.mktemp("fleet")) as running:
+def guides_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    with nodes(tmp_path_factory.mktemp("nodes")) as running:
         yield running

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.guide.fleet import Fleet
+from tests.guide.nodes import Nodes
 from tests.support.processes import Running, clean_environment, serving_process
 from tests.support.scripted_llm import ScriptedLLM, text
 
@@ -60,9 +60,9 @@ def page() -> Iterator[str]:
     server.server_close()
 
 
-def run_script(name: str, fleet: Fleet, directory: Path) -> str:
+def run_script(name: str, nodes: Nodes, directory: Path) -> str:
     done = subprocess.run(
-        [sys.executable, str(SCRIPTS / name)], cwd=directory, env=fleet.master, capture_output=True, text=True
+        [sys.executable, str(SCRIPTS / name)], cwd=directory, env=nodes.master, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -71,14 +71,14 @@ def run_script(name: str, fleet: Fleet, directory: Path) -> str:
 # --- Testing ---
 
 
-def test_1_every_worker_is_healthy(guides_fleet: Fleet) -> None:
-    for number, worker in enumerate(guides_fleet.workers, 1):
+def test_1_every_worker_is_healthy(guides_nodes: Nodes) -> None:
+    for number, worker in enumerate(guides_nodes.workers, 1):
         expected = {"status": "healthy", "worker_id": f"worker-{number}", "current_task": None}
         assert curl(f"{worker.url}/health") == expected
 
 
-def test_2_a_simple_task_is_accepted_and_lists_the_home_directory(guides_fleet: Fleet) -> None:
-    worker = guides_fleet.workers[0]
+def test_2_a_simple_task_is_accepted_and_lists_the_home_directory(guides_nodes: Nodes) -> None:
+    worker = guides_nodes.workers[0]
     body = {"task_id": "test_001", "description": "List files in home directory", "skills": ["shell_exec"]}
     accepted = curl("-X", "POST", f"{worker.url}/task", "-H", "Content-Type: application/json", "-d", json.dumps(body))
     assert accepted == {"success": True, "task_id": "test_001", "status": "accepted"}
@@ -88,8 +88,8 @@ def test_2_a_simple_task_is_accepted_and_lists_the_home_directory(guides_fleet: 
     assert re.search(r"^total \d+$", got["output"], re.MULTILINE), got["output"]
 
 
-def test_3_a_network_task_returns_the_pages_title(guides_fleet: Fleet, page: str) -> None:
-    worker = guides_fleet.workers[1]
+def test_3_a_network_task_returns_the_pages_title(guides_nodes: Nodes, page: str) -> None:
+    worker = guides_nodes.workers[1]
     description = f"Download {page} and return the title"
     post(worker, {"task_id": "test_download", "description": description, "skills": ["web_fetch"]})
     got = result(worker, "test_download")
@@ -97,8 +97,8 @@ def test_3_a_network_task_returns_the_pages_title(guides_fleet: Fleet, page: str
     assert "Example Domain" in got["output"]
 
 
-def test_4_the_masters_integration_script_passes(guides_fleet: Fleet, tmp_path: Path) -> None:
-    printed = run_script("test_integration.py", guides_fleet, tmp_path)
+def test_4_the_masters_integration_script_passes(guides_nodes: Nodes, tmp_path: Path) -> None:
+    printed = run_script("test_integration.py", guides_nodes, tmp_path)
     assert "Total Workers: 3" in printed
     assert [printed.count(f"  worker-{n}: ✓") for n in (1, 2, 3)] == [1, 1, 1]
     assert "  Success: True" in printed
@@ -107,9 +107,9 @@ def test_4_the_masters_integration_script_passes(guides_fleet: Fleet, tmp_path: 
     assert "✗" not in printed
 
 
-def test_5_the_load_script_completes_its_three_tasks_each_time_it_is_run(guides_fleet: Fleet, tmp_path: Path) -> None:
+def test_5_the_load_script_completes_its_three_tasks_each_time_it_is_run(guides_nodes: Nodes, tmp_path: Path) -> None:
     for _ in range(2):
-        printed = run_script("test_load.py", guides_fleet, tmp_path)
+        printed = run_script("test_load.py", guides_nodes, tmp_path)
         assert [f"  Task {n}: ✓" in printed for n in (0, 1, 2)] == [True] * 3, printed
         # A repeated run is a run of its own: nothing can be faster than the longest of its sleeps.
         total = re.search(r"Total time: ([\d.]+)s", printed)
@@ -120,8 +120,8 @@ def test_5_the_load_script_completes_its_three_tasks_each_time_it_is_run(guides_
 # --- Architecture Validation ---
 
 
-def test_workers_are_independent(guides_fleet: Fleet) -> None:
-    first, second, _ = guides_fleet.workers
+def test_workers_are_independent(guides_nodes: Nodes) -> None:
+    first, second, _ = guides_nodes.workers
     post(first, {"task_id": "test", "description": "Create test file", "skills": ["file_ops"]})
     assert result(first, "test")["success"] is True
     missing = curl(f"{second.url}/task/test/result")
@@ -129,8 +129,8 @@ def test_workers_are_independent(guides_fleet: Fleet) -> None:
     assert "worker-2" in missing["error"]
 
 
-def test_a_task_remembers_nothing_of_another(guides_fleet: Fleet) -> None:
-    worker = guides_fleet.workers[0]
+def test_a_task_remembers_nothing_of_another(guides_nodes: Nodes) -> None:
+    worker = guides_nodes.workers[0]
     post(worker, {"task_id": "mem1", "description": "Remember this: secret123", "skills": []})
     assert result(worker, "mem1")["success"] is True
     post(worker, {"task_id": "mem2", "description": "What did I say?", "skills": []})
@@ -151,11 +151,11 @@ def test_nothing_of_one_task_is_in_what_the_model_is_sent_for_the_next(tmp_path:
         assert [m["role"] for m in second.messages] == ["system", "user"]
 
 
-def test_all_workers_handle_tasks_at_the_same_time(guides_fleet: Fleet) -> None:
-    for number, worker in enumerate(guides_fleet.workers):
+def test_all_workers_handle_tasks_at_the_same_time(guides_nodes: Nodes) -> None:
+    for number, worker in enumerate(guides_nodes.workers):
         body = {"task_id": f"par{number}", "description": "Sleep for 1 seconds", "skills": ["shell_exec"]}
         post(worker, body)
-    results = [result(worker, f"par{number}") for number, worker in enumerate(guides_fleet.workers)]
+    results = [result(worker, f"par{number}") for number, worker in enumerate(guides_nodes.workers)]
     assert all(r["success"] for r in results)
     # At some moment all three were running.
     assert max(r["started_at"] for r in results) < min(r["finished_at"] for r in results)

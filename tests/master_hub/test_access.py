@@ -13,8 +13,8 @@ from pibot.master_components.workers.keys import WorkerKeys
 from pibot.master_hub import HubService, create_hub_app
 from pibot.settings import AccessKey, Secret, Settings
 from pibot.web.keys import KeyRing, needed
-from tests.master_hub.fleet import Fleet, fleet, settings_for, worker
-from tests.master_hub.fleet import Gate as Unused
+from tests.support.fleet import Fleet, fleet, settings_for, worker
+from tests.support.fleet import Gate as Unused
 from tests.support.scripted_llm import ScriptedLLM
 from tests.support.serving import ask
 

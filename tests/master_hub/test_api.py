@@ -14,8 +14,8 @@ from pibot import __version__
 from pibot.contracts import WorkerAddress
 from pibot.master_hub.api import WAITING_PLACES
 from pibot.master_hub.service import CANCELS_AT_ONCE
-from tests.master_hub.fleet import Fleet, fleet, hub, plan, settings_for, step
 from tests.support import scripted_llm as model
+from tests.support.fleet import Fleet, fleet, hub, plan, settings_for, step
 from tests.support.scripted_llm import ScriptedLLM
 from tests.support.serving import Answer, ask
 

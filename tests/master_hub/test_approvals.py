@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlencode
@@ -13,8 +11,7 @@ import pytest
 
 from pibot.contracts import Scope
 from pibot.settings import AccessKey, Secret
-from tests.master_hub.fleet import Fleet, fleet
-from tests.support.processes import clean_environment
+from tests.support.fleet import Fleet, fleet
 from tests.support.serving import Answer, ask
 
 KEY = "the-fleets-own-key"
@@ -31,15 +28,9 @@ def running(tmp_path: Path) -> Iterator[Fleet]:
         yield running
 
 
-def pibot(running: Fleet, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    environment = clean_environment(PIBOT_HUB_URL=running.url, PIBOT_API_KEY=KEY)
-    argv = [sys.executable, "-m", "pibot", *arguments]
-    return subprocess.run(argv, input=stdin, capture_output=True, text=True, env=environment, timeout=60)
-
-
 def test_a_call_that_waits_is_listed_with_its_job(running: Fleet) -> None:
     job_id = running.submit("ask rm -r old")
-    approval = running.waiting(job_id)
+    approval = running.waiting_call(job_id)
     assert running.ask("GET", "/approvals").json() == {"success": True, "approvals": [approval]}
     assert approval["arguments"] == {"command": "rm -r old"}
     row = running.ask("GET", "/tasks").json()["tasks"][0]
@@ -60,7 +51,7 @@ def test_a_call_that_waits_is_listed_with_its_job(running: Fleet) -> None:
 @pytest.mark.parametrize("key", [READER, SUBMITTER, "wrong", None])
 def test_only_a_key_with_the_scope_admin_decides(running: Fleet, key: str | None) -> None:
     job_id = running.submit("ask rm -r old")
-    approval = running.waiting(job_id)
+    approval = running.waiting_call(job_id)
     body = {"digest": approval["digest"], "approved": True}
     answer = ask(running.port, "POST", f"/approvals/{approval['approval_id']}", body, key=key)
     assert answer.status == (403 if key in (READER, SUBMITTER) else 401)
@@ -73,7 +64,7 @@ def test_only_a_key_with_the_scope_admin_decides(running: Fleet, key: str | None
         401,
         403,
     )
-    assert running.waiting(job_id)["approval_id"] == approval["approval_id"]
+    assert running.waiting_call(job_id)["approval_id"] == approval["approval_id"]
 
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
@@ -89,7 +80,7 @@ def send(running: Fleet, **fields: str) -> Answer:
 
 def test_the_pages_show_the_whole_call_and_its_buttons_decide(running: Fleet) -> None:
     job_id = running.submit("ask echo '<b>' && rm -r old")
-    approval = running.waiting(job_id)
+    approval = running.waiting_call(job_id)
     for path in ("/dashboard", f"/dashboard/jobs/{job_id}"):
         page = running.ask("GET", path).body.decode()
         assert "command: echo &#39;&lt;b&gt;&#39; &amp;&amp; rm -r old" in page
@@ -112,7 +103,7 @@ def test_the_pages_show_the_whole_call_and_its_buttons_decide(running: Fleet) ->
 
 def test_a_call_of_a_cancelled_job_waits_no_more(running: Fleet) -> None:
     job_id = running.submit("ask rm -r old")
-    approval = running.waiting(job_id)
+    approval = running.waiting_call(job_id)
     running.ask("POST", f"/task/{job_id}/cancel")
     body = {"digest": approval["digest"], "approved": True}
     late = running.ask("POST", f"/approvals/{approval['approval_id']}", body)
@@ -121,21 +112,21 @@ def test_a_call_of_a_cancelled_job_waits_no_more(running: Fleet) -> None:
 
 def test_the_command_says_that_a_job_waits_and_what_to_type(running: Fleet) -> None:
     job_id = running.submit("ask rm -r old")
-    running.waiting(job_id)
-    assert f"waits    for your approval: pibot approve {job_id}" in pibot(running, "status").stdout
-    assert "approve?" in pibot(running, "jobs").stdout
-    shown = pibot(running, "job", job_id).stdout
+    running.waiting_call(job_id)
+    assert f"waits    for your approval: pibot approve {job_id}" in running.pibot("status").stdout
+    assert "approve?" in running.pibot("jobs").stdout
+    shown = running.pibot("job", job_id).stdout
     assert "step-1 waits for your approval of shell_exec: command: rm -r old" in shown
     assert f"pibot approve {job_id}" in shown
-    refused = pibot(running, "approve", job_id, "--refuse", "--reason", "no", stdin="y\n")
+    refused = running.pibot("approve", job_id, "--refuse", "--reason", "no", stdin="y\n")
     assert "Refuse it? [y/N]" in refused.stdout
     assert running.result(job_id)["output"] == "refused: no"
 
 
 def test_the_command_hides_nothing_of_a_call_and_approves_what_it_showed(running: Fleet) -> None:
     job_id = running.submit("ask rm -r old \x1b[2K\rls \u202e#")
-    running.waiting(job_id)
-    done = pibot(running, "approve", job_id, "--yes")
+    running.waiting_call(job_id)
+    done = running.pibot("approve", job_id, "--yes")
     assert "    command: rm -r old \\u{1b}[2K\\u{d}ls \\u{202e}#\n" in done.stdout
     assert running.result(job_id)["output"] == "approved"
-    assert "is completed" in pibot(running, "approve", job_id).stderr
+    assert "is completed" in running.pibot("approve", job_id).stderr

@@ -16,7 +16,7 @@ from bs4 import BeautifulSoup
 from pibot.contracts import Scope
 from pibot.master_hub.access import local
 from pibot.settings import AccessKey, Secret
-from tests.master_hub.fleet import Fleet, fleet
+from tests.support.fleet import Fleet, fleet
 from tests.support.serving import Answer, ask
 
 OWNER, TOKEN = "owner-key-0123456789", "token-0123456789"

@@ -25,8 +25,8 @@ from schemathesis.specs.openapi.checks import (
 from pibot import __version__, master_hub
 from pibot.master_components.store.states import JobState
 from pibot.web.keys import needed
-from tests.master_hub.fleet import Fleet, fleet
 from tests.support import scripted_llm as model
+from tests.support.fleet import Fleet, fleet
 
 CHECKS: list[CheckFunction] = [
     not_a_server_error,

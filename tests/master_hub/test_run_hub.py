@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.master_hub.fleet import make_skills
+from tests.support.fleet import make_skills
 from tests.support.serving import ask
 
 START = """

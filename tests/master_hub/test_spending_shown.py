@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from pibot.cli import main
 from pibot.settings import GatewaySettings, Price
-from tests.master_hub.fleet import Fleet, fleet
 from tests.support import scripted_llm as model
+from tests.support.fleet import Fleet, fleet
 
 USAGE = {"prompt_tokens": 1000, "completion_tokens": 250, "total_tokens": 1250}
 LIMITS = GatewaySettings(job_tokens=5000, day_tokens=10_000, prices={model.MODEL: Price(1, 4)}, currency="CNY")

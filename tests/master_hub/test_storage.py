@@ -16,10 +16,11 @@ from pibot.errors import StoreError, StoreUnwritable
 from pibot.master_components.store.copies import copy_of
 from pibot.master_components.store.records import Submission
 from tests.cli.test_commands import pibot
-from tests.master_hub.fleet import Fleet, fleet, hub, settings_for
 from tests.master_hub.test_run_hub import ready, start
+from tests.support.fleet import Fleet, fleet, hub, settings_for
 from tests.support.scripted_llm import ScriptedLLM
 from tests.support.serving import ask
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -164,8 +165,7 @@ def test_a_start_forgets_the_oldest_jobs_beyond_the_number(tmp_path: Path) -> No
     with ScriptedLLM() as llm:
         settings = settings_for(tmp_path, llm, jobs_kept=2)
     with hub(settings) as (service, port):
-        while len(service.jobs()) > 2:
-            pass
+        until(lambda: len(service.jobs()) <= 2)
         statuses = [ask(port, "GET", f"/task/{job_id}").status for job_id in ids]
 
     assert sorted(statuses) == [200, 200, 404, 404, 404]

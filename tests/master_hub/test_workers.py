@@ -15,8 +15,8 @@ from pibot.errors import InvalidRequest, StoreError
 from pibot.master_hub.roster import Roster, address_from_json
 from pibot.settings import Settings
 from pibot.worker.joining import Joining
-from tests.master_hub.fleet import Fleet, fleet, hub, settings_for, worker
 from tests.master_hub.pages.test_dashboard import page
+from tests.support.fleet import Fleet, fleet, hub, settings_for, worker
 from tests.support.scripted_llm import ScriptedLLM
 from tests.support.serving import ask
 from tests.support.workers import closed_port, workers

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import pytest
 
 from pibot.settings import Secret
-from tests.master_hub.fleet import Fleet, fleet, settings_for, worker
-from tests.master_hub.fleet import Gate as Unused
+from tests.support.fleet import Fleet, fleet, settings_for, worker
+from tests.support.fleet import Gate as Unused
 from tests.support.scripted_llm import ScriptedLLM
 from tests.support.serving import ask
 

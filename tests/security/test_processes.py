@@ -19,6 +19,7 @@ from pibot.sandbox.bubblewrap import Bubblewrap
 from tests.security.attacks import LONG, as_root, bare, both, boxed, process, python, sandbox, weakened
 from tests.support.nobody import as_nobody
 from tests.support.processes import processes_with
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.system
 
@@ -104,9 +105,7 @@ async def test_a_command_leaves_nothing_behind(attack: str, workspace: Path) -> 
     await boxed(command, workspace)
     assert processes_with(token) == []
     subprocess.run(["bash", "-c", command], cwd=workspace, stdout=subprocess.DEVNULL, check=False)
-    while not (left := processes_with(token)):
-        pass  # it is about to begin; the test's time limit ends this where nothing is left
-    for pid in left:
+    for pid in until(lambda: processes_with(token)):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 

@@ -1,4 +1,4 @@
-"""The product's own processes, started as a user starts them, for tests of the whole."""
+"""The product's processes, started as a user starts them."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Callable
 
 ROOT = Path(__file__).resolve().parents[2]
 
+READY_SECONDS = 120.0
+"""How long a process may take until it serves, on a busy machine."""
+
 
 def clean_environment(**more: str) -> dict[str, str]:
-    """This process's environment without anything that would set up PiBot, and ``more``."""
+    """Return this process's environment with ``more``, and without any setting of PiBot's."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -25,12 +29,59 @@ def clean_environment(**more: str) -> dict[str, str]:
     return {**kept, **more}
 
 
+class _Output:
+    """Copies what a process prints to a file, and tells when a line matches.
+
+    Args:
+        printed: called after each line.
+    """
+
+    def __init__(self, stdout: IO[bytes], copy: Path, printed: Callable[[], object]) -> None:
+        self._lines: list[str] = []
+        self._changed = threading.Condition()
+        self._ended = False
+        self._printed = printed
+        self._thread = threading.Thread(target=self._read, args=(stdout, copy), daemon=True)
+        self._thread.start()
+
+    def wait_for(self, pattern: str, within: float) -> re.Match[str]:
+        found: list[re.Match[str]] = []
+
+        def is_there() -> bool:
+            found.extend(filter(None, (re.search(pattern, line) for line in self._lines)))
+            return bool(found) or self._ended
+
+        with self._changed:
+            self._changed.wait_for(is_there, within)
+            printed = "".join(self._lines)
+        assert found, f"within {within:g} s the process printed no line like {pattern!r}, but:\n{printed}"
+        return found[0]
+
+    def join(self) -> None:
+        """Wait until everything is copied."""
+        self._thread.join(10)
+        assert not self._thread.is_alive(), "a process that was started by this one holds its output open"
+
+    def _read(self, stdout: IO[bytes], copy: Path) -> None:
+        with stdout, copy.open("wb") as file:
+            for line in stdout:
+                file.write(line)
+                file.flush()
+                with self._changed:
+                    self._lines.append(line.decode(errors="replace"))
+                    self._changed.notify_all()
+                self._printed()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+
 @dataclass
 class Running:
-    """A process that serves, and where.
+    """A process that serves.
 
     Attributes:
-        process: it.
+        process: for signals and its exit status.
         port: where it listens, on 127.0.0.1.
         directory: its working directory.
     """
@@ -38,10 +89,19 @@ class Running:
     process: subprocess.Popen[bytes]
     port: int
     directory: Path
+    _output: _Output
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    def wait_for_line(self, pattern: str, within: float = 60.0) -> None:
+        """Wait until the process has printed a line in which this regular expression is found.
+
+        Raises:
+            AssertionError: it ended before, or ``within`` seconds are over.
+        """
+        self._output.wait_for(pattern, within)
 
 
 @contextlib.contextmanager
@@ -51,50 +111,38 @@ def serving_process(
     environment: Mapping[str, str],
     *,
     port_pattern: str = r"listen=http://\S+:(\d+)",
+    printed: Callable[[], object] = lambda: None,
 ) -> Iterator[Running]:
-    """Run ``python -m …`` in ``directory`` until the block ends; its output goes to ``output.txt`` there.
+    """Run ``python …`` in ``directory`` until the block ends; its output goes to ``output.txt`` there.
 
     Args:
-        arguments: after ``python``; it is told to listen on port 0.
-        environment: all of it.
-        port_pattern: finds the port in what it prints when it is ready.
+        arguments: after ``python``.
+        environment: the whole of it.
+        port_pattern: finds the port in the line that it prints when it is ready.
+        printed: called after each line that it prints, in another thread.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    with (directory / "output.txt").open("wb") as copy:
-        process = subprocess.Popen(
-            [sys.executable, *arguments],
-            cwd=directory,
-            env=dict(environment),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        assert process.stdout is not None
-        try:
-            port = _read_port(process.stdout, copy, port_pattern)
-            drain = subprocess.Popen(["cat"], stdin=process.stdout, stdout=copy)
-            process.stdout.close()
-            yield Running(process, port, directory)
-        finally:
-            if process.poll() is None:
-                process.terminate()
-            process.wait(60)
-        drain.wait(10)
-
-
-def _read_port(stdout: IO[bytes], copy: IO[bytes], pattern: str) -> int:
-    seen = b""
-    for line in stdout:
-        seen += line
-        copy.write(line)
-        match = re.search(pattern, line.decode(errors="replace"))
-        if match:
-            copy.flush()
-            return int(match.group(1))
-    raise AssertionError(f"the process ended before it was ready; it printed:\n{seen.decode(errors='replace')}")
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=directory,
+        env=dict(environment),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert process.stdout is not None
+    output = _Output(process.stdout, directory / "output.txt", printed)
+    try:
+        port = int(output.wait_for(port_pattern, READY_SECONDS).group(1))
+        yield Running(process, port, directory, output)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.wait(60)
+    output.join()
 
 
 def processes_with(token: str) -> list[int]:
-    """The processes on this machine, in whichever namespace, that have ``token`` in their command line."""
+    """Return the ids of this machine's processes, of any namespace, that have ``token`` in their command line."""
     found = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():

@@ -59,7 +59,7 @@ class SlowPlanner(FakePlanner):
 
 
 @dataclass
-class Fleet:
+class SimulatedFleet:
     """What outlives a hub: its disk, the clocks, the workers.
 
     Args:
@@ -93,7 +93,7 @@ class Hub:
         broken: promises that were seen broken where nobody could be told.
     """
 
-    def __init__(self, fleet: Fleet, known: Collection[str]) -> None:
+    def __init__(self, fleet: SimulatedFleet, known: Collection[str]) -> None:
         self.fleet = fleet
         self.loop = VirtualLoop(fleet.monotonic, fleet.wall)
         self.store = JobStore(fleet.folder / "jobs.db", clock=fleet.wall, monotonic=fleet.monotonic)
@@ -243,7 +243,7 @@ class Hub:
 class Promises:
     """What was promised to whoever sent the jobs, checked against what the store holds; it outlives the hubs."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: SimulatedFleet) -> None:
         self.fleet = fleet
         self.hub: Hub
         self.sent: dict[str, Submission] = {}

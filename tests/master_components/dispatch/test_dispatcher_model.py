@@ -21,7 +21,7 @@ from pibot.master_components.dispatch.late_results import MAX_ASK_AGAIN
 from pibot.master_components.dispatch.step_runner import LEASE_SECONDS
 from pibot.master_components.store.records import Submission
 from pibot.master_components.store.states import ENDED_JOBS
-from tests.master_components.dispatch.hub_model import Fleet, Hub, Promises
+from tests.master_components.dispatch.hub_model import Hub, Promises, SimulatedFleet
 from tests.support.simulated_workers import Link, SimulatedWorker
 
 MEMORY = Path("/dev/shm")
@@ -62,7 +62,7 @@ class HubMachine(RuleBasedStateMachine):
     )
     def begin(self, jobs_at_once: int, no_worker: float | None, workers: int) -> None:
         folder = Path(tempfile.mkdtemp(prefix="pibot-model-", dir=MEMORY if MEMORY.is_dir() else None))
-        self.fleet = Fleet(folder, jobs_at_once, no_worker)
+        self.fleet = SimulatedFleet(folder, jobs_at_once, no_worker)
         self.promises = Promises(self.fleet)
         for number, name in enumerate(WORKERS):
             has = frozenset(SKILLS if number != 1 else SKILLS[:1])

@@ -14,8 +14,8 @@ from bs4 import BeautifulSoup
 
 from pibot.contracts import WorkerAddress
 from pibot.master_hub.pages.routes import _pack
-from tests.master_hub.fleet import Fleet, fleet, plan, step
 from tests.support import scripted_llm as model
+from tests.support.fleet import Fleet, fleet, plan, step
 from tests.support.scripted_llm import ScriptedLLM
 from tests.support.serving import Answer, ask
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
-from tests.master_hub.fleet import Fleet, fleet, hub, plan, settings_for, step
 from tests.support import scripted_llm as model
+from tests.support.fleet import Fleet, fleet, hub, plan, settings_for, step
 from tests.support.scripted_llm import ScriptedLLM
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -373,7 +373,7 @@ def test_a_call_that_comes_to_wait_appears_by_itself_and_its_buttons_decide(
 def test_a_decision_works_without_scripts_too(tmp_path: Path, browser: Browser) -> None:
     with fleet(tmp_path, workers=1) as running:
         job_id = running.submit("ask rm -r old")
-        running.waiting(job_id)
+        running.waiting_call(job_id)
         with opened(browser, f"{running.url}/dashboard", scripts=False) as page:
             page.get_by_role("button", name="Approve").click()
             assert running.result(job_id)["output"] == "approved"
@@ -403,7 +403,7 @@ def test_a_second_click_does_not_decide_the_call_that_came_to_where_the_first_on
 
 def test_all_of_a_long_call_stands_above_the_button_that_approves_it(tmp_path: Path, browser: Browser) -> None:
     with fleet(tmp_path, workers=1) as running:
-        running.waiting(running.submit("ask " + "echo well\n" * 80 + "rm -r old"))
+        running.waiting_call(running.submit("ask " + "echo well\n" * 80 + "rm -r old"))
         with opened(browser, f"{running.url}/dashboard", size=PHONE) as page:
             call = page.locator("li.approval:visible pre")
             assert call.evaluate("el => el.scrollHeight - el.clientHeight") <= 0

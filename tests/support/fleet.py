@@ -1,17 +1,19 @@
-"""A whole fleet in one process for the hub's tests: the real hub and real workers over HTTP, a scripted model, and
-agents that do what a task's description says."""
+"""A fleet for tests, as its owner meets it, and how to run one in the test's own process: the real hub and real workers
+over HTTP, a scripted model, and agents that do what a task's description says."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 from pibot.background import BackgroundLoop
 from pibot.contracts import AgentOutcome, TaskRequest, TaskState, Usage, WorkerAddress
@@ -23,37 +25,45 @@ from pibot.worker.api import create_worker_app
 from pibot.worker.approvals import WorkerApprovals
 from pibot.worker_task_executor import TaskExecutor
 from tests.support import scripted_llm as model
+from tests.support.processes import ROOT, clean_environment
 from tests.support.scripted_llm import ScriptedLLM
 from tests.support.serving import Answer, ask, serving
+from tests.support.waiting import Changes
+
+if TYPE_CHECKING:
+    from tests.support.fleet_processes import Processes
 
 T = TypeVar("T")
 
 CHECK_EVERY = 0.05
+"""Seconds between two health polls of the hub in this process."""
 
 
 class Gate:
-    """What the agents of tasks called ``hold …`` wait for. Works across threads and loops."""
+    """Holds the agents of the tasks called ``hold …`` until the test opens it. Works across threads and loops."""
 
     def __init__(self) -> None:
         self._open = threading.Event()
         self._held = threading.Semaphore(0)
-        self._ended = False
 
     def open(self) -> None:
+        """Let every task go on, those to come too."""
         self._open.set()
 
     def wait_for_a_task(self) -> None:
+        """Wait until an agent is held; each call is for one agent."""
         assert self._held.acquire(timeout=20), "no task came to the gate"
 
     async def pass_through(self) -> None:
+        """Wait until the gate is open."""
         self._held.release()
         while not await asyncio.to_thread(self._open.wait, 0.05):
             pass
 
 
 class ObedientAgent:
-    """Does what the description says: ``fail …`` fails, ``hold …`` waits for the gate, ``ask …`` for the owner's
-    approval of the rest as a command, anything else is done."""
+    """Do what the description says: ``fail …`` fails, ``hold …`` waits for the gate, ``ask …`` needs the owner's
+    approval of the rest as a command, anything else completes."""
 
     def __init__(self, gate: Gate, approvals: WorkerApprovals) -> None:
         self._gate = gate
@@ -73,55 +83,114 @@ class ObedientAgent:
         return AgentOutcome(TaskState.COMPLETED, output=f"did: {request.description}", usage=usage, steps=1)
 
 
-@dataclass
 class Fleet:
-    """The running parts.
+    """A running hub with its workers and a scripted model, and the requests that their owner sends.
+
+    :func:`fleet` runs all of it in this process; :func:`tests.support.fleet_processes.process_fleet` gives the hub and
+    each worker a process of its own.
 
     Args:
-        port: the hub's.
-        service: the hub's.
-        llm: what the hub asks for plans.
-        gate: what ``hold`` tasks wait for.
-        key: the fleet's key, if there is one.
+        port: the hub's, on 127.0.0.1.
+        llm: the model that the hub asks, and the workers too where they are processes.
+        key: the fleet's key, if it has one.
+        changes: noted when something has happened that may change the hub's answers.
+        service: the hub's parts, where it runs in this process.
+        gate: holds the tasks called ``hold …``, where the workers run in this process.
+        processes: starts the hub and the workers, where they are processes.
     """
 
-    port: int
-    service: HubService
-    llm: ScriptedLLM
-    gate: Gate
-    key: str | None
+    def __init__(
+        self,
+        port: int,
+        llm: ScriptedLLM,
+        key: str | None,
+        changes: Changes,
+        *,
+        service: HubService | None = None,
+        gate: Gate | None = None,
+        processes: Processes | None = None,
+    ) -> None:
+        self.port = port
+        self.llm = llm
+        self.key = key
+        self._changes = changes
+        self._service = service
+        self._gate = gate
+        self._processes = processes
+
+    @property
+    def service(self) -> HubService:
+        assert self._service is not None, "this fleet's hub is a process of its own"
+        return self._service
+
+    @property
+    def gate(self) -> Gate:
+        assert self._gate is not None, "this fleet's workers are processes of their own"
+        return self._gate
+
+    @property
+    def processes(self) -> Processes:
+        assert self._processes is not None, "this fleet runs in the test's own process"
+        return self._processes
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
     def ask(self, method: str, path: str, body: object = None, **headers: str) -> Answer:
-        """One request with the fleet's key; ``_`` in a header's name stands for ``-``."""
+        """Send one request with the fleet's key; ``_`` in a header's name stands for ``-``."""
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
-        return ask(self.port, method, path, body, key=self.key, headers=sent)
+        return ask(self.port, method, path, body, key=self.key, headers=sent, timeout=90)
+
+    def pibot(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """Run the ``pibot`` command against this hub."""
+        environment = clean_environment(PIBOT_HUB_URL=self.url, **({"PIBOT_API_KEY": self.key} if self.key else {}))
+        argv = [sys.executable, "-m", "pibot", *arguments]
+        return subprocess.run(argv, input=stdin, capture_output=True, text=True, env=environment, timeout=60)
 
     def submit(self, description: str, **more: Any) -> str:
-        """Submit a job that needs no plan; its id."""
+        """Submit a job that needs no plan, and return its id."""
         answer = self.ask("POST", "/task", {"description": description, "skills": [], **more})
         assert answer.status == 202, answer.body
         return str(answer.json()["job_id"])
 
-    def waiting(self, job_id: str) -> Any:
-        """The job's call that waits for the owner, once there is one."""
-        while True:
-            job = self.ask("GET", f"/task/{job_id}").json()["job"]
-            if job["waiting_for_approval"]:
-                return next(a for a in job["approvals"] if a["status"] == "waiting")
-
     def result(self, job_id: str) -> Any:
-        """The job's result, waited for."""
-        answer = self.ask("GET", f"/task/{job_id}/result", Prefer="wait=30")
+        """Wait for the job's result."""
+        answer = self.ask("GET", f"/task/{job_id}/result", Prefer="wait=60")
         assert answer.status == 200, answer.body
         return answer.json()
 
+    def job(self, job_id: str) -> dict[str, Any]:
+        """The job's record."""
+        return dict(self.ask("GET", f"/task/{job_id}").json()["job"])
+
+    def workers(self) -> dict[str, dict[str, Any]]:
+        """What the hub knows of each worker, by the workers' ids."""
+        return {worker["id"]: worker for worker in self.ask("GET", "/workers").json()["workers"]}
+
+    def events(self) -> list[str]:
+        """The sentences of the dashboard's latest events."""
+        return [str(event["text"]) for event in self.ask("GET", "/dashboard/data").json()["events"]]
+
+    def until(self, condition: Callable[[], T]) -> T:
+        """Wait until ``condition``, which asks the hub or a worker, returns something true, and return that."""
+        return self._changes.until(condition)
+
+    def waiting_call(self, job_id: str) -> dict[str, Any]:
+        """Wait until a tool call of the job needs the owner's approval, and return its record."""
+
+        def waiting() -> list[dict[str, Any]]:
+            return [approval for approval in self.job(job_id)["approvals"] if approval["status"] == "waiting"]
+
+        return self.until(waiting)[0]
+
 
 def plan(*steps: dict[str, Any], **more: Any) -> model.Reply:
-    """The scripted model's plan."""
+    """Make the scripted model's answer that plans these steps.
+
+    Args:
+        more: further fields of the plan.
+    """
     subtasks = [{"skills": [], "depends_on": [], **step} for step in steps]
     return model.text(
         json.dumps(
@@ -137,12 +206,12 @@ def plan(*steps: dict[str, Any], **more: Any) -> model.Reply:
 
 
 def step(task_id: str, description: str, *needed: str) -> dict[str, Any]:
-    """One step of :func:`plan`."""
+    """Make one step of :func:`plan`, after those that are ``needed``."""
     return {"task_id": task_id, "description": description, "depends_on": list(needed)}
 
 
 def make_skills(directory: Path, names: Sequence[str] = ("shell_exec", "web_fetch")) -> Path:
-    """A folder of skills that do nothing."""
+    """Make a folder of skills that have no tools, and return it."""
     for name in names:
         folder = directory / name
         folder.mkdir(parents=True)
@@ -152,14 +221,14 @@ def make_skills(directory: Path, names: Sequence[str] = ("shell_exec", "web_fetc
 
 
 def settings_for(tmp_path: Path, llm: ScriptedLLM, **changes: Any) -> Settings:
-    """Settings that keep everything below ``tmp_path``."""
+    """Make the settings of a hub or worker that keeps everything below ``tmp_path``."""
     skills = tmp_path / "skills"
     return Settings(
         llm=LLMSettings(api_key=Secret(model.API_KEY), base_url=llm.url, model=model.MODEL, timeout=20.0, retries=0),
         data_dir=tmp_path / "data",
         skills_dir=skills if skills.exists() else make_skills(skills),
         workspace_dir=tmp_path / "workspace",
-        soul=Path(__file__).resolve().parents[2] / "soul.md",
+        soul=ROOT / "soul.md",
         hot_celsius=1000.0,  # this computer is no Pi
         min_memory_mb=0,
     ).replace(**changes)
@@ -167,7 +236,7 @@ def settings_for(tmp_path: Path, llm: ScriptedLLM, **changes: Any) -> Settings:
 
 @contextlib.contextmanager
 def worker(worker_id: str, gate: Gate, settings: Settings) -> Iterator[WorkerAddress]:
-    """A real worker whose agents are :class:`ObedientAgent`."""
+    """Run a real worker whose agents are :class:`ObedientAgent`."""
     loop = BackgroundLoop()
     approvals = WorkerApprovals(60.0)
     executor = TaskExecutor(worker_id, lambda _: ObedientAgent(gate, approvals), loop, approvals=approvals)
@@ -180,7 +249,7 @@ def worker(worker_id: str, gate: Gate, settings: Settings) -> Iterator[WorkerAdd
 
 @contextlib.contextmanager
 def hub(settings: Settings, *, port: int = 0) -> Iterator[tuple[HubService, int]]:
-    """The real hub; 0 for any free port."""
+    """Run the real hub; 0 stands for any free port."""
     service = HubService(settings, check_every=CHECK_EVERY)
     try:
         with serving(create_hub_app(service, settings), threads=hub_threads(service), port=port) as bound:
@@ -200,13 +269,13 @@ def fleet(
     key: str | None = None,
     **changes: Any,
 ) -> Iterator[Fleet]:
-    """A hub and workers.
+    """Run a hub and its workers in this process.
 
     Args:
-        workers: how many are made and run.
-        more_workers: others that the hub is told of.
+        workers: how many workers to run.
+        more_workers: further ones that the hub's settings name.
         key: the fleet's.
-        changes: for the hub's settings.
+        changes: of the hub's settings.
     """
     gate = Gate()
     parts: list[contextlib.ExitStack] = []
@@ -221,7 +290,7 @@ def fleet(
             addresses = [begin(worker(f"worker-{n + 1}", gate, settings)) for n in range(workers)]
             settings = replace(settings, workers=(*addresses, *more_workers)).replace(**changes)
             service, port = begin(hub(settings))
-            yield Fleet(port, service, llm, gate, key)
+            yield Fleet(port, llm, key, Changes(), service=service, gate=gate)
         finally:
             gate.open()
             with ThreadPoolExecutor() as threads:  # at once, because a server takes up to half a second to end

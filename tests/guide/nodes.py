@@ -1,4 +1,4 @@
-"""The guide's fleet on one computer: the rehearsal model and three workers, each a process of its own."""
+"""The guide's three workers on one computer, with the rehearsal model, each a process of its own."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tests.support.processes import Running, clean_environment, serving_process
 
 
 @dataclass(frozen=True)
-class Fleet:
-    """What the guide's commands and scripts need.
+class Nodes:
+    """What the guide's commands and scripts need; its master is the script that a test runs.
 
     Attributes:
         workers: worker-1 to worker-3.
         model: the rehearsal model.
-        master: the environment of the master, as the guide's ``export`` lines set it.
-        directory: where each process has its folder.
+        master: the environment of the master's scripts, as the guide's ``export`` lines set it.
+        directory: holds a folder for each process.
     """
 
     workers: tuple[Running, ...]
@@ -28,13 +28,13 @@ class Fleet:
 
 
 def model_settings(model: Running) -> dict[str, str]:
-    """The ``.env`` lines that point at the rehearsal model."""
+    """Return the ``.env`` lines that point at the rehearsal model."""
     return {"VOLC_API_KEY": "rehearsal", "VOLC_BASE_URL": f"{model.url}/v1", "MODEL_NAME": "pibot-rehearsal-not-an-ai"}
 
 
 @contextlib.contextmanager
-def fleet(directory: Path) -> Iterator[Fleet]:
-    """Start it all in ``directory``; each worker has its own folder with ``.env``, as in the guide."""
+def nodes(directory: Path) -> Iterator[Nodes]:
+    """Run the workers and the model; each worker has its own folder with ``.env``, as in the guide."""
     with contextlib.ExitStack() as stack:
         model = stack.enter_context(
             serving_process(directory / "model", ["-m", "pibot", "rehearsal", "--port", "0"], clean_environment())
@@ -52,4 +52,4 @@ def fleet(directory: Path) -> Iterator[Fleet]:
         for number, worker in enumerate(workers, 1):
             addresses[f"WORKER_{number}_IP"] = "127.0.0.1"
             addresses[f"WORKER_{number}_PORT"] = str(worker.port)
-        yield Fleet(tuple(workers), model, clean_environment(**settings, **addresses), directory)
+        yield Nodes(tuple(workers), model, clean_environment(**settings, **addresses), directory)
