@@ -19,11 +19,11 @@ from pibot.master_components.workers.client import WorkerClient
 from pibot.master_components.workers.keys import WorkerKeys
 from pibot.settings import Secret, Settings
 from pibot.tls import MASTER, PEER, client_tls, server_tls
-from pibot.web import KeyRing, Limits, answer, create_app
+from pibot.web import ConnectionLimits, KeyRing, answer, create_app
 from tests.support.certificates import Authority, Files
 from tests.support.serving import serving
 
-PATIENT = Limits(head=60.0, idle=60.0)
+PATIENT = ConnectionLimits(head=60.0, idle=60.0)
 TOKEN = "the-token-of-worker-1"
 
 
@@ -155,7 +155,7 @@ def test_silent_connections_beside_it_keep_nobody_from_being_served(
 
 def test_a_handshake_that_does_not_come_in_time_ends_the_connection(worker_1: Files) -> None:
     handshake = server_tls(worker_1.settings(), peers={MASTER})
-    with serving(make_app(), handshake=handshake, limits=Limits(head=0.1)) as port:  # noqa: SIM117
+    with serving(make_app(), handshake=handshake, limits=ConnectionLimits(head=0.1)) as port:  # noqa: SIM117
         with socket.create_connection(("127.0.0.1", port), timeout=20) as silent:
             silent.sendall(b"\x16\x03\x01")
             assert silent.recv(100) == b""

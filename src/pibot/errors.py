@@ -26,6 +26,10 @@ class OutOfScope(PibotError):
     """The caller's key is not good for what was asked."""
 
 
+class WrongFormToken(PibotError):
+    """A form does not carry the token of a page that this caller loaded."""
+
+
 class TooManyRequests(PibotError):
     """The caller asks too often; the message says how often it may."""
 

@@ -13,7 +13,7 @@ import pytest
 from pibot import __version__
 from pibot.contracts import WorkerAddress
 from pibot.master_hub.api import WAITING_PLACES
-from pibot.master_hub.service import CANCELS_AT_ONCE
+from pibot.master_hub.jobs import CANCELS_AT_ONCE
 from tests.support import scripted_llm as model
 from tests.support.fleet import Fleet, fleet, hub, plan, settings_for, step
 from tests.support.scripted_llm import ScriptedLLM
@@ -227,7 +227,7 @@ def test_cancels_that_wait_for_a_worker_leave_threads_for_the_others(
     async def silent(worker_id: str, task_id: str) -> None:
         await asyncio.to_thread(answers.wait)
 
-    monkeypatch.setattr(running.service._pool, "cancel", silent)
+    monkeypatch.setattr(running.service.pool, "cancel", silent)
     statuses: list[int] = []
 
     def cancel() -> None:
@@ -291,7 +291,7 @@ def test_workers_are_told_with_their_addresses_and_why_they_are_offline(tmp_path
     with ScriptedLLM() as gone:
         nobody = WorkerAddress("worker-9", "127.0.0.1", gone.port)
     with fleet(tmp_path, workers=1, more_workers=(nobody,)) as parts:
-        parts.service.check_workers()
+        parts.poll_workers()
         body = parts.ask("GET", "/workers").json()
 
     there, not_there = body["workers"]

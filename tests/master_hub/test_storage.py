@@ -71,7 +71,7 @@ def fill(path: Path) -> None:
 def test_a_full_disk_is_told_everywhere_until_there_is_room_again(running: Fleet) -> None:
     job_id = running.submit("hold on")
     running.gate.wait_for_a_task()
-    store = running.service._store
+    store = running.service.store
     store._file.connection.execute("PRAGMA max_page_count = 1")  # SQLite's own way to say so
     for size in (1000, 100, 0):
         with contextlib.suppress(StoreUnwritable):
@@ -94,7 +94,7 @@ def test_a_full_disk_is_told_everywhere_until_there_is_room_again(running: Fleet
 
 
 def test_damage_that_is_found_while_the_hub_runs_is_told_on_the_dashboard_and_in_health(running: Fleet) -> None:
-    store = running.service._store
+    store = running.service.store
     for _ in range(60):
         store.submit(Submission("x" * 3000))
     store._file.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -114,7 +114,7 @@ def test_a_page_that_can_not_be_read_from_the_store_says_so(running: Fleet, monk
     def unreadable(**more: object) -> None:
         raise StoreError("the job database jobs.db can't be read: disk I/O error")
 
-    monkeypatch.setattr(running.service._store, "jobs", unreadable)
+    monkeypatch.setattr(running.service.store.queries, "jobs", unreadable)
     for path in ("/dashboard", "/dashboard/data"):
         answer = running.ask("GET", path)
         assert (answer.status, b"disk I/O error" in answer.body) == (503, True)
@@ -165,7 +165,7 @@ def test_a_start_forgets_the_oldest_jobs_beyond_the_number(tmp_path: Path) -> No
     with ScriptedLLM() as llm:
         settings = settings_for(tmp_path, llm, jobs_kept=2)
     with hub(settings) as (service, port):
-        until(lambda: len(service.jobs()) <= 2)
+        until(lambda: len(service.store.queries.jobs()) <= 2)
         statuses = [ask(port, "GET", f"/task/{job_id}").status for job_id in ids]
 
     assert sorted(statuses) == [200, 200, 404, 404, 404]

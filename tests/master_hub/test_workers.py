@@ -12,7 +12,7 @@ import pytest
 
 from pibot.contracts import WorkerAddress
 from pibot.errors import InvalidRequest, StoreError
-from pibot.master_hub.roster import Roster, address_from_json
+from pibot.master_hub.membership import Roster, address_from_json
 from pibot.settings import Settings
 from pibot.worker.joining import Joining
 from tests.master_hub.pages.test_dashboard import page
@@ -84,7 +84,7 @@ def test_a_second_worker_of_the_same_name_is_told_to_take_another(running: Fleet
 def test_a_worker_that_was_away_may_come_back_under_another_address(running: Fleet) -> None:
     with closed_port() as port:
         running.ask("POST", "/workers", {"worker_id": "attic", "url": f"http://127.0.0.1:{port}"})
-        running.service.check_workers()
+        running.poll_workers()
         moved = {"worker_id": "attic", "url": f"http://127.0.0.2:{port}"}
         assert running.ask("POST", "/workers", moved).status == 200
         assert row(running, "attic")["ip"] == "127.0.0.2"
@@ -250,7 +250,7 @@ def page_text(parts: Fleet) -> str:
 
 def test_a_worker_that_is_hot_gets_nothing_and_the_dashboard_says_why(tmp_path: Path) -> None:
     with fleet(tmp_path, workers=1, min_memory_mb=10**6) as parts:  # more memory than there is
-        parts.service.check_workers()
+        parts.poll_workers()
         job_id = parts.submit("look")
         (step,) = parts.ask("GET", f"/task/{job_id}").json()["job"]["subtasks"]
         assert step["status"] == "ready"
@@ -271,7 +271,7 @@ def test_a_worker_without_its_sandbox_is_marked(tmp_path: Path) -> None:
         worker("attic", parts.gate, parts.service.settings.replace(sandbox="off")) as address,
     ):
         parts.ask("POST", "/workers", {"worker_id": "attic", "url": address.url})
-        parts.service.check_workers()
+        parts.poll_workers()
         assert row(parts, "attic")["sandbox"] == "off"
         assert "without the sandbox" in page(parts).get_text()
         assert "PIBOT_SANDBOX=off (attic)" in page(parts).get_text()
@@ -284,7 +284,7 @@ def test_a_job_whose_skill_no_worker_has_says_so(tmp_path: Path) -> None:
             text = (tmp_path / "skills" / "shell_exec" / name).read_text().replace("shell_exec", "telepathy")
             (tmp_path / "skills" / "telepathy" / name).write_text(text)
         parts.ask("POST", "/workers", {"worker_id": "attic", "url": other.address.url})
-        parts.service.check_workers()
+        parts.poll_workers()
         job_id = parts.submit("think", skills=["telepathy"])
         (step,) = parts.ask("GET", f"/task/{job_id}").json()["job"]["subtasks"]
         assert step["waiting_for"] == "no worker has the skill 'telepathy'"

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-CHECK_EVERY = 0.05
+POLL_SECONDS = 0.05
 """Seconds between two health polls of the hub in this process."""
 
 
@@ -148,6 +148,10 @@ class Fleet:
         argv = [sys.executable, "-m", "pibot", *arguments]
         return subprocess.run(argv, input=stdin, capture_output=True, text=True, env=environment, timeout=60)
 
+    def poll_workers(self) -> None:
+        """Have the hub ask each worker for its health now."""
+        self.service.loop.run(self.service.health.poll()).result()
+
     def submit(self, description: str, **more: Any) -> str:
         """Submit a job that needs no plan, and return its id."""
         answer = self.ask("POST", "/task", {"description": description, "skills": [], **more})
@@ -250,7 +254,7 @@ def worker(worker_id: str, gate: Gate, settings: Settings) -> Iterator[WorkerAdd
 @contextlib.contextmanager
 def hub(settings: Settings, *, port: int = 0) -> Iterator[tuple[HubService, int]]:
     """Run the real hub; 0 stands for any free port."""
-    service = HubService(settings, check_every=CHECK_EVERY)
+    service = HubService(settings, poll_seconds=POLL_SECONDS)
     try:
         with serving(create_hub_app(service, settings), threads=hub_threads(service), port=port) as bound:
             service.start()

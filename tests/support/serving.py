@@ -9,15 +9,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pibot.web import Limits, Server
+from pibot.web import ConnectionLimits, Server
+
+LIMITS = ConnectionLimits()
 
 
 @contextlib.contextmanager
 def serving(
-    app: Any, *, threads: int = 10, port: int = 0, limits: Limits | None = None, handshake: Any = None
+    app: Any, *, threads: int = 10, port: int = 0, limits: ConnectionLimits = LIMITS, handshake: Any = None
 ) -> Iterator[int]:
     """Serve a WSGI app on a free port (or ``port``), with the product's own server; the port is what you get."""
-    server = Server(app, host="127.0.0.1", port=port, threads=threads, limits=limits or Limits(), handshake=handshake)
+    server = Server(app, host="127.0.0.1", port=port, threads=threads, limits=limits, handshake=handshake)
     server.start()
     try:
         yield server.port

@@ -13,13 +13,13 @@ import pytest
 from flask import Flask, Response
 
 from pibot.settings import Secret
-from pibot.web import KeyRing, Limits, Server, answer, create_app, json_body
+from pibot.web import ConnectionLimits, KeyRing, Server, answer, create_app, json_body
 from pibot.web.keys import OWNER
 from pibot.web.server.channel import Channel, TooSlow
 from pibot.web.server.intake import _BODY
 from tests.support.serving import ask, serving
 
-PATIENT = Limits(head=60.0, idle=60.0, body=60.0, send=60.0)
+PATIENT = ConnectionLimits(head=60.0, idle=60.0, body=60.0, send=60.0)
 """Slow clients stay for the whole test: what it shows must hold while they are there."""
 
 KEY = "a-key-of-the-owner"
@@ -104,7 +104,7 @@ def test_a_large_body_waits_its_turn_and_is_read_then() -> None:
 
 
 def test_a_head_that_does_not_come_in_time_is_answered_408_however_steadily_it_drips() -> None:
-    with serving(make_app(), limits=Limits(head=0.5)) as port, clients(port, 1, HALF) as (slow,):
+    with serving(make_app(), limits=ConnectionLimits(head=0.5)) as port, clients(port, 1, HALF) as (slow,):
         stopped = threading.Event()
 
         def drip() -> None:
@@ -122,27 +122,27 @@ def test_a_head_that_does_not_come_in_time_is_answered_408_however_steadily_it_d
 
 
 def test_a_connection_that_says_nothing_is_closed() -> None:
-    with serving(make_app(), limits=Limits(head=0.1)) as port, clients(port, 1, b"") as (silent,):
+    with serving(make_app(), limits=ConnectionLimits(head=0.1)) as port, clients(port, 1, b"") as (silent,):
         assert read_all(silent) == b""
 
 
 def test_an_idle_connection_is_closed() -> None:
     sent = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
-    with serving(make_app(), limits=Limits(idle=0.1)) as port, clients(port, 1, sent) as (idle,):
+    with serving(make_app(), limits=ConnectionLimits(idle=0.1)) as port, clients(port, 1, sent) as (idle,):
         assert read_all(idle).startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.parametrize("length", [200, 900_000])
 def test_a_body_that_does_not_come_in_time_is_answered_408(length: int) -> None:
     sent = f"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n[1".encode()
-    limits = Limits(head=0.2, body=0.2, rate=1e9)  # a small body is waited for with its head
+    limits = ConnectionLimits(head=0.2, body=0.2, rate=1e9)  # a small body is waited for with its head
     with serving(make_app(), limits=limits) as port, clients(port, 1, sent) as (slow,):
         assert read_all(slow).startswith(b"HTTP/1.1 408 ")
 
 
 def test_the_time_for_a_large_body_s_bytes_comes_with_them() -> None:
     sent = b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n\r\n[1"
-    limits = Limits(body=0.2, rate=1000)  # a quarter of an hour for all of it, but none comes
+    limits = ConnectionLimits(body=0.2, rate=1000)  # a quarter of an hour for all of it, but none comes
     with serving(make_app(), limits=limits) as port, clients(port, 1, sent) as (slow,):
         assert read_all(slow).startswith(b"HTTP/1.1 408 ")
 
@@ -150,7 +150,7 @@ def test_the_time_for_a_large_body_s_bytes_comes_with_them() -> None:
 @pytest.mark.parametrize(("path", "length", "status"), [("/locked", 900_000, b"401"), ("/echo", 9_000_000, b"413")])
 def test_a_refused_body_holds_no_thread_however_steadily_it_comes(path: str, length: int, status: bytes) -> None:
     sent = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode()
-    limits = Limits(body=0.3, rate=100)
+    limits = ConnectionLimits(body=0.3, rate=100)
     with serving(make_app(), limits=limits) as port, clients(port, 1, sent) as (slow,):
         stopped = threading.Event()
 
@@ -170,7 +170,7 @@ def test_a_refused_body_holds_no_thread_however_steadily_it_comes(path: str, len
 
 def test_who_shows_no_key_is_answered_though_its_body_does_not_come() -> None:
     sent = b"POST /locked HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n\r\n[1"
-    with serving(make_app(), limits=Limits(body=0.2, rate=1e9)) as port, clients(port, 1, sent) as (slow,):
+    with serving(make_app(), limits=ConnectionLimits(body=0.2, rate=1e9)) as port, clients(port, 1, sent) as (slow,):
         assert read_all(slow).startswith(b"HTTP/1.1 401 ")
 
 
@@ -191,7 +191,10 @@ def test_what_everyone_may_ask_for_holds_no_thread_when_it_is_not_taken() -> Non
 
 def test_who_takes_an_answer_too_slowly_is_cut_off() -> None:
     sent = b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-    with serving(make_app(), threads=1, limits=Limits(send=0.2, rate=1e9)) as port, clients(port, 1, sent) as (slow,):
+    with (
+        serving(make_app(), threads=1, limits=ConnectionLimits(send=0.2, rate=1e9)) as port,
+        clients(port, 1, sent) as (slow,),
+    ):
         # The one thread is held by the answer, so this one is answered when it was given up.
         assert ask(port, "GET", "/health").status == 200
         assert len(read_all(slow)) < 32 * 1024 * 1024
@@ -200,7 +203,7 @@ def test_who_takes_an_answer_too_slowly_is_cut_off() -> None:
 def test_who_takes_an_answer_bit_by_bit_is_cut_off_too() -> None:
     ours, theirs = socket.socketpair()
     seconds = itertools.count()  # each look at the clock is a second later: so long does each wait take
-    channel = Channel(ours, Limits(send=5, rate=1e9), lambda: float(next(seconds)))
+    channel = Channel(ours, ConnectionLimits(send=5, rate=1e9), lambda: float(next(seconds)))
     taken = threading.Thread(target=lambda: read_all(theirs))
     taken.start()
     with pytest.raises(TooSlow):
@@ -211,7 +214,7 @@ def test_who_takes_an_answer_bit_by_bit_is_cut_off_too() -> None:
 
 
 def test_who_opens_too_many_connections_loses_the_oldest_of_its_own_that_wait() -> None:
-    limits = Limits(head=60.0, connections=20, per_address=5)
+    limits = ConnectionLimits(head=60.0, connections=20, per_address=5)
     with serving(make_app(), limits=limits) as port, clients(port, 5, HALF) as slow:
         assert ask(port, "GET", "/health").status == 200
         assert read_all(slow[0]) == b""
@@ -220,7 +223,7 @@ def test_who_opens_too_many_connections_loses_the_oldest_of_its_own_that_wait() 
 
 
 def test_the_addresses_of_one_ipv6_network_count_as_one() -> None:
-    limits = Limits(head=60.0, connections=20, per_address=5)
+    limits = ConnectionLimits(head=60.0, connections=20, per_address=5)
     numbers = itertools.count(1)
 
     class Listener:

@@ -1,7 +1,8 @@
-"""The master's HTTP API for jobs, workers and figures; every answer is JSON but the metrics."""
+"""The master's HTTP API for jobs, workers and figures. Every answer is JSON, except the metrics."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, cast
@@ -9,14 +10,14 @@ from typing import TYPE_CHECKING, cast
 from flask import Blueprint, Response, request
 
 from pibot import __version__
-from pibot.contracts import Decision, JsonObject, Scope, valid_id
+from pibot.contracts import Decision, JsonObject, Scope, WorkerState, WorkerStatus, valid_id
 from pibot.errors import InvalidRequest, OutOfScope
 from pibot.master_components.store.accounts import DAYS_KEPT
 from pibot.master_components.store.records import Job, Submission
 from pibot.master_components.store.spending import rounded
 from pibot.master_components.store.states import ENDED_JOBS, JobState, StepState
 from pibot.master_hub.access import SubmitLimit
-from pibot.master_hub.roster import address_from_json
+from pibot.master_hub.membership import address_from_json
 from pibot.settings import is_loopback
 from pibot.web import WaitingRoom, answer, current_caller, error, json_body, needs, network_of, wait_preference
 
@@ -24,69 +25,67 @@ if TYPE_CHECKING:
     from pibot.master_hub.service import HubService
 
 MAX_WAIT = 60.0
-"""Seconds that one request may wait for a result; a caller that wants more asks again."""
+"""Seconds that one request may wait for a result; a caller that wants to wait longer asks again."""
 
 WAITING_PLACES = 12
 """Requests that may wait at once; each holds one of the server's threads."""
 
 WAITING_PLACES_EACH = 10
-"""How many of them one address may hold."""
+"""How many of them may come from one address."""
 
 MAX_PAGE = 200
 """Jobs in one answer of ``/tasks``."""
 
 
-def create_api_blueprint(service: HubService, submitting: SubmitLimit) -> Blueprint:
-    """Make the API's routes."""
+def create_api_blueprint(hub: HubService, submitting: SubmitLimit) -> Blueprint:
+    """Make the API's routes.
+
+    Args:
+        hub: the started hub.
+        submitting: how many jobs a caller may submit, shared with the dashboard's form.
+    """
     api = Blueprint("api", __name__)
+    _add_job_routes(api, hub, submitting)
+    _add_approval_routes(api, hub)
+    _add_worker_routes(api, hub)
+    _add_figures(api, hub)
+    return api
+
+
+def _add_job_routes(api: Blueprint, hub: HubService, submitting: SubmitLimit) -> None:
+    jobs, store = hub.jobs, hub.store
     waiting = WaitingRoom(WAITING_PLACES, WAITING_PLACES_EACH)
 
     def result_or(job_id: str, not_yet: JsonObject | None, headers: dict[str, str]) -> Response:
-        """The job's result, waiting for it if the caller prefers to, else a 202."""
+        """The job's result, after a wait if the caller prefers one; a 202 if the job has not ended by then."""
         seconds = wait_preference(MAX_WAIT)
+        headers = {**headers, **_applied(seconds)}
         if seconds or not_yet is None:
-            who = network_of(request.remote_addr)
-            job = cast(Job, waiting.wait(seconds, lambda limit: service.wait(job_id, limit), who=who))
+            network = network_of(request.remote_addr)
+            job = cast(Job, waiting.wait(seconds, lambda limit: jobs.wait(job_id, limit), who=network))
             if job.state in ENDED_JOBS:
-                return answer(
-                    {**result_json(job), "currency": service.spending.currency}, 200, {**headers, **_applied(seconds)}
-                )
+                return answer({**result_json(job), "currency": hub.spending.currency}, 200, headers)
             not_yet = not_yet or {"success": True, "job_id": job_id, "status": job.state.value}
             if job.waiting_calls:
                 not_yet = {**not_yet, "waiting_for_approval": True}
-        return answer(not_yet, 202, {**headers, **_applied(seconds)})
-
-    @api.get("/health")
-    def health() -> Response:
-        body: JsonObject = {
-            "status": "healthy",
-            "role": "master",
-            "version": __version__,
-            "model": service.model,
-            "workers": service.worker_counts(),
-            "jobs": {state.value: number for state, number in service.counts().items()},
-        }
-        problem = service.store_damage or service.store_problem
-        if problem:
-            body["problem"] = problem
-        return answer(body)
+        return answer(not_yet, 202, headers)
 
     @api.post("/task")
     @needs(Scope.SUBMIT)
     def submit() -> Response:
         submitting.check()
-        job = service.submit(Submission.from_json(json_body()))
+        job = jobs.submit(Submission.from_json(json_body()))
         accepted = {"success": True, "job_id": job.job_id, "status": "accepted"}
         return result_or(job.job_id, accepted, {"Location": f"/task/{job.job_id}"})
 
     @api.get("/task/<job_id>")
     def task(job_id: str) -> Response:
-        return answer({"success": True, "job": _whole(service.job(job_id), service)})
+        return answer({"success": True, "job": _whole(store.queries.job(job_id), hub)})
 
     @api.get("/task/<job_id>/export")
     def export(job_id: str) -> Response:
-        record = service.export(job_id)
-        body = {**record.to_json(), "job": _whole(record.job, service)}
+        record = store.queries.export(job_id)
+        body = {**record.to_json(), "job": _whole(record.job, hub)}
         return answer({"success": True, "version": __version__, **body})
 
     @api.get("/task/<job_id>/result")
@@ -96,109 +95,136 @@ def create_api_blueprint(service: HubService, submitting: SubmitLimit) -> Bluepr
     @api.post("/task/<job_id>/cancel")
     @needs(Scope.SUBMIT)
     def cancel(job_id: str) -> Response:
-        job = service.cancel(job_id)
-        return answer({"success": True, "job_id": job_id, "status": job.state.value})
+        return answer({"success": True, "job_id": job_id, "status": jobs.cancel(job_id).state.value})
 
     @api.get("/tasks")
     def tasks() -> Response:
         limit = _limit(default=50, most=MAX_PAGE, name="limit")
-        jobs = service.jobs(state=_state(), limit=limit + 1, before=_before())
-        page = [job.to_json() for job in jobs[:limit]]
-        waiting = {approval.job_id for approval in service.approvals()}
+        found = store.queries.jobs(state=_state(), limit=limit + 1, before=_before())
+        page = [job.to_json() for job in found[:limit]]
+        asking = {approval.job_id for approval in store.approvals.waiting()}
         for row in page:
             del row["subtasks"], row["approvals"]
-            row["waiting_for_approval"] = row["job_id"] in waiting
-        return answer({"success": True, "tasks": page, "next": page[-1]["job_id"] if len(jobs) > limit else None})
+            row["waiting_for_approval"] = row["job_id"] in asking
+        return answer({"success": True, "tasks": page, "next": page[-1]["job_id"] if len(found) > limit else None})
 
+
+def _add_approval_routes(api: Blueprint, hub: HubService) -> None:
     @api.get("/approvals")
     def approvals() -> Response:
-        return answer({"success": True, "approvals": [approval.to_json() for approval in service.approvals()]})
+        waiting = hub.store.approvals.waiting()
+        return answer({"success": True, "approvals": [approval.to_json() for approval in waiting]})
 
     @api.post("/approvals/<approval_id>")
     @needs(Scope.ADMIN)
     def decide(approval_id: str) -> Response:
-        approval = service.decide(approval_id, Decision.from_json(json_body()), current_caller().name)
+        approval = hub.jobs.decide(approval_id, Decision.from_json(json_body()), current_caller().name)
         return answer({"success": True, "approval": approval.to_json()})
+
+
+def _add_worker_routes(api: Blueprint, hub: HubService) -> None:
+    members, keyless = hub.members, hub.settings.api_key is None
 
     @api.get("/workers")
     def workers() -> Response:
-        rows = [{**status.to_json(), "url": status.address.url} for status in service.workers()]
-        return answer({"success": True, **service.worker_counts(), "workers": rows})
+        statuses = hub.pool.statuses()
+        rows = [{**status.to_json(), "url": status.address.url} for status in statuses]
+        return answer({"success": True, **_worker_counts(statuses), "workers": rows})
 
     @api.post("/workers")
     @needs(Scope.WORKER)
     def join() -> Response:
         address = address_from_json(json_body())
         _refuse_another(address.worker_id)
-        if service.settings.api_key is None and not (
-            is_loopback(request.remote_addr or "") and is_loopback(address.host)
-        ):
+        if keyless and not (is_loopback(request.remote_addr or "") and is_loopback(address.host)):
             return error(
                 403, "without PIBOT_API_KEY only a worker on the hub's own machine may register; set it on both"
             )
-        service.members.join(address)
+        members.join(address)
         return answer({"success": True, "worker_id": address.worker_id, "status": "registered"})
 
     @api.delete("/workers/<worker_id>")
     @needs(Scope.WORKER)
     def leave(worker_id: str) -> Response:
         _refuse_another(worker_id)
-        service.members.leave(worker_id)
+        members.leave(worker_id)
         return answer({"success": True, "worker_id": worker_id, "status": "leaving"})
 
     @api.post("/workers/<worker_id>/drain")
     def drain(worker_id: str) -> Response:
-        service.members.drain(worker_id, True)
+        members.drain(worker_id, True)
         return answer({"success": True, "worker_id": worker_id, "status": "draining"})
 
     @api.post("/workers/<worker_id>/undrain")
     def undrain(worker_id: str) -> Response:
-        service.members.drain(worker_id, False)
+        members.drain(worker_id, False)
         return answer({"success": True, "worker_id": worker_id, "status": "active"})
+
+
+def _add_figures(api: Blueprint, hub: HubService) -> None:
+    @api.get("/health")
+    def health() -> Response:
+        body: JsonObject = {
+            "status": "healthy",
+            "role": "master",
+            "version": __version__,
+            "model": hub.model,
+            "workers": _worker_counts(hub.pool.statuses()),
+            "jobs": {state.value: number for state, number in hub.store.queries.counts().items()},
+        }
+        problem = hub.store.damage or hub.jobs.store_problem
+        if problem:
+            body["problem"] = problem
+        return answer(body)
 
     @api.get("/usage")
     def usage() -> Response:
-        return answer(
-            {"success": True, **service.spending.to_json(days=_limit(default=7, most=DAYS_KEPT, name="days"))}
-        )
+        days = _limit(default=7, most=DAYS_KEPT, name="days")
+        return answer({"success": True, **hub.spending.to_json(days=days)})
 
     @api.get("/metrics")
     def metrics() -> Response:
         from pibot.master_hub.metrics import hub_metrics
 
-        return Response(hub_metrics(service), content_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(hub_metrics(hub), content_type="text/plain; version=0.0.4; charset=utf-8")
 
     @api.get("/openapi.json")
     def openapi() -> Response:
         return Response(_openapi(), mimetype="application/json")
 
-    return api
+
+def _worker_counts(statuses: Sequence[WorkerStatus]) -> JsonObject:
+    """``total`` workers, and how many of them are in each state."""
+    return {
+        "total": len(statuses),
+        **{state.value: sum(status.state is state for status in statuses) for state in WorkerState},
+    }
 
 
 def _refuse_another(worker_id: str) -> None:
     """Let a worker's token speak for that worker only.
 
     Raises:
-        OutOfScope: it is another's.
+        OutOfScope: the token belongs to another worker.
     """
     caller = current_caller()
     if caller.worker_id not in (None, worker_id):
         raise OutOfScope(f"this is the token of {caller.worker_id}, which can't speak for {worker_id}")
 
 
-def _whole(job: Job, service: HubService) -> JsonObject:
-    """A job's record, with who asked which model for it, and why no worker has its ready subtasks."""
+def _whole(job: Job, hub: HubService) -> JsonObject:
+    """A job's record with its model calls by caller, and why its ready steps still wait for a worker."""
     record = job.to_json()
-    record["currency"] = service.settings.gateway.currency
-    record["spending"] = [row.to_json() for row in service.spending.of_job(job.job_id)]
+    record["currency"] = hub.settings.gateway.currency
+    record["spending"] = [row.to_json() for row in hub.spending.of_job(job.job_id)]
     for step in record["subtasks"]:
         ready = step["status"] == StepState.READY.value and not record["cancel_requested"]
-        step["waiting_for"] = service.why_waiting(step["skills"]) if ready else None
+        step["waiting_for"] = hub.pool.why_none(step["skills"]) if ready else None
     return record
 
 
 def result_json(job: Job) -> JsonObject:
-    """How an ended job ended: its answer, and each subtask's result."""
+    """An ended job's result: its answer, and each step's result."""
     output = job.answer or ""
     body: JsonObject = {
         "success": job.state is JobState.COMPLETED,

@@ -10,18 +10,18 @@ from werkzeug.wrappers import Response as AnyResponse
 from pibot import __version__
 from pibot.contracts import Scope
 from pibot.master_hub.access import HOME, LOG_IN, LOG_OUT, local
-from pibot.web import LIFETIME, Attempts, Session, Sessions, blocked, cookie_name, current_session, needs
+from pibot.web import LIFETIME, KeyGuesses, Session, Sessions, blocked, cookie_name, current_session, needs
 
 MAX_KEY_CHARS = 4096
 """Of a key in the form. A longer one is none, and is not looked at."""
 
 
-def create_login_blueprint(sessions: Sessions | None, attempts: Attempts) -> Blueprint:
+def create_login_blueprint(sessions: Sessions | None, guesses: KeyGuesses) -> Blueprint:
     """Make the routes.
 
     Args:
         sessions: those that are logged in; None where no key is asked for.
-        attempts: counts wrong keys.
+        guesses: counts wrong keys.
     """
     login = Blueprint("login", __name__)
 
@@ -38,14 +38,14 @@ def create_login_blueprint(sessions: Sessions | None, attempts: Attempts) -> Blu
         wanted = local(request.form.get("next"))
         if sessions is None:
             return redirect(wanted, 303)
-        seconds = attempts.blocked()
+        seconds = guesses.blocked()
         if seconds:
             problem = f"Too many wrong keys came from your address; the next is looked at in {seconds} s."
             return _page(wanted, problem, blocked(seconds))
         key = request.form.get("key", "").strip()
         session = sessions.begin(key.encode("utf-8", "surrogateescape")) if 0 < len(key) <= MAX_KEY_CHARS else None
         if session is None:
-            attempts.failed()
+            guesses.failed()
             return _page(wanted, "That is no key for this dashboard.", Response(status=403))
         before = known()
         if before is not None:

@@ -15,35 +15,35 @@ if TYPE_CHECKING:
     from pibot.master_hub.service import HubService
 
 
-def hub_metrics(service: HubService) -> bytes:
-    """The text of one scrape."""
+def hub_metrics(hub: HubService) -> bytes:
+    """Return the text of one scrape."""
     registry = CollectorRegistry()
-    registry.register(_Readings(service))
+    registry.register(_Readings(hub))
     return generate_latest(registry)
 
 
 class _Readings:
-    def __init__(self, service: HubService) -> None:
-        self._service = service
+    def __init__(self, hub: HubService) -> None:
+        self._hub = hub
 
     def collect(self) -> Iterator[Metric]:
-        service = self._service
+        hub = self._hub
         build = GaugeMetricFamily("pibot_build_info", "The hub's version and its model.", labels=["version", "model"])
-        build.add_metric([__version__, service.model], 1)
+        build.add_metric([__version__, hub.model], 1)
         yield build
-        yield GaugeMetricFamily("pibot_uptime_seconds", "Since the hub started.", value=service.uptime)
+        yield GaugeMetricFamily("pibot_uptime_seconds", "Since the hub started.", value=hub.uptime())
         yield from self._jobs()
         yield from self._workers()
         calls = CounterMetricFamily(
             "pibot_gateway_calls", "Model calls that the gateway answered, by HTTP status.", labels=["status"]
         )
-        for status, number in sorted(service.gateway.calls().items()):
+        for status, number in sorted(hub.gateway.calls().items()):
             calls.add_metric([str(status)], number)
         yield calls
         yield from self._spending()
 
     def _spending(self) -> Iterator[Metric]:
-        report = self._service.spending
+        report = self._hub.spending
         by = ["worker", "model"]
         tokens = CounterMetricFamily(
             "pibot_gateway_tokens",
@@ -74,16 +74,16 @@ class _Readings:
 
     def _jobs(self) -> Iterator[Metric]:
         jobs = GaugeMetricFamily("pibot_jobs", "Jobs in the store, by state.", labels=["state"])
-        for job_state, number in self._service.counts().items():
+        for job_state, number in self._hub.store.queries.counts().items():
             jobs.add_metric([job_state.value], number)
         yield jobs
         steps = GaugeMetricFamily("pibot_subtasks", "Subtasks of jobs that have not ended, by state.", labels=["state"])
-        for state, number in self._service.open_steps().items():
+        for state, number in self._hub.store.queries.open_steps().items():
             steps.add_metric([state.value], number)
         yield steps
-        waiting = len(self._service.approvals())
+        waiting = len(self._hub.store.approvals.waiting())
         yield GaugeMetricFamily("pibot_approvals_waiting", "Calls that wait for the owner's approval.", value=waiting)
-        used = self._service.used()
+        used = self._hub.store.used
         tokens = CounterMetricFamily("pibot_tokens", "Tokens of jobs since the hub started, by kind.", labels=["kind"])
         tokens.add_metric(["prompt"], used.prompt_tokens)
         tokens.add_metric(["completion"], used.completion_tokens)
@@ -91,7 +91,7 @@ class _Readings:
         yield CounterMetricFamily("pibot_llm_calls", "Model calls of jobs since the hub started.", value=used.llm_calls)
 
     def _workers(self) -> Iterator[Metric]:
-        statuses = self._service.workers()
+        statuses = self._hub.pool.statuses()
         workers = GaugeMetricFamily("pibot_workers", "Workers that the hub knows, by state.", labels=["state"])
         for state in WorkerState:
             workers.add_metric([state.value], sum(status.state is state for status in statuses))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pibot.web.app import MAX_BODY, create_app, retry_after
-from pibot.web.guard import FORM_TOKEN, Attempts, LogIn, blocked, cookie_name, current_session
+from pibot.web.app import MAX_BODY, create_app, pibot_error
+from pibot.web.guard import FORM_TOKEN, KeyGuesses, LogIn, blocked, check_form_token, cookie_name, current_session
 from pibot.web.keys import KeyRing, current_caller, needs
 from pibot.web.limits import Buckets
 from pibot.web.messages import WaitingRoom, answer, error, json_body, wait_preference
-from pibot.web.server.channel import Limits
+from pibot.web.server.channel import ConnectionLimits
 from pibot.web.server.networks import network_of
 from pibot.web.server.server import REQUEST_TIMEOUT, Server, serve
 from pibot.web.sessions import LIFETIME, Session, Sessions
@@ -17,10 +17,10 @@ __all__ = [
     "LIFETIME",
     "MAX_BODY",
     "REQUEST_TIMEOUT",
-    "Attempts",
     "Buckets",
+    "ConnectionLimits",
+    "KeyGuesses",
     "KeyRing",
-    "Limits",
     "LogIn",
     "Server",
     "Session",
@@ -28,6 +28,7 @@ __all__ = [
     "WaitingRoom",
     "answer",
     "blocked",
+    "check_form_token",
     "cookie_name",
     "create_app",
     "current_caller",
@@ -36,7 +37,7 @@ __all__ = [
     "json_body",
     "needs",
     "network_of",
-    "retry_after",
+    "pibot_error",
     "serve",
     "wait_preference",
 ]

@@ -10,7 +10,7 @@ from werkzeug.exceptions import HTTPException
 
 from pibot import errors
 from pibot.errors import InvalidRequest, PibotError
-from pibot.web.guard import Attempts, Guard, LogIn
+from pibot.web.guard import Guard, KeyGuesses, LogIn
 from pibot.web.keys import KeyRing
 from pibot.web.messages import error
 from pibot.web.server.channel import TooSlow
@@ -23,10 +23,11 @@ MAX_BODY = 1024 * 1024
 RETRY_AFTER = 1
 """Seconds that a caller is asked to wait where a worker is busy or a process is stopping."""
 
-_STATUS: tuple[tuple[type[PibotError], int], ...] = (
+STATUSES: tuple[tuple[type[PibotError], int], ...] = (
     (InvalidRequest, 400),
     (errors.UnknownSkill, 400),
     (errors.OutOfScope, 403),
+    (errors.WrongFormToken, 403),
     (errors.TaskNotFound, 404),
     (errors.JobNotFound, 404),
     (errors.UnknownWorker, 404),
@@ -42,6 +43,7 @@ _STATUS: tuple[tuple[type[PibotError], int], ...] = (
     (errors.LLMConfigurationError, 503),
     (errors.LLMError, 502),
 )
+"""The HTTP status of each exception, for the APIs and the pages. The first row that fits counts."""
 
 
 def create_app(
@@ -51,7 +53,7 @@ def create_app(
     open_paths: Collection[str] = (),
     open_endpoints: Collection[str] = (),
     log_in: LogIn | None = None,
-    attempts: Attempts | None = None,
+    guesses: KeyGuesses | None = None,
     max_body: int = MAX_BODY,
     certified_workers: bool = False,
 ) -> Flask:
@@ -63,7 +65,7 @@ def create_app(
         open_paths: paths that need no key.
         open_endpoints: Flask's names of routes that need none either.
         log_in: what browsers may show instead of a key.
-        attempts: counts wrong keys.
+        guesses: counts wrong keys.
         max_body: bytes.
         certified_workers: a worker's token counts only together with that worker's certificate.
     """
@@ -73,26 +75,22 @@ def create_app(
         open_paths=frozenset(open_paths),
         open_endpoints=frozenset(open_endpoints),
         log_in=log_in,
-        attempts=attempts or Attempts(),
+        guesses=guesses or KeyGuesses(),
         max_body=max_body,
         certified_workers=certified_workers,
     )
     # A method: Flask looks at a callable object's signature anew at each request.
     app.before_request(guard.look_at)
-    app.register_error_handler(PibotError, _pibot_error)
+    app.register_error_handler(PibotError, pibot_error)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(TooSlow, _too_slow)
     app.register_error_handler(Exception, _unexpected)
     return app
 
 
-def retry_after(exc: PibotError) -> int:
-    """Seconds that the caller of what is refused for now is asked to wait."""
-    return exc.retry_after if isinstance(exc, (errors.QueueFull, errors.TooManyRequests)) else RETRY_AFTER
-
-
-def _pibot_error(exc: PibotError) -> Response:
-    status = next((status for kind, status in _STATUS if isinstance(exc, kind)), 500)
+def pibot_error(exc: PibotError) -> Response:
+    """Answer a request that raised ``exc`` with its status of :data:`STATUSES`, else 500, and log the latter."""
+    status = next((status for kind, status in STATUSES if isinstance(exc, kind)), 500)
     extra: dict[str, object] = {}
     if isinstance(exc, InvalidRequest) and exc.field:
         extra["field"] = exc.field
@@ -104,7 +102,8 @@ def _pibot_error(exc: PibotError) -> Response:
         log.error("%s %s failed: %s", request.method, request.path, exc, exc_info=exc)
     response = error(status, str(exc), **extra)
     if status in (429, 503) or isinstance(exc, errors.WorkerBusy):
-        response.headers["Retry-After"] = str(retry_after(exc))
+        seconds = exc.retry_after if isinstance(exc, (errors.QueueFull, errors.TooManyRequests)) else RETRY_AFTER
+        response.headers["Retry-After"] = str(seconds)
     return response
 
 

@@ -11,6 +11,7 @@ from typing import Callable
 from flask import Response, current_app, g, request
 
 from pibot.contracts import Caller
+from pibot.errors import WrongFormToken
 from pibot.logs import event
 from pibot.tls import PEER
 from pibot.web.keys import OWNER, KeyRing, needed
@@ -30,7 +31,7 @@ FORM_TOKEN = "X-Form-Token"  # nosec B105 # a header's name
 _SAFE = ("GET", "HEAD", "OPTIONS")
 
 
-class Attempts:
+class KeyGuesses:
     """Counts wrong keys by address, and logs them.
 
     Args:
@@ -88,7 +89,7 @@ class Guard:
         open_paths: frozenset[str],
         open_endpoints: frozenset[str],
         log_in: LogIn | None,
-        attempts: Attempts,
+        guesses: KeyGuesses,
         max_body: int,
         certified_workers: bool,
     ) -> None:
@@ -96,7 +97,7 @@ class Guard:
         self._open_paths = open_paths
         self._open_endpoints = open_endpoints
         self._log_in = log_in
-        self._attempts = attempts
+        self._guesses = guesses
         self._max_body = max_body
         self._certified_workers = certified_workers
 
@@ -138,12 +139,12 @@ class Guard:
         scheme, _, value = shown.partition(" ")
         if scheme.lower() != "bearer" or not value.strip(" \t"):
             return no_key()
-        seconds = self._attempts.blocked()
+        seconds = self._guesses.blocked()
         if seconds:
             return blocked(seconds)
         caller = keys.find(value.strip(" \t").encode("latin-1"))  # WSGI's form of the header's bytes
         if caller is None:
-            self._attempts.failed()
+            self._guesses.failed()
             return no_key()
         return caller
 
@@ -155,8 +156,8 @@ class Guard:
         if session is None:
             return self._log_in.stranger() or no_key()
         g.session = session
-        if request.method not in _SAFE and not _shows_token(session):
-            return error(403, "this page is not of your log-in any more; load it again, then send the form again")
+        if request.method not in _SAFE:
+            check_form_token(session.form_token, "your session has changed")
         return session.caller
 
 
@@ -174,11 +175,21 @@ def blocked(seconds: int) -> Response:
     return response
 
 
-def _shows_token(session: Session) -> bool:
+def check_form_token(expected: str, changed: str) -> None:
+    """Refuse a changing request that does not carry the token of the caller's page.
+
+    Args:
+        expected: the token.
+        changed: what must have happened if the page held another token before.
+
+    Raises:
+        WrongFormToken: neither the header :data:`FORM_TOKEN` nor the form's field ``token`` holds it.
+    """
     shown = request.headers.get(FORM_TOKEN)
     if shown is None and request.mimetype in ("application/x-www-form-urlencoded", "multipart/form-data"):
         shown = request.form.get("token")
-    return hmac.compare_digest((shown or "").encode("utf-8", "surrogateescape"), session.form_token.encode())
+    if not hmac.compare_digest((shown or "").encode("utf-8", "surrogateescape"), expected.encode()):
+        raise WrongFormToken(f"{changed}: reload the page and submit again")
 
 
 def _is_same_origin() -> bool:

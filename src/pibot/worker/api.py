@@ -14,7 +14,7 @@ from pibot.contracts import Decision, JsonObject, PendingCalls, TaskRequest, Tas
 from pibot.errors import InvalidRequest
 from pibot.host import read_host
 from pibot.settings import Settings
-from pibot.web import Attempts, Buckets, KeyRing, WaitingRoom, answer, create_app, json_body, wait_preference
+from pibot.web import Buckets, KeyGuesses, KeyRing, WaitingRoom, answer, create_app, json_body, wait_preference
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -44,7 +44,7 @@ def create_worker_app(executor: TaskExecutor, library: SkillLibrary, settings: S
         __name__,
         keys=KeyRing.of_worker(settings),
         open_paths=("/health", "/openapi.json"),
-        attempts=Attempts(Buckets(WRONG_KEYS_PER_MINUTE)),
+        guesses=KeyGuesses(Buckets(WRONG_KEYS_PER_MINUTE)),
     )
     waiting = WaitingRoom(WAITING_PLACES)
     started = time.monotonic()

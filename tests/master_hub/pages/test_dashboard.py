@@ -13,7 +13,7 @@ import pytest
 from bs4 import BeautifulSoup
 
 from pibot.contracts import WorkerAddress
-from pibot.master_hub.pages.routes import _pack
+from pibot.master_hub.pages.routes import _etag
 from tests.support import scripted_llm as model
 from tests.support.fleet import Fleet, fleet, plan, step
 from tests.support.scripted_llm import ScriptedLLM
@@ -105,7 +105,7 @@ def test_an_unknown_job_is_a_page_with_a_way_back(shared: Fleet) -> None:
     answer = shared.ask("GET", "/dashboard/jobs/none", Accept="text/html")
 
     assert answer.status == 404
-    assert b"No such job" in answer.body
+    assert b"Not found" in answer.body
     assert b'href="/dashboard"' in answer.body
     assert shared.ask("GET", "/dashboard/jobs/none/data").json()["success"] is False
 
@@ -174,11 +174,11 @@ def test_data_that_has_not_changed_is_a_304(running: Fleet) -> None:
 def test_a_workers_reading_alone_makes_no_data_new() -> None:
     cool, warm = ({"workers": [{"id": "worker-1", "reading": reading}]} for reading in ("48 °C", "52 °C"))
     hot = {"workers": [{"id": "worker-1", "reading": "81 °C", "note": "no new task: hot: 81 °C"}]}
-    assert _pack(cool)[1] == _pack(warm)[1] != _pack(hot)[1]
+    assert _etag(cool) == _etag(warm) != _etag(hot)
 
 
 def test_a_page_and_its_data_have_the_same_etag(running: Fleet) -> None:
-    running.service.check_workers()
+    running.poll_workers()
     html = page(running)
 
     assert html.body is not None
@@ -216,7 +216,7 @@ def test_banners_tell_of_a_missing_model_and_of_workers_that_are_all_offline(tmp
     with ScriptedLLM() as gone:
         nobody = WorkerAddress("worker-1", "127.0.0.1", gone.port)
     with fleet(tmp_path, workers=0, more_workers=(nobody,)) as parts:
-        parts.service.check_workers()
+        parts.poll_workers()
         data = parts.ask("GET", "/dashboard/data").json()
         keyless = replace(parts.service.settings.llm, api_key=None)
     with fleet(tmp_path / "b", workers=1, llm=keyless) as parts:

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from typing import Callable
 
 from pibot.contracts import JsonObject, Usage, WorkerReport, WorkerState, WorkerStatus, shown_call
-from pibot.master_components.store.records import Approval, Attempt, Event, Job, StepRecord
+from pibot.master_components.store.records import Approval, Event, Job, StepRecord
 from pibot.master_components.store.spending import Spending
 from pibot.master_components.store.states import ENDED_JOBS, JobState, StepState
 from pibot.master_hub.report import cost_in_words
@@ -280,8 +280,8 @@ def _why_no_steps(job: Job) -> str:
 def _step(record: StepRecord, why_waiting: Callable[[Sequence[str]], str] | None) -> JsonObject:
     step, result = record.step, record.result
     last = record.attempts[-1] if record.attempts else None
-    # The last attempt's error is the step's own, and need not be told twice.
-    failed = [a for a in record.attempts if a.error and (a is not last or a.error != record.error)]
+    # Once a step has failed, its own error is the last attempt's.
+    failed = [a for a in record.attempts if a.error and (a is not last or record.error is None)]
     return {
         "id": record.task_id,
         "description": step.description,
@@ -294,17 +294,10 @@ def _step(record: StepRecord, why_waiting: Callable[[Sequence[str]], str] | None
         "skills": [{"id": name} for name in step.skills],
         "error": record.error or "",
         "attempts": [
-            {"id": str(a.number), "text": f"{a.worker_id}, attempt {a.number}:", "error": _after_name(a)}
-            for a in failed
+            {"id": str(a.number), "text": f"attempt {a.number} was lost:", "error": a.error or ""} for a in failed
         ],
         "output": _cut(result.output) if result else "",
     }
-
-
-def _after_name(attempt: Attempt) -> str:
-    """The error without its worker's name, which stands before it already."""
-    error, prefix = attempt.error or "", f"{attempt.worker_id}: "
-    return error[len(prefix) :] if error.startswith(prefix) else error
 
 
 def job_href(job_id: str) -> str:

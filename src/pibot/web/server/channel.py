@@ -14,7 +14,7 @@ CHUNK = 64 * 1024
 
 
 @dataclass(frozen=True)
-class Limits:
+class ConnectionLimits:
     """What one client may take of a server.
 
     Args:
@@ -54,7 +54,7 @@ class Channel:
         clock: seconds.
     """
 
-    def __init__(self, sock: socket.socket, limits: Limits, clock: Clock) -> None:
+    def __init__(self, sock: socket.socket, limits: ConnectionLimits, clock: Clock) -> None:
         self.inbox = bytearray()
         self.ended = False
         self._limits = limits

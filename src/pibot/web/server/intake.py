@@ -19,7 +19,7 @@ from typing import Any, Callable, Protocol
 
 from pibot.contracts import Clock
 from pibot.logs import event
-from pibot.web.server.channel import Limits
+from pibot.web.server.channel import ConnectionLimits
 from pibot.web.server.networks import network_of
 
 log = logging.getLogger("pibot.web")
@@ -60,7 +60,7 @@ class Intake:
         listener: socket.socket,
         connect: Callable[[socket.socket, Any], Any],
         dispatch: Callable[[Any], None],
-        limits: Limits,
+        limits: ConnectionLimits,
         *,
         readers: int,
         clock: Clock,

@@ -17,7 +17,7 @@ from cheroot.server import HTTPConnection, HTTPRequest
 
 from pibot.contracts import Clock
 from pibot.errors import SettingsError
-from pibot.web.server.channel import CHUNK, Channel, Limits
+from pibot.web.server.channel import CHUNK, Channel, ConnectionLimits
 from pibot.web.server.headers import SingleHeaderReader
 from pibot.web.server.intake import MAX_HEADERS, Handshake, Intake
 from pibot.web.server.networks import network_of
@@ -34,7 +34,7 @@ SEND_BUFFER = 192 * 1024
 """Bytes of an answer that the kernel keeps for a client that takes it slowly, so that no thread waits for it. More than
 what anyone gets without a key (the hub's ``/openapi.json`` is the largest); Linux allows 208 KiB (``wmem_max``)."""
 
-LIMITS = Limits(head=REQUEST_TIMEOUT, idle=REQUEST_TIMEOUT)
+LIMITS = ConnectionLimits(head=REQUEST_TIMEOUT, idle=REQUEST_TIMEOUT)
 
 
 class Server:
@@ -61,7 +61,7 @@ class Server:
         port: int,
         threads: int = 10,
         handshake: Callable[[], Handshake] | None = None,
-        limits: Limits = LIMITS,
+        limits: ConnectionLimits = LIMITS,
         clock: Clock = time.monotonic,
     ) -> None:
         self._server = _CherootServer(
