@@ -133,7 +133,10 @@ def test_a_taken_port_is_one_line_that_names_the_variable(clone: Path, environme
             text=True,
         )
     assert done.returncode != 0
-    assert f"pibot: port {port} can't be had (Address already in use); choose another: make demo" in done.stderr
+    assert (
+        f"pibot: the demo can't listen on port {port} (Address already in use); choose another: make demo"
+        in done.stderr
+    )
     assert "PIBOT_DEMO_PORT=" in done.stderr
     assert left_over(environment) == []
 

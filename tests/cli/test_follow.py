@@ -87,16 +87,17 @@ def test_nothing_that_a_model_or_a_page_wrote_can_steer_the_terminal() -> None:
 def test_each_lost_attempt_and_what_a_step_waits_for_is_told_once() -> None:
     lost = {"number": 1, "worker_id": "worker-1", "error": "worker-1: no sign of life for 60 s"}
     step = {"task_id": "s", "status": "ready", "worker_id": "worker-1", "attempts": [lost], "error": None, "output": ""}
-    job = {"plan": None, "subtasks": [{**step, "waiting_for": "worker-2 is set aside for 30 s (lost)"}]}
+    waits = {"waiting_for": "worker-2 is set aside until 08:00:00 UTC (lost)", "waiting_for_kind": "unavailable"}
+    job = {"plan": None, "subtasks": [{**step, **waits}]}
     seen: dict[str, str] = {}
     assert changes(job, seen) == [
         "  ! s attempt 1 was lost: worker-1: no sign of life for 60 s",
-        "  · s waits: worker-2 is set aside (lost)",
+        "  · s waits: worker-2 is set aside until 08:00:00 UTC (lost)",
     ]
-    job["subtasks"] = [{**step, "waiting_for": "worker-2 is set aside for 29 s (lost)"}]
     assert changes(job, seen) == []
-    job["subtasks"] = [{**step, "waiting_for": "every worker is busy"}]
-    assert changes(job, seen) == []
+    for kind in ("all_busy", "next"):
+        job["subtasks"] = [{**step, "waiting_for": "it is others' turn", "waiting_for_kind": kind}]
+        assert changes(job, seen) == []
 
 
 def test_a_call_that_waits_for_the_owner_is_said_once_with_what_to_type() -> None:

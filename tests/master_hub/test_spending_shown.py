@@ -85,6 +85,6 @@ def test_the_command_shows_today_and_what_a_job_took(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PIBOT_HUB_URL", shared.url)
     status = CliRunner().invoke(main, ["status"])
-    assert "today    1,250 tokens in 1 calls, 0.002 CNY, 8,750 of 10,000 left" in status.output
+    assert "today    1,250 tokens in 1 model call, 0.002 CNY, 8,750 of 10,000 left" in status.output
     run = CliRunner().invoke(main, ["run", "--skills", "", "Do it"])  # its worker's agent says 15 tokens
-    assert "15 tokens in 1 calls" in run.output
+    assert "15 tokens in 1 model call" in run.output

@@ -1,4 +1,4 @@
-"""Shows the calls of a job that wait for the owner, asks, and sends what was decided of what was shown."""
+"""Ask the owner about a job's waiting tool calls, and send the decisions to the hub."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from pibot.contracts import Decision, JsonObject, digest_of, shown_call
 
 
 def approve_calls(hub: HubClient, job: JsonObject, *, refuse: bool, reason: str, yes: bool) -> bool:
-    """Ask about each call that waits.
+    """Show each waiting tool call, ask for a decision, and send it.
 
     Args:
-        job: its record.
-        refuse: refuse what waits instead of approving it.
-        reason: why not.
-        yes: don't ask.
+        job: the job's record.
+        refuse: refuse the calls instead of approving them.
+        reason: of a refusal, for the model.
+        yes: decide without asking.
 
     Returns:
-        Whether any waits.
+        Whether any call was waiting.
 
     Raises:
-        HubError: the hub refuses, as where a call waits no more.
+        HubError: the hub refuses a decision, for example because the call no longer waits.
     """
     waiting = [approval for approval in job["approvals"] if approval["status"] == "waiting"]
     for approval in waiting:
@@ -34,7 +34,7 @@ def approve_calls(hub: HubClient, job: JsonObject, *, refuse: bool, reason: str,
         if not yes and not click.confirm("Refuse it?" if refuse else "Approve it?"):
             click.echo("Left waiting.")
             continue
-        # Of what was shown here, and not what the hub says that its digest is.
+        # The digest of what we displayed; never trust the hub's own.
         decision = Decision(digest_of(approval["tool"], approval["arguments"]), not refuse, reason)
         hub.post(f"/approvals/{quote(approval['approval_id'], safe='')}", decision.to_json())
         click.echo("Refused." if refuse else "Approved.")

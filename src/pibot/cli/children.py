@@ -1,4 +1,4 @@
-"""Child processes of the demo: started, waited for until they are ready, and gone when their parent is."""
+"""The demo's child processes: start them, wait until they are ready, and end them with their parent."""
 
 from __future__ import annotations
 
@@ -26,33 +26,33 @@ STOP_SECONDS = 30.0
 KEEPER_SECONDS = 5.0
 
 PR_SET_PDEATHSIG = 1
-"""From ``linux/prctl.h``: the signal that a process gets when its parent dies, also by SIGKILL."""
+"""From ``linux/prctl.h``: sets the signal that the kernel sends a process when its parent dies, even by SIGKILL."""
 
 _OWN_NAMES = re.compile(r"(PIBOT|WORKER|VOLC|OPENAI)_|MODEL_NAME\Z")
 
 
-# Waits until nobody holds the other end of its standard input, then removes the folder.
+# Removes the folder once every process has closed the other end of its standard input.
 _KEEPER = "import shutil, sys; sys.stdin.buffer.read(); shutil.rmtree(sys.argv[1], ignore_errors=True)"
 
 
 class Scratch:
-    """A temporary folder that goes when the last process that holds it has ended, even where that was by SIGKILL.
+    """A temporary folder that is removed when the last process holding it has ended, even by SIGKILL.
 
     Args:
-        prefix: of the folder's name.
+        prefix: the start of the folder's name.
     """
 
     def __init__(self, prefix: str) -> None:
         self.path = Path(tempfile.mkdtemp(prefix=prefix))
-        self._keeper = subprocess.Popen(  # nosec B603 # no shell; this Python and a program above
+        self._keeper = subprocess.Popen(  # nosec B603 # no shell; this Python runs the program above
             [sys.executable, "-I", "-S", "-c", _KEEPER, str(self.path)],
             stdin=subprocess.PIPE,
-            start_new_session=True,  # a signal to the demo and its group does not reach it
+            start_new_session=True,  # a signal to the demo's process group does not reach it
         )
 
     @property
     def hold(self) -> int:
-        """A file descriptor; whoever has it holds the folder."""
+        """A file descriptor. The folder stays for as long as any process has it open."""
         assert self._keeper.stdin is not None
         return self._keeper.stdin.fileno()
 
@@ -64,18 +64,20 @@ class Scratch:
     ) -> None:
         assert self._keeper.stdin is not None
         self._keeper.stdin.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):  # somebody holds on; the keeper stays for as long
+        with contextlib.suppress(
+            subprocess.TimeoutExpired
+        ):  # another process still holds it; the keeper goes on waiting
             self._keeper.wait(KEEPER_SECONDS)
 
 
 class Child:
-    """``python -m pibot …`` in a folder of its own, which holds its log too.
+    """Run ``python -m pibot …`` in a folder of its own, which also holds its log.
 
     Args:
-        scratch: where its folder is made.
-        name: the folder's.
+        scratch: gets the folder.
+        name: of the folder, and of the process in messages.
         arguments: after ``pibot``.
-        settings: its PiBot settings; none of the parent's reach it.
+        settings: its PiBot settings; it inherits none of the parent's.
     """
 
     def __init__(self, scratch: Scratch, name: str, arguments: list[str], settings: Mapping[str, str]) -> None:
@@ -95,7 +97,7 @@ class Child:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            start_new_session=True,  # Ctrl-C is for the demo, which stops its children in order
+            start_new_session=True,  # only the demo gets Ctrl-C; it stops its children in order
             pass_fds=(scratch.hold,),
             preexec_fn=partial(_die_with_parent, os.getpid()),
         )
@@ -104,18 +106,18 @@ class Child:
         self._reader.start()
 
     def wait_until_ready(self) -> int:
-        """The port where it listens, once it does.
+        """Wait until the process listens, and return its port.
 
         Raises:
-            PibotError: it ended before, or was not ready in time; with what it said last.
+            PibotError: it ended first, or was not ready in time. The message holds its last line of output.
         """
         if self._decided.wait(READY_SECONDS) and self._port is not None:
             return self._port
         said = self._log.read_text(errors="replace").strip().splitlines()[-1:] or ["nothing"]
-        raise PibotError(f"{self._name} did not start; it said: {said[0]}")
+        raise PibotError(f"{self._name} did not start; its last output: {said[0]}")
 
     def stop(self) -> None:
-        """End it, gently at first."""
+        """End the process with SIGTERM, and with SIGKILL if that is not enough."""
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
         try:
@@ -134,7 +136,7 @@ class Child:
         self.stop()
 
     def _read(self, stdout: IO[str]) -> None:
-        """Keep what it says, and find its port in it."""
+        """Copy the output to the log, and find the port in it."""
         with stdout, self._log.open("w") as log:
             for line in stdout:
                 log.write(line)
@@ -148,5 +150,5 @@ class Child:
 
 def _die_with_parent(parent: int) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it died before that was in force
+    if os.getppid() != parent:  # the parent died before the signal was set
         os._exit(1)

@@ -1,4 +1,4 @@
-"""The commands. What they need is imported when they run, so that ``pibot --help`` is there at once."""
+"""The commands. Each imports what it needs when it runs, so that ``pibot --help`` starts fast."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ EPILOG = """\b
 Exit codes:
   0    done; for 'run', the job completed
   1    the job failed or was cancelled
-  2    the command or a setting is wrong
-  3    no hub could be reached, or it can't serve now
+  2    the command line or a setting is wrong
+  3    the hub can't be reached, or can't serve now
   4    the hub refused the key
   5    the hub refused the request
   130  interrupted
 
-Settings come from the environment or from .env in the working directory; README.md lists them."""
+Settings are read from the environment, and from .env in the working directory."""
 
 
 class Command(click.Group):
-    """Turns PiBot's errors into one line and an exit code."""
+    """Prints PiBot's errors as one line each, and exits with their code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -51,7 +51,7 @@ class Command(click.Group):
 @click.group(cls=Command, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="pibot")
 def main() -> None:
-    """An LLM-agent fleet for Raspberry Pis: a master that plans, workers that do.
+    """An LLM-agent fleet for Raspberry Pis: a master plans jobs, workers run them.
 
     \b
     Try it on this computer:     pibot demo
@@ -64,18 +64,20 @@ def main() -> None:
 
 @main.command()
 @click.argument("description")
-@click.option("--skills", help="Comma-separated; the job is one step with these and is not planned ('' for none).")
-@click.option("--timeout", type=float, help="Seconds for the whole job.")
-@click.option("--priority", type=int, default=0, show_default=True, help="-100 to 100; higher goes first.")
-@click.option("--no-wait", is_flag=True, help="Print the job's id and return at once.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON and nothing else.")
+@click.option(
+    "--skills", help="Comma-separated skills: run the job as one step with these, without planning ('' for no skill)."
+)
+@click.option("--timeout", type=float, help="Seconds that the whole job may take.")
+@click.option("--priority", type=int, default=0, show_default=True, help="-100 to 100; a higher one runs first.")
+@click.option("--no-wait", is_flag=True, help="Print the job's id and exit, without waiting for the result.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, and no progress.")
 def run(
     description: str, skills: str | None, timeout: float | None, priority: int, no_wait: bool, as_json: bool
 ) -> None:
-    """Have the fleet do something, and print its answer.
+    """Give the fleet a job, wait for it, and print the answer.
 
-    DESCRIPTION says what to do; '-' reads it from standard input. Progress goes to standard error, the answer to
-    standard output. Ctrl-C leaves the job running.
+    DESCRIPTION says what to do; '-' reads it from standard input. The answer goes to standard output, the progress to
+    standard error. The job continues after Ctrl-C.
 
     \b
     pibot run "Download https://example.com and return the title"
@@ -99,7 +101,7 @@ def run(
         say(f"Job {job_id}")
         result = follow(hub, job_id, say)
     except KeyboardInterrupt:
-        click.echo(f"\nThe job goes on; 'pibot job {job_id}' shows it, 'pibot cancel {job_id}' ends it.", err=True)
+        click.echo(f"\nThe job continues: 'pibot job {job_id}' shows it, 'pibot cancel {job_id}' ends it.", err=True)
         sys.exit(INTERRUPTED)
     if as_json:
         click.echo(json.dumps(result, ensure_ascii=False, indent=2))
@@ -117,7 +119,7 @@ def run(
 
 
 @main.command()
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
 def status(as_json: bool) -> None:
     """Show the hub, its model and its workers."""
     hub = _hub()
@@ -139,18 +141,20 @@ def status(as_json: bool) -> None:
     if health.get("problem"):
         click.echo(f"problem  {health['problem']}")
     if not workers["workers"]:
-        click.echo("workers  none: set WORKER_1_IP on the master")
+        click.echo("workers  none: set WORKER_1_IP on the master, or PIBOT_HUB_URL on a worker")
     for worker in workers["workers"]:
         doing = "; ".join(filter(None, (worker["current_task"], worker["error"], *_notes(worker))))
         click.echo(f"{worker['id']:<12} {worker['status']:<8} {worker['url']:<28} {doing}".rstrip())
 
 
 @main.command()
-@click.option("--status", "state", help="Only those queued, planning, running, completed, failed or cancelled.")
-@click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print them as JSON.")
+@click.option(
+    "--status", "state", help="Show only jobs that are queued, planning, running, completed, failed or cancelled."
+)
+@click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True, help="Show at most this many.")
+@click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
 def jobs(state: str | None, limit: int, as_json: bool) -> None:
-    """List the jobs, the newest first."""
+    """List the jobs, newest first."""
     from pibot.cli.follow import printable
 
     query = urlencode({"limit": limit, **({"status": state} if state else {})})
@@ -159,7 +163,7 @@ def jobs(state: str | None, limit: int, as_json: bool) -> None:
         click.echo(json.dumps(rows, ensure_ascii=False, indent=2))
         return
     if not rows:
-        click.echo('No jobs. Try: pibot run "…"')
+        click.echo('There are no jobs. Try: pibot run "…"')
     for row in rows:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row["created_at"]))
         text = " ".join(printable(row["description"]).split())
@@ -169,9 +173,9 @@ def jobs(state: str | None, limit: int, as_json: bool) -> None:
 
 @main.command()
 @click.argument("job_id")
-@click.option("--json", "as_json", is_flag=True, help="Print its whole record as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the job's record as JSON.")
 def job(job_id: str, as_json: bool) -> None:
-    """Show one job: its plan, what each worker did, its answer."""
+    """Show one job: its plan, its steps and its answer."""
     from pibot.cli.follow import (
         lost_attempts,
         plan_lines,
@@ -207,11 +211,11 @@ def job(job_id: str, as_json: bool) -> None:
 
 @main.command()
 @click.argument("job_id")
-@click.option("--output", type=click.Path(dir_okay=False), help="Write it to this file and not to standard output.")
+@click.option("--output", type=click.Path(dir_okay=False), help="Write to this file instead of standard output.")
 def export(job_id: str, output: str | None) -> None:
-    """Print a job's whole record as JSON: plan, steps, every attempt with its error, late results, events.
+    """Print everything stored about a job as JSON.
 
-    The hub is asked for it, so it may run meanwhile.
+    That is its plan, steps, attempts with their errors, late results and events. The hub may go on running.
 
     \b
     pibot export job-20261124-081418-3f9a2c --output job.json
@@ -223,25 +227,25 @@ def export(job_id: str, output: str | None) -> None:
     try:
         Path(output).write_text(text, "utf-8", "replace")
     except OSError as exc:
-        raise SettingsError(f"the record can't be written: {exc}; choose another --output") from exc
+        raise SettingsError(f"the job's record can't be written: {exc}; choose another --output") from exc
 
 
 @main.command()
 @click.argument("job_id")
 def cancel(job_id: str) -> None:
-    """End a job, on the workers too."""
+    """Cancel a job, and its running tasks on the workers."""
     click.echo(f"{job_id} {_hub().post(f'/task/{quote(job_id, safe=str())}/cancel')['status']}")
 
 
 @main.command()
 @click.argument("job_id")
-@click.option("--refuse", is_flag=True, help="Refuse its calls; the model is told, and goes on.")
-@click.option("--reason", default="", help="Why not, for the model.")
-@click.option("--yes", is_flag=True, help="Don't ask.")
+@click.option("--refuse", is_flag=True, help="Refuse the calls; the model is told so and continues.")
+@click.option("--reason", default="", help="Why you refuse, for the model.")
+@click.option("--yes", is_flag=True, help="Decide about all of them without asking.")
 def approve(job_id: str, refuse: bool, reason: str, yes: bool) -> None:
-    """Approve the calls of a job that wait for you, or refuse them.
+    """Approve or refuse the tool calls of a job that wait for you.
 
-    Each call is shown as it would be run, and what is approved is that call and no other.
+    Shows each call exactly as it would run. Your approval is for that call only.
 
     \b
     pibot approve job-20261124-081418-3f9a2c
@@ -252,21 +256,24 @@ def approve(job_id: str, refuse: bool, reason: str, yes: bool) -> None:
     hub = _hub()
     record = hub.get(f"/task/{quote(job_id, safe='')}")["job"]
     if not approve_calls(hub, record, refuse=refuse, reason=reason, yes=yes):
-        click.echo(f"pibot: nothing of {job_id} waits for approval; it is {record['status']}", err=True)
+        click.echo(f"pibot: no call of {job_id} waits for approval; the job is {record['status']}", err=True)
         sys.exit(JOB_FAILED)
 
 
 @main.command()
 @click.argument("worker_id")
 def drain(worker_id: str) -> None:
-    """Give a worker no new task; its running one ends. 'pibot status' says when it is idle."""
+    """Give a worker no new tasks.
+
+    It finishes the task that it runs; 'pibot status' shows when it is idle.
+    """
     click.echo(f"{worker_id} {_hub().post(f'/workers/{quote(worker_id, safe=str())}/drain')['status']}")
 
 
 @main.command()
 @click.argument("worker_id")
 def undrain(worker_id: str) -> None:
-    """Give a drained worker tasks again."""
+    """Give a drained worker new tasks again."""
     click.echo(f"{worker_id} {_hub().post(f'/workers/{quote(worker_id, safe=str())}/undrain')['status']}")
 
 
@@ -274,10 +281,13 @@ def undrain(worker_id: str) -> None:
 
 
 def _listening(function: Callable[..., None]) -> Callable[..., None]:
-    function = click.option("--host", help="Address to listen on (all with PIBOT_API_KEY set, else loopback).")(
-        function
+    function = click.option(
+        "--host", help="Address to listen on. Default: all of them if PIBOT_API_KEY is set, otherwise loopback."
+    )(function)
+    port = click.option(
+        "--port", type=click.IntRange(0, 65535), default=5000, show_default=True, help="Port; 0 for any free one."
     )
-    return click.option("--port", type=click.IntRange(0, 65535), default=5000, show_default=True)(function)
+    return port(function)
 
 
 @main.command()
@@ -293,9 +303,9 @@ def hub(host: str | None, port: int) -> None:
 
 @main.command()
 @_listening
-@click.option("--worker-id", help="This worker's name (WORKER_ID, else worker-1).")
+@click.option("--worker-id", help="This worker's name. Default: WORKER_ID, or worker-1.")
 def worker(host: str | None, port: int, worker_id: str | None) -> None:
-    """Run a worker."""
+    """Run a worker, which runs one task at a time."""
     from pibot.secrecy import keep_memory_private
     from pibot.worker_task_executor import run_worker
 
@@ -305,13 +315,17 @@ def worker(host: str | None, port: int, worker_id: str | None) -> None:
 
 
 @main.command()
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", type=click.IntRange(0, 65535), default=5009, show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=5009, show_default=True, help="Port; 0 for any free one."
+)
 def rehearsal(host: str, port: int) -> None:
-    """Run the offline model: fixed rules behind a real model's protocol, for trying things out without a key.
+    """Run the offline model, for trying things out without a key.
+
+    It answers a real model's protocol by fixed rules; it is no AI.
 
     \b
-    Point a worker and a hub at it:
+    Settings for a worker and a hub that use it:
       VOLC_API_KEY=rehearsal VOLC_BASE_URL=http://127.0.0.1:5009/v1 MODEL_NAME=pibot-rehearsal-not-an-ai
     """
     from pibot.rehearsal import run_rehearsal
@@ -320,20 +334,22 @@ def rehearsal(host: str, port: int) -> None:
 
 
 @main.command()
-@click.option("--once", is_flag=True, help="End when the job has: 0 if it succeeded.")
+@click.option("--once", is_flag=True, help="End after the job, with code 0 if it succeeded.")
 def demo(once: bool) -> None:
-    """Run a whole fleet on this computer, give it an example job, and show what it does."""
+    """Run a whole fleet on this computer with an example job."""
     from pibot.cli.demo import run_demo
 
     sys.exit(run_demo(_settings(), once=once))
 
 
 def _today(usage: JsonObject) -> str:
-    """What the models were asked for today, and what is left of it."""
+    """Return today's tokens, model calls and cost, and what is left of the budget."""
+    from pibot.cli.follow import counted
+
     today = usage["today"]
     cost = "" if today["cost"] is None else f", {today['cost']:g} {usage['currency']}".rstrip()
     left = "" if today["left"] is None else f", {today['left']:,} of {today['budget']:,} left"
-    return f"{today['total_tokens']:,} tokens in {today['llm_calls']} calls{cost}{left}"
+    return f"{today['total_tokens']:,} tokens in {counted(today['llm_calls'], 'model call')}{cost}{left}"
 
 
 def _notes(worker: JsonObject) -> list[str | None]:

@@ -1,4 +1,5 @@
-"""``pibot demo``: the rehearsal model, a hub and three workers on this computer, an example job, and no trace of it."""
+"""``pibot demo``: run a hub, three workers and the rehearsal model on this computer, with an example job, and leave
+nothing behind."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from types import FrameType
 import click
 
 from pibot.cli.children import Child, Scratch
-from pibot.cli.follow import follow, printable, step_line
+from pibot.cli.follow import counted, follow, printable, step_line
 from pibot.cli.hub_client import HubClient
 from pibot.contracts import JsonObject
 from pibot.errors import SandboxUnavailable, SettingsError
@@ -28,18 +29,18 @@ WORKERS = 3
 
 INTERRUPTED = 130
 
-# A closed terminal ends the demo as Ctrl-C does. SIGINT is named too: a script's background job has it ignored.
-# SIGALRM is the demo's own, see _interrupt.
+# A closed terminal ends the demo as Ctrl-C does. SIGINT is set too, because a script's background jobs ignore it.
+# The demo sends SIGALRM to itself, see _interrupt.
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
 
-ASK_AGAIN_SECONDS = 0.2
+INTERRUPT_AGAIN_SECONDS = 0.2
 
 HUB_PATIENCE = 10.0
-"""Seconds. The demo's hub is not restarted by anybody."""
+"""Seconds to wait for the hub. Short, since nothing restarts the demo's hub."""
 
 PAGE = b"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>A page for the PiBot demo</title></head>
-<body><p>This page is served on this computer, for the demo alone.</p></body></html>
+<body><p>The PiBot demo serves this page from your own computer.</p></body></html>
 """
 
 
@@ -47,14 +48,14 @@ def run_demo(settings: Settings, *, once: bool) -> int:
     """Run the demo until Ctrl-C, or until its job has ended.
 
     Args:
-        settings: where the model is, the sandbox, and ``PIBOT_DEMO_PORT``.
-        once: end when the job has.
+        settings: give the model, the sandbox and ``PIBOT_DEMO_PORT``.
+        once: end when the job has ended.
 
     Returns:
-        The exit code: 0 where the job succeeded, 1 where it did not, 130 where it was not waited for.
+        The exit code: 0 if the job succeeded, 1 if not, 130 if the demo was interrupted before.
 
     Raises:
-        SettingsError: something is set wrong, or the port is taken.
+        SettingsError: a setting is wrong, or the port is taken.
     """
     for number in ENDING_SIGNALS:
         signal.signal(number, _interrupt)
@@ -71,7 +72,7 @@ def run_demo(settings: Settings, *, once: bool) -> int:
             if result is None:
                 return INTERRUPTED
         finally:
-            for number in ENDING_SIGNALS:  # a second Ctrl-C would leave things half stopped
+            for number in ENDING_SIGNALS:  # a second Ctrl-C would leave processes behind
                 signal.signal(number, signal.SIG_IGN)
         return 0 if result["success"] else 1
 
@@ -134,9 +135,9 @@ def _show(job: JsonObject, result: JsonObject) -> None:
                 click.echo(f"  {step_line(step)}")
     click.echo(f"\nThe answer:\n{printable(result['output'])}")
     if result.get("error"):
-        click.echo(f"\nThe job {result['status']}: {printable(result['error'])}")
+        click.echo(f"\nThe job ended as {result['status']}: {printable(result['error'])}")
     usage = result["usage"]
-    click.echo(f"\n{usage['llm_calls']} calls of the model, {usage['total_tokens']} tokens.")
+    click.echo(f"\n{counted(usage['llm_calls'], 'model call')}, {counted(usage['total_tokens'], 'token')}.")
 
 
 def _command(port: int, key: str) -> str:
@@ -147,7 +148,7 @@ def _command(port: int, key: str) -> str:
 
 
 def _free(port: int) -> int:
-    """The hub's port, if it can be had.
+    """Return ``port`` if the hub can listen on it.
 
     Raises:
         SettingsError: it is taken.
@@ -157,17 +158,18 @@ def _free(port: int) -> int:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as exc:
+            other = f"make demo PIBOT_DEMO_PORT={port + 50}"
             raise SettingsError(
-                f"port {port} can't be had ({exc.strerror}); choose another: make demo PIBOT_DEMO_PORT={port + 50}"
+                f"the demo can't listen on port {port} ({exc.strerror}); choose another: {other}"
             ) from exc
     return port
 
 
 def _model(settings: Settings, scratch: Scratch, stack: contextlib.ExitStack) -> dict[str, str]:
-    """The owner's model where a key is set, else the rehearsal model, started here.
+    """Return the settings of the owner's model if a key is set; otherwise start the rehearsal model.
 
     Raises:
-        LLMConfigurationError: what is set can't be right.
+        LLMConfigurationError: the owner's settings can't work.
     """
     llm = settings.llm
     if llm.api_key is not None:
@@ -186,17 +188,17 @@ def _model(settings: Settings, scratch: Scratch, stack: contextlib.ExitStack) ->
 
 
 def _sandbox(settings: Settings, *, rehearsal: bool) -> str:
-    """How commands are run here. Without bubblewrap only the rehearsal model's fixed commands are."""
+    """Choose the sandbox. Without bubblewrap, only the rehearsal model's fixed commands may run."""
     if settings.sandbox == "off":
-        click.echo("The sandbox: off, as PIBOT_SANDBOX says. Commands run as you.")
+        click.echo("The sandbox: off, as PIBOT_SANDBOX says. Commands run with your rights.")
         return "off"
     try:
         asyncio.run(Bubblewrap().check())
     except SandboxUnavailable as exc:
         if rehearsal:
-            click.echo(f"The sandbox: off, for the rehearsal model's fixed commands alone ({exc}).")
+            click.echo(f"The sandbox: off, since the rehearsal model only runs fixed commands ({exc}).")
             return "off"
-        click.echo(f"The sandbox: can't be had, so commands will be refused ({exc}).")
+        click.echo(f"The sandbox: not available, so workers will refuse commands ({exc}).")
     else:
         click.echo("The sandbox: bubblewrap.")
     return "bwrap"
@@ -204,7 +206,7 @@ def _sandbox(settings: Settings, *, rehearsal: bool) -> str:
 
 @contextlib.contextmanager
 def _page() -> Iterator[str]:
-    """Serve the demo's page; its address."""
+    """Serve the demo's page, and yield its address."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -228,6 +230,6 @@ def _page() -> Iterator[str]:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    # Python drops what is raised while a weak reference's callback runs, as imports have them: so it is raised again.
-    signal.setitimer(signal.ITIMER_REAL, ASK_AGAIN_SECONDS)
+    # Python drops an exception raised during a weak reference's callback, and imports use those: so raise it again.
+    signal.setitimer(signal.ITIMER_REAL, INTERRUPT_AGAIN_SECONDS)
     raise KeyboardInterrupt

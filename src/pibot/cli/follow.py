@@ -1,4 +1,4 @@
-"""Shows a job's way while it goes: one line for each change."""
+"""Follow a running job: one line of text for each change."""
 
 from __future__ import annotations
 
@@ -21,13 +21,17 @@ MARKS = {
 
 
 PATIENCE = 180.0
-"""Seconds. A Pi restarts in less, and its jobs go on then."""
+"""Seconds to keep asking a hub that does not answer. A Pi restarts in less, and then continues its jobs."""
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
+_WAITS_FOR_ITS_TURN = ("all_busy", "next")
+"""Kinds of ``waiting_for_kind`` that no owner has to do anything about."""
+
+
 def printable(text: object) -> str:
-    """``text`` without what would steer the terminal: a model or a web page may have written it."""
+    """Replace the characters that would control the terminal: a model or a web page may have written ``text``."""
     return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", str(text).replace("\r\n", "\n"))
 
 
@@ -40,19 +44,19 @@ def follow(
     clock: Clock = time.monotonic,
     pause: Callable[[float], None] = time.sleep,
 ) -> JsonObject:
-    """Say what changes in a job until it has ended.
+    """Report each change of a job until it ends.
 
     Args:
         say: shows one line.
-        patience: seconds without an answer after which the hub is given up.
-        clock: seconds, for how long the hub has been silent.
-        pause: waits that many seconds before the hub is asked again.
+        patience: seconds without an answer before giving up.
+        clock: monotonic seconds.
+        pause: waits for a number of seconds before the next try.
 
     Returns:
-        The job's result, as the hub's ``GET /task/<id>/result`` has it.
+        The job's result, as ``GET /task/<id>/result`` answers it.
 
     Raises:
-        HubError: the hub refuses, or has not answered for ``patience``.
+        HubError: the hub refuses the request, or has not answered for ``patience`` seconds.
     """
     seen: dict[str, str] = {}
     heard, silent = clock(), False
@@ -64,7 +68,7 @@ def follow(
             if error.exit_code != UNREACHABLE or clock() - heard > patience:
                 raise
             if not silent:
-                say("The hub does not answer; the job goes on once it is back. Asking again …")
+                say("The hub does not answer. The job continues when it is back; trying again …")
             silent = True
             pause(1.0)
             continue
@@ -76,7 +80,12 @@ def follow(
 
 
 def changes(job: JsonObject, seen: dict[str, str]) -> list[str]:
-    """The lines for what is new in ``job`` since ``seen``, which is brought up to date."""
+    """Return a line for each change of ``job`` since the last call.
+
+    Args:
+        job: its record.
+        seen: what was shown already; updated here.
+    """
     lines = []
     plan = job.get("plan")
     if plan is not None and "plan" not in seen:
@@ -97,7 +106,7 @@ def changes(job: JsonObject, seen: dict[str, str]) -> list[str]:
 
 
 def waiting_calls(job: JsonObject, seen: dict[str, str]) -> list[str]:
-    """A line for each call that waits for the owner, once."""
+    """Return two lines for each tool call that waits for approval and is not in ``seen``."""
     lines = []
     for approval in job.get("approvals", ()):
         key = f"approval {approval['approval_id']}"
@@ -105,16 +114,16 @@ def waiting_calls(job: JsonObject, seen: dict[str, str]) -> list[str]:
             seen[key] = "shown"
             call = _short(f"{approval['tool']}: {shown_call(approval['arguments'])}")
             lines.append(f"  ? {approval['task_id']} waits for your approval of {call}")
-            lines.append(f"    look at it and decide: pibot approve {job['job_id']}")
+            lines.append(f"    see it and decide: pibot approve {job['job_id']}")
     return lines
 
 
 def lost_attempts(step: JsonObject, seen: dict[str, str]) -> list[str]:
-    """A line for each attempt that came to nothing, once."""
+    """Return a line for each failed attempt that is not in ``seen``."""
     lines = []
     for number, attempt in enumerate(step["attempts"], 1):
         key, error = f"{step['task_id']} attempt {number}", attempt.get("error")
-        # The last one's error is the step's own where the step has ended.
+        # A failed step shows the error of its last attempt itself.
         if error and key not in seen and error != step["error"]:
             seen[key] = "shown"
             lines.append(f"  ! {step['task_id']} attempt {number} was lost: {_short(error, 160)}")
@@ -122,20 +131,19 @@ def lost_attempts(step: JsonObject, seen: dict[str, str]) -> list[str]:
 
 
 def waiting_for(step: JsonObject) -> str:
-    """Why a step can't be run now; empty where it is only others' turn, or the reason changes with each second."""
-    reason = printable(step.get("waiting_for") or "")
-    if reason in ("every worker is busy", "a worker is free: its turn is next"):
+    """Return why no worker can run a ready step; empty if it only has to wait for its turn."""
+    if step.get("waiting_for_kind") in _WAITS_FOR_ITS_TURN:
         return ""
-    return re.sub(r"set aside for \d+ s", "set aside", reason)
+    return printable(step.get("waiting_for") or "")
 
 
 def plan_lines(job: JsonObject) -> list[str]:
-    """What the planner made of a job."""
+    """Return the lines that show a job's plan."""
     plan = job["plan"]
     if plan["handle_locally"]:
-        return ["The master answers this by itself."]
+        return ["The master answers this itself, without workers."]
     steps = plan["subtasks"]
-    lines = [f"The plan ({plan['complexity']}): {len(steps)} step{'' if len(steps) == 1 else 's'}"]
+    lines = [f"The plan ({plan['complexity']}): {counted(len(steps), 'step')}"]
     for step in steps:
         needs = f" — after {', '.join(step['depends_on'])}" if step["depends_on"] else ""
         lines.append(
@@ -147,7 +155,7 @@ def plan_lines(job: JsonObject) -> list[str]:
 
 
 def step_line(step: JsonObject) -> str:
-    """Where one step is."""
+    """Return the line that shows the state of one step."""
     mark = MARKS.get(step["status"], "?")
     where = f" on {step['worker_id']}" if step["worker_id"] else ""
     tries = f" (attempt {len(step['attempts'])})" if len(step["attempts"]) > 1 else ""
@@ -161,13 +169,18 @@ def step_line(step: JsonObject) -> str:
 
 
 def spent_line(result: JsonObject) -> str:
-    """What an ended job's models were asked for; empty where they were not."""
+    """Return an ended job's tokens, model calls and cost in words; empty without model calls."""
     usage = result.get("usage") or {}
     if not usage.get("total_tokens"):
         return ""
     cost = result.get("cost")
     priced = "" if cost is None else f", {cost:g} {printable(result.get('currency', ''))}".rstrip()
-    return f"{usage['total_tokens']:,} tokens in {usage.get('llm_calls', 0)} calls{priced}"
+    return f"{usage['total_tokens']:,} tokens in {counted(usage.get('llm_calls', 0), 'model call')}{priced}"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return the number with the noun, in the plural where it needs it."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _short(text: Any, limit: int = 100) -> str:

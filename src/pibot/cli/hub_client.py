@@ -1,4 +1,4 @@
-"""The hub's API for the command line: plain requests with the standard library, and errors in one sentence."""
+"""The hub's API for the command line: requests with the standard library, and errors of one sentence."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ REFUSED = 4
 HUB_ERROR = 5
 
 TIMEOUT = 30.0
-"""Seconds for an answer, beyond the time that the hub was asked to wait."""
+"""Seconds to wait for an answer, beyond what the hub was asked to wait."""
 
 PATIENCE = 120
-"""Seconds that a command waits in all where the hub says that it is asked too often."""
+"""Seconds that a command waits in total when the hub answers 429."""
 
 
 class HubError(PibotError):
-    """The hub can't be asked, or refuses; ``exit_code`` is the command's."""
+    """The hub can't be reached or refuses the request; ``exit_code`` becomes the command's."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -37,37 +37,37 @@ class HubError(PibotError):
 
 @dataclass(frozen=True)
 class HubClient:
-    """Asks one hub.
+    """Send requests to one hub.
 
     Args:
-        settings: its address, ``PIBOT_HUB_URL``, and the key, ``PIBOT_API_KEY``.
-        sleep: waits that many seconds.
+        settings: the hub's address (``PIBOT_HUB_URL``), its key (``PIBOT_API_KEY``) and the TLS files.
+        sleep: waits for a number of seconds.
     """
 
     settings: Settings
     sleep: Callable[[float], None] = time.sleep
 
     def get(self, path: str, *, wait: int = 0) -> JsonObject:
-        """``GET path``; see :meth:`request`."""
+        """Send ``GET path`` and return the JSON; see :meth:`request`."""
         return self.request("GET", path, wait=wait)[1]
 
     def post(self, path: str, body: JsonObject | None = None) -> JsonObject:
-        """``POST path``; see :meth:`request`."""
+        """Send ``POST path`` and return the JSON; see :meth:`request`."""
         return self.request("POST", path, body)[1]
 
     def request(
         self, method: str, path: str, body: JsonObject | None = None, *, wait: int = 0
     ) -> tuple[int, JsonObject]:
-        """One request.
+        """Send one request.
 
         Args:
-            wait: seconds that the hub may wait for a result.
+            wait: seconds that the hub may take to wait for a result.
 
         Returns:
             The status, 200 or 202, and the JSON.
 
         Raises:
-            HubError: there is no such answer; it says what to do.
+            HubError: the hub can't be reached, or answers anything else. The message says what to do.
         """
         status, raw = self._ask_until_it_is_time(method, path, body, wait)
         try:
@@ -82,13 +82,13 @@ class HubClient:
             return status, answer
         message = str(answer.get("error") or f"the hub answered {status}")
         if status == 401:
-            raise HubError("the hub asks for its key; set PIBOT_API_KEY to the hub's, here or in .env", REFUSED)
-        if status in (429, 503):  # asked too often, or it is stopping, or its disk is full: another try later may do
+            raise HubError("the hub requires its key: set PIBOT_API_KEY to it, in the environment or in .env", REFUSED)
+        if status in (429, 503):  # asked too often, stopping, or its disk is full: a later try may work
             raise HubError(message, UNREACHABLE)
         raise HubError(message, REFUSED if status == 403 else HUB_ERROR)
 
     def _ask_until_it_is_time(self, method: str, path: str, body: JsonObject | None, wait: int) -> tuple[int, bytes]:
-        """Ask again where the hub says when: what it answers 429 to, it has not begun."""
+        """Repeat the request when the hub answers 429 with a time; it has not begun the work then."""
         patience = PATIENCE
         while True:
             status, raw, seconds = self._ask(method, path, body, wait)
@@ -110,7 +110,7 @@ class HubClient:
             return response.status, response.read(), int(after) if re.fullmatch(r"\d{1,6}", after, re.ASCII) else 0
         except (OSError, http.client.HTTPException, socket.timeout) as exc:
             if certificate := problem_of(exc):
-                raise HubError(f"the hub at {url} can't be believed: {certificate}", UNREACHABLE) from exc
+                raise HubError(f"the hub at {url} can't be trusted: {certificate}", UNREACHABLE) from exc
             raise HubError(
                 f"no hub at {url} ({exc or type(exc).__name__}); start one with 'pibot hub', "
                 "or set PIBOT_HUB_URL to where it is",
@@ -133,7 +133,7 @@ class HubClient:
 
 
 def _split(url: str) -> SplitResult | None:
-    """The parts of an address that can be asked, else None."""
+    """Return the parts of an HTTP address, or None if it is not one."""
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
