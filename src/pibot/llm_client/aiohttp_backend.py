@@ -1,8 +1,9 @@
-"""The default backend: aiohttp, which a worker has anyway. Imported on first use, for the sake of its memory."""
+"""The default backend: aiohttp, which a worker needs anyway. Imported on first use, to save memory."""
 
 from __future__ import annotations
 
 import json
+import os
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from pibot.llm_client.backend import (
     CONNECT_SECONDS,
     KEEPALIVE_SECONDS,
     MAX_CONNECTIONS,
+    Cause,
     HttpAnswer,
     NoAnswer,
     certificate_problem,
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class AiohttpBackend:
-    """One session for the running loop, with keep-alive.
+    """A backend with one aiohttp session per event loop.
 
     Args:
         endpoint: where the model is.
@@ -47,13 +49,9 @@ class AiohttpBackend:
 
         try:
             return await self._post(body, timeout)
-        except aiohttp.ConnectionTimeoutError:
-            failure = not_connected(timeout)
-        except asyncio.TimeoutError:
-            failure = timed_out(timeout)
-        except (aiohttp.ClientError, OSError) as exc:
-            failure = certificate_problem(exc) or NoAnswer(_reason(exc))
-        # Raised out here so that no context hangs on it: aiohttp's errors hold the request's headers, with the key.
+        except (asyncio.TimeoutError, aiohttp.ClientError, OSError) as exc:
+            failure = no_answer(exc, timeout)
+        # Raised outside the except block, so that it has no context: aiohttp's errors hold the headers, with the key.
         raise failure
 
     async def close(self) -> None:
@@ -76,48 +74,75 @@ class AiohttpBackend:
             # aiohttp rounds longer timeouts up to whole seconds, unless the threshold for that is higher.
             timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_SECONDS, ceil_threshold=timeout + 1),
         ) as response:
-            headers = response.headers
-            return HttpAnswer(
-                status=response.status,
-                body=await read_bounded(response.content.iter_any(), response.status),
-                content_type=headers.get("Content-Type", ""),
-                retry_after=headers.get("Retry-After"),
-                date=headers.get("Date"),
-                location=headers.get("Location"),
-                should_retry=headers.get("x-should-retry"),
-            )
+            content = await read_bounded(response.content.iter_any(), response.status)
+            return HttpAnswer.of(response.status, content, response.headers)
 
 
-def _make(ssl_context: ssl.SSLContext | None) -> aiohttp.ClientSession:
+def open_session(
+    *, connections: int, timeout: aiohttp.ClientTimeout | None = None, ssl_context: ssl.SSLContext | None = None
+) -> aiohttp.ClientSession:
+    """Open a session for the running loop. It keeps idle connections, and no cookies.
+
+    Args:
+        connections: how many at once; 0 for any number.
+        timeout: for requests that bring none of their own.
+        ssl_context: what to trust; the system's authorities by default.
+    """
     import aiohttp
 
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
-            limit=MAX_CONNECTIONS,
+            limit=connections,
             keepalive_timeout=KEEPALIVE_SECONDS,
             ssl=True if ssl_context is None else ssl_context,
         ),
+        timeout=timeout or aiohttp.ClientTimeout(),
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"User-Agent": f"pibot/{__version__}"},
     )
+
+
+def no_answer(exc: Exception, seconds: float) -> NoAnswer:
+    """Translate an exception of aiohttp.
+
+    The message never repeats the exception's own text, which may hold the address.
+
+    Args:
+        exc: an ``asyncio.TimeoutError``, ``aiohttp.ClientError`` or ``OSError``.
+        seconds: the time limit that applied.
+    """
+    import asyncio
+
+    import aiohttp
+
+    if isinstance(exc, aiohttp.ConnectionTimeoutError):
+        return not_connected(seconds)
+    if isinstance(exc, asyncio.TimeoutError):
+        return timed_out(seconds)
+    problem = certificate_problem(exc)
+    if problem is not None:
+        return problem
+    if isinstance(exc, aiohttp.ClientConnectorDNSError):
+        return NoAnswer("can't be found: its name has no address here", Cause.UNREACHABLE)
+    if isinstance(exc, aiohttp.ClientConnectorError):
+        return NoAnswer(f"can't be reached: {_system_error(exc) or 'no connection'}", Cause.UNREACHABLE)
+    if isinstance(exc, aiohttp.ServerDisconnectedError):
+        return NoAnswer("closed the connection without an answer")
+    if isinstance(exc, aiohttp.ClientPayloadError):
+        return NoAnswer("broke off in the middle of its answer")
+    if isinstance(exc, OSError):
+        return NoAnswer(f"lost the connection: {_system_error(exc) or type(exc).__name__}")
+    return NoAnswer(f"sent something that is no HTTP answer ({type(exc).__name__})")
+
+
+def _make(ssl_context: ssl.SSLContext | None) -> aiohttp.ClientSession:
+    return open_session(connections=MAX_CONNECTIONS, ssl_context=ssl_context)
 
 
 async def _close(session: aiohttp.ClientSession) -> None:
     await session.close()
 
 
-def _reason(exc: Exception) -> str:
-    """What happened, as the end of a sentence. Never the error's own text, which may hold the address."""
-    import aiohttp
-
-    if isinstance(exc, aiohttp.ClientConnectorDNSError):
-        return "can't be found: its name has no address here"
-    if isinstance(exc, aiohttp.ClientConnectorError):
-        return f"can't be reached: {exc.strerror or 'no connection'}"
-    if isinstance(exc, aiohttp.ServerDisconnectedError):
-        return "closed the connection without an answer"
-    if isinstance(exc, aiohttp.ClientPayloadError):
-        return "broke off in the middle of its answer"
-    if isinstance(exc, OSError):
-        return f"lost the connection: {exc.strerror or type(exc).__name__}"
-    return f"sent something that is no HTTP answer ({type(exc).__name__})"
+def _system_error(exc: OSError) -> str:
+    """Return the operating system's own words: asyncio puts the address into ``strerror``."""
+    return os.strerror(exc.errno) if exc.errno is not None and exc.errno > 0 else exc.strerror or ""

@@ -1,39 +1,42 @@
-"""What a backend is: it carries one request to the model's server and brings back what came, whatever it was."""
+"""The backend protocol: carry one request to the model's server and return the answer, whatever it is."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import enum
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cached_property
+from typing import Any, Protocol
 
 from pibot.contracts import JsonObject
 from pibot.errors import LLMUnavailable
+from pibot.llm_client import wire
 
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
-"""Bytes, decompressed. The longest answers of today's models stay below 1 MiB; a Zero 2W has 512 MB for everything."""
+"""Largest answer in bytes, decompressed. Today's longest stay below 1 MiB; a Zero 2W has 512 MB for everything."""
 
 MAX_ERROR_BYTES = 64 * 1024
-"""Bytes of an error's body; the rest is not read."""
+"""Bytes read of an error's body; the rest is left unread."""
 
 CONNECT_SECONDS = 10.0
-"""Seconds to connect in. Linux alone would try for two minutes, and a Pi's Wi-Fi is slow to tell of a dead host."""
+"""Time limit for connecting. Linux alone would try for two minutes, and a Pi's Wi-Fi reports a dead host late."""
 
 KEEPALIVE_SECONDS = 30.0
-"""Seconds that an idle connection is kept: longer than a tool takes, shorter than most servers wait (60 or more)."""
+"""How long an idle connection is kept: longer than a tool runs, shorter than most servers wait (60 s or more)."""
 
 MAX_CONNECTIONS = 16
-"""To the model's server at once; further calls wait for one. A worker needs one, a master some for its planning."""
+"""Connections to the model's server at once; further calls wait for one. A worker needs one."""
 
 
 @dataclass(frozen=True)
 class HttpAnswer:
-    """An answer as it came.
+    """An HTTP answer of the model's server.
 
     Args:
         status: the HTTP status.
-        body: decompressed; that of an error may be cut.
+        body: decompressed; an error's body may be cut.
         content_type: the header.
-        retry_after, date, location, should_retry: the headers of these names, the last one's with ``x-`` before it.
+        retry_after, date, location, should_retry: the headers of these names; the last one is ``x-should-retry``.
     """
 
     status: int
@@ -44,42 +47,81 @@ class HttpAnswer:
     location: str | None = None
     should_retry: str | None = None
 
+    @classmethod
+    def of(cls, status: int, body: bytes, headers: Mapping[str, str]) -> HttpAnswer:
+        """Pick the headers that matter here."""
+        return cls(
+            status,
+            body,
+            headers.get("Content-Type", ""),
+            headers.get("Retry-After"),
+            headers.get("Date"),
+            headers.get("Location"),
+            headers.get("x-should-retry"),
+        )
+
+    @property
+    def success(self) -> bool:
+        """Whether the status is one of success."""
+        return 200 <= self.status < 300
+
+    @cached_property
+    def data(self) -> Any:
+        """The body's JSON, parsed once.
+
+        Raises:
+            LLMProtocolError: as for :func:`pibot.llm_client.wire.parse`.
+        """
+        return wire.parse(self.body)
+
+
+class Cause(enum.Enum):
+    """Why no whole answer came."""
+
+    UNREACHABLE = "unreachable"
+    TIMED_OUT = "timed out"
+    BROKE_OFF = "broke off"
+    TOO_LARGE = "too large"
+    REDIRECTED = "redirected"
+
 
 class NoAnswer(LLMUnavailable):
     """No whole answer came. The message says what happened, as the end of a sentence.
 
     Args:
         reason: what happened.
-        may_pass: whether asking again may help.
+        cause: its kind, for code.
+        may_pass: whether another attempt may succeed.
     """
 
-    def __init__(self, reason: str, *, may_pass: bool = True) -> None:
+    def __init__(self, reason: str, cause: Cause = Cause.BROKE_OFF, *, may_pass: bool = True) -> None:
         super().__init__(reason)
+        self.cause = cause
         self.may_pass = may_pass
 
 
 class Backend(Protocol):
-    """One of the two ways to reach the server."""
+    """Reaches the model's server over one HTTP library."""
 
     async def post(self, body: JsonObject, *, timeout: float) -> HttpAnswer:
-        """Send one request for a completion. No retries, no redirects followed.
+        """Send one request for a completion. Retries nothing and follows no redirect.
 
         Args:
             body: the request.
-            timeout: seconds until the answer must be whole.
+            timeout: seconds until the answer must be complete.
 
         Raises:
-            NoAnswer: it can't be had.
+            NoAnswer: no whole answer came.
         """
         ...
 
     async def close(self) -> None:
-        """Give back the connections. Calling it twice is fine."""
+        """Close the connections. Calling it twice is fine."""
         ...
 
 
 async def read_bounded(chunks: AsyncIterator[bytes], status: int) -> bytes:
-    """Read a body up to the limit for its status.
+    """Read a body up to the limit for its status; the body of an error is cut there.
 
     Raises:
         NoAnswer: a successful answer is larger than :data:`MAX_ANSWER_BYTES`.
@@ -91,31 +133,36 @@ async def read_bounded(chunks: AsyncIterator[bytes], status: int) -> bytes:
         body += chunk
         if len(body) > limit:
             if success:
-                raise NoAnswer(f"sent an answer larger than {limit // (1024 * 1024)} MiB", may_pass=False)
+                raise NoAnswer(
+                    f"sent an answer larger than {limit // (1024 * 1024)} MiB", Cause.TOO_LARGE, may_pass=False
+                )
             break
     return bytes(body[:limit])
 
 
 def timed_out(seconds: float) -> NoAnswer:
-    return NoAnswer(f"gave no whole answer within {seconds:.3g} seconds")
+    """Return the failure of a server that did not send its whole answer in time."""
+    return NoAnswer(f"gave no whole answer within {seconds:.3g} seconds", Cause.TIMED_OUT)
 
 
 def not_connected(seconds: float) -> NoAnswer:
-    return NoAnswer(f"took no connection within {min(seconds, CONNECT_SECONDS):.3g} seconds")
+    """Return the failure of a server that did not accept a connection in time."""
+    return NoAnswer(f"took no connection within {min(seconds, CONNECT_SECONDS):.3g} seconds", Cause.UNREACHABLE)
 
 
 def certificate_problem(exc: BaseException | None) -> NoAnswer | None:
-    """The failure for a certificate that was not accepted, if that is what ``exc`` comes from."""
+    """Return the failure if ``exc`` comes from a certificate that was not accepted, else None."""
     import ssl
 
     seen: set[int] = set()
     while exc is not None and id(exc) not in seen:
         seen.add(id(exc))
-        # aiohttp's own error is of this class, too, but without its attributes: those are on its cause.
+        # aiohttp's own error is of this class too, but its attributes are only on its cause.
         why = getattr(exc, "verify_message", None)
         if isinstance(exc, ssl.SSLCertVerificationError) and why:
             return NoAnswer(
                 f"showed a certificate that is not accepted ({why}); check the address and this machine's clock",
+                Cause.UNREACHABLE,
                 may_pass=False,
             )
         exc = exc.__cause__ or exc.__context__

@@ -1,56 +1,56 @@
-"""What went wrong, whether it may pass, and the sentence for the owner of the machine."""
+"""Reads the model server's answers: a completion, or a failure with a sentence for the owner of the machine."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from urllib.parse import urlsplit, urlunsplit
 
-from pibot.contracts import Clock
-from pibot.errors import LLMError, LLMProtocolError, LLMRejected, LLMUnavailable
+from pibot.contracts import Clock, Completion
+from pibot.errors import LLMProtocolError, LLMRejected, LLMUnavailable
 from pibot.llm_client import wire
 from pibot.llm_client.backend import HttpAnswer, NoAnswer
 from pibot.llm_client.configuration import Endpoint
-from pibot.llm_client.retry import parse_retry_after
+from pibot.llm_client.retry import Failure, parse_retry_after
 
 MAX_SENTENCE_CHARS = 800
-"""Characters of a sentence of the gateway's."""
+"""Characters of a gateway's sentence that are repeated."""
 
 _PASSING_4XX = frozenset({408, 409, 429})
 
 _USED_UP = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
-"""Codes of a 429 that no waiting mends (OpenAI, *Error codes*)."""
+"""Codes of a 429 that waiting does not cure (OpenAI, *Error codes*)."""
 
 GATEWAY = "pibot_gateway"
-"""The ``type`` of the errors that PiBot's own gateway says by itself: sentences for the owner, to be repeated as they
-are."""
+"""The ``type`` of errors made by PiBot's own gateway. Their messages are sentences for the owner, shown unchanged."""
 
 _LASTING_KINDS = ("invalid", "authentication", "permission", "not_found", "insufficient")
-"""Beginnings of ``type`` and ``code`` that say of an error under HTTP 200 that asking again is no use."""
+"""Prefixes of ``type`` and ``code`` of an error under HTTP 200 that a retry does not cure."""
 
 
-@dataclass(frozen=True)
-class Failure:
-    """One attempt's failure.
-
-    Args:
-        error: to be raised if no further attempt is made.
-        may_pass: whether a further attempt may help.
-        retry_after: seconds that the server asked to wait.
-    """
-
-    error: LLMError
-    may_pass: bool = False
-    retry_after: float | None = None
+def read_completion(endpoint: Endpoint, answer: HttpAnswer, wall_clock: Clock) -> Completion | Failure:
+    """Return the completion in an answer, or why there is none."""
+    try:
+        data = answer.data
+    except LLMProtocolError as problem:
+        if answer.success:
+            return bad_completion(endpoint, answer, problem)
+        data = None
+    error = wire.find_error(data, success=answer.success)
+    if error is not None or not answer.success:
+        return refusal(endpoint, answer, error, wall_clock)
+    try:
+        return wire.completion(data, model=endpoint.model)
+    except LLMProtocolError as problem:
+        return bad_completion(endpoint, answer, problem)
 
 
 def no_answer(endpoint: Endpoint, problem: NoAnswer) -> Failure:
-    """The failure for an answer that did not come."""
+    """Return the failure of a call that got no whole answer."""
     hint = "check VOLC_BASE_URL (or OPENAI_BASE_URL) and the network"
     return Failure(LLMUnavailable(f"the model's server at {endpoint.shown} {problem}; {hint}"), problem.may_pass)
 
 
 def bad_completion(endpoint: Endpoint, answer: HttpAnswer, problem: LLMProtocolError) -> Failure:
-    """The failure for a success that is no chat completion."""
+    """Return the failure of an HTTP success whose body is no chat completion."""
     quoted = endpoint.redactor.quote(answer.body.decode("utf-8", "replace"))
     kind = endpoint.redactor.quote(answer.content_type.partition(";")[0]) or "no Content-Type"
     message = (
@@ -61,17 +61,17 @@ def bad_completion(endpoint: Endpoint, answer: HttpAnswer, problem: LLMProtocolE
 
 
 def refusal(endpoint: Endpoint, answer: HttpAnswer, error: wire.ErrorObject | None, wall_clock: Clock) -> Failure:
-    """The failure for an answer that says no: by its HTTP status, or by an error object under HTTP 200."""
+    """Return the failure for an error status, or for an error object under HTTP 200."""
     status = _status(answer.status, error)
     retry_after = parse_retry_after(answer.retry_after, answer.date, wall_clock)
     said = _said(endpoint, answer, error)
-    lasts = answer.should_retry == "false"  # the openai library heeds that header too
+    final = answer.should_retry == "false"  # the openai library respects that header too
     if error is not None and error.kind == GATEWAY:
         sentence = endpoint.redactor.line(error.message, MAX_SENTENCE_CHARS)
         if may_pass(status, error):
-            return Failure(LLMUnavailable(sentence), may_pass=not lasts, retry_after=retry_after)
+            return Failure(LLMUnavailable(sentence), may_pass=not final, retry_after=retry_after)
         return Failure(LLMRejected(sentence, status=status))
-    if may_pass(status, error) and lasts:
+    if may_pass(status, error) and final:
         return Failure(LLMUnavailable(f"the model's server at {endpoint.shown} answered {status}{said}"))
     if may_pass(status, error):
         message = f"the model's server at {endpoint.shown} answered {status}{said}; try again later"
@@ -81,7 +81,7 @@ def refusal(endpoint: Endpoint, answer: HttpAnswer, error: wire.ErrorObject | No
 
 
 def _status(status: int, error: wire.ErrorObject | None) -> int:
-    """The HTTP status, or the one that an error under HTTP 200 has as its code, as relaying servers send."""
+    """Return the HTTP status, or the code of an error under HTTP 200: proxies send the upstream status there."""
     if 200 <= status < 300 and error is not None and error.code.isascii() and error.code.isdigit():
         code = int(error.code[:4])
         return code if 400 <= code < 600 else status
@@ -89,7 +89,7 @@ def _status(status: int, error: wire.ErrorObject | None) -> int:
 
 
 def may_pass(status: int, error: wire.ErrorObject | None) -> bool:
-    """Whether an answer with an error is one that another attempt may not get."""
+    """Whether another attempt may succeed after this error."""
     if error is not None and _USED_UP.intersection((error.code, error.kind)):
         return False
     if status < 300:
@@ -108,24 +108,24 @@ def _advice(endpoint: Endpoint, status: int, answer: HttpAnswer) -> str:
     address = "VOLC_BASE_URL (or OPENAI_BASE_URL)"
     if 300 <= status < 400:
         place = _shown_location(endpoint, answer.location)
-        return f"it redirects to {place}, and a key isn't sent elsewhere unasked: set {address} to the right address"
+        return f"it redirects to {place}, and the key is not sent there: set {address} to the right address"
     if status == 401:
         return f"check the key in {key}"
     if status == 403:
         return f"check that the key in {key} may use the model {endpoint.model!r}"
     if status in (402, 429):
-        return f"the account of the key in {key} has used up what it may use: look there, or use another key"
+        return f"the account of the key in {key} has used up its quota: look there, or use another key"
     if status == 404:
         return f"check MODEL_NAME ({endpoint.model!r}) and {address}"
     if status == 413:
-        return "the conversation is too large for it"
+        return "the conversation is too large for the model: give it less in one job"
     return (
-        f"check that the model in MODEL_NAME ({endpoint.model!r}) takes what was sent (such as tools, or this length)"
+        f"check that the model in MODEL_NAME ({endpoint.model!r}) accepts what was sent (such as tools, or this length)"
     )
 
 
 def _shown_location(endpoint: Endpoint, location: str | None) -> str:
-    """Where a redirect leads, without query and user: these may hold the key."""
+    """Return where a redirect leads, without its query and user, which may hold the key."""
     try:
         parts = urlsplit(location or "")
         place = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

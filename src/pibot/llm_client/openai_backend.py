@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +75,7 @@ class OpenAIBackend:
             with anyio.fail_after(timeout):
                 async with create(**body, timeout=limits) as response:
                     content = await read_bounded(response.iter_bytes(), response.status_code)
-                    return _answer(response.status_code, content, response.headers)
+                    return HttpAnswer.of(response.status_code, content, response.headers)
         except _Refused as refused:
             return refused.answer
         except self._openai.APITimeoutError as exc:
@@ -150,19 +149,7 @@ async def _keep_refusal(response: Any) -> None:
     """A hook of httpx, called with the headers read and the body not."""
     if not 200 <= response.status_code < 300:
         body = await read_bounded(response.aiter_bytes(), response.status_code)
-        raise _Refused(_answer(response.status_code, body, response.headers))
-
-
-def _answer(status: int, body: bytes, headers: Mapping[str, str]) -> HttpAnswer:
-    return HttpAnswer(
-        status=status,
-        body=body,
-        content_type=headers.get("Content-Type", ""),
-        retry_after=headers.get("Retry-After"),
-        date=headers.get("Date"),
-        location=headers.get("Location"),
-        should_retry=headers.get("x-should-retry"),
-    )
+        raise _Refused(HttpAnswer.of(response.status_code, body, response.headers))
 
 
 def _http_library(library: Any) -> Any:

@@ -1,26 +1,34 @@
-"""When to ask again: exponential backoff with full jitter, on top of what the server asked for.
+"""When to ask the model's server again, and the loop that does it: exponential backoff with full jitter.
 
-Full jitter as in Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015: three workers that were
-turned away together don't come back together.
+The jitter comes on top of the wait that the server asked for. Full jitter as in Marc Brooker, "Exponential Backoff And
+Jitter", AWS Architecture Blog, 2015: three workers that were turned away together do not come back together.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Callable
+import logging
+import random as random_module
+import time
+from collections.abc import Awaitable
+from dataclasses import dataclass, field, replace
+from typing import Callable, TypeVar
 
 from pibot.contracts import Clock
+from pibot.errors import LLMError
+from pibot.logs import event
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often, and how long to wait before.
+    """How often to retry, and how long to wait before each retry.
 
     Args:
         retries: attempts after the first.
-        base: seconds; the most to wait before the first retry. It doubles with each.
-        cap: seconds; where the doubling ends.
-        retry_after_cap: seconds; the most that a server's Retry-After is heeded for.
+        base: upper bound in seconds of the wait before the first retry. It doubles with each retry.
+        cap: seconds at which the doubling stops.
+        retry_after_cap: longest Retry-After, in seconds, that is respected in full.
     """
 
     retries: int = 4
@@ -29,25 +37,108 @@ class RetryPolicy:
     retry_after_cap: float = 60.0
 
     def wait(self, attempt: int, retry_after: float | None, random: Callable[[], float]) -> float:
-        """Seconds to wait after the ``attempt``-th attempt (from 1) failed.
+        """Return the seconds to wait before the next attempt.
 
         Args:
-            attempt: the number of the attempt that failed.
+            attempt: number of the attempt that failed, from 1.
             retry_after: seconds that the server asked for, if it did.
-            random: a number from 0 to 1.
+            random: returns a number from 0 to 1.
         """
         jitter = random() * min(self.cap, self.base * 2.0 ** min(attempt - 1, 30))
         return min(retry_after or 0.0, self.retry_after_cap) + jitter
 
 
+@dataclass(frozen=True)
+class Failure:
+    """One failed attempt at a model call.
+
+    Args:
+        error: the error to raise if there is no further attempt.
+        may_pass: whether a further attempt may succeed.
+        retry_after: seconds that the server asked to wait.
+        attempts: how many attempts were made; set by :class:`RetryLoop`.
+        cut_short: whether retries were left but too little time for the next wait; set by :class:`RetryLoop`.
+    """
+
+    error: LLMError
+    may_pass: bool = False
+    retry_after: float | None = None
+    attempts: int = 1
+    cut_short: bool = False
+
+    def final_error(self) -> LLMError:
+        """Return the error. If a retry could have helped, its message says how many attempts there were."""
+        if not self.may_pass:
+            return self.error
+        times = "once" if self.attempts == 1 else f"{self.attempts} times"
+        more = ", and the time left is shorter than the wait for another attempt" if self.cut_short else ""
+        if self.cut_short and self.retry_after:
+            more += f" (it asks for {self.retry_after:.0f} seconds)"
+        self.error.args = (f"{self.error} (asked {times}{more})",)
+        return self.error
+
+
+async def _sleep(seconds: float) -> None:
+    import asyncio
+
+    await asyncio.sleep(seconds)
+
+
+@dataclass(frozen=True)
+class RetryLoop:
+    """Repeats a model call until it succeeds, cannot succeed, or has no attempt or time left.
+
+    Both the worker's client and the hub's gateway use this loop.
+
+    Args:
+        policy: how often, and how long to wait in between.
+        sleep: waits some seconds.
+        random: returns a number from 0 to 1, for the jitter.
+        clock: seconds, for durations.
+        wall_clock: seconds since the epoch, for dates that a server sends.
+    """
+
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
+    sleep: Callable[[float], Awaitable[None]] = _sleep
+    random: Callable[[], float] = random_module.random
+    clock: Clock = time.monotonic
+    wall_clock: Clock = time.time
+
+    async def run(
+        self, attempt: Callable[[float], Awaitable[T]], deadline: float, *, log: logging.Logger, retry_event: str
+    ) -> T:
+        """Return what the last attempt returned.
+
+        Failures are returned and not raised, so that the error raised in the end has no other error as its context.
+
+        Args:
+            attempt: makes one attempt. Gets the seconds left, and returns a :class:`Failure` or a result.
+            deadline: time on the clock at which no further attempt starts.
+            log: where retries are logged.
+            retry_event: the name under which they are logged.
+        """
+        attempts = 0
+        while True:
+            attempts += 1
+            outcome = await attempt(deadline - self.clock())
+            if not isinstance(outcome, Failure):
+                return outcome
+            wait = self.policy.wait(attempts, outcome.retry_after, self.random)
+            retries_left = attempts <= self.policy.retries
+            if not outcome.may_pass or not retries_left or self.clock() + wait >= deadline:
+                return replace(outcome, attempts=attempts, cut_short=retries_left)
+            event(log, retry_event, level=logging.WARNING, attempt=attempts, wait=round(wait, 2), error=outcome.error)
+            await self.sleep(wait)
+
+
 def parse_retry_after(value: str | None, date: str | None, wall_clock: Clock) -> float | None:
-    """Seconds that a Retry-After header (RFC 9110, 10.2.3) asks for; None where there is none that can be read.
+    """Return the seconds that a Retry-After header (RFC 9110, 10.2.3) asks for; None if it cannot be read.
 
     Args:
         value: the header: seconds, or a date.
-        date: the answer's Date header. A date is counted from there where it can be: a Pi has no clock of its own, and
-            may be years off before it has found a time server.
-        wall_clock: seconds since the epoch, where there is no Date.
+        date: the answer's Date header, which a Retry-After date is compared with if possible: a Pi has no hardware
+            clock, and may be years off before it has reached a time server.
+        wall_clock: seconds since the epoch, used if there is no Date header.
     """
     if value is None:
         return None
@@ -70,5 +161,5 @@ def _timestamp(value: str | None) -> float | None:
         return None
     try:
         return parsedate_to_datetime(value).timestamp()
-    except (TypeError, ValueError, OverflowError):  # Python 3.9 raises TypeError for what is no date
+    except (TypeError, ValueError, OverflowError):  # Python 3.9 raises TypeError for text that is no date
         return None

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from pibot.background import BackgroundLoop
-from pibot.contracts import Clock, Completion, LLMClient, Message, ToolSpec
+from pibot.contracts import Clock, Completion, LLMClient, Message, SubTask, TaskPlan, TaskResult, ToolSpec, Usage
 from pibot.errors import LLMConfigurationError, SettingsError
 from pibot.llm_client.configuration import Endpoint, check
-from pibot.llm_client.retry import RetryPolicy
+from pibot.llm_client.retry import RetryLoop, RetryPolicy
 from pibot.master_components import Dispatcher, JobStore, TaskPlanner
+from pibot.master_components.dispatch.running_job import RUNNING_JOB
 from pibot.master_components.dispatch.step_runner import Timing
 from pibot.master_components.store.upkeep import Upkeep
 from pibot.master_components.workers.pool import create_worker_pool
-from pibot.master_hub.gateway.attempts import Timing as AttemptTiming
+from pibot.master_hub.gateway.caller import ModelCaller
+from pibot.master_hub.gateway.client import GatewayClient
 from pibot.master_hub.gateway.gateway import Gateway
-from pibot.master_hub.gateway.in_process import CountedPlanner, create_planning_client
 from pibot.master_hub.gateway.ledger import Ledger
 from pibot.master_hub.gateway.provider import Provider
 from pibot.master_hub.health_polls import POLL_SECONDS, HealthPolls
@@ -84,18 +85,20 @@ class HubService:
         self.store = JobStore(settings.data_dir / "jobs.db", clock=clock, max_queued=settings.max_queued)
         calls = settings.gateway.calls or GATEWAY_PLACES + len(settings.workers)
         self.gateway_places = max(calls, GATEWAY_PLACES + len(settings.workers))
+        self._ledger = Ledger(self.store, settings.gateway, tuple(endpoint.model for endpoint in endpoints))
         self.gateway = self._create_gateway(endpoints, calls)
-        self._llm: LLMClient = _NoModel(self.model_problem or "")
-        if endpoints:
-            self._llm = create_planning_client(endpoints[0], self.gateway, settings.llm.retries)
-        self.model = self._llm.model
-        planner = CountedPlanner(TaskPlanner(self._llm, skills=self.skills, soul=soul))
+        self.model = endpoints[0].model if endpoints else ""
+
+        def planner_for(job_id: str) -> TaskPlanner:
+            llm = GatewayClient(self.gateway, self.model, job_id) if self.model else _NoModel(self.model_problem or "")
+            return TaskPlanner(llm, skills=self.skills, soul=soul)
+
         self._upkeep = Upkeep(
             self.store, keep_jobs=settings.jobs_kept, keep_seconds=settings.jobs_kept_days * SECONDS_A_DAY
         )
-        self.spending = SpendingReport(self.store.accounts, self.gateway.ledger, settings.gateway)
+        self.spending = SpendingReport(self.store.accounts, self._ledger, settings.gateway)
         timing = Timing(lease=settings.lease_seconds, no_worker=settings.no_worker_seconds)
-        self._dispatcher = Dispatcher(self.store, planner, self.pool, timing=timing)
+        self._dispatcher = Dispatcher(self.store, _PlannerOfRunningJob(planner_for), self.pool, timing=timing)
         self.jobs = JobControl(self.store, self._dispatcher, self.library, self.loop)
         self.members = Membership(self.pool, self.loop, settings.data_dir / "workers.json")
         self.health = HealthPolls(self.pool, self.store, every=poll_seconds)
@@ -123,15 +126,15 @@ class HubService:
         settings = self.settings
         names = ("VOLC_BASE_URL", "PIBOT_FALLBACK_BASE_URL")
         providers = [Provider(e, silence=settings.llm.timeout, setting=name) for e, name in zip(endpoints, names)]
-        return Gateway(
+        caller = ModelCaller(
             providers,
             self.model_problem,
-            Ledger(self.store, settings.gateway, tuple(endpoint.model for endpoint in endpoints)),
-            self.loop,
-            calls=calls,
-            callers=self.gateway_places,
-            timing=AttemptTiming(settings.llm.timeout, RetryPolicy(retries=settings.llm.retries)),
+            self._ledger,
+            slots=calls,
+            model_seconds=settings.llm.timeout,
+            retry_loop=RetryLoop(RetryPolicy(retries=settings.llm.retries)),
         )
+        return Gateway(caller, self.loop, callers=self.gateway_places)
 
     def start(self) -> None:
         """Take up the unfinished jobs, then start the health polls and the store's upkeep."""
@@ -158,12 +161,11 @@ class HubService:
         async def close_clients() -> None:
             await self.gateway.close()
             await self.pool.close()
-            await self._llm.close()
 
         self._await(close_clients())
         self.loop.stop()
         self._upkeep.close()
-        self.gateway.ledger.close()
+        self._ledger.close()
         self.store.close()
 
     def uptime(self) -> float:
@@ -172,6 +174,17 @@ class HubService:
 
     def _await(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return self.loop.run(coroutine).result()
+
+
+class _PlannerOfRunningJob:
+    def __init__(self, planner_for: Callable[[str], TaskPlanner]) -> None:
+        self._planner_for = planner_for
+
+    async def analyze(self, description: str) -> tuple[TaskPlan, Usage]:
+        return await self._planner_for(RUNNING_JOB.get() or "").analyze(description)
+
+    async def compose(self, description: str, results: Sequence[tuple[SubTask, TaskResult]]) -> tuple[str, Usage]:
+        return await self._planner_for(RUNNING_JOB.get() or "").compose(description, results)
 
 
 class _NoModel(LLMClient):

@@ -16,9 +16,9 @@ from pibot.background import BackgroundLoop
 from pibot.contracts import Caller, Scope
 from pibot.errors import LLMConfigurationError
 from pibot.llm_client.configuration import check
-from pibot.llm_client.retry import RetryPolicy
+from pibot.llm_client.retry import RetryLoop, RetryPolicy
 from pibot.master_components import JobStore
-from pibot.master_hub.gateway.attempts import Timing
+from pibot.master_hub.gateway.caller import ModelCaller
 from pibot.master_hub.gateway.gateway import Gateway
 from pibot.master_hub.gateway.ledger import Ledger
 from pibot.master_hub.gateway.provider import Provider
@@ -64,10 +64,16 @@ def running(settings: LLMSettings, *, places: int = 4, **more: Any) -> Iterator[
         problem = str(exc)
     with tempfile.TemporaryDirectory() as folder, contextlib.closing(JobStore(Path(folder) / "jobs.db")) as store:
         ledger = Ledger(store, limits, tuple(endpoint.model for endpoint in endpoints))
-        timing = Timing(settings.timeout, RetryPolicy(retries=settings.retries, base=0.001))
         providers = [Provider(endpoint, silence=settings.timeout) for endpoint in endpoints]
-        calls = limits.calls or places
-        gateway = Gateway(providers, problem, ledger, loop, calls=calls, callers=places, timing=timing)
+        caller = ModelCaller(
+            providers,
+            problem,
+            ledger,
+            slots=limits.calls or places,
+            model_seconds=settings.timeout,
+            retry_loop=RetryLoop(RetryPolicy(retries=settings.retries, base=0.001)),
+        )
+        gateway = Gateway(caller, loop, callers=places)
         app = web.create_app(__name__, keys=web.KeyRing([(Secret(KEY), OWNER), (Secret(TOKEN), WORKER)]))
         app.register_blueprint(create_gateway_blueprint(gateway, settings.model))
         with serving(app) as port:

@@ -13,10 +13,10 @@ from pibot.errors import StoreUnwritable
 from pibot.master_components import JobStore
 from pibot.master_components.store.records import Submission
 from pibot.master_components.store.spending import Spent
+from pibot.master_hub.gateway.caller import Slots
+from pibot.master_hub.gateway.errors import GatewayError
 from pibot.master_hub.gateway.ledger import Account, Ledger
 from pibot.master_hub.gateway.meter import Counted
-from pibot.master_hub.gateway.places import Places
-from pibot.master_hub.gateway.provider import GatewayError
 from pibot.settings import GatewaySettings
 
 CALL = Counted(Usage(100, 20, 1))
@@ -107,8 +107,8 @@ async def test_a_call_whose_caller_is_cancelled_while_the_disk_is_slow_is_counte
 
 
 async def test_who_waits_no_longer_for_a_place_takes_none() -> None:
-    places = Places(1)
-    assert await places.take(0)
-    assert not await places.take(0)
-    places.give_back()
-    assert await places.take(0)
+    slots = Slots(1)
+    assert await slots.take(0)
+    assert not await slots.take(0)
+    slots.give_back()
+    assert await slots.take(0)

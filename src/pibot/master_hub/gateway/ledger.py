@@ -11,13 +11,12 @@ from typing import TypeVar
 from pibot.contracts import Caller
 from pibot.errors import StoreError
 from pibot.logs import event
-from pibot.master_components.dispatch.running_job import RUNNING_JOB
 from pibot.master_components.store.jobs import JobStore
 from pibot.master_components.store.records import Lease
 from pibot.master_components.store.spending import MASTER, Spending, Spent, total
 from pibot.master_components.store.thread import StoreThread
+from pibot.master_hub.gateway import errors
 from pibot.master_hub.gateway.meter import Counted
-from pibot.master_hub.gateway.provider import GatewayError
 from pibot.settings import GatewaySettings
 
 log = logging.getLogger("pibot.gateway")
@@ -70,14 +69,14 @@ class Ledger:
         """Who asked which model since the hub was started."""
         return tuple(self._sums[key] for key in sorted(self._sums))
 
-    async def account_of(self, caller: Caller | None) -> Account:
+    async def account_of(self, caller: Caller | None, job_id: str | None = None) -> Account:
         """For whom a call is; None is the hub itself, for the job that it works on.
 
         A worker runs one task at a time, so its job is the one that is leased to it: nothing that it says itself is
         believed. Without a lease it works on a task that somebody gave it directly.
         """
         if caller is None:
-            return Account(MASTER, RUNNING_JOB.get())
+            return Account(MASTER, job_id)
         if caller.worker_id is None:
             return Account(caller.name)
         lease = await self._ask(self._store.accounts.lease_of, caller.worker_id)
@@ -106,14 +105,14 @@ class Ledger:
         # From here on nothing is awaited: whoever asks meanwhile would not see this call.
         running = self._still_to_count(lambda other: other.job_id == job_id)
         if job_tokens is not None and job_id is not None and used + running >= job_tokens:
-            raise _used_up(
+            raise errors.budget_used_up(
                 f"job {job_id} has used {used:,} tokens{_and_running(running)}, and PIBOT_JOB_TOKENS on "
                 f"the master allows {job_tokens:,} a job; raise it there, or ask for less in one job"
             )
         running = self._still_to_count(lambda other: True)
         if day_tokens is not None and today + running >= day_tokens:
             day = self._store.accounts.today()
-            raise _used_up(
+            raise errors.budget_used_up(
                 f"the fleet has used {today:,} tokens on {day} (UTC){_and_running(running)}, and PIBOT_DAY_TOKENS "
                 f"on the master allows {day_tokens:,} a day; raise it there, or go on tomorrow"
             )
@@ -207,7 +206,7 @@ class Ledger:
         try:
             return await self._on_disk.once(question, *arguments)
         except StoreError as exc:
-            failure = GatewayError(503, "store", f"no model can be asked now: {exc}", tell_again=True)
+            failure = errors.store_failed(exc)
         raise failure
 
     def _still_to_count(self, counts: Callable[[Account], bool]) -> int:
@@ -220,8 +219,3 @@ class Ledger:
 
 def _and_running(tokens: int) -> str:
     return f" and about {tokens:,} in calls that are not over" if tokens else ""
-
-
-def _used_up(sentence: str) -> GatewayError:
-    """For good, as OpenAI's clients know it: none of them asks again."""
-    return GatewayError(429, "insufficient_quota", sentence)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pibot.contracts import JsonObject, Usage
+from pibot.errors import LLMProtocolError
+from pibot.llm_client.backend import HttpAnswer
 
 BYTES_A_TOKEN = 4
 """For an estimate: about right for English; text that JSON escapes, such as Chinese, comes out too high."""
@@ -38,22 +40,22 @@ def estimate(text_bytes: int) -> int:
     return -(-text_bytes // BYTES_A_TOKEN)
 
 
-def of_answer(body_bytes: int, content: bytes) -> Counted:
-    """The tokens of a call that was answered in one piece.
+def of_answer(body_bytes: int, answer: HttpAnswer) -> Counted:
+    """Return the tokens of a call that was answered in one piece.
 
     Args:
-        body_bytes: of the request.
-        content: the answer.
+        body_bytes: size of the request's body.
+        answer: the provider's answer.
     """
     try:
-        data = json.loads(content)
-    except (ValueError, RecursionError):
+        data = answer.data
+    except LLMProtocolError:
         data = None
-    told = _told(data)
-    if told is not None:
-        return Counted(told)
-    said = _said_bytes(data, "message") if isinstance(data, dict) else len(content)
-    return Counted(Usage(estimate(body_bytes), estimate(said), 1), estimated=True)
+    reported = _reported(data)
+    if reported is not None:
+        return Counted(reported)
+    size = _text_bytes_of(data, "message") if isinstance(data, dict) else len(answer.body)
+    return Counted(Usage(estimate(body_bytes), estimate(size), 1), estimated=True)
 
 
 def asks_for_usage(call: JsonObject) -> bool:
@@ -124,14 +126,14 @@ class StreamMeter:
             chunk = None
         if not isinstance(chunk, dict):
             return True
-        told = _told(chunk)
+        told = _reported(chunk)
         if told is not None:
             self._usage = told  # some providers tell the sum so far with each chunk: the last one counts
-        self._said += _said_bytes(chunk, "delta")
+        self._said += _text_bytes_of(chunk, "delta")
         return self._tell_usage or told is None or bool(chunk.get("choices"))
 
 
-def _told(data: Any) -> Usage | None:
+def _reported(data: Any) -> Usage | None:
     """The tokens that an answer or a chunk tells of."""
     usage = data.get("usage") if isinstance(data, dict) else None
     if not isinstance(usage, dict):
@@ -141,7 +143,7 @@ def _told(data: Any) -> Usage | None:
     return Usage(min(told.prompt_tokens, most), min(told.completion_tokens, most), 1) if told.total_tokens else None
 
 
-def _said_bytes(data: JsonObject, what: str) -> int:
+def _text_bytes_of(data: JsonObject, what: str) -> int:
     """Bytes of what the model said in an answer's messages, or in a chunk's deltas."""
     choices = data.get("choices")
     said = [choice.get(what) for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []

@@ -1,0 +1,368 @@
+"""The one way to a model on the master: budget, slot, attempts, the fallback model, and counting the tokens."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Union
+
+from pibot.contracts import Caller, Completion, JsonObject
+from pibot.errors import LLMError
+from pibot.llm_client import failures
+from pibot.llm_client.backend import NoAnswer
+from pibot.llm_client.configuration import COMPLETIONS
+from pibot.llm_client.retry import Failure, RetryLoop
+from pibot.logs import event
+from pibot.master_hub.gateway import errors, meter
+from pibot.master_hub.gateway.errors import GatewayError
+from pibot.master_hub.gateway.ledger import Account, Ledger
+from pibot.master_hub.gateway.meter import StreamMeter
+from pibot.master_hub.gateway.provider import Provider, ProviderAnswer
+
+if TYPE_CHECKING:
+    import aiohttp
+
+log = logging.getLogger("pibot.gateway")
+
+FALLBACK_SECONDS = 60.0
+"""How long the fallback model is asked first after the first model failed."""
+
+
+@dataclass(frozen=True)
+class ModelCall:
+    """A request for the provider.
+
+    Args:
+        body: of a chat completion; None asks for the list of models.
+        caller: whose key the request came with; None for the hub itself.
+        raw: the body as it came, which is passed on unchanged if possible.
+        job_id: the job that the hub itself calls for.
+    """
+
+    body: JsonObject | None
+    caller: Caller | None = None
+    raw: bytes | None = None
+    job_id: str | None = None
+
+    @property
+    def own(self) -> bool:
+        """Whether the hub itself calls, and so needs the completion and not the HTTP answer."""
+        return self.caller is None
+
+    @property
+    def stream(self) -> bool:
+        """Whether the caller wants the answer while it is generated."""
+        return self.body is not None and self.body.get("stream") is True
+
+    def encode(self, model: str | None = None, *, ask_for_usage: bool = True) -> bytes:
+        """Return the body for the provider.
+
+        Args:
+            model: replaces the caller's model.
+            ask_for_usage: have a stream end with its token counts.
+        """
+        body = self.body or {}
+        ask_for_usage = ask_for_usage and self.stream
+        if model is None and self.raw is not None and not ask_for_usage:
+            return self.raw
+        if ask_for_usage:
+            body = meter.asking_for_usage(body)
+        return json.dumps(body if model is None else {**body, "model": model}).encode()
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The outcome of a model call that a provider answered.
+
+    Args:
+        answer: what the provider answered; for a worker this may be a refusal.
+        completion: the answer read, for the hub's own calls.
+        error: why there is no completion, for the hub's own calls.
+        stream: the rest of a streamed answer; the receiver closes it.
+    """
+
+    answer: ProviderAnswer
+    completion: Completion | None = None
+    error: LLMError | None = None
+    stream: CountedStream | None = None
+
+
+@dataclass(frozen=True)
+class _CallFailure(Failure):
+    """A failed attempt.
+
+    Args:
+        answer: the provider's answer, if there was one.
+        fall_back: whether to ask the next provider: not if the call itself is wrong, or the key.
+    """
+
+    answer: ProviderAnswer | None = None
+    fall_back: bool = False
+
+
+_Outcome = Union[Answered, _CallFailure]
+
+
+class ModelCaller:
+    """Has model calls answered by the providers, for the workers and for the hub itself. Use it within one event loop.
+
+    Args:
+        providers: in the order in which they are asked; none if no model is set.
+        problem: why there is no provider, as a sentence.
+        ledger: keeps the budgets and counts the tokens.
+        slots: how many calls run at the providers at once.
+        model_seconds: time limit for each model, with all attempts and the waits between them.
+        retry_loop: repeats attempts.
+    """
+
+    def __init__(
+        self,
+        providers: Sequence[Provider],
+        problem: str | None,
+        ledger: Ledger,
+        *,
+        slots: int,
+        model_seconds: float,
+        retry_loop: RetryLoop,
+    ) -> None:
+        self._providers = tuple(providers)
+        self._problem = problem
+        self._ledger = ledger
+        self._slots = Slots(slots)
+        self._model_seconds = model_seconds
+        self._retry_loop = retry_loop
+        self._fallback_until = float("-inf")
+
+    async def answer(self, call: ModelCall) -> Answered:
+        """Have a call answered.
+
+        Raises:
+            GatewayError: there is no provider, no free slot, no budget left, or no provider answered.
+        """
+        if not self._providers:
+            raise errors.no_provider(self._problem or "no model is set")
+        began = self._retry_loop.clock()
+        account = await self._ledger.account_of(call.caller, call.job_id)
+        patience = self._model_seconds / 2
+        if call.own:  # no client would come again for it, so it waits as long as a client with its retries
+            patience *= 1 + self._retry_loop.policy.retries
+        if not await self._slots.take(patience):
+            raise errors.busy()
+        if call.own:
+            began = self._retry_loop.clock()
+        try:
+            answered = await self._ask_models(call, account, began)
+        except BaseException:
+            self._slots.give_back()
+            raise
+        if answered.stream is None:
+            self._slots.give_back()
+        return answered
+
+    async def close(self) -> None:
+        """Write what is not counted yet, and close the connections."""
+        await self._ledger.stop()
+        for provider in self._providers:
+            await provider.close()
+
+    async def _ask_models(self, call: ModelCall, account: Account, began: float) -> Answered:
+        """Ask one provider after the other, until one gives an answer that another could not better."""
+        clock = self._retry_loop.clock
+        first = self._providers[0]
+        failed: dict[Provider, _CallFailure] = {}
+        for provider in self._in_order(call):
+            attempt = partial(self._attempt, provider, call, account)
+            deadline = began + self._model_seconds
+            outcome = await self._retry_loop.run(attempt, deadline, log=log, retry_event="gateway_retry")
+            if isinstance(outcome, _CallFailure) and outcome.fall_back:
+                failed[provider] = outcome
+                began = clock()
+                continue
+            if first in failed and outcome.answer is not None and clock() >= self._fallback_until:
+                self._fallback_until = clock() + FALLBACK_SECONDS
+                error = failed[first].error
+                event(
+                    log, "fallback", level=logging.WARNING, model=provider.model, seconds=FALLBACK_SECONDS, error=error
+                )
+            return outcome if isinstance(outcome, Answered) else _settle(call, outcome)
+        return _settle(call, failed[first], headers=errors.NO_RETRY)
+
+    def _in_order(self, call: ModelCall) -> tuple[Provider, ...]:
+        if call.body is None:
+            return self._providers[:1]  # the list of models is the first provider's
+        falling_back = self._retry_loop.clock() < self._fallback_until
+        return self._providers[::-1] if falling_back else self._providers
+
+    async def _attempt(self, provider: Provider, call: ModelCall, account: Account, seconds: float) -> _Outcome:
+        """Make one attempt at one provider, and count its tokens."""
+        if call.body is None:
+            return await self._send(provider, call, None, seconds)
+        body = call.encode(None if provider is self._providers[0] else provider.model)
+        size = len(call.raw or body)
+        try:
+            key = await self._ledger.begin(account, meter.estimate(size))
+        except GatewayError as exc:
+            if exc.retry_after is None or not call.own:
+                raise
+            return _CallFailure(exc, may_pass=True, retry_after=exc.retry_after)
+        model = self._model_of(provider, call)
+        try:
+            outcome = await self._send(provider, call, body, seconds)
+        except BaseException:
+            await self._ledger.end(key, model, None)
+            raise
+        answer = outcome.answer
+        if answer is not None and answer.stream is not None:
+            counter = StreamMeter(size, tell_usage=meter.asks_for_usage(call.body))
+
+            async def settle() -> None:
+                await self._ledger.end(key, model, counter.counted())
+
+            return Answered(
+                answer, stream=CountedStream(provider, answer.stream, counter, settle, self._slots.give_back)
+            )
+        counted = None if answer is None or not answer.http.success else meter.of_answer(size, answer.http)
+        await self._ledger.end(key, model, counted)
+        return outcome
+
+    async def _send(self, provider: Provider, call: ModelCall, body: bytes | None, seconds: float) -> _Outcome:
+        """Send the call once, and judge the answer."""
+        method, path = ("GET", "/models") if body is None else ("POST", COMPLETIONS)
+        seconds = max(0.001, seconds)
+        try:
+            answer = await provider.ask(method, path, body, stream=call.stream, timeout=seconds)
+            if _refuses_usage(call, answer):
+                model = None if provider is self._providers[0] else provider.model
+                body = call.encode(model, ask_for_usage=False)
+                answer = await provider.ask(method, path, body, stream=True, timeout=seconds)
+        except NoAnswer as problem:
+            error = errors.no_answer(provider.endpoint, provider.setting, problem)
+            return _CallFailure(error, may_pass=problem.may_pass, fall_back=True)
+        status = answer.http.status
+        if not call.own and status < 400:
+            return Answered(answer)
+        read = failures.read_completion(provider.endpoint, answer.http, self._retry_loop.wall_clock)
+        if isinstance(read, Completion):
+            return Answered(answer, completion=read)
+        fall_back = status in (402, 408, 409, 429) or status >= 500
+        return _CallFailure(read.error, read.may_pass, read.retry_after, answer=answer, fall_back=fall_back)
+
+    def _model_of(self, provider: Provider, call: ModelCall) -> str:
+        """Return the name of the model that the provider is asked for."""
+        named = (call.body or {}).get("model")
+        return named if provider is self._providers[0] and isinstance(named, str) else provider.model
+
+
+class CountedStream:
+    """The rest of a streamed answer, counted while it is read. Use it within the caller's event loop.
+
+    Args:
+        provider, connection: where it comes from.
+        counter: counts the tokens.
+        settle: writes them to the ledger.
+        give_back: frees the call's slot.
+    """
+
+    def __init__(
+        self,
+        provider: Provider,
+        connection: aiohttp.ClientResponse,
+        counter: StreamMeter,
+        settle: Callable[[], Awaitable[None]],
+        give_back: Callable[[], None],
+    ) -> None:
+        self._provider = provider
+        self._connection = connection
+        self._counter = counter
+        self._settle = settle
+        self._give_back = give_back
+
+    async def read(self) -> bytes:
+        """Return the next part for the caller; empty at the end.
+
+        Raises:
+            GatewayError: the stream broke off.
+        """
+        counter = self._counter
+        while True:
+            try:
+                part = await self._provider.read(self._connection)
+            except NoAnswer as problem:
+                failure = errors.no_answer(self._provider.endpoint, self._provider.setting, problem)
+                break
+            passed_on = counter.pass_on(part) if part else counter.rest()
+            if counter.done or not part:
+                await self._settle()  # before the caller learns of the end, and so before its job can end
+            if passed_on or not part:
+                return passed_on
+        raise failure
+
+    async def close(self) -> None:
+        """Close the connection, free the slot and count what was read."""
+        self._connection.close()
+        self._give_back()
+        await self._settle()
+
+
+class Slots:
+    """A fair semaphore with a time limit: slots go to callers in the order of their arrival.
+
+    Written here because asyncio's own is not fair on Python 3.9. Use it within one event loop.
+
+    Args:
+        number: how many slots there are.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._free = number
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def take(self, seconds: float) -> bool:
+        """Wait for a slot, and return whether one became free in time. The caller gives it back."""
+        if self._free and not self._waiting:
+            self._free -= 1
+            return True
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await asyncio.wait([turn], timeout=seconds)
+        except asyncio.CancelledError:
+            if turn.done():
+                self.give_back()
+            raise
+        finally:
+            if not turn.done():
+                self._waiting.remove(turn)
+        return turn.done()
+
+    def give_back(self) -> None:
+        """Hand the slot to the next waiting caller, if there is one."""
+        if self._waiting:
+            self._waiting.popleft().set_result(None)
+        else:
+            self._free += 1
+
+
+def _settle(call: ModelCall, failure: _CallFailure, headers: dict[str, str] | None = None) -> Answered:
+    """Return or raise the last failure of a call.
+
+    Args:
+        headers: added to the provider's answer.
+    """
+    answer = failure.answer
+    if answer is None:
+        raise failure.final_error() if call.own else failure.error
+    if call.own:
+        return Answered(answer, error=failure.final_error())
+    return Answered(replace(answer, headers={**answer.headers, **(headers or {})}))
+
+
+def _refuses_usage(call: ModelCall, answer: ProviderAnswer) -> bool:
+    """Whether the provider refuses a stream for the token counts that were asked for on top of the caller's request."""
+    refused = answer.http.status == 400 and b"stream_options" in answer.http.body
+    return refused and call.stream and not meter.asks_for_usage(call.body or {})

@@ -1,0 +1,99 @@
+"""Failures of the gateway, each with the HTTP answer that a caller gets for it."""
+
+from __future__ import annotations
+
+from pibot.contracts import JsonObject
+from pibot.errors import LLMError
+from pibot.llm_client.backend import Cause, NoAnswer
+from pibot.llm_client.configuration import Endpoint
+from pibot.llm_client.failures import GATEWAY
+
+RETRY_AFTER = 2
+"""Seconds after which a call is worth sending again if all slots are taken, or the hub is stopping."""
+
+NO_RETRY = {"x-should-retry": "false"}
+"""Respected by the openai library and by PiBot's own clients: the gateway has already retried the call."""
+
+
+class GatewayError(LLMError):
+    """A model call could not be passed on.
+
+    A worker gets it as an HTTP answer in the form that OpenAI's clients read; the hub's own planner gets it raised.
+
+    Args:
+        status: the HTTP status.
+        code: a name for programs.
+        message: a sentence for the owner.
+        retry_after: seconds after which the caller should send the call again by itself; None if it should not.
+    """
+
+    def __init__(self, status: int, code: str, message: str, *, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.retry_after = retry_after
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers that tell the caller whether to retry."""
+        return NO_RETRY if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+
+    def to_json(self) -> JsonObject:
+        kind = "invalid_request_error" if self.status < 429 else GATEWAY
+        return {"error": {"message": str(self), "type": kind, "param": None, "code": self.code}}
+
+
+def no_provider(problem: str) -> GatewayError:
+    """Return the failure for a hub without a usable model.
+
+    Args:
+        problem: what is wrong with the model's settings, as a sentence.
+    """
+    return GatewayError(503, "no_provider", f"on the master {problem}")
+
+
+def busy() -> GatewayError:
+    """Return the failure for a call that found no free slot."""
+    return GatewayError(
+        429,
+        "gateway_busy",
+        "the master already passes on as many model calls as PIBOT_GATEWAY_CALLS allows; try again shortly",
+        retry_after=RETRY_AFTER,
+    )
+
+
+def stopping() -> GatewayError:
+    """Return the failure for a call that arrives while the hub stops."""
+    return GatewayError(503, "stopping", "the master is stopping; send it again later", retry_after=RETRY_AFTER)
+
+
+def budget_used_up(message: str) -> GatewayError:
+    """Return the failure for a call beyond a budget. OpenAI's clients know the code, and do not retry it."""
+    return GatewayError(429, "insufficient_quota", message)
+
+
+def store_failed(problem: object) -> GatewayError:
+    """Return the failure for a call whose budget could not be read."""
+    return GatewayError(503, "store", f"the master can't read its job database now: {problem}", retry_after=RETRY_AFTER)
+
+
+_OF_CAUSE = {
+    Cause.UNREACHABLE: (502, "provider_unreachable", "; check {setting} on the master and its network"),
+    Cause.TIMED_OUT: (504, "provider_timeout", "; try again, or raise PIBOT_LLM_TIMEOUT on the master"),
+    Cause.BROKE_OFF: (502, "provider_connection_broke", "; try again"),
+    Cause.TOO_LARGE: (502, "answer_too_large", "; ask for less in one job"),
+    Cause.REDIRECTED: (502, "provider_redirects", "; set {setting} on the master to the address that it names"),
+}
+
+
+def no_answer(endpoint: Endpoint, setting: str, problem: NoAnswer) -> GatewayError:
+    """Return the failure for a call that got no whole answer from the provider.
+
+    Args:
+        endpoint: where the provider is.
+        setting: the variable that holds its address.
+        problem: what happened.
+    """
+    status, code, advice = _OF_CAUSE[problem.cause]
+    sentence = f"the model's server at {endpoint.shown} {problem}{advice.format(setting=setting)}"
+    return GatewayError(status, code, sentence)
