@@ -1,6 +1,7 @@
-"""The worker under the guide's name: ``python -m pibot.worker_task_executor --port 5000 --worker-id worker-1``.
+"""Start a worker under the guide's name: ``python -m pibot.worker_task_executor --port 5000 --worker-id worker-1``.
 
-The code is in :mod:`pibot.worker`.
+The guide is the integration guide that this project began with; its names keep working. The code is in
+:mod:`pibot.worker`.
 """
 
 from __future__ import annotations

@@ -144,7 +144,7 @@ def test_every_start_warns_of_a_sandbox_that_is_off_and_of_an_approval_that_noth
         assert "WARNING" in said
         assert "PIBOT_SANDBOX=off: commands that the model picks run without confinement" in said
         assert said.count("PIBOT_APPROVE names") == 1
-        assert "PIBOT_APPROVE names shel_exec, which is no skill" in said
+        assert "PIBOT_APPROVE names shel_exec, which is neither a skill nor a tool here" in said
         with worker(tmp_path, model):
             pass
         assert "WARNING" not in (tmp_path / "worker" / "output.txt").read_text()

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 import click
@@ -280,18 +280,11 @@ def undrain(worker_id: str) -> None:
 # --- being the fleet --------------------------------------------------------
 
 
-def _listening(function: Callable[..., None]) -> Callable[..., None]:
-    function = click.option(
-        "--host", help="Address to listen on. Default: all of them if PIBOT_API_KEY is set, otherwise loopback."
-    )(function)
-    port = click.option(
-        "--port", type=click.IntRange(0, 65535), default=5000, show_default=True, help="Port; 0 for any free one."
-    )
-    return port(function)
-
-
 @main.command()
-@_listening
+@click.option("--host", help="Address to listen on. Default: all of them if PIBOT_API_KEY is set, otherwise loopback.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=5000, show_default=True, help="Port; 0 for any free one."
+)
 def hub(host: str | None, port: int) -> None:
     """Run the master: API, planner, job queue and dashboard."""
     from pibot.master_hub import run_hub
@@ -301,17 +294,14 @@ def hub(host: str | None, port: int) -> None:
     run_hub(_settings(), host, port)
 
 
-@main.command()
-@_listening
-@click.option("--worker-id", help="This worker's name. Default: WORKER_ID, or worker-1.")
-def worker(host: str | None, port: int, worker_id: str | None) -> None:
+@main.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def worker(arguments: tuple[str, ...]) -> None:
     """Run a worker, which runs one task at a time."""
-    from pibot.secrecy import keep_memory_private
-    from pibot.worker_task_executor import run_worker
+    # Its options are defined there: a worker that starts without this command does not import click.
+    from pibot.worker.process import start_worker
 
-    keep_memory_private()
-    settings = _settings()
-    run_worker(settings.replace(worker_id=worker_id) if worker_id else settings, host=host, port=port)
+    start_worker(list(arguments), "pibot worker")
 
 
 @main.command()

@@ -1,10 +1,11 @@
-"""Puts a worker together from its settings, and runs it until it is told to stop."""
+"""Put a worker together from its settings and run it until a signal stops it."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import sys
+from typing import TYPE_CHECKING
 
 from pibot import __version__, logs
 from pibot.background import BackgroundLoop
@@ -16,6 +17,10 @@ from pibot.tls import MASTER, server_tls
 from pibot.worker.approvals import WorkerApprovals
 from pibot.worker.executor import TaskExecutor
 
+if TYPE_CHECKING:
+    from pibot.tool_registry import SkillLibrary
+    from pibot.worker.joining import Joining
+
 log = logging.getLogger("pibot.worker")
 
 
@@ -23,12 +28,12 @@ def run_worker(settings: Settings, *, host: str | None = None, port: int = DEFAU
     """Run a worker until SIGTERM or SIGINT.
 
     Args:
-        settings: all of it; see :class:`~pibot.settings.Settings`.
-        host: the address to listen on; None for :meth:`Settings.listen_host`'s choice.
-        port: where to listen.
+        settings: the worker's settings.
+        host: the address to listen on; None lets :meth:`Settings.listen_host` choose.
+        port: the port to listen on; 0 for a free one.
 
     Raises:
-        SettingsError: something is set wrong, or the port is taken.
+        SettingsError: a setting is wrong, or the port is taken.
     """
     from pibot import web
     from pibot.tool_registry import Policy, SkillLibrary
@@ -40,10 +45,7 @@ def run_worker(settings: Settings, *, host: str | None = None, port: int = DEFAU
     address = settings.listen_host(host)
     policy = Policy(frozenset(settings.network_skills), frozenset(settings.approve))
     library = SkillLibrary(settings.skills_dir, policy)
-    if settings.sandbox == "off":
-        log.warning("PIBOT_SANDBOX=off: commands that the model picks run without confinement, as this user")
-    for name in library.unknown(settings.approve):
-        log.warning("PIBOT_APPROVE names %s, which is no skill and no tool of one here: nothing waits for it", name)
+    _warn_of_settings(settings, library)
     approvals = WorkerApprovals(settings.approval_seconds)
     agents = create_task_agents(settings, library, approvals)
     loop = BackgroundLoop()
@@ -55,52 +57,87 @@ def run_worker(settings: Settings, *, host: str | None = None, port: int = DEFAU
         results_ttl=settings.results_ttl,
         approvals=approvals,
     )
-    app = create_worker_app(executor, library, settings)
-
-    joining: list[Joining] = []
+    joining: Joining | None = None
 
     def ready(bound_port: int) -> None:
+        nonlocal joining
         if settings.join_hub:
-            joining.append(Joining(settings, address, bound_port))
-            joining[0].start()
-        event(
-            log,
-            "worker_ready",
-            worker=settings.worker_id,
-            version=__version__,
-            listen=f"{settings.scheme}://{address}:{bound_port}",
-            model=settings.llm.model,
-            skills=",".join(library.names()),
-            sandbox=settings.sandbox,
-            key="set" if settings.api_key else "none",
-        )
+            joining = Joining(settings, address, bound_port)
+            joining.start()
+        _log_ready(settings, library, f"{settings.scheme}://{address}:{bound_port}")
 
     def stop() -> None:
-        for hub in joining:
-            hub.leave()
+        if joining is not None:
+            joining.leave()
         executor.stop(settings.stop_grace)
 
-    # With its own certificate the worker is asked for its health by its own machine.
+    # The worker's own name is allowed too: its own machine asks for its health with its own certificate.
     handshake = server_tls(settings, peers={MASTER, settings.worker_id})
+    app = create_worker_app(executor, library, settings)
     web.serve(app, host=address, port=port, stop=stop, ready=ready, handshake=handshake)
     loop.run(agents.close()).result()
     loop.stop()
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Start a worker from the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m pibot.worker_task_executor", description="Run a PiBot worker.")
+def start_worker(argv: list[str] | None, prog: str) -> None:
+    """Run a worker as a command line says.
+
+    Its options are defined here only, for ``pibot worker`` too. With argparse: click would cost each worker memory.
+
+    Args:
+        argv: the arguments; None for those of the process.
+        prog: the command's name in the help and in errors.
+
+    Raises:
+        SettingsError: a setting is wrong, or the port is taken.
+        SystemExit: the help was asked for, or an argument is wrong.
+    """
+    parser = argparse.ArgumentParser(prog=prog, description="Run a worker.")
     parser.add_argument("--host", help="address to listen on (default: all with PIBOT_API_KEY set, else loopback)")
-    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="port to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=_port, default=DEFAULT_PORT, help="port to listen on (default: %(default)s)")
     parser.add_argument("--worker-id", help="this worker's name (default: WORKER_ID, else worker-1)")
     arguments = parser.parse_args(argv)
     keep_memory_private()
+    settings = Settings.load()
+    if arguments.worker_id:
+        settings = settings.replace(worker_id=arguments.worker_id)
+    run_worker(settings, host=arguments.host, port=arguments.port)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a worker as ``python -m pibot.worker_task_executor``, and return the exit code."""
     try:
-        settings = Settings.load()
-        if arguments.worker_id:
-            settings = settings.replace(worker_id=arguments.worker_id)
-        run_worker(settings, host=arguments.host, port=arguments.port)
+        start_worker(argv, "python -m pibot.worker_task_executor")
     except SettingsError as exc:
         print(f"pibot worker: {exc}", file=sys.stderr)  # noqa: T201  # the command's own output
         return 2
     return 0
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"must be a port from 0 to 65535, not {text!r}")
+    return int(text)
+
+
+def _warn_of_settings(settings: Settings, library: SkillLibrary) -> None:
+    if settings.sandbox == "off":
+        log.warning("PIBOT_SANDBOX=off: commands that the model picks run without confinement, as this user")
+    for name in library.unknown(settings.approve):
+        log.warning(
+            "PIBOT_APPROVE names %s, which is neither a skill nor a tool here: no call waits because of it", name
+        )
+
+
+def _log_ready(settings: Settings, library: SkillLibrary, url: str) -> None:
+    event(
+        log,
+        "worker_ready",
+        worker=settings.worker_id,
+        version=__version__,
+        listen=url,
+        model=settings.llm.model,
+        skills=",".join(library.names()),
+        sandbox=settings.sandbox,
+        key="set" if settings.api_key else "none",
+    )
