@@ -1,7 +1,7 @@
 """Typed settings, and the only reader of the environment and of ``.env``.
 
-A value in the environment wins over the same name in ``.env`` in the working directory; a command-line flag,
-applied by the caller with :meth:`Settings.replace`, wins over both.
+A variable in the environment wins over the same name in ``.env`` in the working directory. A command-line flag wins
+over both: the caller applies it with :meth:`Settings.replace`. :mod:`pibot.settings.catalog` lists every name.
 """
 
 from __future__ import annotations

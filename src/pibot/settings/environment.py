@@ -1,4 +1,4 @@
-"""The environment and ``.env``: names to values, with the conversions."""
+"""The environment and ``.env`` as typed values."""
 
 from __future__ import annotations
 
@@ -17,16 +17,31 @@ _FALSE = frozenset({"0", "false", "no", "off", ""})
 
 
 class Environment:
-    """Names to values, with the conversions; each error names the variable."""
+    """Converts variables to typed values. Each error is a SettingsError that names the variable.
+
+    Args:
+        values: names and their texts.
+        directory: where relative paths start.
+    """
 
     def __init__(self, values: Mapping[str, str], directory: Path) -> None:
         self._values = values
         self._directory = directory
 
+    @classmethod
+    def read(cls, environ: Mapping[str, str], directory: Path) -> Environment:
+        """Join ``environ`` and the ``.env`` in ``directory``; ``environ`` wins.
+
+        Raises:
+            SettingsError: ``.env`` can't be read.
+        """
+        return cls({**_read_dotenv(directory / ".env"), **environ}, directory)
+
     def names(self) -> list[str]:
         return list(self._values)
 
     def get(self, name: str) -> str | None:
+        """Return the variable without surrounding blanks; None where it is absent or empty."""
         value = self._values.get(name, "").strip()
         return value or None
 
@@ -38,12 +53,17 @@ class Environment:
         return None if value is None else Secret(value)
 
     def key(self, name: str, *, skip: int = 0, shortest: int = SHORTEST_KEY) -> Secret | None:
-        """A key that callers show: of a decent length and no placeholder; the first ``skip`` are no part of it."""
+        """Read a key that callers must present; refuse a placeholder and a short one.
+
+        Args:
+            skip: characters before the key, such as a scope.
+            shortest: characters that it must have.
+        """
         value = self.get(name)
         if value is None:
             return None
         value = value[skip:].strip()
-        # Neither message holds the key: it may be a good one with its end cut off.
+        # Neither message repeats the key: it may be a real one with its end cut off.
         if is_placeholder(value) or GUESSED_FIRST.match(value):
             raise SettingsError(f"the key in {name} is a placeholder, which anyone would try first; {MAKE_ONE}")
         if len(value) < shortest:
@@ -73,10 +93,11 @@ class Environment:
         return int(value)
 
     def limit(self, name: str) -> int | None:
-        """A whole number; None for none, which 0 says too."""
+        """Read a limit as a whole number; None for no limit, which 0 means too."""
         return self.integer(name, 0, minimum=0) or None
 
     def seconds(self, name: str, default: float, *, minimum: float = 0.0, unit: str = "seconds") -> float:
+        """Read a positive number; ``unit`` is its unit in the error."""
         value = self.get(name)
         if value is None:
             return default
@@ -99,22 +120,19 @@ class Environment:
         return tuple(word for word in re.split(r"[,\s]+", self.get(name) or "") if word)
 
     def path(self, name: str, default: Any) -> Any:
+        """Read a path, relative to the directory; the type of ``default`` where it is absent."""
         value = self.get(name)
         return default if value is None else self._directory / Path(value).expanduser()
 
     def absolute(self, value: str, name: str) -> Path:
+        """Return ``value``, a part of variable ``name``, as an absolute path."""
         path = Path(value).expanduser()
         if not path.is_absolute():
             raise SettingsError(f"{name} must hold absolute paths, not {value!r}")
         return path
 
 
-def read_dotenv(path: Path) -> dict[str, str]:
-    """The names and values of ``.env``; none where there is no such file.
-
-    Raises:
-        SettingsError: the file is there and cannot be read, or is not UTF-8.
-    """
+def _read_dotenv(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     try:

@@ -1,4 +1,4 @@
-"""All that can be set."""
+"""The settings of every program, read once at its start."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ from typing import Any
 from pibot.contracts import Budget, WorkerAddress
 from pibot.errors import SettingsError
 from pibot.settings import parts
-from pibot.settings.environment import Environment, read_dotenv
+from pibot.settings.environment import Environment
 from pibot.settings.values import DEFAULT_PORT, AccessKey, GatewaySettings, LLMSettings, Secret, is_loopback
 
 MIN_LEASE = 2.0
-"""Seconds. Workers are asked for signs of life in whole seconds."""
+"""The shortest lease in seconds: the master asks a worker for signs of life in whole seconds."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All that can be set. See README.md for the names in the environment."""
+    """The settings of the master, the workers and the command.
+
+    ``pibot.settings.catalog`` lists their names in the environment; docs/settings.md says what each does.
+    """
 
     llm: LLMSettings = field(default_factory=LLMSettings)
     gateway: GatewaySettings = field(default_factory=GatewaySettings)
@@ -68,30 +71,26 @@ class Settings:
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None, directory: Path | None = None) -> Settings:
-        """Read the settings.
+        """Read the settings from the environment and ``.env``.
 
         Args:
-            environ: the environment; the process's own by default.
-            directory: where ``.env`` may lie and what relative paths start from; the working directory by default.
+            environ: the environment; None for the process's own.
+            directory: the folder of ``.env``, and the start of relative paths; None for the working directory.
 
         Raises:
-            SettingsError: a value does not fit; it names the variable.
+            SettingsError: a value is wrong; the message names the variable.
         """
         directory = Path.cwd() if directory is None else directory
-        env = Environment(
-            {**read_dotenv(directory / ".env"), **(os.environ if environ is None else environ)}, directory
-        )
+        env = Environment.read(os.environ if environ is None else environ, directory)
         defaults = cls()
         llm = parts.llm(env)
-        tls_cert, tls_key = env.path("PIBOT_TLS_CERT", None), env.path("PIBOT_TLS_KEY", None)
-        if (tls_cert is None) != (tls_key is None):
-            raise SettingsError("PIBOT_TLS_CERT and PIBOT_TLS_KEY go together: set both, or neither")
+        tls_cert, tls_key = parts.own_certificate(env)
         return cls(
             llm=llm,
             gateway=parts.gateway(env, llm),
             worker_id=env.text("WORKER_ID", defaults.worker_id),
             workers=parts.workers(env),
-            api_key=env.key("PIBOT_API_KEY", shortest=1),  # a short one of before goes on
+            api_key=env.key("PIBOT_API_KEY", shortest=1),  # keys from before SHORTEST_KEY keep working
             keys=parts.keys(env),
             worker_tokens=parts.worker_tokens(env, parts.WORKER_TOKEN),
             previous_api_key=env.secret("PIBOT_API_KEY_PREVIOUS"),
@@ -115,12 +114,7 @@ class Settings:
             approval_seconds=env.seconds("PIBOT_APPROVAL_SECONDS", defaults.approval_seconds),
             web_allow=env.words("PIBOT_WEB_ALLOW"),
             read_paths=parts.read_paths(env, directory),
-            budget=Budget(
-                max_steps=env.integer("PIBOT_MAX_STEPS", Budget.max_steps, minimum=1),
-                max_seconds=env.seconds("PIBOT_TASK_TIMEOUT", Budget.max_seconds),
-                max_tokens=env.integer("PIBOT_MAX_TOKENS", Budget.max_tokens, minimum=1),
-                max_output_chars=env.integer("PIBOT_MAX_OUTPUT_CHARS", Budget.max_output_chars, minimum=100),
-            ),
+            budget=parts.budget(env),
             max_queued=env.integer("PIBOT_MAX_QUEUED", defaults.max_queued, minimum=1),
             submit_per_minute=env.integer("PIBOT_SUBMIT_PER_MINUTE", defaults.submit_per_minute, minimum=0),
             jobs_kept=env.integer("PIBOT_JOBS_KEPT", defaults.jobs_kept, minimum=1),
@@ -137,29 +131,32 @@ class Settings:
         )
 
     def replace(self, **changes: Any) -> Settings:
-        """A copy with some fields changed, for the command line's flags."""
+        """Return a copy with some fields changed, for the command line's flags."""
         return dataclasses.replace(self, **changes)
 
     @property
     def scheme(self) -> str:
-        """What this process serves: ``http`` or ``https``."""
+        """The scheme of this process's own server: ``http`` or ``https``."""
         return "http" if self.tls_cert is None else "https"
 
     @property
     def asks_hub_for_model(self) -> bool:
-        """Whether the model's server is the fleet's hub, and no provider on the internet.
+        """Whether model calls go to the fleet's hub and not to a provider on the internet.
 
-        A worker of the playbook's shows the same token for both.
+        A worker installed by the playbook uses the same token for the hub and for the model.
         """
         return self.llm.base_url.startswith(f"{self.hub_url}/") or (
             self.api_key is not None and self.llm.api_key == self.api_key
         )
 
     def listen_host(self, wanted: str | None) -> str:
-        """The address to listen on: all of them with a key, loopback alone without one.
+        """Return the address to listen on: all addresses with a key, loopback without one.
+
+        Args:
+            wanted: the address that the command line names; None for the default.
 
         Raises:
-            SettingsError: an address beyond loopback is wanted, there is no key, and nobody allowed that.
+            SettingsError: ``wanted`` is beyond loopback, and neither PIBOT_API_KEY nor PIBOT_ALLOW_OPEN is set.
         """
         open_to_all = self.api_key is not None or self.allow_open
         host = wanted or ("0.0.0.0" if open_to_all else "127.0.0.1")  # nosec B104 # with a key, or the owner's word

@@ -1,12 +1,13 @@
-"""The settings that take more than one name."""
+"""The settings that are made of more than one variable, or of a variable with a form of its own."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
 from pathlib import Path
+from typing import Optional
 
-from pibot.contracts import Scope, WorkerAddress
+from pibot.contracts import Budget, Scope, WorkerAddress
 from pibot.errors import SettingsError
 from pibot.settings.environment import Environment
 from pibot.settings.values import (
@@ -24,11 +25,11 @@ _WORKER_IP = re.compile(r"WORKER_(\d+)_IP\Z")
 WORKER_TOKEN = re.compile(r"WORKER_(\d+)_TOKEN\Z")
 PREVIOUS_TOKEN = re.compile(r"WORKER_(\d+)_TOKEN_PREVIOUS\Z")
 _FURTHER_KEY = re.compile(r"PIBOT_KEY_([A-Za-z0-9_]+)\Z")
-_FOR_PEOPLE = {scope.value: scope for scope in (Scope.READ, Scope.SUBMIT, Scope.ADMIN)}
+_SCOPES = {scope.value: scope for scope in (Scope.READ, Scope.SUBMIT, Scope.ADMIN)}
 
 
 def llm(env: Environment) -> LLMSettings:
-    """The model's settings: the VOLC names first, the OPENAI ones where these are absent."""
+    """Read the model's settings: the VOLC names, or the OPENAI names where VOLC_API_KEY is absent."""
     key = env.secret("VOLC_API_KEY")
     base_url = env.get("VOLC_BASE_URL")
     model = env.get("MODEL_NAME")
@@ -37,12 +38,9 @@ def llm(env: Environment) -> LLMSettings:
         base_url = base_url or env.text("OPENAI_BASE_URL", OPENAI_BASE_URL)
         model = model or ""
     base_url = base_url or env.get("OPENAI_BASE_URL") or VOLC_BASE_URL
-    if not re.match(r"https?://[^/\s]+", base_url):
-        # Not quoted: it may well be a key that was put into the wrong line.
-        raise SettingsError("VOLC_BASE_URL (or OPENAI_BASE_URL) must be an http or https address like https://host/v1")
     return LLMSettings(
         api_key=key,
-        base_url=base_url.rstrip("/"),
+        base_url=_base_url(base_url, "VOLC_BASE_URL (or OPENAI_BASE_URL)"),
         model=VOLC_MODEL if model is None else model,
         backend=env.choice("PIBOT_LLM_BACKEND", ("aiohttp", "openai"), "aiohttp"),
         timeout=env.seconds("PIBOT_LLM_TIMEOUT", LLMSettings.timeout),
@@ -51,14 +49,13 @@ def llm(env: Environment) -> LLMSettings:
 
 
 def gateway(env: Environment, llm: LLMSettings) -> GatewaySettings:
+    """Read the gateway's settings; the fallback model takes from ``llm`` what it does not set itself."""
     model = env.get("PIBOT_FALLBACK_MODEL")
-    base_url = env.text("PIBOT_FALLBACK_BASE_URL", llm.base_url)
-    if not re.match(r"https?://[^/\s]+", base_url):
-        raise SettingsError("PIBOT_FALLBACK_BASE_URL must be an http or https address like https://host/v1")
+    base_url = _base_url(env.text("PIBOT_FALLBACK_BASE_URL", llm.base_url), "PIBOT_FALLBACK_BASE_URL")
     fallback = None
     if model is not None:
         key = env.secret("PIBOT_FALLBACK_API_KEY") or llm.api_key
-        fallback = dataclasses.replace(llm, api_key=key, base_url=base_url.rstrip("/"), model=model)
+        fallback = dataclasses.replace(llm, api_key=key, base_url=base_url, model=model)
     return GatewaySettings(
         job_tokens=env.limit("PIBOT_JOB_TOKENS"),
         day_tokens=env.limit("PIBOT_DAY_TOKENS"),
@@ -69,19 +66,26 @@ def gateway(env: Environment, llm: LLMSettings) -> GatewaySettings:
     )
 
 
+def _base_url(text: str, name: str) -> str:
+    if not re.match(r"https?://[^/\s]+", text):
+        # The value is not quoted: people put their key into the wrong line.
+        raise SettingsError(f"{name} must be an http or https address like https://host/v1")
+    return text.rstrip("/")
+
+
 def _price(text: str) -> tuple[str, Price]:
-    """``model=prompt/completion``."""
+    """Read ``model=prompt/completion``, the prices of a million tokens."""
     match = re.fullmatch(r"([^\s=;]+)\s*=\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)", text.strip())
     if match is None:
         raise SettingsError(
-            "PIBOT_PRICES must be like doubao-seed-code=0.8/8, other-model=1/2: what a million tokens of the prompt "
-            f"and of the completion cost; {text.strip()!r} is not"
+            "PIBOT_PRICES must be like doubao-seed-code=0.8/8, other-model=1/2: the prices of a million prompt tokens "
+            f"and a million completion tokens; {text.strip()!r} is not"
         )
     return match[1], Price(float(match[2]), float(match[3]))
 
 
 def workers(env: Environment) -> tuple[WorkerAddress, ...]:
-    """``WORKER_1_IP`` … ``WORKER_n_IP`` in the order of their numbers, each with its optional port."""
+    """Read ``WORKER_<n>_IP`` in the order of the numbers, each with its optional ``WORKER_<n>_PORT``."""
     numbers = sorted({int(m.group(1)) for m in map(_WORKER_IP.match, env.names()) if m})
     scheme = "http" if env.get("PIBOT_TLS_CA") is None else "https"
     workers = []
@@ -91,7 +95,7 @@ def workers(env: Environment) -> tuple[WorkerAddress, ...]:
             continue
         if not re.fullmatch(r"[A-Za-z0-9._:-]+", host):
             raise SettingsError(
-                f"WORKER_{number}_IP must be an address or a host's name, not {host!r}; "
+                f"WORKER_{number}_IP must be an address or a host name, not {host!r}; "
                 f"a port goes into WORKER_{number}_PORT"
             )
         workers.append(WorkerAddress(f"worker-{number}", host, env.port(f"WORKER_{number}_PORT"), scheme))
@@ -99,41 +103,62 @@ def workers(env: Environment) -> tuple[WorkerAddress, ...]:
 
 
 def worker_tokens(env: Environment, form: re.Pattern[str]) -> dict[str, Secret]:
-    """``WORKER_1_TOKEN`` …, by the worker's name."""
+    """Read the workers' tokens whose variables have ``form``, by the worker's name."""
     found = sorted((int(m.group(1)), name) for name in env.names() for m in [form.match(name)] if m)
     tokens = {f"worker-{number}": env.key(name) for number, name in found}
     return {worker: token for worker, token in tokens.items() if token is not None}
 
 
 def keys(env: Environment) -> tuple[AccessKey, ...]:
-    """``PIBOT_KEY_<name>=<scope>:<key>``, such as ``PIBOT_KEY_PHONE=submit:…``."""
+    """Read ``PIBOT_KEY_<name>=<scope>:<key>``, such as ``PIBOT_KEY_PHONE=submit:…``."""
     keys = []
     for variable in sorted(name for name in env.names() if _FURTHER_KEY.match(name) and env.get(name)):
         scope, colon, _ = (env.get(variable) or "").partition(":")
-        if not colon or scope not in _FOR_PEOPLE:
-            raise SettingsError(f"{variable} must be {', '.join(_FOR_PEOPLE)} with a colon and the key, like read:…")
+        if not colon or scope not in _SCOPES:
+            raise SettingsError(f"{variable} must be a scope ({', '.join(_SCOPES)}), a colon and the key, like read:…")
         secret = env.key(variable, skip=len(scope) + 1)
         assert secret is not None
-        keys.append(AccessKey(variable[len("PIBOT_KEY_") :].lower(), _FOR_PEOPLE[scope], secret))
+        keys.append(AccessKey(variable[len("PIBOT_KEY_") :].lower(), _SCOPES[scope], secret))
     return tuple(keys)
 
 
 def read_paths(env: Environment, directory: Path) -> tuple[Path, ...]:
-    """What tasks may read elsewhere. The keys lie in the working directory, so it is not among that."""
+    """Read the paths outside its workspace that a task may read.
+
+    A path that holds the working directory's ``.env`` is refused, since the keys are in it.
+    """
     paths = tuple(env.absolute(path, "PIBOT_READ_PATHS") for path in env.words("PIBOT_READ_PATHS"))
     dotenv = (directory / ".env").resolve()
     if env.get("PIBOT_SANDBOX") == "off":
-        return paths  # commands read it anyway
+        return paths  # unconfined commands can read everything anyway
     for path in paths:
         if path.resolve() in (dotenv, *dotenv.parents):
             raise SettingsError(
-                f"PIBOT_READ_PATHS must not hold {path}: {dotenv} is there, with the keys; name what tasks need"
+                f"PIBOT_READ_PATHS must not hold {path}: {dotenv}, with the keys, is in it; name only what tasks need"
             )
     return paths
 
 
+def own_certificate(env: Environment) -> tuple[Optional[Path], Optional[Path]]:
+    """Read the files of this machine's certificate and its key: both, or neither."""
+    certificate, key = env.path("PIBOT_TLS_CERT", None), env.path("PIBOT_TLS_KEY", None)
+    if (certificate is None) != (key is None):
+        raise SettingsError("PIBOT_TLS_CERT and PIBOT_TLS_KEY go together: set both, or neither")
+    return certificate, key
+
+
+def budget(env: Environment) -> Budget:
+    """Read the limits of one task on a worker."""
+    return Budget(
+        max_steps=env.integer("PIBOT_MAX_STEPS", Budget.max_steps, minimum=1),
+        max_seconds=env.seconds("PIBOT_TASK_TIMEOUT", Budget.max_seconds),
+        max_tokens=env.integer("PIBOT_MAX_TOKENS", Budget.max_tokens, minimum=1),
+        max_output_chars=env.integer("PIBOT_MAX_OUTPUT_CHARS", Budget.max_output_chars, minimum=100),
+    )
+
+
 def bundled(directory: Path, name: str) -> Path:
-    """``name`` in the working directory, else the one that came with the package."""
+    """Return the path of ``name`` in the working directory; where it is absent, of the one in the package."""
     package = Path(__file__).resolve().parents[1]
     candidates = (directory / name, package / "bundled" / name, package.parent.parent / name)
     return next((c for c in candidates if c.exists()), candidates[0])

@@ -1,4 +1,4 @@
-"""What settings are made of."""
+"""The types and constants of the settings."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ VOLC_MODEL = "doubao-seed-code"
 OPENAI_BASE_URL = "https://api.openai.com/v1"
 
 SHORTEST_KEY = 16
-"""Characters that a worker's token and a further key must have; nobody has to type them."""
+"""Characters that a worker's token and a further key must have at least; nobody has to type them."""
 
 MAKE_ONE = "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
 
+# What instructions write where a key has to go.
 _PLACEHOLDER = re.compile(
     r"""(?ix) \A (?:
         your[_\-\s].* | my[_\-]api[_\-]?key | <.*> | \[.*\] | \{.*\} | \$\{?\w+\}?
@@ -27,6 +28,7 @@ _PLACEHOLDER = re.compile(
         | (?:insert|put|enter|replace|add|paste)[_\-].* | placeholder | todo | none | null | (?:api[_\-]?)?key | example
     ) \Z"""
 )
+# What people type where they mean to set a key later. No key of that form is accepted.
 GUESSED_FIRST = re.compile(
     r"""(?ix) \A (?:
         (?:change|replace)[\W_]*(?:me|this|it).*
@@ -37,7 +39,7 @@ GUESSED_FIRST = re.compile(
 
 
 class Secret:
-    """A text that must not be seen: its ``repr`` and ``str`` hide it, :meth:`reveal` gives it."""
+    """A text that must not be seen: ``repr`` and ``str`` hide it, :meth:`reveal` returns it."""
 
     __slots__ = ("_value",)
 
@@ -61,19 +63,19 @@ class Secret:
 
 @dataclass(frozen=True)
 class LLMSettings:
-    """Where the model is.
+    """Where and how to call the model.
 
     Args:
-        api_key: its key; None where none was given.
-        base_url: the address that ``/chat/completions`` is appended to.
-        model: the model's name; empty where none was given and none can be guessed.
+        api_key: the provider's key; None where none is set.
+        base_url: the address to which ``/chat/completions`` is appended.
+        model: the model's name; empty where none is set and the provider has no default here.
         backend: ``aiohttp`` or ``openai``.
-        timeout: seconds for one attempt of one call.
-        retries: how many more attempts a call gets after a failure that may pass.
+        timeout: seconds for one attempt of a model call.
+        retries: further attempts after a failure that may pass.
     """
 
     api_key: Secret | None = None
-    base_url: str = field(default=VOLC_BASE_URL, repr=False)  # some servers want their key in it
+    base_url: str = field(default=VOLC_BASE_URL, repr=False)  # some servers take their key in it
     model: str = VOLC_MODEL
     backend: str = "aiohttp"
     timeout: float = 120.0
@@ -82,29 +84,32 @@ class LLMSettings:
 
 @dataclass(frozen=True)
 class Price:
-    """What a model costs, in the owner's currency.
+    """A model's prices, in the owner's currency.
 
     Args:
-        prompt, completion: a million tokens.
+        prompt: price of a million prompt tokens.
+        completion: price of a million completion tokens.
     """
 
     prompt: float
     completion: float
 
     def of(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """Return the cost of one or more model calls."""
         return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
 
 
 @dataclass(frozen=True)
 class GatewaySettings:
-    """How far the master's gateway lets models be asked.
+    """Limits and prices of the master's gateway.
 
     Args:
-        job_tokens, day_tokens: budgets of a job and of a day by UTC; None for none.
-        calls: how many run at the provider at once; None for 8, and one more for each worker.
-        fallback: the model that is asked where the first can't be; None for none.
-        prices: by the model's name.
-        currency: what the prices are in, for people.
+        job_tokens: tokens that one job may use; None for no limit.
+        day_tokens: tokens that all jobs of a day (UTC) may use; None for no limit.
+        calls: model calls at the provider at one time; None for 8 plus one for each worker.
+        fallback: the model to call where the first can't be reached or fails; None for none.
+        prices: the price of each model, by its name.
+        currency: the currency of the prices, to show to people.
     """
 
     job_tokens: int | None = None
@@ -117,11 +122,11 @@ class GatewaySettings:
 
 @dataclass(frozen=True)
 class AccessKey:
-    """A key beside the fleet's own.
+    """A key besides the fleet's own.
 
     Args:
-        name: whose it is.
-        scope: what it is good for.
+        name: the name of its owner, in logs and messages.
+        scope: what the key allows.
         secret: the key.
     """
 
@@ -131,12 +136,12 @@ class AccessKey:
 
 
 def is_placeholder(value: str) -> bool:
-    """Whether that is what instructions say where a key has to go."""
+    """Whether ``value`` is what instructions write where a key has to go."""
     return _PLACEHOLDER.match(value) is not None
 
 
 def is_loopback(host: str) -> bool:
-    """Whether ``host``, an address or ``localhost``, can be reached from this machine only."""
+    """Whether only this machine can reach ``host``, an address or ``localhost``."""
     if host == "localhost":
         return True
     try:
