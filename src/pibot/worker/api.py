@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from pibot.worker.executor import TaskExecutor
 
 MAX_WAIT = 60.0
-"""Seconds that one request may wait for a result; a caller that wants more asks again."""
+"""Seconds that one request may wait for a result; a caller that wants to wait longer asks again."""
 
 WAITING_PLACES = 6
-"""Of the server's 10 threads, how many may wait; the others answer ``/health`` and take cancels."""
+"""How many of the server's 10 threads may wait; the others answer ``/health`` and take cancels."""
 
 WRONG_KEYS_PER_MINUTE = 30
-"""From one address. A master with an old key looks 12 times a minute, and is to be told the same each time."""
+"""Limit for one address. A master with an old key polls 12 times a minute and must get its 401 each time."""
 
 
 def create_worker_app(executor: TaskExecutor, library: SkillLibrary, settings: Settings) -> Flask:
@@ -37,8 +37,8 @@ def create_worker_app(executor: TaskExecutor, library: SkillLibrary, settings: S
 
     Args:
         executor: runs the tasks.
-        library: the skills that tasks may name.
-        settings: for the key and for what ``/status`` says.
+        library: the skills that a task may name.
+        settings: the keys, and what ``/status`` reports.
     """
     app = create_app(
         __name__,
@@ -46,20 +46,21 @@ def create_worker_app(executor: TaskExecutor, library: SkillLibrary, settings: S
         open_paths=("/health", "/openapi.json"),
         guesses=KeyGuesses(Buckets(WRONG_KEYS_PER_MINUTE)),
     )
+    _add_task_routes(app, executor, library)
+    _add_status_routes(app, executor, library, settings)
+    return app
+
+
+def _add_task_routes(app: Flask, executor: TaskExecutor, library: SkillLibrary) -> None:
     waiting = WaitingRoom(WAITING_PLACES)
-    started = time.monotonic()
 
     def result_or(task_id: str, status: str, seconds: float, asked: int | None) -> Response:
-        """The task's result, waiting up to ``seconds`` for it; a 202 with ``status`` where it still runs."""
+        """Wait up to ``seconds`` for the task's result; answer 202 with ``status`` if it still runs then."""
         result = waiting.wait(seconds, lambda limit: executor.wait(task_id, limit, asked=asked))
         headers = {"Preference-Applied": f"wait={seconds:.0f}"} if seconds else None
         if result is None:
             return _not_ended(task_id, status, headers, executor.approvals(task_id))
         return answer(cast(TaskResult, result).to_json(), 200, headers)
-
-    @app.get("/health")
-    def health() -> Response:
-        return answer({"status": "healthy", "worker_id": executor.worker_id, "current_task": executor.current_task})
 
     @app.post("/task")
     def submit() -> Response:
@@ -83,6 +84,14 @@ def create_worker_app(executor: TaskExecutor, library: SkillLibrary, settings: S
     @app.post("/task/<task_id>/cancel")
     def cancel(task_id: str) -> Response:
         return answer(executor.cancel(task_id).to_json())
+
+
+def _add_status_routes(app: Flask, executor: TaskExecutor, library: SkillLibrary, settings: Settings) -> None:
+    started = time.monotonic()
+
+    @app.get("/health")
+    def health() -> Response:
+        return answer({"status": "healthy", "worker_id": executor.worker_id, "current_task": executor.current_task})
 
     @app.get("/status")
     def status() -> Response:
@@ -111,8 +120,6 @@ def create_worker_app(executor: TaskExecutor, library: SkillLibrary, settings: S
     def openapi() -> Response:
         return Response(_openapi(), mimetype="application/json")
 
-    return app
-
 
 def _not_ended(
     task_id: str, status: str, headers: dict[str, str] | None = None, approvals: PendingCalls | None = None
@@ -124,7 +131,7 @@ def _not_ended(
 
 
 def _asked() -> int | None:
-    """How many calls that wait for approval the caller knows of."""
+    """Read ``?asked=``: how many of the task's pending tool calls the caller knows of; None for all."""
     value = request.args.get("asked")
     if value is None:
         return None

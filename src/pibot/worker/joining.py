@@ -1,4 +1,4 @@
-"""Tells the hub that this worker is there, from time to time, and that it leaves. Only where PIBOT_HUB_URL is set."""
+"""Register this worker at its hub, and take it off when it stops. Used only where PIBOT_HUB_URL is set."""
 
 from __future__ import annotations
 
@@ -16,21 +16,23 @@ from pibot.tls import client_tls, connect, problem_of
 log = logging.getLogger("pibot.worker")
 
 EVERY = 60.0
-"""Seconds between two registrations: a hub that has lost its data knows the worker again after that."""
+"""Seconds between two registrations. A hub that lost its data knows the worker again after that time."""
 
 TIMEOUT = 5.0
+"""Seconds for a registration."""
 
 LEAVE_TIMEOUT = 2.0
-"""Seconds that a stopping worker takes to say so: its own stop must not wait for a hub that is away."""
+"""Seconds that a stopping worker spends on it: its stop must not wait for a hub that is away."""
 
 
 class Joining:
     """Registers a worker at its hub in a thread of its own.
 
     Args:
-        settings: the hub's address, the worker's name and the fleet's key.
-        host: the address that the worker listens on; of all of them, the one that the hub is reached from is told.
-        port: where it listens.
+        settings: the hub's address, the worker's name and its key.
+        host: the address that the worker listens on. With all addresses the hub is told the one that this machine
+            reaches it from.
+        port: the port that it listens on.
 
     Raises:
         SettingsError: a file of PIBOT_TLS_… can't be used.
@@ -42,19 +44,19 @@ class Joining:
         self._host = host
         self._port = port
         self._leaving = threading.Event()
-        self._problem: str | None = "not tried yet"  # None: the hub knows the worker
+        self._problem: str | None = "not tried yet"  # None once the hub knows the worker
         self._thread = threading.Thread(target=self._keep_joining, name="pibot-join", daemon=True)
 
     def start(self) -> None:
-        """Register now, and again every minute."""
+        """Register now, and again every :data:`EVERY` seconds."""
         self._thread.start()
 
     def leave(self) -> None:
-        """Say that the worker stops. Best effort: a hub that does not hear of it finds out by itself."""
+        """Tell the hub that the worker stops. Best effort: the hub's health polls find out too."""
         self._leaving.set()
         self._thread.join(LEAVE_TIMEOUT)
         if self._problem is not None:
-            return  # the hub does not know it, or knows another of that name
+            return  # the hub does not know this worker, or knows another by its name
         try:
             self._request("DELETE", f"/workers/{quote(self._settings.worker_id, safe='')}", LEAVE_TIMEOUT)
         except (OSError, http.client.HTTPException, ValueError) as exc:
@@ -98,7 +100,7 @@ class Joining:
             connection.close()
 
     def _own_url(self, connection: http.client.HTTPConnection) -> str:
-        """Where the hub finds this worker: the address that it is seen from."""
+        """Return the URL at which the hub reaches this worker."""
         host = str(connection.sock.getsockname()[0])
         if self._host not in ("0.0.0.0", "::"):  # nosec B104 # compared, not bound
             if is_loopback(self._host) and not is_loopback(host):

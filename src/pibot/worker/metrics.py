@@ -1,4 +1,4 @@
-"""The worker's figures as Prometheus text. Imported on the first scrape: the client library takes some MB."""
+"""The worker's metrics as Prometheus text. Imported on the first scrape, since the client library takes some MB."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from pibot.host import HostReading
 
 
 def worker_metrics(worker_id: str, busy: bool, ended: Mapping[TaskState, int], host: HostReading) -> bytes:
-    """The text of one scrape.
+    """Return the text of one scrape.
 
     Args:
-        worker_id: a label of each metric's ``pibot_worker_info``.
+        worker_id: a label of ``pibot_worker_info``.
         busy: whether a task runs.
-        ended: how many tasks have ended, by how.
-        host: the machine's readings; those that don't exist are left out.
+        ended: how many tasks have ended in each state.
+        host: the machine's readings; a reading that is None is left out.
     """
     registry = CollectorRegistry()
-    registry.register(_Readings(worker_id, busy, ended, host))
+    registry.register(_WorkerCollector(worker_id, busy, ended, host))
     return generate_latest(registry)
 
 
-class _Readings:
+class _WorkerCollector:
     def __init__(self, worker_id: str, busy: bool, ended: Mapping[TaskState, int], host: HostReading) -> None:
         self._worker_id = worker_id
         self._busy = busy
@@ -38,17 +38,17 @@ class _Readings:
         info.add_metric([self._worker_id, __version__], 1)
         yield info
         yield GaugeMetricFamily("pibot_worker_busy", "1 while a task runs.", value=int(self._busy))
-        tasks = CounterMetricFamily("pibot_worker_tasks", "Tasks ended since the start, by how.", labels=["status"])
+        tasks = CounterMetricFamily("pibot_worker_tasks", "Tasks ended since the start, by status.", labels=["status"])
         for state, number in self._ended.items():
             tasks.add_metric([state.value], number)
         yield tasks
         for name, text, value in (
             ("memory_total_bytes", "The machine's memory.", self._host.memory_total),
-            ("memory_available_bytes", "Memory that a new process could have.", self._host.memory_available),
+            ("memory_available_bytes", "Memory available to a new process.", self._host.memory_available),
             ("process_memory_bytes", "The worker's proportional set size.", self._host.process_memory),
             ("load1", "The load average of the last minute.", self._host.load_1m),
             ("temperature_celsius", "The processor's temperature.", self._host.temperature),
-            ("host_uptime_seconds", "Since the machine started.", self._host.uptime),
+            ("host_uptime_seconds", "Seconds since the machine started.", self._host.uptime),
         ):
             if value is not None:
                 yield GaugeMetricFamily(f"pibot_worker_{name}", text, value=value)
