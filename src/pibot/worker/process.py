@@ -93,8 +93,12 @@ def start_worker(argv: list[str] | None, prog: str) -> None:
         SystemExit: the help was asked for, or an argument is wrong.
     """
     parser = argparse.ArgumentParser(prog=prog, description="Run a worker.")
-    parser.add_argument("--host", help="address to listen on (default: all with PIBOT_API_KEY set, else loopback)")
-    parser.add_argument("--port", type=_port, default=DEFAULT_PORT, help="port to listen on (default: %(default)s)")
+    parser.add_argument(
+        "--host", help="address to listen on (default: all if PIBOT_API_KEY is set, otherwise loopback)"
+    )
+    parser.add_argument(
+        "--port", type=_port, default=DEFAULT_PORT, help="port to listen on, 0 for any free one (default: %(default)s)"
+    )
     parser.add_argument("--worker-id", help="this worker's name (default: WORKER_ID, else worker-1)")
     arguments = parser.parse_args(argv)
     keep_memory_private()
