@@ -1,4 +1,4 @@
-"""A client's connection: a socket that never blocks by itself, what was read of it, and how long it is waited for."""
+"""One client's connection: a non-blocking socket, the bytes read from it, and the time that it may take."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Any, Callable, Optional
 from pibot.contracts import Clock
 
 CHUNK = 64 * 1024
-"""Bytes that are read or sent at once."""
+"""Bytes read or sent in one call."""
 
 
 @dataclass(frozen=True)
 class ConnectionLimits:
-    """What one client may take of a server.
+    """How much of a server one client may use.
 
     Args:
-        head: seconds from the first byte of a request to the last of its head, a TLS handshake before it included.
-        idle: seconds that a connection is kept between two requests.
-        body: seconds for a body, beside those for its bytes at the least rate.
-        send: seconds that the client may let the server wait while it takes an answer, beside those for its bytes.
-        rate: the least rate in bytes a second.
-        queue: seconds that a large body waits until it may be sent.
-        connections: how many are open at once.
-        per_address: how many of these from one address, or one IPv6 network.
+        head: seconds from the first byte of a request, or of the TLS handshake before it, to the end of its head.
+        idle: seconds that a connection is kept open between two requests.
+        body: seconds for a body, plus the time that its bytes take at the lowest rate.
+        send: seconds that the server waits for a client to take an answer, plus the time for its bytes likewise.
+        rate: the lowest rate, in bytes a second.
+        queue: seconds that a large body may wait for a thread to read it.
+        connections: open connections in all.
+        per_address: open connections from one IPv4 address or IPv6 network.
     """
 
     head: float = 10.0
@@ -39,18 +39,18 @@ class ConnectionLimits:
 
 
 class TooSlow(socket.timeout):
-    """The client did not send what it announced, or did not take what it asked for, in time."""
+    """The client did not send the body it announced, or did not take its answer, in time."""
 
     def __init__(self) -> None:
-        super().__init__("timed out")  # cheroot knows these words
+        super().__init__("timed out")  # cheroot compares these words
 
 
 class Channel:
-    """The socket of one connection, and what has come over it. The file that cheroot reads from and writes to.
+    """The socket of one connection and the bytes that have arrived. cheroot uses it as the connection's file.
 
     Args:
-        sock: connected.
-        limits: of waiting.
+        sock: a connected socket.
+        limits: how long to wait for the client.
         clock: seconds.
     """
 
@@ -68,21 +68,21 @@ class Channel:
         self.socket = sock
 
     def secure(self, sock: Any, not_yet: tuple[type[OSError], ...]) -> None:
-        """Go on over TLS.
+        """Continue over TLS.
 
         Args:
             sock: the same connection as an ``SSLSocket``.
-            not_yet: the errors by which it says that it would have to wait.
+            not_yet: the errors that mean the socket would block.
         """
         self.socket, self._pending, self._not_yet = sock, sock.pending, (BlockingIOError, *not_yet)
 
     @property
     def not_yet(self) -> tuple[type[OSError], ...]:
-        """The errors by which the socket says that it would have to wait."""
+        """The errors that mean the socket would block."""
         return self._not_yet
 
     def fill(self, most: int) -> None:
-        """Take what has come into the inbox, until that holds ``most`` bytes. Never waits.
+        """Read what has arrived into the inbox, up to ``most`` bytes in it. Never waits.
 
         Raises:
             OSError: the connection broke.
@@ -98,17 +98,17 @@ class Channel:
                 return
 
     def begin(self, body: Optional[int]) -> None:
-        """A request begins.
+        """Start the time of a request.
 
         Args:
-            body: how many bytes of its body may be waited for; None for none.
+            body: bytes of its body that reads may wait for; None if reads must not wait.
         """
         self._read_until = None if body is None else self._clock() + self._limits.body
         self._earned = 1 / self._limits.rate
         self._send_left = self._limits.send
 
     def hasten(self) -> None:
-        """What is still to come of the body is of no use: it gets no more time for its bytes."""
+        """Grant the rest of the body no more time for its bytes, because nobody needs it."""
         if self._read_until is not None:
             self._read_until = min(self._read_until, self._clock() + self._limits.body)
             self._earned = 0.0
@@ -116,30 +116,31 @@ class Channel:
     # --- as a file ---
 
     def has_data(self) -> bool:
+        """Whether bytes have arrived that nobody has read."""
         return bool(self.inbox)
 
     def read(self, size: int) -> bytes:
-        """``size`` bytes, or fewer where the client ended before.
+        """Read ``size`` bytes, or fewer if the client closes the connection before.
 
         Raises:
-            TooSlow: they didn't come in time.
+            TooSlow: they did not arrive in time.
         """
         while len(self.inbox) < size and not self.ended:
             self._await_more(size)
         return self._take(size)
 
     def readline(self, size: int = CHUNK) -> bytes:
-        """A line, at most ``size`` bytes of it.
+        """Read a line, or its first ``size`` bytes.
 
         Raises:
-            TooSlow: it didn't come in time.
+            TooSlow: it did not arrive in time.
         """
         while (end := self.inbox.find(b"\n", 0, size)) < 0 and len(self.inbox) < size and not self.ended:
             self._await_more(size)
         return self._take(end + 1 if end >= 0 else size)
 
     def write(self, data: bytes) -> int:
-        """Send it all.
+        """Send all of ``data``.
 
         Raises:
             TooSlow: the client takes it too slowly.
@@ -156,10 +157,10 @@ class Channel:
         return len(data)
 
     def flush(self) -> None:
-        """Nothing is kept back."""
+        """Do nothing: :meth:`write` keeps nothing back."""
 
     def close(self) -> None:
-        """Nothing: the connection closes the socket."""
+        """Do nothing: the connection closes the socket."""
 
     def _take(self, size: int) -> bytes:
         data = bytes(self.inbox[:size])
@@ -171,7 +172,7 @@ class Channel:
             raise TooSlow
         before = len(self.inbox)
         self.fill(size)
-        # The time for the bytes comes with them: who sends none holds no thread for as long as all of them would take.
+        # Bytes earn time as they arrive: a client that sends none can't hold a thread for the time of the whole body.
         self._read_until += (len(self.inbox) - before) * self._earned
         if len(self.inbox) == before and not self.ended:
             self._wait(select.POLLIN, self._read_until - self._clock())

@@ -1,7 +1,7 @@
-"""Connections that no thread works on: new, idle, or with a request that has not come whole.
+"""Hold the connections that need no thread yet: new ones, idle ones, and those whose request is not complete.
 
-One thread waits for all of them, so that a slow client costs a little memory and no thread. cheroot gives a thread to
-each request from its first byte on, and does TLS handshakes where it accepts connections.
+One thread waits for all of them, so a slow client costs a little memory and no thread. cheroot alone would give each
+request a thread from its first byte on, and do TLS handshakes in the thread that accepts. See ``docs/http-server.md``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, Callable, Protocol
 
 from pibot.contracts import Clock
 from pibot.logs import event
-from pibot.web.server.channel import ConnectionLimits
+from pibot.web.server.channel import Channel, ConnectionLimits
 from pibot.web.server.networks import network_of
 
 log = logging.getLogger("pibot.web")
@@ -28,38 +28,68 @@ MAX_HEADERS = 64 * 1024
 """Bytes of a request's head."""
 
 SMALL_BODY = 16 * 1024
-"""Bytes of a body that is waited for together with its head. A larger one is read by a thread, for it needs memory."""
+"""Bytes of a body that the intake waits for, together with the head. A thread reads a larger one: it needs memory."""
 
 
 class Handshake(Protocol):
-    """A TLS handshake that goes on as its parts come."""
+    """A TLS handshake that makes progress as the client's messages arrive."""
 
-    def go_on(self, conn: Any) -> bool:
-        """Whether it is done.
+    def go_on(self, conn: Connection) -> bool:
+        """Process what has arrived on ``conn``; True once the handshake is complete.
 
         Raises:
-            OSError: it failed, or the client is none that is let in.
+            OSError: the handshake failed, or the client may not connect.
         """
         ...
 
 
+class Connection(Protocol):
+    """What the intake needs of a connection. cheroot's connection plus these fields is one.
+
+    Attributes:
+        channel: the socket and the bytes that have arrived.
+        network: the client's address as :func:`network_of` counts it.
+        number: the file descriptor, known after the socket is closed too.
+        remote_addr: the client's address.
+        ssl_env: what the handshake found out, for the WSGI environ; empty over plain HTTP.
+        handshake: the TLS handshake while it lasts, else None.
+        since: when the connection began to wait for what it waits for now, in the clock's seconds.
+        answered: whether it has had a request answered.
+        searched: bytes of the inbox already searched for the end of a head.
+        body: bytes of the request's body that its thread still has to wait for; None for none.
+    """
+
+    channel: Channel
+    network: str
+    number: int
+    remote_addr: str
+    ssl_env: dict[str, Any]
+    handshake: Handshake | None
+    since: float
+    answered: bool
+    searched: int
+    body: int | None
+
+    def close(self) -> None: ...
+
+
 class Intake:
-    """Stands in for cheroot's ``ConnectionManager``.
+    """Accept connections and pass complete requests on. Takes the place of cheroot's ``ConnectionManager``.
 
     Args:
         listener: the listening socket.
-        connect: makes a connection of a socket and the address it comes from.
-        dispatch: has a thread answer a request that has come.
-        limits: what one client may take.
-        readers: how many threads may read large bodies at once; one address gets half of them.
+        connect: makes a connection of an accepted socket and the client's address.
+        dispatch: has a thread answer the request of a connection.
+        limits: what one client may use.
+        readers: threads that may read large bodies at once; one network gets at most half of them.
         clock: seconds.
     """
 
     def __init__(
         self,
         listener: socket.socket,
-        connect: Callable[[socket.socket, Any], Any],
-        dispatch: Callable[[Any], None],
+        connect: Callable[[socket.socket, Any], Connection],
+        dispatch: Callable[[Connection], None],
         limits: ConnectionLimits,
         *,
         readers: int,
@@ -74,10 +104,10 @@ class Intake:
         self._lock = threading.Lock()
         self._selector = selectors.DefaultSelector()
         self._selector.register(listener, selectors.EVENT_READ)
-        self._watched: dict[int, Any] = {}
+        self._watched: dict[int, Connection] = {}
         self._open: Counter[str] = Counter()
         self._reading: Counter[str] = Counter()
-        self._queue: deque[Any] = deque()
+        self._queue: deque[Connection] = deque()
         self._serving = False
         self._stopping = False
         self._closed = False
@@ -85,19 +115,19 @@ class Intake:
     # --- what cheroot calls ---
 
     def run(self, interval: float) -> None:
-        """Take connections and requests until :meth:`stop`, and look every ``interval`` seconds whose time is up."""
+        """Accept connections and receive requests until :meth:`stop`; check for timeouts every ``interval`` seconds."""
         self._serving = True
         try:
-            looked = self._clock()
+            checked = self._clock()
             while not self._stopping:
                 for key, _ in self._selector.select(interval):
                     if key.data is None:
                         self._accept()
                     else:
-                        self._go_on(key.data)
-                if self._clock() - looked >= interval:
-                    looked = self._clock()
-                    self._expire(looked)
+                        self._receive(key.data)
+                if self._clock() - checked >= interval:
+                    checked = self._clock()
+                    self._expire(checked)
         finally:
             self._serving = False
 
@@ -108,7 +138,7 @@ class Intake:
             time.sleep(0.01)
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close the connections that wait here."""
         with self._lock:
             self._closed = True
             waiting = [*self._watched.values(), *self._queue]
@@ -116,24 +146,25 @@ class Intake:
         for conn in waiting:
             self._drop(conn)
 
-    def put(self, conn: Any) -> None:
-        """Take a connection back whose request was answered."""
+    def put(self, conn: Connection) -> None:
+        """Take a connection back once its request is answered."""
         conn.since, conn.answered, conn.searched = self._clock(), True, 0
         try:
             conn.channel.fill(MAX_HEADERS + SMALL_BODY)
         except OSError:
             self._drop(conn)
             return
-        self._look(conn)
+        self._sort(conn)
 
     @property
     def can_add_keepalive_connection(self) -> bool:
+        """Whether cheroot may keep a connection for a further request."""
         return not self._stopping
 
     # --- what connections call ---
 
-    def done(self, conn: Any) -> None:
-        """A thread has answered the request: the next large body may be read."""
+    def done(self, conn: Connection) -> None:
+        """Note that a request is answered, and dispatch the large bodies that may be read now."""
         if conn.body is None:
             return
         conn.body = None
@@ -145,8 +176,8 @@ class Intake:
         for waiting in ready:
             self._dispatch(waiting)
 
-    def closed(self, conn: Any) -> None:
-        """A connection is closed."""
+    def closed(self, conn: Connection) -> None:
+        """Note that a connection was closed."""
         with self._lock:
             _take_one(self._open, conn.network)
 
@@ -155,7 +186,7 @@ class Intake:
     def _accept(self) -> None:
         try:
             sock, address = self._listener.accept()
-        except OSError as exc:  # it went away already, or there are too many files open
+        except OSError as exc:  # the client has gone already, or too many files are open
             if not isinstance(exc, (BlockingIOError, socket.timeout, ConnectionError)):
                 event(log, "not_accepted", level=logging.WARNING, error=exc)
                 self._close_one(lambda _: True)
@@ -170,7 +201,7 @@ class Intake:
         self._watch(conn)
 
     def _make_room(self, network: str) -> bool:
-        """Whether another connection from there has its place, for which one that waits may be closed."""
+        """Accept another connection from this network? May close the longest-waiting one to make room."""
         if self._open[network] >= self._limits.per_address:
             return self._close_one(lambda conn: conn.network == network)
         if sum(self._open.values()) >= self._limits.connections:
@@ -179,16 +210,16 @@ class Intake:
             return self._close_one(lambda conn: conn.network == greedy)
         return True
 
-    def _close_one(self, which: Callable[[Any], bool]) -> bool:
-        """Close the connection that has waited longest, before all one that never sent a whole request."""
+    def _close_one(self, which: Callable[[Connection], bool]) -> bool:
+        """Close the connection that has waited longest; those that never sent a complete request come first."""
         waiting = [conn for conn in list(self._watched.values()) if which(conn)]
         if not waiting:
             return False
-        self._unwatch(chosen := min(waiting, key=lambda conn: (conn.answered and not conn.channel.inbox, conn.since)))
+        self._unwatch(chosen := min(waiting, key=lambda conn: (_is_idle(conn), conn.since)))
         self._drop(chosen)
         return True
 
-    def _watch(self, conn: Any) -> None:
+    def _watch(self, conn: Connection) -> None:
         number = conn.number
         with self._lock:
             if number in self._watched:
@@ -199,47 +230,47 @@ class Intake:
                 return
         self._drop(conn)
 
-    def _unwatch(self, conn: Any) -> None:
+    def _unwatch(self, conn: Connection) -> None:
         number = conn.number
         with self._lock:
             if self._watched.pop(number, None) is not None:
                 self._selector.unregister(number)
 
-    def _drop(self, conn: Any) -> None:
+    def _drop(self, conn: Connection) -> None:
         with contextlib.suppress(OSError):
             conn.close()
 
     # --- requests ---
 
-    def _go_on(self, conn: Any) -> None:
-        """More has come over a watched connection."""
+    def _receive(self, conn: Connection) -> None:
+        """Read what has arrived on a watched connection."""
         try:
             if conn.handshake is not None:
                 if not conn.handshake.go_on(conn):
                     return
                 conn.handshake = None
-            between = conn.answered and not conn.channel.inbox
+            idle = _is_idle(conn)
             conn.channel.fill(MAX_HEADERS + SMALL_BODY)
-            if between and conn.channel.inbox:  # over TLS what comes may be a part of a record, which is nothing yet
-                conn.since = self._clock()  # the time of a further request starts with its first byte
+            if idle and not _is_idle(conn):  # over TLS, part of a record may arrive, which yields no byte yet
+                conn.since = self._clock()  # the time for a further request starts with its first byte
         except OSError:
             self._unwatch(conn)
             self._drop(conn)
             return
-        self._look(conn)
+        self._sort(conn)
 
-    def _look(self, conn: Any) -> None:
-        """See how far the request has come that is in a connection's inbox."""
-        step, length = _look_at(conn)
-        if step is _Step.WAIT:
+    def _sort(self, conn: Connection) -> None:
+        """Go on waiting for the request, have a thread answer it, queue it for its large body, or drop it."""
+        arrival, length = _arrival(conn)
+        if arrival is _Arrival.PARTIAL:
             self._watch(conn)
             return
         self._unwatch(conn)
-        if step is _Step.GONE:
+        if arrival is _Arrival.ENDED:
             self._drop(conn)
             return
         conn.searched = 0
-        if step is _Step.LARGE:
+        if arrival is _Arrival.LARGE:
             conn.body, conn.since = length, self._clock()
             with self._lock:
                 if not self._may_read(conn):
@@ -247,8 +278,8 @@ class Intake:
                     return
         self._dispatch(conn)
 
-    def _may_read(self, conn: Any) -> bool:
-        """Whether a thread may read that body now; if so, it counts. With the lock held."""
+    def _may_read(self, conn: Connection) -> bool:
+        """Whether a thread may read this body now; if so, count it. The caller holds the lock."""
         network = conn.network
         mine, all_ = self._reading[network], sum(self._reading.values())
         if all_ >= self._readers or mine >= max(1, self._readers // 2):
@@ -257,10 +288,10 @@ class Intake:
         return True
 
     def _expire(self, now: float) -> None:
+        """Close the connections that have waited too long."""
         limits = self._limits
         for conn in list(self._watched.values()):
-            between = conn.answered and not conn.channel.inbox
-            if now - conn.since >= (limits.idle if between else limits.head):
+            if now - conn.since >= (limits.idle if _is_idle(conn) else limits.head):
                 self._unwatch(conn)
                 self._refuse(conn, "408 Request Timeout")
         with self._lock:
@@ -271,8 +302,8 @@ class Intake:
         for conn in late:
             self._refuse(conn, "503 Service Unavailable")
 
-    def _refuse(self, conn: Any, status: str) -> None:
-        """Close a connection, with an answer where a request has begun and the client takes it at once."""
+    def _refuse(self, conn: Connection, status: str) -> None:
+        """Close a connection; answer first if a request has begun and the client takes the answer at once."""
         if conn.channel.inbox and conn.handshake is None:
             with contextlib.suppress(OSError):
                 conn.channel.socket.send(
@@ -281,48 +312,55 @@ class Intake:
         self._drop(conn)
 
 
+def _is_idle(conn: Connection) -> bool:
+    """Whether the connection is between two requests."""
+    return conn.answered and not conn.channel.inbox
+
+
 def _take_one(counter: Counter[str], name: str) -> None:
     counter[name] -= 1
     if counter[name] <= 0:
-        del counter[name]  # else it would hold every name that ever came
+        del counter[name]  # else the counter would keep the name of every client there ever was
 
 
-class _Step(Enum):
-    WAIT = "the rest is still to come"
-    READY = "a thread can answer it without waiting for the client"
-    LARGE = "a thread has to read its body"
-    GONE = "the client has ended"
+class _Arrival(Enum):
+    PARTIAL = "more of the request is still to come"
+    READY = "a thread can answer the request without waiting for the client"
+    LARGE = "a thread has to read the request's body"
+    ENDED = "the client has closed the connection"
 
 
 _FIRST_LINE = re.compile(rb"(?:\r\n)?[!-~]+ [!-~]+ HTTP/[0-9]+\.[0-9]+\r\n")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _BODY = re.compile(rb"(?i)\n[ \t\r\v\f]*(content-length|transfer-encoding|expect)[ \t\v\f]*:[ \t]*([^\r\n]*)")
-"""Its blanks are no line ends: else each blank line is looked at together with all that follow it, again and again."""
+"""The headers that announce a body. The blanks before a name exclude ``\\n``: with it, each blank line would be
+searched again together with all that follow, which takes quadratic time."""
 
 
-def _look_at(conn: Any) -> tuple[_Step, int]:
-    """How far the request in the inbox has come, and how long its body is.
+def _arrival(conn: Connection) -> tuple[_Arrival, int]:
+    """How much of the request in the inbox has arrived, and its body's length in bytes.
 
-    What is malformed counts as ready: cheroot says no to it. It gets nothing to read beyond what is there.
+    A malformed request counts as ready, because cheroot refuses it; its thread gets no further byte to read.
     """
-    inbox: bytearray = conn.channel.inbox
+    inbox = conn.channel.inbox
     if not inbox:
-        return (_Step.GONE if conn.channel.ended else _Step.WAIT), 0
+        return (_Arrival.ENDED if conn.channel.ended else _Arrival.PARTIAL), 0
     end = inbox.find(b"\r\n\r\n", max(0, conn.searched - 3))
     if end < 0:
         malformed = _BARE_LF.search(inbox, max(0, conn.searched - 1)) or (
             inbox.find(b"\n", 2) >= 0 and not _FIRST_LINE.match(inbox)
         )
         conn.searched = len(inbox)
-        return (_Step.READY if malformed or conn.channel.ended or len(inbox) > MAX_HEADERS else _Step.WAIT), 0
+        ready = malformed or conn.channel.ended or len(inbox) > MAX_HEADERS
+        return (_Arrival.READY if ready else _Arrival.PARTIAL), 0
     found = [(name.lower(), value.strip()) for name, value in _BODY.findall(inbox, 0, end + 2)]
     lengths = [value for name, value in found if name == b"content-length"]
     if len(lengths) != 1 or not lengths[0].isdigit() or len(lengths[0]) > 12 or (b"transfer-encoding" in dict(found)):
-        return _Step.READY, 0
+        return _Arrival.READY, 0
     length = int(lengths[0])
     if len(inbox) >= end + 4 + length:
-        return _Step.READY, 0
+        return _Arrival.READY, 0
     if length > SMALL_BODY or b"expect" in dict(found):
-        return _Step.LARGE, length
+        return _Arrival.LARGE, length
     conn.searched = end
-    return (_Step.READY if conn.channel.ended else _Step.WAIT), 0
+    return (_Arrival.READY if conn.channel.ended else _Arrival.PARTIAL), 0

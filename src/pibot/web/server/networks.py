@@ -1,4 +1,4 @@
-"""Which client addresses count as one."""
+"""Decide which client addresses count as one client."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ipaddress
 
 
 def network_of(address: str | None) -> str:
-    """Who counts as one: an IPv4 address, or the /64 of an IPv6 address, in which one machine picks as it likes."""
+    """Return an IPv4 address as it is, and an IPv6 address as its /64, within which one machine may use any address."""
     try:
         found = ipaddress.ip_address((address or "").partition("%")[0])
     except ValueError:

@@ -1,4 +1,4 @@
-"""The cheroot server: TLS, limits, and a stop that finishes the requests in flight."""
+"""Serve a WSGI app with cheroot: TLS, limits, and a stop that finishes the requests in flight."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from pibot.web.server.networks import network_of
 log = logging.getLogger("pibot.web")
 
 REQUEST_TIMEOUT = 10
-"""Seconds in which a client has to send the head of a request, and an idle connection is kept."""
+"""Seconds for the head of a request, and for an idle connection."""
 
 MAX_REST = 16 * 1024 * 1024
-"""Bytes of a refused body that are still read."""
+"""Bytes of an unread body that the server still reads before it answers."""
 
 SEND_BUFFER = 192 * 1024
-"""Bytes of an answer that the kernel keeps for a client that takes it slowly, so that no thread waits for it. More than
-what anyone gets without a key (the hub's ``/openapi.json`` is the largest); Linux allows 208 KiB (``wmem_max``)."""
+"""Bytes of an answer that the kernel buffers, so that no thread waits for a slow client. It holds every answer that
+needs no key (the hub's ``/openapi.json`` is the largest). Linux allows 208 KiB (``wmem_max``)."""
 
 LIMITS = ConnectionLimits(head=REQUEST_TIMEOUT, idle=REQUEST_TIMEOUT)
 
@@ -44,13 +44,13 @@ class Server:
         app: a WSGI application.
         host: the address to listen on.
         port: 0 for any free one.
-        threads: how many requests are answered at once.
+        threads: requests that are answered at once.
         handshake: makes the TLS handshake of a connection, for HTTPS; see :class:`pibot.tls.ServerTls`.
-        limits: what one client may take.
+        limits: what one client may use.
         clock: seconds.
 
     Raises:
-        SettingsError: the address can't be had.
+        SettingsError: the server can't listen on this address.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Server:
             channel = Channel(sock, limits, clock)
             return _Connection(self._server, channel, address, None if handshake is None else handshake())
 
-        self._server._connections.close()  # cheroot's own, which is not asked for anything yet
+        self._server._connections.close()  # cheroot's own, which has accepted nothing yet
         self._server._connections = Intake(
             self._server.socket,
             connect,
@@ -99,12 +99,12 @@ class Server:
         self._server.serve()
 
     def start(self) -> None:
-        """Answer requests in a thread of its own."""
+        """Answer requests in a thread."""
         self._thread = threading.Thread(target=self.serve, name="pibot-http", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Take no new connections, finish the requests in flight, and end."""
+        """Accept no new connections, finish the requests in flight, and end."""
         self._server.stop()
         if self._thread is not None:
             self._thread.join()
@@ -123,12 +123,12 @@ def serve(
     """Serve ``app`` from the main thread until SIGTERM or SIGINT.
 
     Args:
-        stop: called on the signal, while requests are still answered: end the work, so that who waits gets an answer.
-        ready: called with the port once connections are taken.
-        handshake: for HTTPS; see :class:`Server`.
+        app, host, port, threads, handshake: as for :class:`Server`.
+        stop: called on the signal, while requests are still answered; ends the work that they wait for.
+        ready: called with the port once the server accepts connections.
 
     Raises:
-        SettingsError: the address can't be had.
+        SettingsError: the server can't listen on this address.
     """
     server = Server(app, host=host, port=port, threads=threads, handshake=handshake)
 
@@ -166,7 +166,7 @@ class _CherootServer(wsgi.Server):
 
 
 class _Request(HTTPRequest):
-    """Sends a response's head with the first part of its body: one packet, which wakes the client once."""
+    """Sends a response's head and the first part of its body in one packet, which wakes the client once."""
 
     header_reader = SingleHeaderReader()
     _head = b""
@@ -176,16 +176,16 @@ class _Request(HTTPRequest):
         self.scheme = b"https" if server.secure else b"http"
 
     def read_request_line(self) -> bool:
-        """Read the first line; False where it was answered already, because it is none."""
+        """Read the request line; False if it was malformed and has been refused."""
         try:
             return bool(super().read_request_line())  # type: ignore[no-untyped-call]
-        except ValueError:  # of the standard library, for a host in brackets that is no address
+        except ValueError:  # urllib raises it for a host in brackets that is no address
             self.simple_response("400 Bad Request", "Malformed Request-URI")
             return False
 
     def send_headers(self) -> None:
-        # What the app has left of the body is still read, so that the client gets the answer and no reset. cheroot
-        # would hold it in memory, and send no answer at all where it does not come.
+        # Read what the app left of the body, else the client gets a reset instead of the answer. cheroot would hold the
+        # rest in memory, and would not answer at all if it does not arrive.
         if not self.chunked_read and not self._read_rest():
             self.close_connection = True
             self.rfile.remaining = 0
@@ -205,7 +205,7 @@ class _Request(HTTPRequest):
         super().write(chunk)
 
     def _read_rest(self) -> bool:
-        """Whether nothing of the body is left unread. One that was announced to be endless is not read."""
+        """Read the rest of the body; False if some stays unread, because it is too long or does not arrive."""
         self.conn.channel.hasten()
         try:
             while getattr(self.rfile, "remaining", 0) > 0:
@@ -216,24 +216,14 @@ class _Request(HTTPRequest):
         return True
 
     def flush_head(self) -> None:
-        """Send the head where no body took it along."""
+        """Send the head if no body was sent with it."""
         head, self._head = self._head, b""
         if head:
             self.conn.wfile.write(head)
 
 
 class _Connection(HTTPConnection):
-    """A connection, with what the intake keeps of it.
-
-    Attributes:
-        network: whose connections count together with it.
-        number: of its file, also when that is closed.
-        handshake: what of TLS is still to be done.
-        since: when it began to wait for what it waits for.
-        answered: whether a request was answered over it.
-        searched: how far its inbox was looked through for the end of a head.
-        body: how many bytes of the request's body its thread may wait for; None for none.
-    """
+    """cheroot's connection, with the fields of :class:`~pibot.web.server.intake.Connection`."""
 
     RequestHandlerClass = _Request
 
@@ -267,13 +257,13 @@ class _Connection(HTTPConnection):
         self.socket = self.channel.socket
         if self.ssl_env:
             with contextlib.suppress(OSError, ValueError):
-                self.socket.unwrap()  # says that nothing more comes, and never waits
+                self.socket.unwrap()  # announces the end of the data, and never waits
         super().close()
 
 
 class _Gateway(wsgi.Gateway_10):
     def respond(self) -> None:
-        # A body that is refused for its length stays unread, so what follows on this connection is no request.
+        # A body refused for its length stays unread, so what follows on this connection is not a request.
         if self.req.chunked_read or not self.req.inheaders.get(b"Content-Length", b"0").isdigit():
             self.req.close_connection = True
         super().respond()
@@ -281,6 +271,6 @@ class _Gateway(wsgi.Gateway_10):
 
 
 def _reason(exc: OSError) -> str:
-    """The operating system's own words, out of cheroot's wrapping."""
+    """The operating system's message, without what cheroot wraps around it."""
     match = re.search(r"\[Errno \d+\] ([^)\]]+)", str(exc))
     return cast(str, match.group(1) if match else exc.strerror or str(exc))
