@@ -13,6 +13,7 @@ from pibot.master_components import planner as real
 from pibot.master_components.planner import NamedSkill, TaskPlanner
 from pibot.rehearsal import MODEL_NAME, create_rehearsal_app
 from pibot.rehearsal import planner as played
+from pibot.rehearsal.earlier import HEADING
 from pibot.settings import LLMSettings, Secret
 from tests.support.serving import serving
 
@@ -41,6 +42,7 @@ def steps(plan: TaskPlan) -> list[tuple[str, list[str], list[str]]]:
 
 def test_it_knows_the_planner_by_the_planners_own_marks() -> None:
     assert (played.PLAN_MARKER, played.SUMMARY_MARKER) == (real.PLAN_MARK, real.SUMMARY_MARK)
+    assert HEADING == real.EARLIER_HEADING
 
 
 # --- plans ---

@@ -69,7 +69,7 @@ async def test_a_users_home_directory_that_a_task_cannot_see_is_replaced_by_its_
     (tmp_path / "notes.txt").write_text("x")
     outcome = await run(llm, tmp_path, "List files in /home/no-such.user", "shell_exec")
     assert outcome.state is TaskState.COMPLETED
-    assert outcome.output.startswith("/home/no-such.user is not there for a task; its own home directory holds:")
+    assert outcome.output.startswith("/home/no-such.user is not visible to a task; its own home directory holds:")
     assert "notes.txt" in outcome.output
 
 
@@ -113,7 +113,7 @@ async def test_nothing_is_remembered_from_one_task_to_the_next(llm: LLMClient, t
     second = await run(llm, tmp_path, "What did I say?")
     assert (first.state, second.state) == (TaskState.COMPLETED, TaskState.COMPLETED)
     assert first.output.startswith("OK")
-    assert "I know of nothing that you said" in second.output
+    assert "You told me nothing before" in second.output
 
 
 @pytest.mark.parametrize("role", ["system", "user", "assistant", "tool"])
@@ -227,21 +227,21 @@ async def test_a_task_without_a_rule_fails_and_says_who_answers(llm: LLMClient, 
 async def test_a_missing_skill_is_named(llm: LLMClient, tmp_path: Path) -> None:
     outcome = await run(llm, tmp_path, "Report the memory", "file_ops")
     assert outcome.state is TaskState.FAILED
-    assert "takes the skill system_info, which this task was not given" in outcome.output
+    assert "needs the skill system_info, which this task does not have" in outcome.output
 
 
 async def test_after_a_failed_part_the_others_are_not_done(llm: LLMClient, tmp_path: Path) -> None:
     outcome = await run(llm, tmp_path, "Read missing.txt; create test file; what is the date?", "file_ops")
     assert outcome.state is TaskState.FAILED
     assert "file not found: missing.txt" in outcome.output
-    assert outcome.output.endswith("Not done after this failure: 2 more.")
+    assert outcome.output.endswith("Parts not tried after this failure: 2.")
     assert names(tmp_path) == []
 
 
 async def test_results_that_are_not_there_cannot_be_summed_up(llm: LLMClient, tmp_path: Path) -> None:
     outcome = await run(llm, tmp_path, "Sum up the results")
     assert outcome.state is TaskState.FAILED
-    assert "no earlier results" in outcome.output
+    assert "without earlier results to sum up" in outcome.output
 
 
 @pytest.mark.parametrize("answer", ["", "nonsense", "url: x", "{}", "exit code: x"])

@@ -1,7 +1,7 @@
-"""The offline model: a server that speaks the OpenAI chat-completions protocol and follows fixed rules.
+"""The offline model: a server that speaks the OpenAI chat-completions protocol and answers by fixed rules.
 
-It is there for trying things out without a key, and for tests. It is no AI, and never says that it is: its name is
-:data:`MODEL_NAME` wherever a model's name is shown. What it knows is the table in :mod:`pibot.rehearsal.rules`.
+Use it to try things out without a key, and in tests. It is no AI and never claims to be one: wherever a model's name is
+shown, it is :data:`MODEL_NAME`. Start reading at :mod:`pibot.rehearsal.rules`, the table of what it knows.
 """
 
 from pibot.rehearsal.outcome import MODEL_NAME

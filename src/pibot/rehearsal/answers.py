@@ -1,16 +1,15 @@
-"""What the rules make of a tool's answer, and what they say where no tool is needed."""
+"""The outcomes of the rules: of a tool's answer, or without a tool."""
 
 from __future__ import annotations
 
 import ast
-import json
 import operator
 import re
 from collections.abc import Mapping
 from typing import Any, Callable, Optional, Union
 
 from pibot.rehearsal.calls import TEST_FILE, place, seconds, unquoted
-from pibot.rehearsal.outcome import WHO, Outcome, Situation, first_line
+from pibot.rehearsal.outcome import WHO, Outcome, Situation, first_line, json_object
 
 Number = Union[int, float]
 
@@ -50,24 +49,24 @@ def shell_counted(s: Situation, answer: str) -> Outcome:
     def count(text: str) -> Outcome:
         words = text.split()
         if not words or not words[-1].isdigit():
-            return Outcome(False, f"The command gave no number: {first_line(text)}")
+            return Outcome(False, f"The command printed no number: {first_line(text)}")
         return _count(s, int(words[-1]))
 
     return _command(answer, count)
 
 
 def _command(answer: str, done: Callable[[str], Outcome] | None = None) -> Outcome:
-    """The outcome of a command; ``done`` makes it of the output of one that succeeded."""
+    """Return a command's outcome; ``done`` makes it from the output if the command succeeded."""
     code, text = read_command(answer)
     if code != 0:
         return Outcome(False, f"The command failed (exit code {code}): {text}".rstrip(": "), {"exit_code": code})
     if done is not None:
         return done(text)
-    return Outcome(True, text or "The command succeeded and wrote nothing.", {"exit_code": 0, "text": text})
+    return Outcome(True, text or "The command succeeded without any output.", {"exit_code": 0, "text": text})
 
 
 def read_command(answer: str) -> tuple[Optional[int], str]:
-    """The exit code and the output, out of what ``shell_exec`` answers; no code where that has another form."""
+    """Return the exit code and the output of a ``shell_exec`` answer; no code if the answer has another form."""
     match = _EXIT_CODE.match(answer)
     if match is None:
         return None, answer.strip()
@@ -91,13 +90,13 @@ def wrote(s: Situation, answer: str) -> Outcome:
 
 
 def read(_: Situation, answer: str) -> Outcome:
-    return Outcome(True, answer.strip() or "There is nothing in it", {"text": answer})
+    return Outcome(True, answer.strip() or "It is empty", {"text": answer})
 
 
 def counted(s: Situation, answer: str) -> Outcome:
     what = s.groups["what"].lower()
     if what in ("files", "entries"):
-        return Outcome(False, "Counting the files of a folder takes the skill shell_exec")
+        return Outcome(False, "Counting the files of a folder needs the skill shell_exec")
     return _count(s, {"lines": len(answer.splitlines()), "words": len(answer.split())}.get(what, len(answer)))
 
 
@@ -113,7 +112,7 @@ def fetched(s: Situation, answer: str) -> Outcome:
     head, _, body = answer.partition("\n\n")
     page = dict(line.partition(": ")[::2] for line in head.splitlines())
     if "url" not in page or "status" not in page:
-        return Outcome(False, f"The answer of web_fetch has no form that this model knows: {first_line(answer)}")
+        return Outcome(False, f"This model does not know this form of web_fetch's answer: {first_line(answer)}")
     url, title = page["url"], page.get("title", "")
     title = "" if title == "(none)" else title
     data: dict[str, Any] = {"url": url, "status": page["status"], "title": title}
@@ -145,18 +144,18 @@ _TOPICS: tuple[tuple[str, str], ...] = (
 
 
 def system_reported(s: Situation, answer: str) -> Outcome:
-    reading = _object(answer)
+    reading = json_object(answer)
     asked = s.groups["topics"].lower()
     wanted = [name for name, words in _TOPICS if re.search(words, asked)]
     names = [n for n in (wanted or [name for name, _ in _TOPICS]) if n in reading]
     if not names:
-        return Outcome(False, f"system_info said nothing of {', '.join(wanted) or 'the system'}: {first_line(answer)}")
+        return Outcome(False, f"system_info did not report {', '.join(wanted) or 'anything'}: {first_line(answer)}")
     lines = [f"{name}: {_summary(reading[name])}" for name in names]
     return Outcome(True, "; ".join(lines), {name: reading[name] for name in names})
 
 
 def _summary(value: object) -> str:
-    """A reading in words: its own ``summary`` where it has one."""
+    """Return a reading as text: its own ``summary`` if it has one."""
     if isinstance(value, Mapping):
         return str(value.get("summary") or ", ".join(f"{k} {v}" for k, v in value.items()))
     return str(value)
@@ -170,16 +169,14 @@ def greeting(_: Situation) -> Outcome:
 
 
 def remember(_: Situation) -> Outcome:
-    return Outcome(True, "OK, for as long as this conversation lasts. Nothing of it is kept afterwards.")
+    return Outcome(True, "OK, until this conversation ends. I keep nothing afterwards.")
 
 
 def recall(s: Situation) -> Outcome:
-    """Look into all that was sent, so that something of another task would show."""
+    """Repeat what was to be remembered. Searches every message, so that text of another task would show."""
     said = [what.strip() for text in s.before for what in _REMEMBER.findall(text)]
     if not said:
-        return Outcome(
-            True, "I know of nothing that you said: this conversation holds only this question.", {"said": []}
-        )
+        return Outcome(True, "You told me nothing before: this conversation holds only this question.", {"said": []})
     return Outcome(True, f"You said: {'; '.join(said)}", {"said": said})
 
 
@@ -194,7 +191,7 @@ def calculate(s: Situation) -> Outcome:
 
 def summed_up(s: Situation) -> Outcome:
     if not s.earlier:
-        return Outcome(False, "There are no earlier results to sum up in what was sent with this task.")
+        return Outcome(False, "This task came without earlier results to sum up.")
     lines = [f"- {name}: {first_line(outcome.output)}" for name, outcome in s.earlier]
     numbers = [number for _, outcome in s.earlier for number in _numbers(outcome)]
     data: dict[str, Any] = {"results": {name: outcome.output for name, outcome in s.earlier}}
@@ -205,7 +202,7 @@ def summed_up(s: Situation) -> Outcome:
 
 
 def _numbers(outcome: Outcome) -> list[Number]:
-    """The number that an outcome is about, if it is about one; of an earlier step only the output is known."""
+    """Return the outcome's number, if it has one. An earlier step has only its output, so read that."""
     value = outcome.data.get("value")
     if isinstance(value, (int, float)):
         return [value]
@@ -225,17 +222,17 @@ _OPERATORS: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
 
 
 def arithmetic(text: str) -> Number:
-    """The value of an expression of numbers, brackets and ``+ - * / // % ** ^``, with ``×`` and ``÷``.
+    """Evaluate an expression of numbers, brackets and ``+ - * / // % ** ^ × ÷``.
 
     Raises:
-        ValueError: it is no such expression, or too large.
-        ZeroDivisionError, OverflowError: as Python's own arithmetic.
+        ValueError: it is no such expression, or its value is too large.
+        ZeroDivisionError, OverflowError: as in Python's arithmetic.
     """
     try:
         tree = ast.parse(text.replace("^", "**").replace("×", "*").replace("÷", "/").strip(), mode="eval")
         return _value(tree.body)
     except (SyntaxError, RecursionError, MemoryError) as exc:
-        raise ValueError("it is no arithmetic that this model knows") from exc
+        raise ValueError("this model does not know such an expression") from exc
 
 
 def _value(node: ast.expr) -> Number:
@@ -245,12 +242,12 @@ def _value(node: ast.expr) -> Number:
         value = _value(node.operand) * (-1 if isinstance(node.op, ast.USub) else 1)
     elif isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
         left, right = _value(node.left), _value(node.right)
-        # A number of digits that nobody reads would take all memory.
+        # A power may have more digits than fit in memory.
         if isinstance(node.op, ast.Pow) and (abs(right) > 64 or abs(left) > 1e9):
             raise ValueError("its powers are too large")
         value = _OPERATORS[type(node.op)](left, right)
     else:
-        raise ValueError("it is no arithmetic that this model knows")
+        raise ValueError("this model does not know such an expression")
     if isinstance(value, complex):
         raise ValueError("it has no real value")
     if abs(value) > 1e100:
@@ -260,12 +257,3 @@ def _value(node: ast.expr) -> Number:
 
 def _shown(value: Number) -> str:
     return f"{value:.10g}" if isinstance(value, float) else str(value)
-
-
-def _object(text: str) -> dict[str, Any]:
-    """The JSON object that ``text`` is; empty where it is none."""
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -1,4 +1,4 @@
-"""The arguments of the tool calls that the rules ask for."""
+"""The arguments of the rules' tool calls."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ TEST_FILE = "test.txt"
 TEST_TEXT = "This is a test file.\n"
 
 COMMAND_TIMEOUT = 60
-"""Seconds for a command of which nobody said how long it takes."""
+"""Seconds that a command may take, unless the task says how long it sleeps."""
 
 SPARE_TIME = 30
-"""Seconds that a sleeping command may take longer: a Pi may be slow to start it."""
+"""Seconds added to the limit of a command that sleeps, since a Pi may be slow to start it."""
 
 Arguments = Mapping[str, Any]
 
@@ -26,13 +26,13 @@ Arguments = Mapping[str, Any]
 
 
 def unquoted(text: str) -> str:
-    """``text`` without the quotes around it, if there are any."""
+    """Remove the quotes around ``text``, if there are any."""
     pairs = ("''", '""', "``", "“”", "‘’")
     return text[1:-1] if len(text) >= 2 and text[0] + text[-1] in pairs else text
 
 
 def place(s: Situation) -> str:
-    """The folder or file that the part names: ``~`` for the home directory, ``.`` for here."""
+    """Return the folder or file that the part names: ``~`` is the home directory, ``.`` the working directory."""
     text = unquoted(s.groups.get("file") or s.groups.get("where") or ".")
     if re.fullmatch(r"home(\s+(directory|folder))?", text, re.IGNORECASE):
         return "~"
@@ -42,22 +42,22 @@ def place(s: Situation) -> str:
 
 
 def seconds(s: Situation) -> float:
-    """How long to sleep."""
+    """Return how long to sleep."""
     return float(s.groups["number"]) * (60 if s.groups["unit"].lower().startswith("m") else 1)
 
 
 def content(s: Situation) -> str:
-    """The text to write, ending in a line's end."""
+    """Return the text to write, with a line end."""
     return unquoted(s.groups["text"]) + "\n" if "text" in s.groups else TEST_TEXT
 
 
 def combined(s: Situation) -> str:
-    """The earlier outcomes as a text with a heading each."""
+    """Return the earlier outcomes as one text, each under a heading."""
     return "\n".join(f"# {name}\n{outcome.output.strip()}\n" for name, outcome in s.earlier)
 
 
 def _quoted(path: str) -> str:
-    """``path`` for a shell, its leading ``~`` still meaning the home directory."""
+    """Quote ``path`` for a shell, but not a leading ``~``, which stays the home directory."""
     head, slash, rest = path.partition("/")
     if head == "~":
         return "~" + slash + (shlex.quote(rest) if rest else "")
@@ -69,7 +69,7 @@ def _file(s: Situation) -> str:
 
 
 def _here(path: str) -> str:
-    """``path`` for the file tools, to which the workspace is home."""
+    """Return ``path`` for the file tools, whose home directory is the workspace."""
     return "." if path == "~" else path[2:] if path.startswith("~/") else path
 
 
@@ -88,10 +88,10 @@ def shell_list(s: Situation) -> Arguments:
     path = _quoted(place(s))
     if not re.match(r"/(home/\w[\w.-]*|root)/?\Z", place(s)):
         return _command(f"ls -la {path}")
-    # A confined command has a home directory of its own; who names the user's is shown that, and told so.
+    # A confined command has its own home directory. If the task names the user's, list the command's own and say so.
     return _command(
         f"if [ -d {path} ]; then ls -la {path}; "
-        f"else echo '{place(s)} is not there for a task; its own home directory holds:'; ls -la ~; fi"
+        f"else echo '{place(s)} is not visible to a task; its own home directory holds:'; ls -la ~; fi"
     )
 
 
@@ -119,7 +119,7 @@ def shell_count(s: Situation) -> Arguments:
     path = _quoted(place(s))
     what = s.groups["what"].lower()
     if what in ("files", "entries"):
-        # Not in a pipe: its status would be wc's, which has nothing to complain of.
+        # Not in a pipe: the exit code would be that of wc, which never fails.
         return _command(f'names=$(ls -A {path}) && printf %s "${{names:+$names\n}}" | wc -l')
     return _command(f"wc -{what[0] if what != 'characters' else 'm'} < {path}")
 

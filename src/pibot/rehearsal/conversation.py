@@ -1,4 +1,4 @@
-"""A chat-completions request, checked as strictly as OpenAI's own server checks it, as plain data."""
+"""Parse a chat-completions request, as strictly as OpenAI's server does."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 
 @dataclass(frozen=True)
 class Said:
-    """One message's role and text."""
+    """One message."""
 
     role: str
     text: str
@@ -27,15 +27,15 @@ class Said:
 
 @dataclass(frozen=True)
 class Conversation:
-    """What a request holds.
+    """The content of a request.
 
     Args:
-        said: every message, in its order.
-        tools: the names of the tools that may be called.
-        answers: the texts of the tools' answers since the last user's message, in the order of the calls.
-        stream: the answer is wanted in pieces.
-        stream_usage: with a last piece that holds the usage.
-        prompt_tokens: a rough count, four characters to a token.
+        said: every message, in order.
+        tools: the names of the tools that the model may call.
+        answers: the tools' answers since the last user message, in the order of the tool calls.
+        stream: whether to stream the answer.
+        stream_usage: whether the stream ends with the usage.
+        prompt_tokens: a rough count of four characters a token.
     """
 
     said: tuple[Said, ...]
@@ -51,17 +51,17 @@ class Conversation:
 
     @property
     def task(self) -> str:
-        """The last user's message: in a worker's conversation the task."""
+        """The last user message. A worker's conversation has the task there."""
         return self.said[self._task_at].text if self._task_at >= 0 else ""
 
     @property
     def first(self) -> str:
-        """The first user's message: in a planner's conversation the job, also when it asks again."""
+        """The first user message. A planner's conversation has the job there, even when it asks again."""
         return next((s.text for s in self.said if s.role == "user"), "")
 
     @property
     def before(self) -> tuple[str, ...]:
-        """The text of every message before the task, whoever said it."""
+        """The texts of all messages before the task, of every role."""
         return tuple(s.text for s in self.said[: max(self._task_at, 0)])
 
     @property
@@ -70,10 +70,10 @@ class Conversation:
 
 
 def read_request(body: object) -> Conversation:
-    """Check a request's decoded body.
+    """Check and read a request's decoded body.
 
     Raises:
-        InvalidRequest: it says what does not fit; its ``field`` is OpenAI's ``param``.
+        InvalidRequest: the body is not valid; ``field`` is OpenAI's ``param``.
     """
     if not isinstance(body, dict):
         raise InvalidRequest("the body must be a JSON object")
@@ -83,7 +83,7 @@ def read_request(body: object) -> Conversation:
     if not isinstance(messages, list) or not messages:
         raise InvalidRequest("messages must be a list of at least one message", field="messages")
     if body.get("n", 1) not in (1, None):
-        raise InvalidRequest("only n = 1 is served here", field="n")
+        raise InvalidRequest("only n = 1 is supported: this model gives one choice", field="n")
     stream, stream_usage = _stream(body)
     said = tuple(_said(message, f"messages[{i}]") for i, message in enumerate(messages))
     tools = body.get("tools") or []
@@ -96,7 +96,7 @@ def read_request(body: object) -> Conversation:
 
 
 def tokens(characters: int) -> int:
-    """A rough count: four characters to a token, rounded up."""
+    """Estimate the tokens of a text: four characters each, rounded up."""
     return -(-characters // 4)
 
 
@@ -106,7 +106,7 @@ def _stream(body: Mapping[str, Any]) -> tuple[bool, bool]:
         raise InvalidRequest("stream must be true or false", field="stream")
     options = body.get("stream_options") or {}
     if not isinstance(options, dict) or (options and not stream):
-        raise InvalidRequest("stream_options must be an object, and goes with stream: true", field="stream_options")
+        raise InvalidRequest("stream_options must be an object, and requires stream: true", field="stream_options")
     return bool(stream), options.get("include_usage") is True
 
 
@@ -126,14 +126,14 @@ def _said(message: object, where: str) -> Said:
     try:
         content.encode()
     except UnicodeEncodeError:
-        raise InvalidRequest(f"{where}.content holds a lone surrogate, which is no text", field=where) from None
+        raise InvalidRequest(f"{where}.content holds a lone surrogate, which is not valid text", field=where) from None
     return Said(role, content)
 
 
 def _text_part(part: object, where: str) -> str:
     if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str):
         return str(part["text"])
-    raise InvalidRequest(f"{where} must be a part of type text: nothing else is understood here", field=where)
+    raise InvalidRequest(f"{where} must be of type text: this model reads nothing else", field=where)
 
 
 def _tools(tools: object) -> frozenset[str]:
@@ -155,9 +155,9 @@ def _tools(tools: object) -> frozenset[str]:
 
 
 def _answers(messages: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """The tools' answers since the last user's message, in the order of their calls.
+    """Return the tools' answers since the last user message, in the order of the tool calls.
 
-    A real server refuses a conversation whose calls and answers don't match, so this one does too.
+    Refuses a conversation whose tool calls and answers don't match, as a real server does.
     """
     answers: dict[str, str | None] = {}
     for i, message in enumerate(messages):
@@ -166,8 +166,8 @@ def _answers(messages: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
             call_id = message.get("tool_call_id")
             if not isinstance(call_id, str) or answers.get(call_id, "") is not None:
                 raise InvalidRequest(
-                    f"{where}: a message of role 'tool' must answer a call of the assistant's message before it, "
-                    "by its tool_call_id",
+                    f"{where}: a message of role 'tool' must answer a tool call of the assistant's message before it; "
+                    "its tool_call_id says which",
                     field=f"{where}.tool_call_id",
                 )
             answers[call_id] = unmarked(_said(message, where).text)
@@ -182,7 +182,7 @@ def _answers(messages: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
 
 
 def unmarked(text: str) -> str:
-    """A tool's answer without the worker's mark that it is data."""
+    """Remove the marks with which a worker declares a tool's answer to be data."""
     match = _MARKED.match(text)
     return match.group(2) if match else text
 
@@ -200,7 +200,7 @@ def _demand_all_answered(answers: Mapping[str, str | None], where: str) -> None:
 def _call_ids(message: Mapping[str, Any], where: str) -> list[str]:
     calls = message.get("tool_calls") or []
     if not isinstance(calls, list) or (calls and message["role"] != "assistant"):
-        raise InvalidRequest(f"{where}.tool_calls must be a list, in an assistant's message", field=where)
+        raise InvalidRequest(f"{where}.tool_calls must be a list; only an assistant's message may have it", field=where)
     ids = []
     for j, call in enumerate(calls):
         function = call.get("function") if isinstance(call, dict) and call.get("type") == "function" else None

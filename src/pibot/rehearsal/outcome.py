@@ -1,7 +1,8 @@
-"""What a rule is given, and what it makes."""
+"""The input and the output of a rule."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,12 +14,12 @@ WHO = "This is the rehearsal model: it follows fixed rules and understands nothi
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a part of a task came to.
+    """The result of one part of a task.
 
     Args:
-        success: it was done.
-        output: for a person.
-        data: the structured result; numbers that can be summed up are its ``value``.
+        success: whether it was done.
+        output: for people.
+        data: the structured result; ``value`` is a number that later parts can add up.
     """
 
     success: bool
@@ -26,25 +27,37 @@ class Outcome:
     data: Mapping[str, Any] = field(default_factory=dict)
 
 
+NamedOutcome = tuple[str, Outcome]
+
+
 @dataclass(frozen=True)
 class Situation:
-    """What a rule can know when it acts.
+    """Everything that a rule may use.
 
     Args:
-        groups: the pattern's named groups that took part.
-        earlier: what the earlier parts came to, each with its name.
+        groups: the named groups of the rule's pattern that matched.
+        earlier: the outcomes of earlier parts and steps, by name.
         before: the text of every message before the task.
     """
 
     groups: Mapping[str, str] = field(default_factory=dict)
-    earlier: tuple[tuple[str, Outcome], ...] = ()
+    earlier: tuple[NamedOutcome, ...] = ()
     before: tuple[str, ...] = ()
 
 
 def first_line(text: str, limit: int = 160) -> str:
-    """The first line that says something, cut to ``limit`` characters, with a mark where more was cut."""
+    """Return the first line that is not blank, cut to ``limit`` characters, and how many lines follow."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
         return ""
     line = lines[0] if len(lines[0]) <= limit else f"{lines[0][:limit]}…"
     return line if len(lines) == 1 else f"{line} (+{len(lines) - 1} lines)"
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """Parse a JSON object; empty if ``text`` is anything else."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

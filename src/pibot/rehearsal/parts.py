@@ -1,4 +1,4 @@
-"""Splits a text into the parts that the rules know, and finds which part needs which."""
+"""Split a text into the parts that the rules know, and find out which part needs which."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pibot.rehearsal.rule import Match
 from pibot.rehearsal.rules import find_rule
 
 MAX_CHARS = 20_000
-"""A longer text is taken as one part."""
+"""A longer text counts as one part."""
 
 MAX_PIECES = 200
-"""So is one with more separators."""
+"""A text with more pieces between separators counts as one part too."""
 
 MAX_JOINED = 8
-"""How many pieces one part may have been broken into, such as the commas of a list."""
+"""Pieces that one part may span, for example a list with commas."""
 
-# A quoted text is one thing, whatever it holds; so is an address.
+# Separators inside a quoted text or an address do not count.
 _KEPT = r"`[^`]*`|\"[^\"]*\"|“[^”]*”|‘[^’]*’|(?<!\w)'(?:[^']|(?<=\w)'(?=\w))*'(?!\w)|https?://\S*[^\s.,;:!?]"
 _KEPT_TEXT = re.compile(_KEPT, re.IGNORECASE)
 _KEPT_TEXT_OR_SPACES = re.compile(rf"{_KEPT}|(\s{{2,}}|\t)", re.IGNORECASE)
@@ -41,9 +41,9 @@ class Part:
     """One part of a text.
 
     Args:
-        text: its own words.
-        match: the rule that it fits, or None.
-        needs: the places of the parts that come before it.
+        text: the part's own text.
+        match: the rule that it fits, if any.
+        needs: the indexes of the parts that must come before it.
     """
 
     text: str
@@ -53,7 +53,7 @@ class Part:
 
 @dataclass(frozen=True)
 class _Piece:
-    """What lies between two separators; ``start`` and ``end`` are its place in the text, ``sep`` what led to it."""
+    """A text between two separators: where it starts and ends, and the kind of separator before it."""
 
     start: int
     end: int
@@ -61,10 +61,10 @@ class _Piece:
 
 
 def split(text: str) -> tuple[Part, ...]:
-    """The parts of ``text``, in its order; at least one.
+    """Split ``text`` into its parts, in order; at least one.
 
-    The items of a list, what a semicolon parts and what follows a "then" are parts always. Lines, sentences and what
-    "and" or a comma joins are parts only where a rule knows each of them.
+    List items, semicolons and "then" always start a part. Lines, sentences, "and" and commas start one only if a rule
+    knows every resulting part.
     """
     if len(text) <= MAX_CHARS:
         text = _single_spaced(text)
@@ -85,7 +85,7 @@ def split(text: str) -> tuple[Part, ...]:
 
 
 def _single_spaced(text: str) -> str:
-    """``text`` with single spaces and line ends, but as it is within quotes."""
+    """Replace repeated spaces and line ends by single ones, but not within quotes."""
 
     def single(match: re.Match[str]) -> str:
         spaces: str | None = match[1]
@@ -109,7 +109,7 @@ def _pieces(text: str) -> list[_Piece]:
 
 
 def _blocks(pieces: Sequence[_Piece]) -> list[list[_Piece]]:
-    """Pieces with only weak separators between them."""
+    """Group pieces that only weak separators divide."""
     blocks: list[list[_Piece]] = []
     for piece in pieces:
         if blocks and piece.sep in ("weak", "line"):
@@ -120,7 +120,7 @@ def _blocks(pieces: Sequence[_Piece]) -> list[list[_Piece]]:
 
 
 def _known_runs(text: str, block: Sequence[_Piece]) -> list[tuple[int, int]] | None:
-    """The runs of pieces, as many as can be, of which a rule knows each; None where there is no such way."""
+    """Divide a block into as many runs of pieces as possible, so that a rule knows each; None if that is impossible."""
     best: dict[int, list[tuple[int, int]] | None] = {len(block): []}
     for first in range(len(block) - 1, -1, -1):
         best[first] = None
@@ -137,21 +137,21 @@ def _known_runs(text: str, block: Sequence[_Piece]) -> list[tuple[int, int]] | N
 
 
 def _without_heading(found: list[tuple[str, Match | None, str]]) -> list[tuple[str, Match | None, str]]:
-    """Drop a first line such as "Please do the following:"."""
+    """Drop a first part such as "Please do the following:"."""
     if len(found) > 1 and found[0][1] is None and found[0][0].endswith(":"):
         return found[1:]
     return found
 
 
 def _needs(found: Sequence[tuple[Match | None, str]]) -> list[tuple[int, ...]]:
-    """For each part the places of those that it waits for.
+    """Return for each part the indexes of the parts that it waits for.
 
-    After a "then" a part waits for all that came since the last "then" of the same line; at the beginning of a line
-    "then" means all before it; and what sums up waits for all before it too.
+    After "then", a part waits for all parts since the previous "then" of its line. "Then" at the beginning of a line,
+    and a rule that sums up, wait for all parts before.
     """
     needs: list[tuple[int, ...]] = []
-    stage: list[int] = []  # the parts that run side by side now
-    waits: tuple[int, ...] = ()  # what they wait for
+    stage: list[int] = []  # the parts that run in parallel
+    waits: tuple[int, ...] = ()  # the parts that they wait for
     for place, (match, sep) in enumerate(found):
         if sep == "late":
             stage, waits = [], tuple(range(place))

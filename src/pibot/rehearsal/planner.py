@@ -1,4 +1,4 @@
-"""Plays the planner's model: makes a plan of a job's parts, and one text of the steps' results."""
+"""Play the model of the master's planner: plan a job's parts as steps, and sum up the results of the steps."""
 
 from __future__ import annotations
 
@@ -9,19 +9,23 @@ from dataclasses import dataclass, replace
 from typing import Any, Optional
 
 from pibot.rehearsal.conversation import Conversation
-from pibot.rehearsal.outcome import Situation, first_line
+from pibot.rehearsal.outcome import Situation, first_line, json_object
 from pibot.rehearsal.parts import Part, split
 from pibot.rehearsal.rule import ANY_FILE
 from pibot.rehearsal.rules import RULES, trimmed
 
 PLAN_MARKER = "PIBOT-PLAN/1"
-SUMMARY_MARKER = "PIBOT-SUMMARY/1"
+"""In the system message of a request for a plan."""
 
-DEFAULT_SUBTASKS = 12
+SUMMARY_MARKER = "PIBOT-SUMMARY/1"
+"""In the system message of a request for a summary."""
+
+DEFAULT_STEPS = 12
+"""Steps that a plan may have, unless the prompt says another number."""
 
 
 def plan(conversation: Conversation) -> str:
-    """The plan's JSON for the job that is the first user's message."""
+    """Return the plan's JSON for the job, which is the first user message."""
     parts = split(conversation.first.strip())
     if len(parts) == 1 and parts[0].match is not None and parts[0].match.rule.answer is not None:
         outcome = parts[0].match.rule.answer(Situation(parts[0].match.groups, (), ()))
@@ -29,7 +33,7 @@ def plan(conversation: Conversation) -> str:
             return _json("simple", True, parts, outcome.output, [])
     steps = _one_workspace(parts)
     if len(steps) > _most(conversation.system):
-        steps = [_Step(tuple(parts), ())]  # a worker goes through the parts by itself
+        steps = [_Step(tuple(parts), ())]  # one worker does all parts
     known = _skills(conversation.system)
     subtasks = [
         {
@@ -61,20 +65,20 @@ def _json(
 
 
 def _skills(system: str) -> frozenset[str]:
-    """The skills that the prompt names, of those that the rules can use; all of these where it names none."""
+    """Return the skills that the rules can use and the prompt names; all usable ones if it names none."""
     usable = {way.skill for rule in RULES for way in rule.ways}
     return frozenset(skill for skill in usable if re.search(rf"\b{skill}\b", system)) or frozenset(usable)
 
 
 def _most(system: str) -> int:
-    """How many subtasks the prompt allows."""
+    """Return how many steps the prompt allows."""
     match = re.search(r"at most (\d{1,4}) subtasks", system, re.IGNORECASE)
-    return int(match.group(1)) if match else DEFAULT_SUBTASKS
+    return int(match.group(1)) if match else DEFAULT_STEPS
 
 
 @dataclass(frozen=True)
 class _Step:
-    """What one worker is to do: one part, or several that share a file, for workers share none."""
+    """One step: one part, or several parts that share a file, since workers share no files."""
 
     parts: tuple[Part, ...]
     needs: tuple[int, ...]
@@ -92,9 +96,9 @@ class _Step:
 
 
 def _one_workspace(parts: Sequence[Part]) -> list[_Step]:
-    """Put parts about the same file into one step, behind the part that writes it."""
+    """Make steps of the parts. Parts about the same file go into the step that writes it."""
     steps: list[_Step] = []
-    place: dict[int, int] = {}  # a part's step
+    place: dict[int, int] = {}  # by the part's index, the index of its step
     for number, part in enumerate(parts):
         needs = tuple(dict.fromkeys(place[need] for need in part.needs))
         home = _home(steps, part, needs)
@@ -109,7 +113,7 @@ def _one_workspace(parts: Sequence[Part]) -> list[_Step]:
 
 
 def _home(steps: Sequence[_Step], part: Part, needs: tuple[int, ...]) -> Optional[int]:
-    """The step whose files ``part`` is about, unless it also waits for a step that waits for that one."""
+    """Return the step that writes a file of ``part``, unless joining it would make that step wait for itself."""
     files = part.match.files if part.match else frozenset()
     for number in range(len(steps) - 1, -1, -1):
         written = {f for p in steps[number].parts if p.match and p.match.rule.writes for f in p.match.files}
@@ -127,23 +131,15 @@ def _waits_for(steps: Sequence[_Step], one: int, other: int) -> bool:
 
 
 def summary(conversation: Conversation) -> str:
-    """One text of the steps' results, which the user's message holds as a JSON object a line."""
+    """Return the results as one text. The first user message holds them as a JSON object a line."""
     rows = conversation.first.rpartition("\nWhat its steps came to:\n")[2]
-    results = [r for r in map(_result, rows.splitlines()) if r is not None]
+    results = [row for row in map(json_object, rows.splitlines()) if "success" in row]
     if not results:
         return "There are no results."
     done = sum(1 for r in results if r.get("success") is True)
     lines = [f"{done} of {len(results)} steps succeeded:"]
     for r in results:
-        said = first_line(str((r.get("output") if r.get("success") else r.get("error")) or r.get("output") or ""))
+        text = first_line(str((r.get("output") if r.get("success") else r.get("error")) or r.get("output") or ""))
         mark = "✓" if r.get("success") else "✗"
-        lines.append(f"{mark} {r.get('description') or r.get('task_id')}: {said or 'no output'}")
+        lines.append(f"{mark} {r.get('description') or r.get('task_id')}: {text or 'no output'}")
     return "\n".join(lines)
-
-
-def _result(line: str) -> Optional[dict[str, Any]]:
-    try:
-        found = json.loads(line)
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) and "success" in found else None

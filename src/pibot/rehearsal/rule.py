@@ -1,4 +1,4 @@
-"""The form of the table's entries."""
+"""The types of the rules' table."""
 
 from __future__ import annotations
 
@@ -11,11 +11,19 @@ from pibot.rehearsal import calls
 from pibot.rehearsal.outcome import Outcome, Situation
 
 ANY_FILE = "*"
+"""Stands for any file of the workspace."""
 
 
 @dataclass(frozen=True)
 class Way:
-    """One way to do a part, with one tool of one skill."""
+    """One way to do a part of a task, with one tool.
+
+    Args:
+        skill: the tool's.
+        tool: its name.
+        arguments: makes the arguments of the call.
+        outcome: makes the outcome of the tool's answer.
+    """
 
     skill: str
     tool: str
@@ -28,14 +36,14 @@ class Rule:
     """One kind of part.
 
     Args:
-        name: for the plan's reasoning.
-        example: what to type, for who reads what the model knows.
-        pattern: matches the whole of a part's text, whatever its case.
-        ways: the first whose tool is offered is taken.
-        answer: what it is answered with where it needs no tool.
-        needs_earlier: it is about the results of all the earlier parts.
-        writes: it leaves the file in its group ``file`` behind.
-        looks_around: it may read any file, as a listing does.
+        name: appears in the plan's reasoning.
+        example: a text that fits, shown to people.
+        pattern: matches the whole text of a part, ignoring case.
+        ways: to do it; the first one whose tool the request offers is used.
+        answer: makes the outcome of a rule that needs no tool.
+        needs_earlier: whether it uses the outcomes of all earlier parts.
+        writes: whether it leaves the file of its group ``file`` behind.
+        looks_around: whether it may read any file, as a listing does.
     """
 
     name: str
@@ -50,7 +58,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Match:
-    """The rule that a part's text fits, and what its pattern found."""
+    """A rule that a part's text fits, with the named groups of its pattern."""
 
     rule: Rule
     groups: Mapping[str, str] = field(default_factory=dict)

@@ -1,7 +1,7 @@
 """The table of what the rehearsal model knows. **To add a rule, add an entry to :data:`RULES`.**
 
-A rule is a pattern for the whole text of one part of a task, and either ways to do it with a tool (a function that
-builds the call's arguments, and one that makes an outcome of the tool's answer) or a function that answers at once.
+A rule is a pattern for the text of one part of a task. It has either ways to do the part with a tool (one function
+makes the call's arguments, another makes an outcome of the tool's answer), or a function that answers without a tool.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pibot.rehearsal.outcome import Outcome, Situation
 from pibot.rehearsal.rule import Match, Rule, Way
 
 MAX_PART_CHARS = 5_000
-"""A longer text fits no rule; it keeps the patterns' time bounded."""
+"""A longer text fits no rule, which bounds the time of the patterns."""
 
 
 def find_rule(text: str) -> Optional[Match]:
-    """The first rule of the table whose pattern fits the whole of ``text``."""
+    """Return the first rule whose pattern fits the whole ``text``."""
     text = trimmed(text)
     if len(text) > MAX_PART_CHARS:
         return None
@@ -32,12 +32,12 @@ def find_rule(text: str) -> Optional[Match]:
 
 
 def trimmed(text: str) -> str:
-    """``text`` without space around it and without a sentence's end; a dot that stands alone is a path."""
+    """Remove surrounding space and the end of a sentence. A dot on its own stays, since it is a path."""
     return _SENTENCE_END.sub("", text.strip())
 
 
 def examples() -> str:
-    """What the model knows, one example a rule."""
+    """Return an example of each rule, for people."""
     return "; ".join(rule.example for rule in RULES)
 
 
@@ -59,7 +59,7 @@ _PIECES = {
     "part": "title|text|content|links?|status",
     "results": "(?:,? (?:the|all|these|those|their|earlier|previous|of|from|both|its|a|and|other|final|results?"
     "|reports?|summary|answers?|findings?|numbers?|outputs?|steps?|tasks?|parts?|everything|them|it|this|that|above|up))+",
-    # A bag of words, so that each word can be taken in one way only: two lists after one another take exponential time.
+    # One list of words, so that each word can match in one way only: two lists in a row would take exponential time.
     "topics": "(?P<topics>(?:,? (?:the|your|this|its|a|an|of|on|and|or|current|free|used|available|total|average"
     "|usage|use|system|machine|worker|pi|computer|node|board|temperatures?|memory|ram|swap|load|cpu|processor|disks?"
     "|storage|space|uptime|throttling|under-?voltage|power|model|kernel|os|operating|status|state|health|hot|busy|is"
@@ -70,9 +70,9 @@ _PIECES = {
 
 
 def _pattern(text: str) -> re.Pattern[str]:
-    """A pattern in which a space stands for any white space, and ``<piece>`` for a shared piece.
+    """Compile a pattern in which a space stands for any white space, and ``<name>`` for an entry of ``_PIECES``.
 
-    A group's name may be there once only, so ``<piece2>`` is the same piece with its group called ``piece2``.
+    A group's name must be unique, so ``<name2>`` is the same piece with its group called ``name2``.
     """
 
     def piece(match: re.Match[str]) -> str:

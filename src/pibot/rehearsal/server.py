@@ -1,4 +1,4 @@
-"""The rehearsal model as a server that speaks the OpenAI chat-completions protocol."""
+"""Serve the rehearsal model with the OpenAI chat-completions protocol."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from pibot.rehearsal.worker import Call, play
 log = logging.getLogger("pibot.rehearsal")
 
 MAX_BODY = 16 * 1024 * 1024
-"""Bytes. A conversation of as many tokens as a task may use is far smaller."""
+"""Bytes of a request. A task's largest conversation is far smaller."""
 
 PIECE = 24
-"""Characters of a streamed text's piece."""
+"""Characters of one streamed piece."""
 
 
 def respond(conversation: Conversation) -> Union[Call, str]:
-    """What the model says: who asks is known by the marker in the system message."""
+    """Return the model's tool call or text. A marker in the system message tells the planner's requests apart."""
     if PLAN_MARKER in conversation.system:
         return plan(conversation)
     if SUMMARY_MARKER in conversation.system:
@@ -40,10 +40,10 @@ def respond(conversation: Conversation) -> Union[Call, str]:
 
 
 def create_rehearsal_app(*, clock: Clock = time.time) -> Flask:
-    """Make the server's app.
+    """Create the server's app.
 
     Args:
-        clock: seconds since the epoch, for the answers' ``created``.
+        clock: seconds since the epoch, for ``created`` in the answers.
     """
     app = Flask("pibot.rehearsal", static_folder=None)
     app.register_error_handler(InvalidRequest, lambda exc: _error(400, str(exc), param=exc.field))
@@ -52,9 +52,9 @@ def create_rehearsal_app(*, clock: Clock = time.time) -> Flask:
     @app.before_request
     def bounded() -> Response | None:
         if request.headers.get("Transfer-Encoding"):
-            return _error(411, "send the body with a Content-Length; a chunked body is not read")
+            return _error(411, "a chunked body is not supported; send it with a Content-Length")
         if (request.content_length or 0) > MAX_BODY:
-            return _error(413, f"the body has {request.content_length} bytes, {MAX_BODY} are allowed")
+            return _error(413, f"the body has {request.content_length} bytes; at most {MAX_BODY} are allowed")
         return None
 
     @app.get("/health")
@@ -86,10 +86,10 @@ def run_rehearsal(host: str, port: int) -> None:
 
     Args:
         host: the address to listen on.
-        port: where to listen; 0 for any free port.
+        port: the port to listen on; 0 for any free one.
 
     Raises:
-        SettingsError: the address can't be had.
+        SettingsError: the address is not available.
     """
     logs.configure("rehearsal", None)
 
@@ -99,7 +99,7 @@ def run_rehearsal(host: str, port: int) -> None:
     web.serve(create_rehearsal_app(), host=host, port=port, stop=lambda: None, ready=ready)
 
 
-# --- the protocol's forms ---------------------------------------------------
+# --- the protocol -----------------------------------------------------------
 
 
 def _id(conversation: Conversation) -> str:
@@ -107,7 +107,7 @@ def _id(conversation: Conversation) -> str:
 
 
 def _tool_call(conversation: Conversation, call: Call) -> dict[str, Any]:
-    """The call's JSON; its id is unique within its conversation, which grows with each call."""
+    """Return the tool call's JSON. Its id is unique in the conversation, which grows with each call."""
     arguments = json.dumps(dict(call.arguments), ensure_ascii=False)
     function = {"name": call.tool, "arguments": arguments}
     return {"id": f"call_{len(conversation.said)}", "type": "function", "function": function}
@@ -136,7 +136,7 @@ def _usage(conversation: Conversation, said: Union[Call, str]) -> dict[str, int]
 def _stream(
     head: dict[str, Any], conversation: Conversation, said: Union[Call, str], usage: dict[str, int]
 ) -> Iterator[str]:
-    """The answer as server-sent events, the last ``[DONE]``."""
+    """Yield the answer as server-sent events; the last is ``[DONE]``."""
 
     def event(choices: list[dict[str, Any]], **more: object) -> str:
         body = {**head, "object": "chat.completion.chunk", "choices": choices, **more}
@@ -170,7 +170,7 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def _error(status: int, message: str, *, param: str | None = None, code: str | None = None) -> Response:
-    """An error in OpenAI's form."""
+    """Return an error in OpenAI's form."""
     kind = "invalid_request_error" if status < 500 else "server_error"
     return web.answer({"error": {"message": message, "type": kind, "param": param, "code": code}}, status)
 

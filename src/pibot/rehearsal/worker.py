@@ -1,4 +1,4 @@
-"""Plays a worker's model: calls the tools that the rules name, one after the other, then gives the final JSON."""
+"""Play a worker's model: call the rules' tools one after the other, then give the final JSON."""
 
 from __future__ import annotations
 
@@ -9,31 +9,29 @@ from typing import Any, Union
 
 from pibot.rehearsal.conversation import Conversation
 from pibot.rehearsal.earlier import separate
-from pibot.rehearsal.outcome import WHO, Outcome, Situation
+from pibot.rehearsal.outcome import WHO, NamedOutcome, Outcome, Situation
 from pibot.rehearsal.parts import Part, split
 from pibot.rehearsal.rule import Match, Way
 from pibot.rehearsal.rules import examples
 
-Named = tuple[str, Outcome]
-
 
 @dataclass(frozen=True)
 class Call:
-    """The model asks for a tool."""
+    """A tool call that the model asks for."""
 
     tool: str
     arguments: Mapping[str, Any]
 
 
 def play(conversation: Conversation) -> Union[Call, str]:
-    """The next tool call, or the final text.
+    """Return the next tool call, or the final text.
 
-    Nothing is kept between requests: with each, the parts are gone through from the first, and the tools' answers in
-    the conversation are used up on the way.
+    Keeps no state between requests: each time it starts at the first part, and consumes the tools' answers of the
+    conversation on its way to the first part without one.
     """
     task, earlier = separate(conversation.task)
     given = list(conversation.answers)
-    done: list[Named] = []
+    done: list[NamedOutcome] = []
     before = list(conversation.before)
     parts = split(task)
     for part in parts:
@@ -56,7 +54,7 @@ def _outcome(part: Part, situation: Situation, tools: frozenset[str], given: lis
     if rule.answer is not None:
         return rule.answer(situation)
     if rule.needs_earlier and not situation.earlier:
-        return Outcome(False, "There are no earlier results in what was sent with this task.")
+        return Outcome(False, "This task came without the earlier results that it is about.")
     way = next((way for way in rule.ways if way.tool in tools), None)
     if way is None:
         return _missing(part.match, part.text)
@@ -72,23 +70,23 @@ def _from_answer(way: Way, situation: Situation, answer: str) -> Outcome:
 
 
 def unknown(text: str) -> Outcome:
-    """What is said of a part that no rule fits."""
+    """Return the outcome of a part that no rule fits."""
     shown = text if len(text) <= 100 else f"{text[:100]}…"
     return Outcome(False, f"{WHO} It has no rule for: {shown!r}. It knows, for example: {examples()}.")
 
 
 def _missing(match: Match, text: str) -> Outcome:
     skills = " or ".join(dict.fromkeys(way.skill for way in match.rule.ways))
-    return Outcome(False, f"{text!r} takes the skill {skills}, which this task was not given.")
+    return Outcome(False, f"{text!r} needs the skill {skills}, which this task does not have.")
 
 
-def _joined(done: Sequence[Named], wanted: int) -> Outcome:
-    """One outcome of all the parts' outcomes; the last is a failure, or all succeeded."""
+def _joined(done: Sequence[NamedOutcome], wanted: int) -> Outcome:
+    """Join the parts' outcomes into one. Only the last one may be a failure."""
     if wanted == 1:
         return done[0][1]
     lines = [f"{name}: {outcome.output}" for name, outcome in done]
     if len(done) < wanted:
-        lines.append(f"Not done after this failure: {wanted - len(done)} more.")
+        lines.append(f"Parts not tried after this failure: {wanted - len(done)}.")
     data: dict[str, Any] = {"parts": [{"part": n, "success": o.success, "data": dict(o.data)} for n, o in done]}
     if "value" in done[-1][1].data:
         data["value"] = done[-1][1].data["value"]
@@ -96,7 +94,7 @@ def _joined(done: Sequence[Named], wanted: int) -> Outcome:
 
 
 def _wants_json(conversation: Conversation) -> bool:
-    """Whether this is a worker's conversation, by its tools or by the answer's form in ``worker_soul.md``."""
+    """Return whether the caller is a worker: it offers tools, or its ``worker_soul.md`` asks for this JSON."""
     return bool(conversation.tools) or '"success"' in conversation.system
 
 
