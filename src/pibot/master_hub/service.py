@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from pibot.background import BackgroundLoop
-from pibot.contracts import Clock, Completion, LLMClient, Message, SubTask, TaskPlan, TaskResult, ToolSpec, Usage
+from pibot.contracts import Clock, Completion, LLMClient, Message, ToolSpec
 from pibot.errors import LLMConfigurationError, SettingsError
 from pibot.llm_client.configuration import Endpoint, check
 from pibot.llm_client.retry import RetryLoop, RetryPolicy
 from pibot.master_components import Dispatcher, JobStore, TaskPlanner
-from pibot.master_components.dispatch.running_job import RUNNING_JOB
-from pibot.master_components.dispatch.step_runner import Timing
+from pibot.master_components.dispatch.timing import DispatchTiming
 from pibot.master_components.store.upkeep import Upkeep
 from pibot.master_components.workers.pool import create_worker_pool
 from pibot.master_hub.gateway.caller import ModelCaller
@@ -97,8 +96,8 @@ class HubService:
             self.store, keep_jobs=settings.jobs_kept, keep_seconds=settings.jobs_kept_days * SECONDS_A_DAY
         )
         self.spending = SpendingReport(self.store.accounts, self._ledger, settings.gateway)
-        timing = Timing(lease=settings.lease_seconds, no_worker=settings.no_worker_seconds)
-        self._dispatcher = Dispatcher(self.store, _PlannerOfRunningJob(planner_for), self.pool, timing=timing)
+        timing = DispatchTiming(lease=settings.lease_seconds, no_worker=settings.no_worker_seconds)
+        self._dispatcher = Dispatcher(self.store, planner_for, self.pool, timing=timing)
         self.jobs = JobControl(self.store, self._dispatcher, self.library, self.loop)
         self.members = Membership(self.pool, self.loop, settings.data_dir / "workers.json")
         self.health = HealthPolls(self.pool, self.store, every=poll_seconds)
@@ -174,17 +173,6 @@ class HubService:
 
     def _await(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return self.loop.run(coroutine).result()
-
-
-class _PlannerOfRunningJob:
-    def __init__(self, planner_for: Callable[[str], TaskPlanner]) -> None:
-        self._planner_for = planner_for
-
-    async def analyze(self, description: str) -> tuple[TaskPlan, Usage]:
-        return await self._planner_for(RUNNING_JOB.get() or "").analyze(description)
-
-    async def compose(self, description: str, results: Sequence[tuple[SubTask, TaskResult]]) -> tuple[str, Usage]:
-        return await self._planner_for(RUNNING_JOB.get() or "").compose(description, results)
 
 
 class _NoModel(LLMClient):

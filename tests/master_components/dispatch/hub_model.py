@@ -11,7 +11,7 @@ from typing import Any
 from pibot.contracts import JsonObject, TaskPlan, TaskState, Usage
 from pibot.errors import LLMUnavailable
 from pibot.master_components.dispatch.dispatcher import Dispatcher
-from pibot.master_components.dispatch.step_runner import LEASE_SECONDS, Timing
+from pibot.master_components.dispatch.timing import LEASE_SECONDS, DispatchTiming
 from pibot.master_components.store.jobs import JobStore
 from pibot.master_components.store.records import Job, StepRecord, Submission
 from pibot.master_components.store.states import (
@@ -64,7 +64,7 @@ class SimulatedFleet:
 
     Args:
         folder: where the database is.
-        jobs_at_once, no_worker: see :class:`Dispatcher` and :class:`Timing`.
+        jobs_at_once, no_worker: see :class:`Dispatcher` and :class:`DispatchTiming`.
     """
 
     folder: Path
@@ -101,9 +101,9 @@ class Hub:
         addresses = [fleet.workers[name].address for name in known]
         pool = WorkerPool(addresses, clock=fleet.wall, monotonic=fleet.monotonic, jitter=lambda: 0.0)
         self.pool = SimulatedNetwork(fleet.workers).serve(pool)
-        timing = Timing(LEASE_SECONDS, no_worker=fleet.no_worker, jitter=lambda: 0.0, monotonic=fleet.monotonic)
+        timing = DispatchTiming(LEASE_SECONDS, no_worker=fleet.no_worker, jitter=lambda: 0.0, monotonic=fleet.monotonic)
         self.dispatcher = Dispatcher(
-            self.store, fleet.planner, self.pool, timing=timing, jobs_at_once=fleet.jobs_at_once
+            self.store, lambda job_id: fleet.planner, self.pool, timing=timing, jobs_at_once=fleet.jobs_at_once
         )
         self.calls: list[tuple[str, asyncio.Task[Any]]] = []
         self.broken: list[str] = []

@@ -17,7 +17,7 @@ from pibot.errors import (
     WorkerRejected,
     WorkerUnreachable,
 )
-from pibot.master_components.dispatch.approvals import Approvals
+from pibot.master_components.dispatch.approvals import ApprovalBroker
 from pibot.master_components.store.jobs import JobStore
 from pibot.master_components.store.records import Lease, Submission
 from pibot.master_components.store.states import ApprovalState, JobState
@@ -46,7 +46,7 @@ class Case:
         self.store = JobStore(path / "jobs.db", clock=FakeClock(100.0))
         self.pool = FakePool()
         self.on_disk = StoreThread()
-        self.approvals = Approvals(self.store.approvals, self.on_disk, self.pool)
+        self.approvals = ApprovalBroker(self.store.approvals, self.on_disk, self.pool)
         self.job_id = self.store.submit(Submission("x", skills=("shell_exec",))).job_id
         self.lease = self.store.lease(self.job_id, "step-1", "worker-1", 60)
 

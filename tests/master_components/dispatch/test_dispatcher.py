@@ -23,7 +23,8 @@ from pibot.errors import (
 )
 from pibot.master_components.dispatch.dispatcher import Dispatcher
 from pibot.master_components.dispatch.late_results import ASK_AGAIN
-from pibot.master_components.dispatch.step_runner import NO_WORKER_LOOKS, StepRunner, Timing
+from pibot.master_components.dispatch.step_runner import StepRunner
+from pibot.master_components.dispatch.timing import NO_WORKER_CHECKS, DispatchTiming
 from pibot.master_components.store.jobs import JobStore
 from pibot.master_components.store.records import Job, Submission
 from pibot.master_components.store.states import MAX_ATTEMPTS, JobState, StepState
@@ -167,15 +168,16 @@ async def dispatching(
     path: Path,
     pool: FakePool,
     planner: FakePlanner | None = None,
-    timing: Timing | None = None,
+    timing: DispatchTiming | None = None,
     *,
     clock: Clock = time.time,
     monotonic: Clock = time.monotonic,
     **more: Any,
 ) -> AsyncIterator[tuple[Dispatcher, JobStore]]:
     store = JobStore(path / "jobs.db", clock=clock, monotonic=monotonic)
-    timing = timing or Timing(lease=60.0, sleep=Sleeps(), jitter=lambda: 0.0)
-    dispatcher = Dispatcher(store, planner or FakePlanner(plan(a=())), pool, timing=timing, **more)
+    timing = timing or DispatchTiming(lease=60.0, sleep=Sleeps(), jitter=lambda: 0.0)
+    plans = planner or FakePlanner(plan(a=()))
+    dispatcher = Dispatcher(store, lambda job_id: plans, pool, timing=timing, **more)
     await dispatcher.start()
     try:
         yield dispatcher, store
@@ -286,7 +288,7 @@ async def test_a_lost_worker_is_replaced_and_each_attempts_error_is_kept(tmp_pat
         return ok(worker_id, request) if worker_id == "worker-3" else WorkerUnreachable(worker_id, "no answer")
 
     pool, sleeps = FakePool(answer), Sleeps()
-    timing = Timing(lease=60.0, sleep=sleeps, jitter=lambda: 0.0)
+    timing = DispatchTiming(lease=60.0, sleep=sleeps, jitter=lambda: 0.0)
     async with dispatching(tmp_path, pool, timing=timing) as (dispatcher, store):
         job = await ended(dispatcher, store, Submission("x", ()))
         assert job.state is JobState.COMPLETED
@@ -349,7 +351,7 @@ async def test_a_lease_is_renewed_while_its_worker_works(tmp_path: Path) -> None
         return ok(worker_id, request)
 
     pool = FakePool(lambda w, r: answer(w, r))
-    async with dispatching(tmp_path, pool, timing=Timing(lease=30.0, sleep=beat)) as (dispatcher, store):
+    async with dispatching(tmp_path, pool, timing=DispatchTiming(lease=30.0, sleep=beat)) as (dispatcher, store):
         job = await ended(dispatcher, store, Submission("x", ()))
         assert job.state is JobState.COMPLETED
         assert beats >= 3
@@ -560,7 +562,7 @@ async def test_an_end_that_the_full_disk_does_not_take_is_written_when_there_is_
         await may_end.wait()
         return answer(worker_id, request)
 
-    timing = Timing(lease=60.0, sleep=disk.sleep)
+    timing = DispatchTiming(lease=60.0, sleep=disk.sleep)
     pool = FakePool(lambda w, r: answer_later(w, r))
     async with dispatching(tmp_path, pool, timing=timing) as (dispatcher, store):
         job_id = store.submit(Submission("x", ())).job_id
@@ -589,7 +591,7 @@ async def test_cancelling_while_the_disk_is_full_is_refused_and_the_job_goes_on(
         return ok(worker_id, request)
 
     pool = FakePool(lambda w, r: answer(w, r))
-    async with dispatching(tmp_path, pool, timing=Timing(lease=60.0, sleep=disk.sleep)) as (dispatcher, store):
+    async with dispatching(tmp_path, pool, timing=DispatchTiming(lease=60.0, sleep=disk.sleep)) as (dispatcher, store):
         job_id = store.submit(Submission("x", ())).job_id
         dispatcher.notify(job_id)
         await begun(pool)
@@ -609,8 +611,11 @@ async def test_a_cancel_that_comes_while_an_end_waits_for_room_does_not_lose_the
         sleeping.set()
         await asyncio.Event().wait()
 
-    planner = FakePlanner(LLMUnavailable("down"))
-    async with dispatching(tmp_path, FakePool(hang), planner, timing=Timing(sleep=sleep)) as (dispatcher, store):
+    planner, timing = FakePlanner(LLMUnavailable("down")), DispatchTiming(sleep=sleep)
+    async with dispatching(tmp_path, FakePool(hang), planner, timing=timing) as (
+        dispatcher,
+        store,
+    ):
         job_id = store.submit(Submission("x")).job_id
         disk.fill(store)
         dispatcher.notify(job_id)
@@ -649,7 +654,7 @@ async def test_a_result_that_came_in_time_is_recorded_though_the_disk_has_room_o
 
     pool = FakePool(lambda w, r: answer(w, r))
     planner = FakePlanner(plan(x=(), b=("x",)))
-    async with dispatching(tmp_path, pool, planner, Timing(lease=60.0, sleep=sleep)) as (dispatcher, store):
+    async with dispatching(tmp_path, pool, planner, DispatchTiming(lease=60.0, sleep=sleep)) as (dispatcher, store):
         job_id = store.submit(Submission("x", skills, timeout=0.05)).job_id
         dispatcher.notify(job_id)
         assert await dispatcher.wait(job_id, 20)
@@ -665,7 +670,7 @@ async def test_a_hub_that_stops_while_the_disk_is_full_leaves_its_jobs_for_the_n
         sleeping.set()
         await asyncio.Event().wait()
 
-    async with dispatching(tmp_path, FakePool(ok), timing=Timing(sleep=sleep)) as (dispatcher, store):
+    async with dispatching(tmp_path, FakePool(ok), timing=DispatchTiming(sleep=sleep)) as (dispatcher, store):
         job_id = store.submit(Submission("x", ())).job_id
         disk.fill(store)
         dispatcher.notify(job_id)
@@ -719,9 +724,9 @@ async def test_the_time_of_a_job_holds_though_it_was_found_in_the_store_before_i
         job_id = store.submit(Submission("x", (), timeout=1000.0)).job_id
         dispatcher._begin(job_id)
         dispatcher.notify(job_id, 0, 1000.0)
-        assert set(dispatcher._overdue) == {job_id}  # it may have to wait in the store again
+        assert set(dispatcher._deadlines) == {job_id}  # it may have to wait in the store again
         await dispatcher.cancel(job_id)
-        assert dispatcher._overdue == {}
+        assert dispatcher._deadlines == {}
 
 
 async def test_the_time_of_a_job_that_waits_for_its_turn_holds_after_a_restart_too(tmp_path: Path) -> None:
@@ -739,7 +744,7 @@ async def test_the_time_of_a_job_that_waits_for_its_turn_holds_after_a_restart_t
 async def test_jobs_that_wait_are_found_though_the_store_could_not_be_read_for_a_moment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pibot.master_components.dispatch.dispatcher.LOOK_AGAIN", 0.0)
+    monkeypatch.setattr("pibot.master_components.dispatch.dispatcher.RETRY_SECONDS", 0.0)
     may_end = asyncio.Event()
 
     async def answer(worker_id: str, request: TaskRequest) -> TaskResult:
@@ -752,7 +757,7 @@ async def test_jobs_that_wait_are_found_though_the_store_could_not_be_read_for_a
         for job_id in ids:
             dispatcher.notify(job_id)
         await begun(pool)
-        await until(lambda: not dispatcher._looking)
+        await until(lambda: not dispatcher._filling)
         unfinished, failures = store.queries.unfinished, [StoreError("can't be read: disk I/O error")]
 
         def unreadable(limit: int) -> tuple[str, ...]:
@@ -957,7 +962,7 @@ async def test_a_new_job_gets_no_worker_that_has_a_task_from_before_a_restart(tm
         await begun(before)
     after = FakePool(hang, workers=1)
     store = JobStore(tmp_path / "jobs.db")
-    runner = StepRunner(store, StoreThread(), after, Timing())
+    runner = StepRunner(store, StoreThread(), after, DispatchTiming())
     runner.resume(store.queries.leases())
     assert after.free == []
     store.close()
@@ -1049,7 +1054,7 @@ async def test_a_silent_worker_loses_its_lease_and_what_it_brings_later_is_evide
         if seconds == ASK_AGAIN:  # before the silent worker is asked once more
             await back.wait()
 
-    timing = Timing(lease=60.0, sleep=sleep, monotonic=beats.monotonic, jitter=lambda: 1.0)
+    timing = DispatchTiming(lease=60.0, sleep=sleep, monotonic=beats.monotonic, jitter=lambda: 1.0)
     async with dispatching(tmp_path, pool, timing=timing) as (dispatcher, store):
         job = await ended(dispatcher, store, Submission("x", ()))
         assert (job.state, job.steps[0].worker_id) == (JobState.COMPLETED, "worker-2")
@@ -1082,7 +1087,7 @@ async def test_a_worker_that_answers_keeps_its_lease_however_long_its_task_takes
 
     pool = FakePool(lambda w, r: answer(w, r))
     pool.silent["worker-1"] = 39.0
-    timing = Timing(lease=60.0, sleep=sleep, monotonic=beats.monotonic)
+    timing = DispatchTiming(lease=60.0, sleep=sleep, monotonic=beats.monotonic)
     async with dispatching(tmp_path, pool, timing=timing) as (dispatcher, store):
         job = await ended(dispatcher, store, Submission("x", ()))
         assert [a.error for a in job.steps[0].attempts] == [None]
@@ -1108,7 +1113,7 @@ async def test_a_hub_that_stood_still_gives_its_workers_another_lease(tmp_path: 
         await beats.sleep(seconds)
 
     pool._answer = lambda w, r: answer(w, r)
-    timing = Timing(lease=60.0, sleep=sleep, monotonic=beats.monotonic)
+    timing = DispatchTiming(lease=60.0, sleep=sleep, monotonic=beats.monotonic)
     async with dispatching(tmp_path, pool, timing=timing) as (dispatcher, store):
         job = await ended(dispatcher, store, Submission("x", ()))
         assert [a.worker_id for a in job.steps[0].attempts] == ["worker-1"]
@@ -1129,7 +1134,7 @@ async def test_a_worker_that_could_not_be_reached_with_the_task_is_no_attempt(tm
 
 
 async def test_a_step_that_no_worker_may_take_in_time_fails_and_says_why(tmp_path: Path) -> None:
-    timing = Timing(no_worker=0.01)
+    timing = DispatchTiming(no_worker=0.01)
     pool = FakePool(hang, workers=1)
     async with dispatching(tmp_path, pool, timing=timing) as (dispatcher, store):
         dispatcher.notify(store.submit(Submission("x", ())).job_id)
@@ -1145,7 +1150,7 @@ async def test_a_step_that_no_worker_may_take_in_time_fails_and_says_why(tmp_pat
 
 
 async def test_a_moment_without_hope_fails_no_step(tmp_path: Path) -> None:
-    looks = [False] * (NO_WORKER_LOOKS - 1) + [True] + [False] * (NO_WORKER_LOOKS - 1) + [True]
+    looks = [False] * (NO_WORKER_CHECKS - 1) + [True] + [False] * (NO_WORKER_CHECKS - 1) + [True]
     may_end = asyncio.Event()
 
     async def answer(worker_id: str, request: TaskRequest) -> TaskResult:
@@ -1160,7 +1165,7 @@ async def test_a_moment_without_hope_fails_no_step(tmp_path: Path) -> None:
 
     pool = FakePool(lambda w, r: answer(w, r), workers=1)
     pool.hopeful = hopeful  # type: ignore[method-assign]
-    async with dispatching(tmp_path, pool, timing=Timing(no_worker=0.01)) as (dispatcher, store):
+    async with dispatching(tmp_path, pool, timing=DispatchTiming(no_worker=0.01)) as (dispatcher, store):
         ids = [store.submit(Submission(text, ())).job_id for text in "xy"]
         for job_id in ids:
             dispatcher.notify(job_id)

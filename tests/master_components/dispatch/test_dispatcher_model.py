@@ -18,7 +18,7 @@ from hypothesis.stateful import (
 
 from pibot.contracts import SubTask, TaskComplexity, TaskPlan, TaskState
 from pibot.master_components.dispatch.late_results import MAX_ASK_AGAIN
-from pibot.master_components.dispatch.step_runner import LEASE_SECONDS
+from pibot.master_components.dispatch.timing import LEASE_SECONDS
 from pibot.master_components.store.records import Submission
 from pibot.master_components.store.states import ENDED_JOBS
 from tests.master_components.dispatch.hub_model import Hub, Promises, SimulatedFleet
@@ -267,12 +267,12 @@ class HubMachine(RuleBasedStateMachine):
         self.promises_are_kept()
         assert self.hub.store.queries.leases() == ()
         assert not any(worker.reserved for worker in self.hub.pool._workers.values())
-        assert (self.hub.dispatcher._running, self.hub.dispatcher._overdue, self.hub.dispatcher._waiters) == (
+        assert (self.hub.dispatcher._running, self.hub.dispatcher._deadlines, self.hub.dispatcher._waiters) == (
             {},
             {},
             {},
         )
-        assert self.hub.dispatcher._steps._reserved == set()
+        assert self.hub.dispatcher._steps._resumed._reserved == set()
         self.promises.check_evidence()
         assert not self.working(), "nobody wants what these workers do"
         self.hub.stop()

@@ -63,7 +63,7 @@ async def test_what_is_written_to_the_end_is_written_though_who_waits_for_it_is_
 
     thread = StoreThread(sleep)
     answers = full(1)
-    writing = asyncio.ensure_future(thread.to_the_end(play, answers))
+    writing = asyncio.ensure_future(thread.shielded(play, answers))
     await waits.wait()
     for _ in range(2):
         writing.cancel()
@@ -81,7 +81,7 @@ async def test_a_hub_that_stops_lets_go_of_what_waits_for_room() -> None:
         await asyncio.Event().wait()
 
     thread = StoreThread(sleep)
-    writing = asyncio.ensure_future(thread.to_the_end(play, full(1)))
+    writing = asyncio.ensure_future(thread.shielded(play, full(1)))
     await waits.wait()
     thread.stop()
     with pytest.raises(asyncio.CancelledError):

@@ -1,4 +1,4 @@
-"""What becomes of a task whose worker fell silent: nobody waits for it, but what it comes to is kept as evidence."""
+"""Collects the results of tasks whose worker fell silent. No step waits for them; they are kept as evidence."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import asyncio
 import logging
 from collections.abc import Awaitable
 from dataclasses import replace
-from typing import Callable, Protocol
+from typing import Callable
 
 from pibot.contracts import TaskResult
 from pibot.errors import LeaseLost, StoreError, TaskNotFound, WorkerBusy, WorkerError
 from pibot.logs import event
+from pibot.master_components.dispatch.protocols import ResultSource
 from pibot.master_components.store.jobs import JobStore
 from pibot.master_components.store.records import Lease
 from pibot.master_components.store.thread import StoreThread
@@ -19,35 +20,27 @@ log = logging.getLogger("pibot.dispatcher")
 
 ASK_AGAIN = 1.0
 MAX_ASK_AGAIN = 30.0
-"""Seconds until a silent worker is asked again: the first, doubled each time, to the second."""
+"""Seconds before a silent worker is first asked again, and the most between two questions. Each question doubles it."""
 
 TRIES = 40
-"""How often: about a quarter of an hour, then the worker's own timeout has ended the task."""
+"""How often a silent worker is asked: for about 18 minutes. By then its own timeout has ended the task."""
 
 LAST_CHANCE = 2.0
-"""Seconds that a worker which is back gets to end the task before it is cancelled there."""
-
-
-class Pool(Protocol):
-    """The workers."""
-
-    async def fetch_result(self, worker_id: str, task_id: str, *, wait: float = 0) -> TaskResult | None: ...
-
-    async def cancel(self, worker_id: str, task_id: str) -> None: ...
+"""Seconds that a worker which is back gets to end the task before the task is cancelled."""
 
 
 class LateResults:
-    """Asks workers that have lost their lease.
+    """Asks workers that lost a lease what became of its task.
 
     Args:
         store: the jobs.
-        on_disk: where the store's calls are made.
+        on_disk: runs the store's calls.
         pool: the workers.
         sleep: waits some seconds.
     """
 
     def __init__(
-        self, store: JobStore, on_disk: StoreThread, pool: Pool, sleep: Callable[[float], Awaitable[None]]
+        self, store: JobStore, on_disk: StoreThread, pool: ResultSource, sleep: Callable[[float], Awaitable[None]]
     ) -> None:
         self._store = store
         self._on_disk = on_disk
@@ -56,13 +49,13 @@ class LateResults:
         self._asking: set[asyncio.Task[None]] = set()
 
     def expect(self, lease: Lease) -> None:
-        """Ask the lease's worker from time to time; what still runs there when it answers is cancelled."""
+        """Ask the lease's worker in the background until it answers; a task that still runs there is cancelled."""
         asking = asyncio.ensure_future(self._ask(lease))
         self._asking.add(asking)
         asking.add_done_callback(self._asking.discard)
 
     async def stop(self) -> None:
-        """Ask no more."""
+        """Stop asking."""
         asking = list(self._asking)
         for task in asking:
             task.cancel()
@@ -83,14 +76,14 @@ class LateResults:
                     await self._keep(lease, result)
                     return
             except TaskNotFound:
-                return  # it was restarted, and knows nothing any more
+                return  # the worker was restarted and has forgotten the task
             except (WorkerError, WorkerBusy) as exc:
                 log.info("still_silent task=%s worker=%s error=%s", lease.remote_id, lease.worker_id, exc)
 
     async def _keep(self, lease: Lease, result: TaskResult) -> None:
         try:
             await self._on_disk(self._store.complete, lease, replace(result, task_id=lease.task_id))
-        except LeaseLost:
+        except LeaseLost:  # as expected: the store keeps the result with the attempt
             event(log, "late_result", task=lease.remote_id, worker=lease.worker_id, status=result.state.value)
         except StoreError as exc:
             event(log, "late_result_lost", level=logging.WARNING, task=lease.remote_id, error=str(exc))

@@ -229,18 +229,20 @@ class JobStore:
         with self._transaction():
             self._tables.move(job_id, JobState.PLANNING)
 
-    def save_plan(self, job_id: str, plan: TaskPlan, usage: Usage | None = None) -> None:
-        """Store a job's plan, before anything of it is run; the job is running then.
+    def save_plan(self, job_id: str, plan: TaskPlan, usage: Usage | None = None) -> Job:
+        """Store a job's plan, before any step of it runs, and return the job, which is running then.
 
         Raises:
-            IllegalTransition: it has a plan, or has ended.
+            IllegalTransition: the job has a plan, or has ended.
         """
         with self._transaction():
             self._tables.move(job_id, JobState.RUNNING)
             self._tables.insert_plan(job_id, plan)
             self._tables.add_usage(job_id, usage)
             self._tables.event("job_planned", job_id, message=_planned(plan))
+            job = self._tables.job(job_id)
         self._count(usage)
+        return job
 
     # --- leases ---
 

@@ -13,7 +13,6 @@ from pibot.contracts import Clock, TaskPlan, TaskResult, Usage
 from pibot.errors import IllegalTransition, JobNotFound, LeaseLost
 from pibot.master_components.store.records import Job, Lease
 from pibot.master_components.store.rows import approval_from, attempt_from, job_from, step_from
-from pibot.master_components.store.running_time import RunningTime
 from pibot.master_components.store.states import (
     ENDED_JOBS,
     OPEN_STEPS,
@@ -260,6 +259,25 @@ class Tables:
             job_id = f"job-{second}-{secrets.token_hex(3)}"
             if self._db.execute("SELECT 1 FROM job WHERE job_id = ?", (job_id,)).fetchone() is None:
                 return job_id
+
+
+class RunningTime:
+    """Seconds that hubs have run with this database, this hub included.
+
+    The wall clock of a Pi starts in the past and jumps when the network corrects it. This one follows the monotonic
+    clock while a hub runs, and goes on from its last value when the next hub starts.
+
+    Args:
+        before: seconds that earlier hubs ran.
+        monotonic: seconds from any point, never going back.
+    """
+
+    def __init__(self, before: float, monotonic: Clock) -> None:
+        self._monotonic = monotonic
+        self._offset = before - monotonic()
+
+    def __call__(self) -> float:
+        return self._offset + self._monotonic()
 
 
 def _check(source: StepState, state: StepState) -> None:

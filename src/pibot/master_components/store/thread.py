@@ -1,4 +1,4 @@
-"""The one thread in which an event loop has the job store's calls made, so that it never waits for the disk."""
+"""The thread that makes an event loop's calls of the job store, so that the loop never waits for the disk."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ T = TypeVar("T")
 
 FIRST_WAIT = 1.0
 LONGEST_WAIT = 30.0
-"""Seconds until a call that could not be written is made again: the first, doubled at each one, to the second."""
+"""Seconds before a call that the disk did not take is first made again, and the most between two tries. Each try
+doubles the wait."""
 
 
 class StoreThread:
-    """Runs functions one after the other, in the order of their coming.
+    """Runs functions one at a time, in the order in which they are given.
 
     Args:
         sleep: waits some seconds.
@@ -31,73 +32,75 @@ class StoreThread:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="pibot-store")
         self._sleep = sleep
         self._unwritten: dict[object, str] = {}
-        self._staying: set[asyncio.Task[Any]] = set()
+        self._shielded: set[asyncio.Task[Any]] = set()
         self._stopping = False
 
     @property
     def trouble(self) -> str | None:
-        """Why something still waits to be written; None where nothing does."""
+        """Why a call still waits for the disk; None if none does."""
         return next(iter(self._unwritten.values()), None)
 
     async def __call__(self, function: Callable[..., T], *arguments: Any) -> T:
-        """What ``function`` returns or raises. Where the store can't be written or read, as on a full disk, it is
-        called again and again until it can: what has happened to a job is not forgotten, and who waits for it is not
-        told before.
+        """Run ``function``, again and again while the store can't be written or read, as on a full disk.
+
+        So no change of a job is lost, and no caller goes on before it is on disk. Other errors go to the caller.
         """
         return await self._until_written(lambda: self.once(function, *arguments), lambda: False)
 
-    async def to_the_end(self, function: Callable[..., T], *arguments: Any) -> T:
-        """The same, and who is cancelled meanwhile, as by the end of its job's time, stays until it is written: what
-        was there in time is not lost to a full disk. Only :meth:`stop` ends that.
+    async def shielded(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Like ``__call__``, but a cancelled caller still waits until the write succeeds.
+
+        A result that came before the end of its job's time is not lost to a full disk. Only :meth:`stop` ends the
+        wait.
         """
         task = asyncio.current_task()
         assert task is not None
-        self._staying.add(task)
+        self._shielded.add(task)
         try:
             return await self._until_written(lambda: self._whole(function, *arguments), lambda: not self._stopping)
         finally:
-            self._staying.discard(task)
+            self._shielded.discard(task)
 
     async def once(self, function: Callable[..., T], *arguments: Any) -> T:
-        """What ``function`` returns or raises, whatever that is: for a caller that is there to be told of it."""
+        """Run ``function`` once, without retries; errors go to the caller."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)
 
     def stop(self) -> None:
-        """Let go of what waits to be written: the hub stops, and the next one finds out again what it was."""
+        """Give up on the calls that wait for the disk: the hub stops, and the next one finds out what they were."""
         self._stopping = True
-        for task in self._staying:
+        for task in self._shielded:
             task.cancel()
 
     def close(self) -> None:
-        """Take no more, once what was taken has been done."""
+        """Finish the functions that were given, take no more, and end the thread."""
         self._executor.shutdown()
 
-    async def _until_written(self, call: Callable[[], Awaitable[T]], stays: Callable[[], bool]) -> T:
-        wait, this = FIRST_WAIT, object()
+    async def _until_written(self, call: Callable[[], Awaitable[T]], ignores_cancel: Callable[[], bool]) -> T:
+        wait, key = FIRST_WAIT, object()
         try:
             while True:
                 try:
                     return await call()
                 except (StoreUnwritable, StoreUnreadable) as exc:
-                    self._unwritten[this] = str(exc)
+                    self._unwritten[key] = str(exc)
                     kind = "store_unwritable" if isinstance(exc, StoreUnwritable) else "store_unreadable"
                     event(log, kind, level=logging.ERROR, error=str(exc), again_in=f"{wait:g}s")
                 try:
                     await self._sleep(wait)
                 except asyncio.CancelledError:
-                    if not stays():
+                    if not ignores_cancel():
                         raise
                 wait = min(LONGEST_WAIT, wait * 2)
         finally:
-            self._unwritten.pop(this, None)
+            self._unwritten.pop(key, None)
 
     async def _whole(self, function: Callable[..., T], *arguments: Any) -> T:
-        """One call, and its result also for who is cancelled while it is made."""
-        made = asyncio.ensure_future(self.once(function, *arguments))
-        while not made.done():
+        """Run ``function`` once, and return its result even if the caller is cancelled meanwhile."""
+        running = asyncio.ensure_future(self.once(function, *arguments))
+        while not running.done():
             try:
-                await asyncio.wait({made})
+                await asyncio.wait({running})
             except asyncio.CancelledError:
                 if self._stopping:
                     raise
-        return made.result()
+        return running.result()
