@@ -765,7 +765,7 @@ async def test_jobs_that_wait_are_found_though_the_store_could_not_be_read_for_a
                 raise failures.pop()
             return unfinished(limit)
 
-        monkeypatch.setattr(store, "unfinished", unreadable)
+        monkeypatch.setattr(store.queries, "unfinished", unreadable)
         may_end.set()
         assert all([await dispatcher.wait(job_id, 5) for job_id in ids])
 
