@@ -1,4 +1,4 @@
-"""Ansible's own Python files are in no package, so they are loaded by their paths."""
+"""Ansible's own Python files are in no package, so tests load them by their paths."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[2]
-ROLES = ROOT / "ansible" / "roles"
+ANSIBLE = ROOT / "ansible"
+ROLES = ANSIBLE / "roles"
 
 
 def load(path: Path) -> ModuleType:
-    """The module at ``path``, under its file's name."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    """Import the module at `path` as ansible_<its file's name>."""
+    name = f"ansible_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # dataclasses look themselves up there
+    sys.modules[name] = module  # dataclasses look themselves up there
     spec.loader.exec_module(module)
     return module

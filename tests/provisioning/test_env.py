@@ -1,23 +1,22 @@
-"""What the playbook writes into a host's .env is what PiBot reads from it, whatever the owner's value is."""
+"""PiBot reads from a host's .env what the playbook wrote into it, whatever the owner's value is."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
 from dotenv import dotenv_values
 from jinja2 import Environment, StrictUndefined
 
-from tests.provisioning.support import ROLES
+from tests.provisioning.support import ANSIBLE, ROLES, load
 
 TEMPLATE = ROLES / "pibot_fleet" / "templates" / "env.j2"
 
 
 def written(lines: dict[str, object]) -> str:
-    """The file that Ansible makes, which cuts off the line break after a block."""
-    jinja = Environment(trim_blocks=True, undefined=StrictUndefined, autoescape=False)
-    jinja.tests["match"] = lambda text, pattern: re.match(pattern, text) is not None
+    """Render the template as Ansible does."""
+    jinja = Environment(keep_trailing_newline=True, undefined=StrictUndefined, autoescape=False)
+    jinja.filters.update(load(ANSIBLE / "filter_plugins" / "pibot.py").FilterModule().filters())
     return jinja.from_string(TEMPLATE.read_text(encoding="utf-8")).render(ansible_managed="managed", env_lines=lines)
 
 
@@ -39,9 +38,10 @@ def written(lines: dict[str, object]) -> str:
         "line\nbreak",
         "`id`",
         "a=b",
+        "ends with a break\n",
     ],
 )
-def test_a_value_comes_back_as_it_was(value: str, tmp_path: Path) -> None:
+def test_a_value_is_read_back_unchanged(value: str, tmp_path: Path) -> None:
     file = tmp_path / ".env"
     file.write_text(written({"BEFORE": "1", "VALUE": value, "AFTER": 600}), encoding="utf-8")
     assert dotenv_values(file, interpolate=False) == {"BEFORE": "1", "VALUE": value, "AFTER": "600"}
