@@ -1,9 +1,11 @@
 """Chat completions from any server that speaks the OpenAI protocol.
 
-The parts, by what changes together: ``configuration`` (where the model is, and whether the settings can be right),
-``wire`` (the protocol's JSON), ``failures`` (what may pass, what won't, and what to tell the owner), ``retry`` (when to
-ask again), ``client`` (one call, with all of that), and the backends ``aiohttp_backend`` and ``openai_backend``, which
-carry bytes and know nothing of the rest.
+- ``configuration`` checks the settings and makes an endpoint of them.
+- ``wire`` reads and writes the protocol's JSON.
+- ``failures`` classifies answers and errors, and words them for the owner.
+- ``retry`` decides when to ask again.
+- ``client`` puts these together for one call. Start reading there.
+- ``aiohttp_backend`` and ``openai_backend`` carry bytes and know nothing of the rest.
 """
 
 from __future__ import annotations

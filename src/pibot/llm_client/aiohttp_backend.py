@@ -50,7 +50,7 @@ class AiohttpBackend:
         try:
             return await self._post(body, timeout)
         except (asyncio.TimeoutError, aiohttp.ClientError, OSError) as exc:
-            failure = no_answer(exc, timeout)
+            failure = as_no_answer(exc, timeout)
         # Raised outside the except block, so that it has no context: aiohttp's errors hold the headers, with the key.
         raise failure
 
@@ -84,8 +84,8 @@ def open_session(
     """Open a session for the running loop. It keeps idle connections, and no cookies.
 
     Args:
-        connections: how many at once; 0 for any number.
-        timeout: for requests that bring none of their own.
+        connections: limit of connections at once; 0 for none.
+        timeout: default for requests without a timeout of their own.
         ssl_context: what to trust; the system's authorities by default.
     """
     import aiohttp
@@ -102,7 +102,7 @@ def open_session(
     )
 
 
-def no_answer(exc: Exception, seconds: float) -> NoAnswer:
+def as_no_answer(exc: Exception, seconds: float) -> NoAnswer:
     """Translate an exception of aiohttp.
 
     The message never repeats the exception's own text, which may hold the address.

@@ -1,4 +1,4 @@
-"""Where the model is, and whether what was set can be right at all, before anything is sent."""
+"""Checks the model's settings before anything is sent, and makes an endpoint of them."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _PLACE = "in .env in the working directory, or in the environment"
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A model's place, checked.
+    """Where a model is, from checked settings.
 
     Args:
         base_url: the address without its query.
         query: the address's query, which may hold a key.
         key: the key.
         model: the model's name.
-        shown: the address as people may see it: without query, the key hidden if it is part of the path.
-        redactor: hides the key, and every value of the query.
+        shown: the address for messages: without its query, and without the key if that is part of the path.
+        redactor: hides the key and every value of the query.
     """
 
     base_url: str = field(repr=False)
@@ -39,16 +39,16 @@ class Endpoint:
 
     @property
     def completions_url(self) -> str:
-        """The address of chat completions, without the query."""
+        """The address of chat completions, without its query."""
         return self.base_url + COMPLETIONS
 
 
 def check(settings: LLMSettings) -> Endpoint:
-    """Return where the model is.
+    """Check the settings and return the endpoint.
 
     Raises:
-        LLMConfigurationError: the key, the address or the model's name is missing, a placeholder, or none that could
-            work; the message names the variable and where to put it, and never holds the value of a key.
+        LLMConfigurationError: the key, the address or the model's name is missing, a placeholder, or malformed; the
+            message names the variable and where to put it, and never holds the value of a key.
     """
     key = _key(settings.api_key)
     model = settings.model.strip()
@@ -68,17 +68,17 @@ def _key(secret: Secret | None) -> str:
         raise LLMConfigurationError(f"the key for the model is still a placeholder: {where}")
     if not key.isascii() or not key.isprintable() or " " in key:
         raise LLMConfigurationError(
-            f"the key for the model holds a space, a line break or a letter that no key has: {where}"
+            f"the key for the model contains a space, a line break or a letter outside ASCII: {where}"
         )
     return key
 
 
 def _address(url: str) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """The address without its query, and the query. A whole ``…/chat/completions`` is taken for its base."""
+    """Split an address into its base and its query. ``/chat/completions`` at the end of the base is removed."""
     wrong = "VOLC_BASE_URL (or OPENAI_BASE_URL) must be like https://host/v1"
     parts = _split(url.strip())
-    if parts is None:  # nothing of it is quoted: it may well be a key that was put into the wrong line
-        raise LLMConfigurationError(f"{wrong}; what is there is no http or https address")
+    if parts is None:  # not quoted: it may be a key that was put into the wrong line
+        raise LLMConfigurationError(f"{wrong}; its value is no http or https address")
     if "@" in parts.netloc:
         raise LLMConfigurationError(
             f"{wrong}, without a user name or password in it: the key goes into VOLC_API_KEY (or OPENAI_API_KEY)"
@@ -93,7 +93,7 @@ def _address(url: str) -> tuple[str, tuple[tuple[str, str], ...]]:
 def _split(url: str) -> SplitResult | None:
     try:
         parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port  # both raise where they can't be read
+        host, _ = parts.hostname, parts.port  # both raise if they are malformed
     except ValueError:
         return None
     usable = parts.scheme in ("http", "https") and host and _PRINTABLE.match(url) and _labels_fit(host)
@@ -101,5 +101,5 @@ def _split(url: str) -> SplitResult | None:
 
 
 def _labels_fit(host: str) -> bool:
-    """Whether each part of a name has 1 to 63 characters; looking up another raises no OSError but a UnicodeError."""
+    """Whether each label has 1 to 63 characters; looking up any other raises UnicodeError instead of OSError."""
     return all(0 < len(label) < 64 for label in host.rstrip(".").split("."))

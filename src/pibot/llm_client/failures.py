@@ -32,15 +32,15 @@ def read_completion(endpoint: Endpoint, answer: HttpAnswer, wall_clock: Clock) -
         data = answer.data
     except LLMProtocolError as problem:
         if answer.success:
-            return bad_completion(endpoint, answer, problem)
+            return _bad_completion(endpoint, answer, problem)
         data = None
     error = wire.find_error(data, success=answer.success)
     if error is not None or not answer.success:
-        return refusal(endpoint, answer, error, wall_clock)
+        return _refusal(endpoint, answer, error, wall_clock)
     try:
         return wire.completion(data, model=endpoint.model)
     except LLMProtocolError as problem:
-        return bad_completion(endpoint, answer, problem)
+        return _bad_completion(endpoint, answer, problem)
 
 
 def no_answer(endpoint: Endpoint, problem: NoAnswer) -> Failure:
@@ -49,7 +49,7 @@ def no_answer(endpoint: Endpoint, problem: NoAnswer) -> Failure:
     return Failure(LLMUnavailable(f"the model's server at {endpoint.shown} {problem}; {hint}"), problem.may_pass)
 
 
-def bad_completion(endpoint: Endpoint, answer: HttpAnswer, problem: LLMProtocolError) -> Failure:
+def _bad_completion(endpoint: Endpoint, answer: HttpAnswer, problem: LLMProtocolError) -> Failure:
     """Return the failure of an HTTP success whose body is no chat completion."""
     quoted = endpoint.redactor.quote(answer.body.decode("utf-8", "replace"))
     kind = endpoint.redactor.quote(answer.content_type.partition(";")[0]) or "no Content-Type"
@@ -60,7 +60,7 @@ def bad_completion(endpoint: Endpoint, answer: HttpAnswer, problem: LLMProtocolE
     return Failure(LLMProtocolError(message), may_pass=isinstance(problem, wire.EmptyAnswer))
 
 
-def refusal(endpoint: Endpoint, answer: HttpAnswer, error: wire.ErrorObject | None, wall_clock: Clock) -> Failure:
+def _refusal(endpoint: Endpoint, answer: HttpAnswer, error: wire.ErrorObject | None, wall_clock: Clock) -> Failure:
     """Return the failure for an error status, or for an error object under HTTP 200."""
     status = _status(answer.status, error)
     retry_after = parse_retry_after(answer.retry_after, answer.date, wall_clock)
@@ -68,12 +68,12 @@ def refusal(endpoint: Endpoint, answer: HttpAnswer, error: wire.ErrorObject | No
     final = answer.should_retry == "false"  # the openai library respects that header too
     if error is not None and error.kind == GATEWAY:
         sentence = endpoint.redactor.line(error.message, MAX_SENTENCE_CHARS)
-        if may_pass(status, error):
+        if _may_pass(status, error):
             return Failure(LLMUnavailable(sentence), may_pass=not final, retry_after=retry_after)
         return Failure(LLMRejected(sentence, status=status))
-    if may_pass(status, error) and final:
+    if _may_pass(status, error) and final:
         return Failure(LLMUnavailable(f"the model's server at {endpoint.shown} answered {status}{said}"))
-    if may_pass(status, error):
+    if _may_pass(status, error):
         message = f"the model's server at {endpoint.shown} answered {status}{said}; try again later"
         return Failure(LLMUnavailable(message), may_pass=True, retry_after=retry_after)
     message = f"the model's server at {endpoint.shown} refused ({status}){said}; {_advice(endpoint, status, answer)}"
@@ -88,7 +88,7 @@ def _status(status: int, error: wire.ErrorObject | None) -> int:
     return status
 
 
-def may_pass(status: int, error: wire.ErrorObject | None) -> bool:
+def _may_pass(status: int, error: wire.ErrorObject | None) -> bool:
     """Whether another attempt may succeed after this error."""
     if error is not None and _USED_UP.intersection((error.code, error.kind)):
         return False

@@ -1,6 +1,6 @@
-"""The other backend: OpenAI's own library, for those who have it. Imported only where it is chosen.
+"""The optional backend: OpenAI's own library. Imported only if PIBOT_LLM_BACKEND chooses it.
 
-Its retries are off, and its decoding is left out: both are done the same way for either backend.
+The library's retries are off and its decoding is bypassed, because both backends share PiBot's own.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class _Refused(Exception):
-    """Carries an answer that is no success out of the library, which would read its body without a limit."""
+    """Carries an error answer out of the library, which would otherwise read its body without a limit."""
 
     def __init__(self, answer: HttpAnswer) -> None:
         super().__init__(answer.status)
@@ -42,7 +42,7 @@ class _Refused(Exception):
 
 
 class OpenAIBackend:
-    """One client of the library for the running loop.
+    """A backend with one client of the openai library per event loop.
 
     Args:
         endpoint: where the model is.
@@ -67,9 +67,10 @@ class OpenAIBackend:
         )
 
     async def post(self, body: JsonObject, *, timeout: float) -> HttpAnswer:
-        import anyio  # comes with the library
+        import anyio  # a dependency of the library
 
-        create: Any = self._client.get().chat.completions.with_streaming_response.create  # may import for seconds
+        # The first call may import for seconds, so it comes before the time limit.
+        create: Any = self._client.get().chat.completions.with_streaming_response.create
         limits = self._openai.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS))
         try:
             with anyio.fail_after(timeout):
@@ -84,27 +85,27 @@ class OpenAIBackend:
         except TimeoutError:
             failure = timed_out(timeout)
         except self._openai.APIConnectionError as exc:
-            if isinstance(exc.__cause__, _Refused):  # version 2 wraps whatever is raised within; 3 doesn't
+            if isinstance(exc.__cause__, _Refused):  # version 2 wraps what a hook raises; version 3 does not
                 return exc.__cause__.answer
             failure = certificate_problem(exc) or NoAnswer(self._reason(exc.__cause__))
-        except self._http.HTTPError as exc:  # comes out bare while a body is read
+        except self._http.HTTPError as exc:  # the library does not wrap it while a body is read
             failure = NoAnswer(self._reason(exc))
-        raise failure  # out here so that no context hangs on it: the library's errors hold the request, with the key
+        raise failure  # outside the except block, so that it has no context: the library's errors hold the key
 
     async def close(self) -> None:
         await self._client.close()
 
     def _reason(self, exc: BaseException | None) -> str:
-        """What happened, as the end of a sentence."""
+        """Say what happened, as the end of a sentence."""
         detail = self._endpoint.redactor.quote(str(exc or ""))
         return f"lost the connection or can't be reached: {type(exc).__name__} {detail}".rstrip()
 
 
 def _quieten() -> None:
-    """Keep the library and those beneath it from logging below warnings.
+    """Keep the library and the libraries under it from logging below ``WARNING``.
 
-    They log whole addresses (at ``INFO``, httpx), conversations and the headers of answers (at ``DEBUG``), each of
-    which may hold a key.
+    They log whole addresses (httpx, at ``INFO``), conversations and answer headers (at ``DEBUG``), all of which may
+    hold a key.
     """
     for name in ("openai", "httpx", "httpx2", "httpcore", "httpcore2"):
         logger = logging.getLogger(name)
@@ -121,7 +122,7 @@ def _make(library: Any, http: Any, endpoint: Endpoint, ssl_context: ssl.SSLConte
         max_retries=0,
         http_client=library.DefaultAsyncHttpxClient(
             follow_redirects=False,
-            trust_env=False,  # as aiohttp: the settings alone say where to
+            trust_env=False,  # as with aiohttp, only the settings decide where requests go
             verify=_trust(endpoint, ssl_context),
             limits=http.Limits(max_connections=MAX_CONNECTIONS, keepalive_expiry=KEEPALIVE_SECONDS),
             event_hooks={"response": [_keep_refusal]},
@@ -131,7 +132,7 @@ def _make(library: Any, http: Any, endpoint: Endpoint, ssl_context: ssl.SSLConte
 
 
 def _trust(endpoint: Endpoint, ssl_context: ssl.SSLContext | None) -> ssl.SSLContext | bool:
-    """The system's authorities, not a list that comes with the library; none are read where there is no TLS."""
+    """Return what to trust: the system's authorities, not the list bundled with the library; nothing without TLS."""
     if ssl_context is not None:
         return ssl_context
     if not endpoint.base_url.startswith("https:"):
@@ -146,13 +147,13 @@ async def _close(client: openai.AsyncOpenAI) -> None:
 
 
 async def _keep_refusal(response: Any) -> None:
-    """A hook of httpx, called with the headers read and the body not."""
+    """A response hook of httpx, called before the body is read."""
     if not 200 <= response.status_code < 300:
         body = await read_bounded(response.aiter_bytes(), response.status_code)
         raise _Refused(HttpAnswer.of(response.status_code, body, response.headers))
 
 
 def _http_library(library: Any) -> Any:
-    """The HTTP library beneath: httpx2 from version 3 of the openai library on, before that httpx."""
+    """Return the HTTP library under the openai library: httpx2 since its version 3, httpx before."""
     client = next(base for base in library.DefaultAsyncHttpxClient.__mro__ if base.__name__ == "AsyncClient")
     return importlib.import_module(client.__module__.partition(".")[0])

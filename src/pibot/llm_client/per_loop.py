@@ -1,4 +1,4 @@
-"""A resource that belongs to the event loop it was made in, such as a pool of connections."""
+"""A resource that is bound to an event loop, such as a pool of connections."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ T = TypeVar("T")
 
 
 class PerLoop(Generic[T]):
-    """Makes the resource on first use in a loop, again when the loop is another one, and closes what it made.
+    """Creates a resource on first use in an event loop, replaces it when the loop changes, and closes what it created.
+
+    Neither function may reference the owner of this object: in a reference cycle the object would be finalized late,
+    after its loop.
 
     Args:
-        make: makes it; called within the running loop. Neither function may hold the owner of this object: in a cycle
-            it would be finalized late, after its loop.
-        close: closes it; it does so up to its first real wait, so that also a loop which is about to end can be left
-            with nothing open.
+        make: creates the resource; called within the running loop.
+        close: closes it. It must have closed the resource by its first real wait, so that nothing stays open in a
+            loop that is about to end.
     """
 
     def __init__(self, make: Callable[[], T], close: Callable[[T], Coroutine[Any, Any, None]]) -> None:
@@ -28,7 +30,7 @@ class PerLoop(Generic[T]):
         self._held: tuple[asyncio.AbstractEventLoop, T] | None = None
 
     def get(self) -> T:
-        """The resource for the running loop."""
+        """Return the resource for the running loop."""
         import asyncio
 
         loop = asyncio.get_running_loop()
@@ -38,7 +40,7 @@ class PerLoop(Generic[T]):
         return self._held[1]
 
     async def close(self) -> None:
-        """Close it, if there is one."""
+        """Close the resource, if there is one."""
         import asyncio
 
         held, self._held = self._held, None
@@ -58,13 +60,13 @@ class PerLoop(Generic[T]):
             _leave(loop, lambda: close(resource))
 
     def __del__(self) -> None:
-        # The guide's scripts drop the client without closing it, and shall not be told off for that.
+        # The guide's scripts drop the client without closing it, and must get no ResourceWarning for that.
         if getattr(self, "_held", None) is not None:
             self._abandon()
 
 
 def _leave(loop: asyncio.AbstractEventLoop, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Close a resource from where nobody can wait for it: a finalizer, or another loop."""
+    """Close a resource from a place that cannot await it: a finalizer, or another loop."""
     import asyncio
 
     try:
@@ -76,14 +78,14 @@ def _leave(loop: asyncio.AbstractEventLoop, close: Callable[[], Coroutine[Any, A
         return
     try:
         loop.call_soon_threadsafe(_finish_there, close)
-    except RuntimeError:  # it was closed between the question and the call
+    except RuntimeError:  # the loop was closed between the check and the call
         _begin(close)
 
 
 def _begin(close: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run ``close`` to its first wait and no further: by then connections are told to close.
+    """Run ``close`` up to its first wait, by which it has closed the connections.
 
-    A task would be too late where the loop ends right after.
+    A task would be too late if the loop ends right after.
     """
     closing = close()
     with contextlib.suppress(StopIteration, RuntimeError):  # RuntimeError: the loop is closed, so nothing is open
@@ -92,7 +94,7 @@ def _begin(close: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 
 def _finish_there(close: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run ``close`` as a task of the loop that this is called in."""
+    """Run ``close`` as a task of the running loop."""
     import asyncio
 
     task = asyncio.get_running_loop().create_task(close())
@@ -101,4 +103,4 @@ def _finish_there(close: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 
 _closing: set[asyncio.Task[None]] = set()
-"""Held until they are done: a loop itself holds its tasks but weakly."""
+"""Keeps tasks alive until they are done, because a loop holds only weak references to them."""

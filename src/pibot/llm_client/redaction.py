@@ -1,4 +1,4 @@
-"""Text from elsewhere, made fit for an error or a log: no key in it, one line, short."""
+"""Makes foreign text fit for errors and logs: without keys, on one line, short."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MAX_QUOTE_CHARS = 300
 _MAX_SCANNED_CHARS = 20_000
 
 _SHORTEST_PIECE = 8
-"""Characters. A shorter run of a key says too little to be worth hiding, and hides ordinary words."""
+"""Characters. A shorter piece of a key reveals too little, and hiding it would hide ordinary words."""
 
 _KEY_LIKE = re.compile(r"(?i)\bsk-[a-z0-9_*.-]{6,}|\bbearer\s+[^\s\"'<>,;]+")
 _MARKUP = re.compile(r"(?is)<(script|style)\b.*?</\1\s*>|<[^>]*>")
@@ -18,7 +18,11 @@ _UNPRINTABLE = re.compile(r"[^\S ]+|[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e
 
 
 class Redactor:
-    """Hides known secrets, whole or in pieces of at least eight characters, and what looks like a key."""
+    """Hides known secrets, whole or in pieces of at least eight characters, and text that looks like a key.
+
+    Args:
+        secrets: the known secrets.
+    """
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         forms = {form for secret in secrets for form in (secret, quote(secret, safe=""), quote_plus(secret))}
@@ -28,21 +32,21 @@ class Redactor:
         return f"Redactor(<{len(self._secrets)} hidden>)"
 
     def hide(self, text: str) -> str:
-        """``text`` with every secret replaced by ``***``."""
+        """Return ``text`` with every secret replaced by ``***``."""
         for secret in self._secrets:
             text = self._hide_pieces(text, secret)
         return _KEY_LIKE.sub("***", text)
 
     def quote(self, text: str) -> str:
-        """``text`` redacted, without markup, on one line, cut to :data:`MAX_QUOTE_CHARS`, in quotation marks.
+        """Return :meth:`line` of ``text``, at most :data:`MAX_QUOTE_CHARS` long, in quotation marks.
 
-        Empty where nothing is left of it.
+        Empty if nothing is left of the text.
         """
         line = self.line(text, MAX_QUOTE_CHARS)
         return f'"{line}"' if line else ""
 
     def line(self, text: str, limit: int) -> str:
-        """``text`` redacted, without markup, on one line, cut to ``limit`` characters."""
+        """Return ``text`` redacted, without markup, on one line, cut to ``limit`` characters."""
         text = text[:_MAX_SCANNED_CHARS]
         if text.lstrip()[:1] == "<":
             text = _MARKUP.sub(" ", text)
@@ -51,7 +55,7 @@ class Redactor:
 
     @staticmethod
     def _hide_pieces(text: str, secret: str) -> str:
-        """Replace each longest run of ``text`` that occurs in ``secret``, if it's long enough to give it away."""
+        """Replace each longest piece of ``text`` that occurs in ``secret``, if it is long enough to reveal it."""
         shortest = min(_SHORTEST_PIECE, len(secret))
         kept, start, at = [], 0, 0
         while at + shortest <= len(text):

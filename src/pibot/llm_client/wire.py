@@ -1,7 +1,8 @@
-"""The OpenAI chat-completions protocol as JSON: what is asked, and what comes back, from whatever server.
+"""Reads and writes the JSON of the OpenAI chat-completions protocol.
 
-Servers differ from the protocol in many small ways. What can be understood is understood here; the rest is a
-:class:`~pibot.errors.LLMProtocolError`, or a :class:`~pibot.contracts.ToolCall` with a ``problem`` for the model.
+Servers deviate from the protocol in many small ways. This module accepts whatever it can understand; the rest raises
+:class:`~pibot.errors.LLMProtocolError`, or becomes a :class:`~pibot.contracts.ToolCall` with a ``problem`` for the
+model.
 """
 
 from __future__ import annotations
@@ -17,22 +18,22 @@ from pibot.contracts import Completion, JsonObject, Message, ToolCall, ToolSpec,
 from pibot.errors import LLMProtocolError
 
 MAX_TOOL_NAME_CHARS = 64
-"""The protocol's own limit for a function's name (OpenAI API reference, chat completions, ``tools``)."""
+"""The protocol's limit for the name of a function (OpenAI API reference, chat completions, ``tools``)."""
 
 _EXCERPT_CHARS = 200
 
 
 class EmptyAnswer(LLMProtocolError):
-    """A completion without a choice in it, or cut JSON: servers under load send such, and the next one may be whole."""
+    """A completion without choices, or truncated JSON: servers under load send these, and a retry may succeed."""
 
 
 @dataclass(frozen=True)
 class ErrorObject:
-    """The protocol's ``error``, or what stands for it.
+    """The protocol's ``error`` object, or another server's equivalent.
 
     Args:
         message: the server's text.
-        code: its code, a name or a number, as text.
+        code: its ``code``, a name or a number, as text.
         kind: its ``type``.
     """
 
@@ -42,7 +43,7 @@ class ErrorObject:
 
 
 def request(model: str, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> JsonObject:
-    """The body that asks for one completion."""
+    """Return the body of a request for one completion."""
     body: JsonObject = {"model": model, "messages": [_encodable(m.to_json()) for m in messages]}
     if tools:
         body["tools"] = [tool.to_json() for tool in tools]
@@ -50,15 +51,15 @@ def request(model: str, messages: Sequence[Message], tools: Sequence[ToolSpec]) 
 
 
 def parse(body: bytes) -> Any:
-    """The JSON of an answer.
+    """Decode the JSON of an answer.
 
     Raises:
-        EmptyAnswer: it is empty, or begins like an object and is broken.
+        EmptyAnswer: it is empty, or broken JSON that begins like an object.
         LLMProtocolError: it is no JSON.
     """
     try:
         return json.loads(body)
-    except (ValueError, RecursionError):  # ValueError: no JSON, no UTF-8, or a number of too many digits
+    except (ValueError, RecursionError):  # ValueError: no JSON, no UTF-8, or a number with too many digits
         if not body.strip():
             raise EmptyAnswer("an empty answer") from None
         if body.lstrip()[:1] == b"{":
@@ -67,11 +68,11 @@ def parse(body: bytes) -> Any:
 
 
 def find_error(data: Any, *, success: bool) -> ErrorObject | None:
-    """The error that an answer carries; None where it carries none.
+    """Return the error in an answer, or None.
 
     Args:
         data: the decoded JSON.
-        success: whether its HTTP status is one of success. Where it isn't, also other servers' forms are looked for.
+        success: whether the HTTP status is a success. If not, the error formats of other servers are accepted too.
     """
     if isinstance(data, list) and len(data) == 1:
         data = data[0]
@@ -95,16 +96,16 @@ def find_error(data: Any, *, success: bool) -> ErrorObject | None:
 
 
 def completion(data: Any, *, model: str, new_id: Callable[[], str] | None = None) -> Completion:
-    """Read a ``chat.completion`` object. Of several choices the first counts.
+    """Read a ``chat.completion`` object. Of several choices, only the first is used.
 
     Args:
         data: the decoded JSON.
-        model: the model that was asked for, where the server doesn't name one.
-        new_id: makes an id for a tool call that came without.
+        model: the model that was asked for, used if the server names none.
+        new_id: creates an id for a tool call without one.
 
     Raises:
-        EmptyAnswer: there is no choice in it.
-        LLMProtocolError: it is something else.
+        EmptyAnswer: it has no choices.
+        LLMProtocolError: it is no completion.
     """
     if not isinstance(data, dict) or "choices" not in data:
         raise LLMProtocolError("JSON that is no chat completion: it has no choices")
@@ -129,7 +130,7 @@ def completion(data: Any, *, model: str, new_id: Callable[[], str] | None = None
 
 
 def _text(content: Any) -> str:
-    """A message's content: text, a list of parts, or null."""
+    """Return the text of a message's content, which may be text, a list of parts, or null."""
     if isinstance(content, str):
         return content
     if isinstance(content, dict):
@@ -157,9 +158,9 @@ def _tool_call(call: JsonObject, taken: set[str], new_id: Callable[[], str]) -> 
     function = function if isinstance(function, dict) else {}
     call_id = call.get("id")
     call_id = str(call_id) if isinstance(call_id, (str, int)) else ""
-    if not call_id or call_id in taken:  # some servers number each answer's calls from 0, or all of them alike
+    if not call_id or call_id in taken:  # some servers number the calls of each answer from 0, or give all the same id
         call_id = new_id()
-    # A name outside the protocol's alphabet would have the next request refused, as it repeats the conversation.
+    # The next request repeats the conversation, and would be refused for a name outside the protocol's alphabet.
     name = re.sub(r"[^A-Za-z0-9_-]", "_", str(function.get("name") or "").strip())[:MAX_TOOL_NAME_CHARS]
     arguments, raw, problem = _arguments(function.get("arguments"))
     if not name:
@@ -168,10 +169,10 @@ def _tool_call(call: JsonObject, taken: set[str], new_id: Callable[[], str]) -> 
 
 
 def _arguments(written: Any) -> tuple[JsonObject | None, str, str | None]:
-    """The arguments decoded, the text to send back, and the problem for the model.
+    """Return the decoded arguments, the text to send back, and the problem for the model.
 
-    The text to send back is always a JSON object: servers that render a conversation with a template decode it, and
-    refuse the whole conversation for anything else. What the model wrote is then in the problem.
+    The text to send back is always a JSON object: servers that render the conversation with a template decode it, and
+    refuse the whole conversation otherwise. The problem then quotes what the model wrote.
     """
     if isinstance(written, dict):
         written = _dump(written)
@@ -195,7 +196,7 @@ def _excerpt(text: str) -> str:
 
 
 def _dump(value: Any) -> str:
-    """``value`` as JSON text; empty where it is nested too deeply for that."""
+    """Return ``value`` as JSON text; empty if it is nested too deeply."""
     try:
         return json.dumps(value, ensure_ascii=False)
     except RecursionError:
@@ -211,7 +212,7 @@ def _new_id() -> str:
 
 
 def _encodable(value: Any) -> Any:
-    """``value`` with lone surrogates (as in file names that are no UTF-8) replaced: they can't be sent."""
+    """Return ``value`` with lone surrogates replaced, which cannot be sent. File names that are no UTF-8 have them."""
     if isinstance(value, str):
         return value if _is_utf8(value) else value.encode("utf-8", "replace").decode()
     if isinstance(value, dict):

@@ -95,6 +95,14 @@ def test_a_model_that_sends_no_completion_is_a_protocol_error(llm: ScriptedLLM) 
         assert len(llm.requests) == 2
 
 
+def test_a_provider_that_streams_unasked_is_no_completion(llm: ScriptedLLM) -> None:
+    with gateway(llm, calls=1) as hub:
+        llm.enqueue(model.stream("a", "b"), model.text("a plan"))
+        with pytest.raises(LLMProtocolError, match="no JSON"):
+            complete(hub, job(hub))
+        assert complete(hub, job(hub)).text == "a plan"  # the one slot is free again
+
+
 def test_a_refusal_names_the_variable_to_look_at(llm: ScriptedLLM) -> None:
     with gateway(llm, retries=2) as hub:
         llm.enqueue(model.error(401, "no such key"))

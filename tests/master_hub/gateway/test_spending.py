@@ -301,7 +301,7 @@ def test_what_running_calls_have_sent_counts_as_used(llm: ScriptedLLM) -> None:
         release.set()
         first.join()
         assert refused.status == 429
-        assert "in calls that are not over" in refused.json()["error"]["message"]
+        assert "in calls that still run" in refused.json()["error"]["message"]
 
 
 # --- at once ---

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Union
+from typing import Union
 
-from pibot.contracts import Caller, Completion, JsonObject
-from pibot.errors import LLMError
+from pibot.contracts import Completion
 from pibot.llm_client import failures
 from pibot.llm_client.backend import NoAnswer
 from pibot.llm_client.configuration import COMPLETIONS
@@ -22,74 +20,13 @@ from pibot.master_hub.gateway import errors, meter
 from pibot.master_hub.gateway.errors import GatewayError
 from pibot.master_hub.gateway.ledger import Account, Ledger
 from pibot.master_hub.gateway.meter import StreamMeter
+from pibot.master_hub.gateway.model_call import Answered, CountedStream, ModelCall
 from pibot.master_hub.gateway.provider import Provider, ProviderAnswer
-
-if TYPE_CHECKING:
-    import aiohttp
 
 log = logging.getLogger("pibot.gateway")
 
 FALLBACK_SECONDS = 60.0
 """How long the fallback model is asked first after the first model failed."""
-
-
-@dataclass(frozen=True)
-class ModelCall:
-    """A request for the provider.
-
-    Args:
-        body: of a chat completion; None asks for the list of models.
-        caller: whose key the request came with; None for the hub itself.
-        raw: the body as it came, which is passed on unchanged if possible.
-        job_id: the job that the hub itself calls for.
-    """
-
-    body: JsonObject | None
-    caller: Caller | None = None
-    raw: bytes | None = None
-    job_id: str | None = None
-
-    @property
-    def own(self) -> bool:
-        """Whether the hub itself calls, and so needs the completion and not the HTTP answer."""
-        return self.caller is None
-
-    @property
-    def stream(self) -> bool:
-        """Whether the caller wants the answer while it is generated."""
-        return self.body is not None and self.body.get("stream") is True
-
-    def encode(self, model: str | None = None, *, ask_for_usage: bool = True) -> bytes:
-        """Return the body for the provider.
-
-        Args:
-            model: replaces the caller's model.
-            ask_for_usage: have a stream end with its token counts.
-        """
-        body = self.body or {}
-        ask_for_usage = ask_for_usage and self.stream
-        if model is None and self.raw is not None and not ask_for_usage:
-            return self.raw
-        if ask_for_usage:
-            body = meter.asking_for_usage(body)
-        return json.dumps(body if model is None else {**body, "model": model}).encode()
-
-
-@dataclass(frozen=True)
-class Answered:
-    """The outcome of a model call that a provider answered.
-
-    Args:
-        answer: what the provider answered; for a worker this may be a refusal.
-        completion: the answer read, for the hub's own calls.
-        error: why there is no completion, for the hub's own calls.
-        stream: the rest of a streamed answer; the receiver closes it.
-    """
-
-    answer: ProviderAnswer
-    completion: Completion | None = None
-    error: LLMError | None = None
-    stream: CountedStream | None = None
 
 
 @dataclass(frozen=True)
@@ -236,12 +173,12 @@ class ModelCaller:
         seconds = max(0.001, seconds)
         try:
             answer = await provider.ask(method, path, body, stream=call.stream, timeout=seconds)
-            if _refuses_usage(call, answer):
+            if call.usage_refused(answer):
                 model = None if provider is self._providers[0] else provider.model
                 body = call.encode(model, ask_for_usage=False)
                 answer = await provider.ask(method, path, body, stream=True, timeout=seconds)
         except NoAnswer as problem:
-            error = errors.no_answer(provider.endpoint, provider.setting, problem)
+            error = errors.unanswered(provider.endpoint, provider.setting, problem)
             return _CallFailure(error, may_pass=problem.may_pass, fall_back=True)
         status = answer.http.status
         if not call.own and status < 400:
@@ -256,57 +193,6 @@ class ModelCaller:
         """Return the name of the model that the provider is asked for."""
         named = (call.body or {}).get("model")
         return named if provider is self._providers[0] and isinstance(named, str) else provider.model
-
-
-class CountedStream:
-    """The rest of a streamed answer, counted while it is read. Use it within the caller's event loop.
-
-    Args:
-        provider, connection: where it comes from.
-        counter: counts the tokens.
-        settle: writes them to the ledger.
-        give_back: frees the call's slot.
-    """
-
-    def __init__(
-        self,
-        provider: Provider,
-        connection: aiohttp.ClientResponse,
-        counter: StreamMeter,
-        settle: Callable[[], Awaitable[None]],
-        give_back: Callable[[], None],
-    ) -> None:
-        self._provider = provider
-        self._connection = connection
-        self._counter = counter
-        self._settle = settle
-        self._give_back = give_back
-
-    async def read(self) -> bytes:
-        """Return the next part for the caller; empty at the end.
-
-        Raises:
-            GatewayError: the stream broke off.
-        """
-        counter = self._counter
-        while True:
-            try:
-                part = await self._provider.read(self._connection)
-            except NoAnswer as problem:
-                failure = errors.no_answer(self._provider.endpoint, self._provider.setting, problem)
-                break
-            passed_on = counter.pass_on(part) if part else counter.rest()
-            if counter.done or not part:
-                await self._settle()  # before the caller learns of the end, and so before its job can end
-            if passed_on or not part:
-                return passed_on
-        raise failure
-
-    async def close(self) -> None:
-        """Close the connection, free the slot and count what was read."""
-        self._connection.close()
-        self._give_back()
-        await self._settle()
 
 
 class Slots:
@@ -360,9 +246,3 @@ def _settle(call: ModelCall, failure: _CallFailure, headers: dict[str, str] | No
     if call.own:
         return Answered(answer, error=failure.final_error())
     return Answered(replace(answer, headers={**answer.headers, **(headers or {})}))
-
-
-def _refuses_usage(call: ModelCall, answer: ProviderAnswer) -> bool:
-    """Whether the provider refuses a stream for the token counts that were asked for on top of the caller's request."""
-    refused = answer.http.status == 400 and b"stream_options" in answer.http.body
-    return refused and call.stream and not meter.asks_for_usage(call.body or {})

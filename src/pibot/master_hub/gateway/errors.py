@@ -86,7 +86,7 @@ _OF_CAUSE = {
 }
 
 
-def no_answer(endpoint: Endpoint, setting: str, problem: NoAnswer) -> GatewayError:
+def unanswered(endpoint: Endpoint, setting: str, problem: NoAnswer) -> GatewayError:
     """Return the failure for a call that got no whole answer from the provider.
 
     Args:

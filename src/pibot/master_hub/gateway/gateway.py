@@ -16,8 +16,9 @@ from pibot.contracts import Completion, JsonObject
 from pibot.llm_client.configuration import COMPLETIONS
 from pibot.logs import event
 from pibot.master_hub.gateway import errors
-from pibot.master_hub.gateway.caller import CountedStream, ModelCall, ModelCaller
+from pibot.master_hub.gateway.caller import ModelCaller
 from pibot.master_hub.gateway.errors import GatewayError
+from pibot.master_hub.gateway.model_call import CountedStream, ModelCall
 
 if TYPE_CHECKING:
     from pibot.background import BackgroundLoop

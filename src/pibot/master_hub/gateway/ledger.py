@@ -1,4 +1,4 @@
-"""For whom the gateway's calls are, what they cost, and whether there is budget left."""
+"""The gateway's accounts: which job a call is counted to, what it costs, and whether there is budget left."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ log = logging.getLogger("pibot.gateway")
 T = TypeVar("T")
 
 OTHER_MODEL = "other"
-"""What models are counted as that the owner has named nowhere: a caller may make up any number of names."""
+"""The name under which unknown models are counted: a caller can make up any number of names."""
 
 UNWRITTEN_KEPT = 10_000
-"""Calls that are kept to be written down when the disk takes them again; some MB."""
+"""Calls kept in memory (some MB) until the disk can be written again; the oldest are dropped first."""
 
 
 @dataclass(frozen=True)
 class Account:
-    """For whom a call is.
+    """What a call is counted to.
 
     Args:
-        caller: whose key was shown, or the hub itself.
-        job_id, lease: what it is for; None where it is for no job.
+        caller: name of the key that the call came with, or of the hub itself.
+        job_id, lease: the job, and the worker's lease of its step; None for a call that belongs to no job.
     """
 
     caller: str
@@ -45,12 +45,13 @@ class Account:
 
 
 class Ledger:
-    """Within one event loop, but for :attr:`since_start`.
+    """Keeps the budgets, and writes each call's tokens to the job store. Use it within one event loop, except
+    :attr:`since_start` and :meth:`today`, which any thread may use.
 
     Args:
-        store: where calls are written down.
+        store: the job store.
         settings: the budgets and prices.
-        models: the names of the models that are set.
+        models: names of the configured models.
     """
 
     def __init__(self, store: JobStore, settings: GatewaySettings, models: tuple[str, ...]) -> None:
@@ -66,14 +67,21 @@ class Ledger:
 
     @property
     def since_start(self) -> tuple[Spending, ...]:
-        """Who asked which model since the hub was started."""
+        """Tokens and costs since the hub's start, by caller and model."""
         return tuple(self._sums[key] for key in sorted(self._sums))
 
     async def account_of(self, caller: Caller | None, job_id: str | None = None) -> Account:
-        """For whom a call is; None is the hub itself, for the job that it works on.
+        """Return the account of a call.
 
-        A worker runs one task at a time, so its job is the one that is leased to it: nothing that it says itself is
-        believed. Without a lease it works on a task that somebody gave it directly.
+        A worker runs one task at a time, so its call belongs to the job whose step is leased to it; what the worker
+        itself says is ignored. A worker without a lease runs a task that was sent to it directly.
+
+        Args:
+            caller: whose key the call came with; None for the hub itself.
+            job_id: the job that the hub itself calls for.
+
+        Raises:
+            GatewayError: the store can't be read.
         """
         if caller is None:
             return Account(MASTER, job_id)
@@ -83,33 +91,33 @@ class Ledger:
         return Account(caller.worker_id, None if lease is None else lease.job_id, lease)
 
     async def begin(self, account: Account, expected: int) -> object:
-        """Let a call run, as long as there is budget left.
+        """Let a call run if there is budget left.
 
-        What a call that runs will at least take counts as used, so that many at once overshoot a budget by no more
+        The prompt tokens of running calls count as used, so that calls at the same time overshoot a budget by no more
         than their answers.
 
         Args:
-            expected: tokens of what is sent.
+            expected: estimated tokens of the prompt.
 
         Returns:
-            What :meth:`end` is to be called with.
+            A key for :meth:`end`.
 
         Raises:
-            GatewayError: the budget of the job or of the day is used up.
+            GatewayError: the budget of the job or of the day is used up, or the store can't be read.
         """
         job_tokens, day_tokens = self._settings.job_tokens, self._settings.day_tokens
         job_id = account.job_id if job_tokens is not None else None
         used, today = 0, 0
         if job_id is not None or day_tokens is not None:
             used, today = await self._ask(self._used, job_id, day_tokens is not None)
-        # From here on nothing is awaited: whoever asks meanwhile would not see this call.
-        running = self._still_to_count(lambda other: other.job_id == job_id)
+        # No await from here on: a call that begins in between would not see this one.
+        running = self._not_yet_written(lambda other: other.job_id == job_id)
         if job_tokens is not None and job_id is not None and used + running >= job_tokens:
             raise errors.budget_used_up(
                 f"job {job_id} has used {used:,} tokens{_and_running(running)}, and PIBOT_JOB_TOKENS on "
                 f"the master allows {job_tokens:,} a job; raise it there, or ask for less in one job"
             )
-        running = self._still_to_count(lambda other: True)
+        running = self._not_yet_written(lambda other: True)
         if day_tokens is not None and today + running >= day_tokens:
             day = self._store.accounts.today()
             raise errors.budget_used_up(
@@ -121,11 +129,12 @@ class Ledger:
         return key
 
     async def end(self, key: object, model: str, counted: Counted | None) -> None:
-        """A call is over.
+        """End a call, and write its tokens. Ending it twice counts it once.
 
         Args:
-            model: the one that was asked.
-            counted: its tokens; None where nothing was answered, and so nothing is counted.
+            key: from :meth:`begin`.
+            model: the model that was asked.
+            counted: the call's tokens; None if nothing was answered, which counts nothing.
         """
         if key not in self._running:
             return
@@ -145,7 +154,7 @@ class Ledger:
             )
             self._unwritten = [*self._unwritten, spent][-UNWRITTEN_KEPT:]
             del self._running[key]
-            # Whoever waits may be cancelled, as the planner is with its job: the tokens are used all the same.
+            # The waiting caller may be cancelled, as the planner is with its job, but its tokens were used.
             writing = asyncio.ensure_future(self._write())
             self._writing.add(writing)
             writing.add_done_callback(self._writing.discard)
@@ -154,16 +163,16 @@ class Ledger:
             del self._running[key]
 
     def today(self) -> Spending:
-        """All of today's calls that are written down; blocks."""
+        """Return the sum of today's calls in the database; blocks for the disk."""
         return total(self._store.accounts.of_day())
 
     async def stop(self) -> None:
-        """Write down what still waits for that."""
+        """Write the calls that are not in the database yet."""
         await asyncio.gather(*self._writing)
         await self._write()
 
     def close(self) -> None:
-        """End its thread."""
+        """End the ledger's thread."""
         self._on_disk.close()
 
     def _spent(self, account: Account, model: str, counted: Counted) -> Spent:
@@ -180,12 +189,12 @@ class Ledger:
         self._sums[key] = Spending(together.usage, together.estimated, together.cost, *key)
 
     async def _write(self) -> None:
-        """Write down what waits for it. Where the disk does not take it, that goes with the next call's."""
+        """Write the waiting calls. If that fails, they are written together with the next call."""
         calls, self._unwritten = self._unwritten, []
         if not calls:
             return
         key = object()
-        self._being_written[key] = calls  # budgets see them meanwhile
+        self._being_written[key] = calls  # so that budgets still see them
         try:
             await self._on_disk.once(self._store.spend, calls)
         except StoreError as exc:
@@ -195,7 +204,7 @@ class Ledger:
             del self._being_written[key]
 
     def _used(self, job_id: str | None, day: bool) -> tuple[int, int]:
-        """Tokens of the job and of today that are written down; blocks."""
+        """Return the tokens of the job and of today in the database; blocks for the disk."""
         accounts = self._store.accounts
         return (
             0 if job_id is None else accounts.used_by(job_id),
@@ -209,8 +218,8 @@ class Ledger:
             failure = errors.store_failed(exc)
         raise failure
 
-    def _still_to_count(self, counts: Callable[[Account], bool]) -> int:
-        """Tokens that are used and not written down: of what running calls have sent, and of what waits."""
+    def _not_yet_written(self, counts: Callable[[Account], bool]) -> int:
+        """Return the tokens not yet in the database: prompts of running calls, and ended calls still to be written."""
         running = sum(expected for account, expected in self._running.values() if counts(account))
         unwritten = (self._unwritten, *self._being_written.values())
         waiting = sum(s.usage.total_tokens for part in unwritten for s in part if counts(Account(s.caller, s.job_id)))
@@ -218,4 +227,4 @@ class Ledger:
 
 
 def _and_running(tokens: int) -> str:
-    return f" and about {tokens:,} in calls that are not over" if tokens else ""
+    return f" and about {tokens:,} in calls that still run" if tokens else ""

@@ -1,4 +1,4 @@
-"""How many tokens a call took: what the provider says, or an estimate where it says nothing."""
+"""Counts the tokens of a call: as the provider reports them, or estimated if it reports none."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from pibot.errors import LLMProtocolError
 from pibot.llm_client.backend import HttpAnswer
 
 BYTES_A_TOKEN = 4
-"""For an estimate: about right for English; text that JSON escapes, such as Chinese, comes out too high."""
+"""For estimates: about right for English, too many tokens for text that JSON escapes, such as Chinese."""
 
 MAX_EVENT_BYTES = 1024 * 1024
-"""Of one event of a stream; a longer one is passed on in pieces and not looked into."""
+"""Longest event of a stream that is parsed; a longer one is passed on unread, in pieces."""
 
 MAX_TOKENS = 10**9
-"""Of one call; a provider that tells of more is broken, and must not break the sums."""
+"""Most tokens counted for one call: a broken provider that reports more must not spoil the sums."""
 
 _END_OF_EVENT = re.compile(rb"\r?\n\r?\n")
 
 
 @dataclass(frozen=True)
 class Counted:
-    """A call's tokens.
+    """The tokens of one call.
 
     Args:
-        estimated: the provider did not tell them.
+        usage: the tokens.
+        estimated: whether they are estimated because the provider reported none.
     """
 
     usage: Usage
@@ -36,7 +37,7 @@ class Counted:
 
 
 def estimate(text_bytes: int) -> int:
-    """Tokens of so many bytes."""
+    """Estimate the tokens of a text from its size in bytes."""
     return -(-text_bytes // BYTES_A_TOKEN)
 
 
@@ -59,65 +60,67 @@ def of_answer(body_bytes: int, answer: HttpAnswer) -> Counted:
 
 
 def asks_for_usage(call: JsonObject) -> bool:
-    """Whether the caller of a stream wants the chunk that tells its tokens."""
+    """Whether the caller of a stream asks for the chunk with its token counts."""
     options = call.get("stream_options")
     return isinstance(options, dict) and options.get("include_usage") is True
 
 
 def asking_for_usage(call: JsonObject) -> JsonObject:
-    """The call of a stream, with the wish for the chunk that tells its tokens."""
+    """Return the call of a stream with the option that asks for the chunk with its token counts."""
     options = call.get("stream_options")
     return {**call, "stream_options": {**(options if isinstance(options, dict) else {}), "include_usage": True}}
 
 
 class StreamMeter:
-    """Counts a stream as it goes by, and keeps the chunk that only tells its tokens from who did not ask for it.
+    """Counts the tokens of a stream while it is passed on.
+
+    Removes the chunk that holds nothing but token counts, unless the caller asked for it.
 
     Args:
-        body_bytes: of the request.
-        tell_usage: the caller did ask.
+        body_bytes: size of the request's body.
+        tell_usage: whether the caller asked for the token counts.
 
     Attributes:
-        done: its last event went by.
+        done: whether the last event has passed.
     """
 
     def __init__(self, body_bytes: int, *, tell_usage: bool) -> None:
         self._body_bytes = body_bytes
         self._tell_usage = tell_usage
-        self._rest = b""
+        self._unread = b""
         self._usage: Usage | None = None
-        self._said = 0
+        self._text_bytes = 0
         self.done = False
 
     def pass_on(self, part: bytes) -> bytes:
-        """What of the stream can be passed on now, with its next part."""
-        self._rest += part
+        """Take the next part of the stream, and return what can be passed on now."""
+        self._unread += part
         passed = []
         start = 0
-        for end in _END_OF_EVENT.finditer(self._rest):
-            event = self._rest[start : end.end()]
+        for end in _END_OF_EVENT.finditer(self._unread):
+            event = self._unread[start : end.end()]
             start = end.end()
-            if self._look_at(event):
+            if self._count(event):
                 passed.append(event)
-        self._rest = self._rest[start:]
-        if len(self._rest) > MAX_EVENT_BYTES:
+        self._unread = self._unread[start:]
+        if len(self._unread) > MAX_EVENT_BYTES:
             passed.append(self.rest())
         return b"".join(passed)
 
     def rest(self) -> bytes:
-        """What is left of the stream at its end."""
-        rest, self._rest = self._rest, b""
-        self._said += len(rest)
+        """Return what is left to pass on at the end of the stream."""
+        rest, self._unread = self._unread, b""
+        self._text_bytes += len(rest)
         return rest
 
     def counted(self) -> Counted:
-        """The tokens so far."""
+        """Return the tokens so far."""
         if self._usage is not None:
             return Counted(self._usage)
-        return Counted(Usage(estimate(self._body_bytes), estimate(self._said), 1), estimated=True)
+        return Counted(Usage(estimate(self._body_bytes), estimate(self._text_bytes), 1), estimated=True)
 
-    def _look_at(self, event: bytes) -> bool:
-        """Whether an event is for the caller."""
+    def _count(self, event: bytes) -> bool:
+        """Count an event, and return whether it is for the caller."""
         data = b"".join(line[5:].strip() for line in event.splitlines() if line.startswith(b"data:"))
         self.done = self.done or data == b"[DONE]"
         try:
@@ -126,28 +129,29 @@ class StreamMeter:
             chunk = None
         if not isinstance(chunk, dict):
             return True
-        told = _reported(chunk)
-        if told is not None:
-            self._usage = told  # some providers tell the sum so far with each chunk: the last one counts
-        self._said += _text_bytes_of(chunk, "delta")
-        return self._tell_usage or told is None or bool(chunk.get("choices"))
+        reported = _reported(chunk)
+        if reported is not None:
+            self._usage = reported  # some providers send a running total with each chunk: the last one counts
+        self._text_bytes += _text_bytes_of(chunk, "delta")
+        return self._tell_usage or reported is None or bool(chunk.get("choices"))
 
 
 def _reported(data: Any) -> Usage | None:
-    """The tokens that an answer or a chunk tells of."""
+    """Return the token counts in an answer or a chunk; None if there are none."""
     usage = data.get("usage") if isinstance(data, dict) else None
     if not isinstance(usage, dict):
         return None
-    told = Usage.from_json(usage)
-    most = MAX_TOKENS
-    return Usage(min(told.prompt_tokens, most), min(told.completion_tokens, most), 1) if told.total_tokens else None
+    reported = Usage.from_json(usage)
+    if not reported.total_tokens:
+        return None
+    return Usage(min(reported.prompt_tokens, MAX_TOKENS), min(reported.completion_tokens, MAX_TOKENS), 1)
 
 
 def _text_bytes_of(data: JsonObject, what: str) -> int:
-    """Bytes of what the model said in an answer's messages, or in a chunk's deltas."""
+    """Return the size of the model's own text in an answer's messages, or in a chunk's deltas."""
     choices = data.get("choices")
-    said = [choice.get(what) for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
-    return sum(_text_bytes(part) for part in said)
+    parts = [choice.get(what) for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
+    return sum(map(_text_bytes, parts))
 
 
 def _text_bytes(value: Any) -> int:

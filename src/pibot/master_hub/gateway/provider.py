@@ -67,12 +67,12 @@ class Provider:
         """
         import aiohttp
 
-        from pibot.llm_client.aiohttp_backend import no_answer
+        from pibot.llm_client.aiohttp_backend import as_no_answer
 
         try:
             return await asyncio.wait_for(self._ask(method, path, body, stream), timeout)
         except (asyncio.TimeoutError, aiohttp.ClientError, OSError) as exc:
-            failure = no_answer(exc, timeout)
+            failure = as_no_answer(exc, timeout)
         # Raised outside the except block, so that it has no context: aiohttp's errors hold the headers, with the key.
         raise failure
 
@@ -84,14 +84,14 @@ class Provider:
         """
         import aiohttp
 
-        from pibot.llm_client.aiohttp_backend import no_answer
+        from pibot.llm_client.aiohttp_backend import as_no_answer
 
         try:
             return await response.content.readany()
         except asyncio.TimeoutError:
             failure = NoAnswer(f"sent nothing for {self._silence:.3g} seconds in its answer", Cause.TIMED_OUT)
         except (aiohttp.ClientError, OSError) as exc:
-            failure = no_answer(exc, self._silence)
+            failure = as_no_answer(exc, self._silence)
         raise failure
 
     async def close(self) -> None:
@@ -115,7 +115,7 @@ class Provider:
                 raise NoAnswer("answers with a redirect", Cause.REDIRECTED, may_pass=False)
             passed_on = {name: response.headers[name] for name in _PASSED_ON if name in response.headers}
             passed_on["Content-Type"] = response.headers.get("Content-Type", "application/json")
-            if status < 300 and response.content_type == "text/event-stream":
+            if stream and status < 300 and response.content_type == "text/event-stream":
                 return ProviderAnswer(HttpAnswer.of(status, b"", passed_on), passed_on, response)
             content = await read_bounded(response.content.iter_any(), status)
         except BaseException:

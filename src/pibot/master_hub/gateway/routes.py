@@ -9,9 +9,9 @@ from flask import Blueprint, Response, request
 
 from pibot.contracts import Scope
 from pibot.errors import InvalidRequest
-from pibot.master_hub.gateway.caller import ModelCall
 from pibot.master_hub.gateway.errors import GatewayError
 from pibot.master_hub.gateway.gateway import Gateway, Reply
+from pibot.master_hub.gateway.model_call import ModelCall
 from pibot.web import answer, current_caller, json_body, needs
 
 

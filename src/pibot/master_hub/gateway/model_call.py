@@ -1,0 +1,133 @@
+"""A model call on its way to the provider, and the provider's answer on its way back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pibot.contracts import Caller, Completion, JsonObject
+from pibot.errors import LLMError
+from pibot.llm_client.backend import NoAnswer
+from pibot.master_hub.gateway import errors, meter
+from pibot.master_hub.gateway.meter import StreamMeter
+from pibot.master_hub.gateway.provider import Provider, ProviderAnswer
+
+if TYPE_CHECKING:
+    import aiohttp
+
+
+@dataclass(frozen=True)
+class ModelCall:
+    """A request for the provider.
+
+    Args:
+        body: of a chat completion; None asks for the list of models.
+        caller: whose key the request came with; None for the hub itself.
+        raw: the body as it came, which is passed on unchanged if possible.
+        job_id: the job that the hub itself calls for.
+    """
+
+    body: JsonObject | None
+    caller: Caller | None = None
+    raw: bytes | None = None
+    job_id: str | None = None
+
+    @property
+    def own(self) -> bool:
+        """Whether the hub itself calls, and so needs the completion and not the HTTP answer."""
+        return self.caller is None
+
+    @property
+    def stream(self) -> bool:
+        """Whether the caller wants the answer while it is generated."""
+        return self.body is not None and self.body.get("stream") is True
+
+    def encode(self, model: str | None = None, *, ask_for_usage: bool = True) -> bytes:
+        """Return the body for the provider.
+
+        Args:
+            model: replaces the caller's model.
+            ask_for_usage: have a stream end with its token counts.
+        """
+        body = self.body or {}
+        ask_for_usage = ask_for_usage and self.stream
+        if model is None and self.raw is not None and not ask_for_usage:
+            return self.raw
+        if ask_for_usage:
+            body = meter.asking_for_usage(body)
+        return json.dumps(body if model is None else {**body, "model": model}).encode()
+
+    def usage_refused(self, answer: ProviderAnswer) -> bool:
+        """Whether the provider refuses a stream because the gateway asked it for token counts."""
+        refused = answer.http.status == 400 and b"stream_options" in answer.http.body
+        return refused and self.stream and not meter.asks_for_usage(self.body or {})
+
+
+class CountedStream:
+    """The rest of a streamed answer, counted while it is read. Use it within the caller's event loop.
+
+    Args:
+        provider, connection: where it comes from.
+        counter: counts the tokens.
+        settle: writes them to the ledger.
+        give_back: frees the call's slot.
+    """
+
+    def __init__(
+        self,
+        provider: Provider,
+        connection: aiohttp.ClientResponse,
+        counter: StreamMeter,
+        settle: Callable[[], Awaitable[None]],
+        give_back: Callable[[], None],
+    ) -> None:
+        self._provider = provider
+        self._connection = connection
+        self._counter = counter
+        self._settle = settle
+        self._give_back = give_back
+
+    async def read(self) -> bytes:
+        """Return the next part for the caller; empty at the end.
+
+        Raises:
+            GatewayError: the stream broke off.
+        """
+        counter = self._counter
+        while True:
+            try:
+                part = await self._provider.read(self._connection)
+            except NoAnswer as problem:
+                failure = errors.unanswered(self._provider.endpoint, self._provider.setting, problem)
+                break
+            passed_on = counter.pass_on(part) if part else counter.rest()
+            if counter.done or not part:
+                await self._settle()  # before the caller learns of the end, and so before its job can end
+            if passed_on or not part:
+                return passed_on
+        raise failure
+
+    async def close(self) -> None:
+        """Close the connection, free the slot and count what was read."""
+        self._connection.close()
+        self._give_back()
+        await self._settle()
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The outcome of a model call that a provider answered.
+
+    Args:
+        answer: what the provider answered; for a worker this may be a refusal.
+        completion: the answer read, for the hub's own calls.
+        error: why there is no completion, for the hub's own calls.
+        stream: the rest of a streamed answer; the receiver closes it.
+    """
+
+    answer: ProviderAnswer
+    completion: Completion | None = None
+    error: LLMError | None = None
+    stream: CountedStream | None = None
