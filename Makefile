@@ -1,6 +1,6 @@
 # The two commands: `make up` and `make test`. `make` alone lists them all.
 .DEFAULT_GOAL := help
-.PHONY: help up down demo test lint format chaos bench lock audit clean
+.PHONY: help up down demo test lint format chaos bench picture lock audit clean
 
 help: ## show this
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
@@ -39,6 +39,10 @@ chaos: ## kill, stop, cut off and starve a fleet while it works on 300 jobs (SEE
 bench: ## measure against other task queues and write benchmarks/results.md
 	@scripts/bootstrap.sh dev
 	@.venv/bin/python -m benchmarks
+
+picture: ## take the README's picture anew: a fleet at work, in a real browser
+	@scripts/bootstrap.sh dev
+	@PIBOT_PICTURE=docs/dashboard.png .venv/bin/python -m pytest -q tests/end_to_end/test_picture.py
 
 lock: ## resolve requirements/*.txt anew (UPGRADE=1 takes the newest)
 	@scripts/lock.sh $(if $(filter-out 0,$(UPGRADE)),--upgrade)

@@ -32,7 +32,8 @@ Exit codes:
   5    the hub refused the request
   130  interrupted
 
-Settings are read from the environment, and from .env in the working directory."""
+Settings are read from the environment, and from .env in the working directory:
+docs/settings.md lists them."""
 
 
 class Command(click.Group):

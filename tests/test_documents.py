@@ -1,0 +1,226 @@
+"""What the documents say is so: settings, commands, routes, messages, paths and links are compared with the code."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from pibot.cli import commands
+from pibot.master_components.store.records import Submission
+from pibot.settings.catalog import KNOWN_SETTINGS
+from tests.support.processes import ROOT
+
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+TEXTS = [ROOT / "README.md", ROOT / "README.zh-CN.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS]
+HISTORY = {"CHANGELOG.md"}
+"""Documents that name files as they once were."""
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text("utf-8")
+
+
+def rows(text: str) -> Iterator[list[str]]:
+    """The rows of a text's tables, as cells."""
+    for line in text.splitlines():
+        if line.startswith("| "):
+            yield [cell.strip() for cell in line.strip("|").split(" | ")]
+
+
+def section(text: str, heading: str) -> str:
+    """What stands between a heading and the next one of its level or above."""
+    level = heading.index(" ")
+    found = re.search(rf"^{re.escape(heading)}\n(.*?)(?=^#{{1,{level}}} |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert found, f"there is no {heading!r}"
+    return found[1]
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def code_blocks(text: str) -> list[str]:
+    return re.findall(r"^```.*?^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def headings(text: str) -> list[str]:
+    return re.findall(r"^(#+ .*)$", without_code(text), re.MULTILINE)
+
+
+def anchor(heading: str) -> str:
+    """The name under which GitHub links to a heading."""
+    words = heading.lstrip("# ").lower()
+    return re.sub(r"[^\w\- ]", "", words).replace(" ", "-")
+
+
+# --- README ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_readme_has_at_most_1000_words() -> None:
+    assert len(read("README.md").split()) <= 1000
+
+
+def test_the_readme_names_every_document() -> None:
+    linked = set(re.findall(r"\]\((docs/[\w-]+\.md)\)", read("README.md")))
+    assert linked == {f"docs/{path.name}" for path in DOCS}
+
+
+def test_the_two_readmes_have_the_same_headings_and_commands() -> None:
+    english, chinese = read("README.md"), read("README.zh-CN.md")
+    assert [h.partition(" ")[0] for h in headings(english)] == [h.partition(" ")[0] for h in headings(chinese)]
+    assert code_blocks(english) == code_blocks(chinese)
+    assert len(list(rows(english))) == len(list(rows(chinese)))
+    assert re.findall(r"\]\((?!README)([^)]+)\)", english) == re.findall(r"\]\((?!README)([^)]+)\)", chinese)
+
+
+# --- Settings -------------------------------------------------------------------------------------------------------
+
+
+def described_settings() -> Iterator[tuple[str, list[str]]]:
+    for cells in rows(read("docs/settings.md")):
+        name = re.fullmatch(r"`([A-Z][\w<>]+)`", cells[0])
+        if name:
+            yield name[1].replace("WORKER_1_", "WORKER_<n>_"), cells[1:]
+
+
+def test_each_setting_is_described_and_no_other() -> None:
+    assert {name for name, _ in described_settings()} == {setting.name for setting in KNOWN_SETTINGS}
+
+
+def test_each_setting_is_described_with_its_readers_and_its_default() -> None:
+    known = {setting.name: setting for setting in KNOWN_SETTINGS}
+    for name, (readers, _, default, _) in described_settings():
+        assert readers == ", ".join(known[name].read_by), name
+        if known[name].default:
+            assert default.startswith(f"`{known[name].default}`"), name
+        elif default.startswith("`"):
+            assert name == "PIBOT_LOG_DIR", f"{name} has no default in the code"
+
+
+# --- Commands -------------------------------------------------------------------------------------------------------
+
+
+def options_of(command: click.Command) -> set[str]:
+    return {o for p in command.params if isinstance(p, click.Option) for o in p.opts if o.startswith("--")}
+
+
+def test_each_command_is_described_with_its_arguments_and_options() -> None:
+    text = read("docs/commands.md")
+    described = re.findall(r"^### `pibot (\w+)", text, re.MULTILINE)
+    assert sorted(described) == sorted(commands.main.commands)
+    for name, command in commands.main.commands.items():
+        arguments = [(p.name or "").upper() for p in command.params if isinstance(p, click.Argument)]
+        part = section(text, f"### `{' '.join(['pibot', name, *arguments])}`")
+        assert {cells[0].strip("`") for cells in rows(part) if cells[0].startswith("`--")} == options_of(command), name
+
+
+def test_the_exit_codes_are_those_of_the_help() -> None:
+    told = dict(re.findall(r"^ +(\d+) +(.+)$", commands.EPILOG, re.MULTILINE))
+    written = {
+        cells[0]: cells[1].replace("`run`", "'run'") for cells in rows(read("docs/commands.md")) if cells[0].isdigit()
+    }
+    assert written == told
+
+
+# --- HTTP API -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("heading", "room"), [("## The master", "master_hub"), ("## The worker", "worker")])
+def test_each_route_is_in_the_overview_of_the_api(heading: str, room: str) -> None:
+    paths = json.loads(read(f"src/pibot/{room}/openapi.json"))["paths"]
+    routes = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
+    part = section(read("docs/http-api.md"), heading)
+    assert {cells[0].strip("`") for cells in rows(part) if re.match(r"`(GET|POST|DELETE) ", cells[0])} == routes
+
+
+def test_the_overview_names_the_fields_of_a_job() -> None:
+    table = section(read("docs/http-api.md"), "## The master").partition("| field of `POST /task` |")[2]
+    assert [cells[0].strip("`") for cells in rows(table) if cells[0].startswith("`")] == list(
+        Submission.__annotations__
+    )
+
+
+# --- Troubleshooting ------------------------------------------------------------------------------------------------
+
+OTHERS_WORDS = {
+    "No route to host",
+    "Connection timed out",
+    "Permission denied (publickey…)",
+    "Host key verification failed",
+    "Attempting to decrypt but no vault secrets found",
+    "port … Address already in use",
+}
+"""What SSH, Ansible and the system say."""
+
+
+def spoken() -> str:
+    """All texts in the code, each string in one piece although its source goes over lines."""
+    kinds = ("*.py", "*.yml", "*.sh", "*.html", "*.js")
+    folders = ("src", "ansible", "scripts")
+    sources = [path.read_text("utf-8") for folder in folders for kind in kinds for path in (ROOT / folder).rglob(kind)]
+    joined = re.sub(r"[\"']\s*\n\s*f?[\"']", "", "\n".join(sources))
+    return re.sub(r"\s+", " ", joined)
+
+
+def test_each_message_in_the_symptom_tables_is_one_of_the_programs() -> None:
+    text = spoken()
+    unknown = []
+    for cells in rows(read("docs/troubleshooting.md").partition("## The guide's")[0]):
+        seen = cells[1] if cells[0][0].isdigit() else cells[0]
+        messages = set(re.findall(r"`([^`]+)`", seen)) - OTHERS_WORDS
+        unknown += [m for m in messages if not all(piece.strip(" .") in text for piece in re.split(r"…|\d+|: ", m))]
+    assert unknown == []
+
+
+# --- Paths and links ------------------------------------------------------------------------------------------------
+
+FOLDERS = ("src", "tests", "docs", "ansible", "molecule", "skills", "scripts", "chaos", "benchmarks", "requirements")
+
+
+@pytest.mark.parametrize("path", [p for p in TEXTS if p.name not in HISTORY], ids=lambda path: path.name)
+def test_each_path_that_a_document_names_exists(path: Path) -> None:
+    named = re.findall(rf"`((?:{'|'.join(FOLDERS)})/[\w./-]+)`", without_code(path.read_text("utf-8")))
+    made = {"skills/dice/SKILL.md", "skills/dice/tools.py", "ansible/secrets/api_key"}
+    assert [name for name in named if name not in made and not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
+def test_each_link_leads_somewhere(path: Path) -> None:
+    text = path.read_text("utf-8")
+    for target in re.findall(r"\]\(([^)\s]+)\)", without_code(text)):
+        if re.match(r"https?://", target):
+            continue
+        name, _, part = target.partition("#")
+        file = path.parent / name if name else path
+        assert file.exists(), target
+        if part:
+            assert part in {anchor(h) for h in headings(file.read_text("utf-8"))}, target
+
+
+def test_each_decision_that_the_code_cites_exists() -> None:
+    known = re.findall(r"^### D(\d+)\. ", read("docs/decisions.md"), re.MULTILINE)
+    assert len(set(known)) == len(known)
+    folders = ("src", "skills", "chaos", "benchmarks", "ansible", "molecule", "scripts", "tests")
+    cited = {
+        number
+        for folder in folders
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in {".py", ".yml", ".j2", ".sh", ".sql", ".js"}
+        for group in re.findall(r"decisions\.md, ((?:D\d+(?:, | and )?)+)", path.read_text("utf-8"))
+        for number in re.findall(r"\d+", group)
+    }
+    assert cited - set(known) == set()
+
+
+def test_no_document_says_to_install_another_projects_package_or_names_a_package_registry() -> None:
+    for path in [*TEXTS, *ROOT.glob("*/**/README.md")]:
+        if ".venv" in str(path):
+            continue
+        text = path.read_text("utf-8")
+        assert "pip install pibot" not in text, path
+        assert not re.search(r"pypi\.org|pythonhosted|/simple/", text), path
