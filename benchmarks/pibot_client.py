@@ -12,16 +12,17 @@ import time
 
 from benchmarks import protocol
 from pibot.contracts import SubTask, WorkerAddress
-from pibot.master_components import WorkerPool
+from pibot.master_components.workers.guide import GuidePool
+from pibot.master_components.workers.pool import WorkerPool
 
 
-async def call(pool: WorkerPool) -> None:
+async def call(pool: GuidePool) -> None:
     result = await pool.execute_task(SubTask(task_id="noop", description="Do nothing", skills=[]))
     if not result["success"]:
         raise RuntimeError(f"PiBot gave another result: {result}")
 
 
-async def one_after_another(pool: WorkerPool, count: int, seconds: float) -> list[float]:
+async def one_after_another(pool: GuidePool, count: int, seconds: float) -> list[float]:
     taken: list[float] = []
     end = time.perf_counter() + seconds
     while len(taken) < count:
@@ -33,7 +34,7 @@ async def one_after_another(pool: WorkerPool, count: int, seconds: float) -> lis
     return taken
 
 
-async def side_by_side(pool: WorkerPool, callers: int, seconds: float) -> tuple[int, float]:
+async def side_by_side(pool: GuidePool, callers: int, seconds: float) -> tuple[int, float]:
     begin = time.perf_counter()
     end = begin + seconds
 
@@ -48,7 +49,7 @@ async def side_by_side(pool: WorkerPool, callers: int, seconds: float) -> tuple[
     return sum(counts), time.perf_counter() - begin
 
 
-async def guide_load_test(pool: WorkerPool) -> float:
+async def guide_load_test(pool: GuidePool) -> float:
     """What the guide's test_load.py does between its two readings of the clock."""
     tasks = [
         SubTask(task_id=f"parallel_{i}", description=f"Sleep for {i + 1} seconds", skills=["shell_exec"])
@@ -64,9 +65,10 @@ async def guide_load_test(pool: WorkerPool) -> float:
 
 
 async def main() -> None:
-    pool = WorkerPool(
+    addresses = [
         WorkerAddress(f"worker-{number}", "127.0.0.1", int(port)) for number, port in enumerate(sys.argv[1:], 1)
-    )
+    ]
+    pool = GuidePool(WorkerPool(addresses))
     try:
         for request in protocol.requests():
             if request["op"] == "calls":

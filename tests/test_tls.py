@@ -15,8 +15,7 @@ from flask import Flask, Response, request
 from pibot.cli.hub_client import HubClient, HubError
 from pibot.contracts import Caller, Scope, WorkerAddress
 from pibot.errors import SettingsError, WorkerNotReached, WorkerUnreachable
-from pibot.master_components.workers.client import WorkerClient
-from pibot.master_components.workers.keys import WorkerKeys
+from pibot.master_components.workers.client import WorkerClient, WorkerKeys
 from pibot.settings import Secret, Settings
 from pibot.tls import MASTER, PEER, client_tls, server_tls
 from pibot.web import ConnectionLimits, KeyRing, answer, create_app

@@ -3,51 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
-from pibot.contracts import JsonObject
+from pibot.contracts import HostReading
 
 # The bits of get_throttled that are about this moment. Higher ones are about some time since the start.
 # Source: raspberrypi.com/documentation/computers/os.html, vcgencmd get_throttled.
 _THROTTLED = ((0, "under-voltage"), (1, "frequency capped"), (2, "throttled"), (3, "soft temperature limit"))
 _THROTTLED_FILE = "sys/devices/platform/soc/soc:firmware/get_throttled"
-
-
-@dataclass(frozen=True)
-class HostReading:
-    """One look at the machine.
-
-    Args:
-        memory_total, memory_available: bytes, of the whole machine.
-        process_memory: bytes, this process's proportional set size.
-        load_1m: the load average of the last minute.
-        temperature: degrees Celsius of the processor; None where there is no sensor.
-        uptime: seconds since the machine started.
-        processors: how many this process may use.
-        throttled: what a Raspberry Pi's firmware says holds it back now; None where it has none.
-    """
-
-    memory_total: int | None
-    memory_available: int | None
-    process_memory: int | None
-    load_1m: float | None
-    temperature: float | None
-    uptime: float | None
-    processors: int | None = None
-    throttled: tuple[str, ...] | None = None
-
-    def to_json(self) -> JsonObject:
-        return {
-            "memory_total_bytes": self.memory_total,
-            "memory_available_bytes": self.memory_available,
-            "process_memory_bytes": self.process_memory,
-            "load_1m": self.load_1m,
-            "temperature_celsius": self.temperature,
-            "uptime_seconds": self.uptime,
-            "processors": self.processors,
-            "throttled": None if self.throttled is None else list(self.throttled),
-        }
 
 
 def read_host(root: Path = Path("/")) -> HostReading:

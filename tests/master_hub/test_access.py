@@ -9,7 +9,7 @@ import pytest
 
 from pibot.contracts import Scope
 from pibot.errors import SettingsError
-from pibot.master_components.workers.keys import WorkerKeys
+from pibot.master_components.workers.client import WorkerKeys
 from pibot.master_hub import HubService, create_hub_app
 from pibot.settings import AccessKey, Secret, Settings
 from pibot.web.keys import KeyRing, needed
@@ -117,10 +117,10 @@ def test_a_worker_is_shown_the_key_that_it_took_last() -> None:
     old, new = Secret("old"), Secret("new")
     keys = WorkerKeys(Secret("fleet"), {"worker-1": new}, {"worker-1": old})
     assert keys.of_worker("worker-1") == new
-    assert keys.other("worker-1", refused=new)
-    assert keys.other("worker-1", refused=new)  # of a request that was under way
+    assert keys.switch("worker-1", refused=new)
+    assert keys.switch("worker-1", refused=new)  # of a request that was under way
     assert keys.of_worker("worker-1") == old
-    assert not keys.other("worker-2", refused=Secret("fleet"))
+    assert not keys.switch("worker-2", refused=Secret("fleet"))
 
 
 def asked_worker(port: int, key: str) -> int:

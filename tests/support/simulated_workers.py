@@ -9,7 +9,6 @@ from typing import Callable
 from pibot.contracts import JsonObject, TaskResult, TaskState, WorkerAddress
 from pibot.errors import TaskNotFound, WorkerBusy, WorkerNotReached, WorkerRejected, WorkerUnreachable
 from pibot.master_components.workers.client import ANSWER_MARGIN
-from pibot.master_components.workers.pool import WorkerPool
 from tests.support.clocks import FakeClock
 
 
@@ -147,15 +146,10 @@ class SimulatedWorker:
 
 
 class SimulatedNetwork:
-    """In the place of the pool's :class:`WorkerClient`."""
+    """Takes the place of the pool's :class:`WorkerClient`."""
 
     def __init__(self, workers: dict[str, SimulatedWorker]) -> None:
         self._workers = workers
-
-    def serve(self, pool: WorkerPool) -> WorkerPool:
-        """Let a pool reach its workers by this network alone."""
-        pool._client = pool._talk._client = self  # type: ignore[assignment]
-        return pool
 
     async def request(
         self,

@@ -7,7 +7,7 @@ import time
 from typing import Any, Callable
 
 from pibot.cli.hub_client import UNREACHABLE, HubClient, HubError
-from pibot.contracts import Clock, JsonObject, shown_call
+from pibot.contracts import Clock, JsonObject, NoWorkerKind, shown_call
 
 MARKS = {
     "completed": "✓",
@@ -26,7 +26,7 @@ PATIENCE = 180.0
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
-_WAITS_FOR_ITS_TURN = ("all_busy", "next")
+_WAITS_FOR_ITS_TURN = (NoWorkerKind.ALL_BUSY.value, NoWorkerKind.NEXT.value)
 """Kinds of ``waiting_for_kind`` that no owner has to do anything about."""
 
 

@@ -47,6 +47,7 @@ from pibot.contracts.tasks import (
     TaskResult,
     TaskResultDict,
     TaskState,
+    UnfinishedTask,
 )
 from pibot.contracts.validation import (
     MAX_DESCRIPTION_CHARS,
@@ -58,7 +59,11 @@ from pibot.contracts.validation import (
     valid_timeout,
 )
 from pibot.contracts.workers import (
+    HostReading,
+    NoWorkerKind,
+    NoWorkerReason,
     WorkerAddress,
+    WorkerHealth,
     WorkerReport,
     WorkerState,
     WorkerStatus,
@@ -78,9 +83,12 @@ __all__ = [
     "CommandRunner",
     "Completion",
     "Decision",
+    "HostReading",
     "JsonObject",
     "LLMClient",
     "Message",
+    "NoWorkerKind",
+    "NoWorkerReason",
     "PendingCalls",
     "Scope",
     "SubTask",
@@ -94,8 +102,10 @@ __all__ = [
     "ToolContext",
     "ToolResult",
     "ToolSpec",
+    "UnfinishedTask",
     "Usage",
     "WorkerAddress",
+    "WorkerHealth",
     "WorkerReport",
     "WorkerState",
     "WorkerStatus",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, TypedDict
 
+from pibot.contracts.approvals import PendingCalls
 from pibot.contracts.basics import JsonObject
 from pibot.contracts.model import Usage
 from pibot.contracts.validation import valid_description, valid_id, valid_skills, valid_timeout
@@ -180,6 +181,33 @@ class TaskPlan:
             reasoning=data.get("reasoning", ""),
             note=data.get("note", ""),
         )
+
+
+@dataclass(frozen=True)
+class UnfinishedTask:
+    """A worker's 202: it has the task, and the task has not ended.
+
+    Args:
+        task_id: the task's id.
+        status: ``accepted`` in answer to ``POST /task``, ``running`` afterwards.
+        pending: the task's calls that need the owner's approval; None where none ever did.
+    """
+
+    task_id: str
+    status: str = TaskState.RUNNING.value
+    pending: PendingCalls | None = None
+
+    def to_json(self) -> JsonObject:
+        body: JsonObject = {"success": True, "task_id": self.task_id, "status": self.status}
+        if self.pending is not None and self.pending.asked:
+            body.update(self.pending.to_json())
+        return body
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> UnfinishedTask:
+        """Read the body leniently: only its status code says that the task has not ended."""
+        pending = PendingCalls.from_json(body) if "approvals_asked" in body else None
+        return cls(str(body.get("task_id")), str(body.get("status")), pending)
 
 
 class TaskResultDict(TypedDict, total=False):

@@ -1,9 +1,9 @@
-"""Workers as the master sees them."""
+"""A worker as it reports itself, and as the master sees it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Callable, TypeVar
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class WorkerState(Enum):
-    """What the pool knows of a worker. A worker not yet asked is presumed idle."""
+    """What the pool knows of a worker. A worker that was never asked is presumed idle."""
 
     IDLE = "idle"
     BUSY = "busy"
@@ -22,7 +22,7 @@ class WorkerState(Enum):
 
 @dataclass(frozen=True)
 class WorkerAddress:
-    """Where a worker is. The id is how people and results name it."""
+    """Where a worker listens. People and results name the worker by its id."""
 
     worker_id: str
     host: str
@@ -36,49 +36,136 @@ class WorkerAddress:
 
 
 @dataclass(frozen=True)
-class WorkerReport:
-    """What a worker's ``GET /status`` says; None where it does not say it.
+class WorkerHealth:
+    """The body of a worker's ``GET /health``: these three keys exactly.
 
     Args:
-        version: of PiBot.
-        uptime: seconds since its process started.
-        current_task: what it runs.
-        skills: the names of those that it has.
-        sandbox: ``bwrap`` or ``off``.
-        memory_available: bytes that a new process could have.
-        temperature: degrees Celsius of the processor.
-        load_1m: the load average of the last minute.
-        processors: how many it has.
-        throttled: what holds it back at this moment, such as ``under-voltage``.
+        worker_id: the worker's id.
+        current_task: the task that it runs; None where it runs none.
+        status: ``healthy``; anything else counts as unhealthy.
     """
 
+    worker_id: str | None
+    current_task: str | None
+    status: str = "healthy"
+
+    @property
+    def healthy(self) -> bool:
+        return self.status == "healthy"
+
+    def to_json(self) -> JsonObject:
+        return {"status": self.status, "worker_id": self.worker_id, "current_task": self.current_task}
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> WorkerHealth:
+        """Read the body leniently: a missing or ill-typed id counts as not given."""
+        return cls(_read(body, "worker_id", _text), _read(body, "current_task", _text), str(body.get("status")))
+
+
+@dataclass(frozen=True)
+class HostReading:
+    """One reading of a machine's state. None where the machine has no such reading.
+
+    Args:
+        memory_total: bytes of the whole machine.
+        memory_available: bytes that a new process could have.
+        process_memory: bytes, the proportional set size of this process.
+        load_1m: the load average of the last minute.
+        temperature: degrees Celsius of the processor.
+        uptime: seconds since the machine started.
+        processors: how many processors this process may use.
+        throttled: why a Raspberry Pi's firmware throttles the machine now, such as ``under-voltage``.
+    """
+
+    memory_total: int | None = None
+    memory_available: int | None = None
+    process_memory: int | None = None
+    load_1m: float | None = None
+    temperature: float | None = None
+    uptime: float | None = None
+    processors: int | None = None
+    throttled: tuple[str, ...] | None = None
+
+    def to_json(self) -> JsonObject:
+        return {
+            "memory_total_bytes": self.memory_total,
+            "memory_available_bytes": self.memory_available,
+            "process_memory_bytes": self.process_memory,
+            "load_1m": self.load_1m,
+            "temperature_celsius": self.temperature,
+            "uptime_seconds": self.uptime,
+            "processors": self.processors,
+            "throttled": None if self.throttled is None else list(self.throttled),
+        }
+
+    @classmethod
+    def from_json(cls, data: object) -> HostReading:
+        """Read the ``host`` object leniently: a missing or ill-typed reading becomes None."""
+        body = data if isinstance(data, dict) else {}
+        return cls(
+            memory_total=_read(body, "memory_total_bytes", _count),
+            memory_available=_read(body, "memory_available_bytes", _count),
+            process_memory=_read(body, "process_memory_bytes", _count),
+            load_1m=_read(body, "load_1m", _number),
+            temperature=_read(body, "temperature_celsius", _number),
+            uptime=_read(body, "uptime_seconds", _number),
+            processors=_read(body, "processors", _count),
+            throttled=_read(body, "throttled", _texts),
+        )
+
+
+@dataclass(frozen=True)
+class WorkerReport:
+    """The body of a worker's ``GET /status``. None where a worker does not give the value.
+
+    Args:
+        worker_id: the worker's id.
+        version: its version of PiBot.
+        uptime: seconds since its process started.
+        current_task: the task that it runs.
+        tasks: how many tasks have ended since its start, by their state.
+        skills: the names of the skills that it has.
+        model: the name of its model.
+        sandbox: ``bwrap`` or ``off``.
+        host: the state of its machine.
+    """
+
+    worker_id: str | None = None
     version: str | None = None
     uptime: float | None = None
     current_task: str | None = None
+    tasks: Mapping[str, int] = field(default_factory=dict)
     skills: frozenset[str] | None = None
+    model: str | None = None
     sandbox: str | None = None
-    memory_available: int | None = None
-    temperature: float | None = None
-    load_1m: float | None = None
-    processors: int | None = None
-    throttled: tuple[str, ...] = ()
+    host: HostReading = field(default_factory=HostReading)
+
+    def to_json(self) -> JsonObject:
+        return {
+            "worker_id": self.worker_id,
+            "version": self.version,
+            "uptime_seconds": None if self.uptime is None else round(self.uptime, 3),
+            "current_task": self.current_task,
+            "tasks": dict(self.tasks),
+            "skills": None if self.skills is None else sorted(self.skills),
+            "model": self.model,
+            "sandbox": self.sandbox,
+            "host": self.host.to_json(),
+        }
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> WorkerReport:
-        """Read the body of ``GET /status``. What is missing or of another type counts as not said."""
-        host = body.get("host")
-        host = host if isinstance(host, dict) else {}
+        """Read the body leniently: a missing or ill-typed value counts as not given."""
         return cls(
+            worker_id=_read(body, "worker_id", _text),
             version=_read(body, "version", _text),
             uptime=_read(body, "uptime_seconds", _number),
             current_task=_read(body, "current_task", _text),
+            tasks=_read(body, "tasks", _counts) or {},
             skills=_read(body, "skills", lambda value: frozenset(_texts(value))),
+            model=_read(body, "model", _text),
             sandbox=_read(body, "sandbox", _text),
-            memory_available=_read(host, "memory_available_bytes", lambda value: int(_number(value))),
-            temperature=_read(host, "temperature_celsius", _number),
-            load_1m=_read(host, "load_1m", _number),
-            processors=_read(host, "processors", lambda value: int(_number(value))),
-            throttled=_read(host, "throttled", _texts) or (),
+            host=HostReading.from_json(body.get("host")),
         )
 
 
@@ -101,10 +188,20 @@ def _number(value: Any) -> float:
     return float(value)
 
 
+def _count(value: Any) -> int:
+    return int(_number(value))
+
+
 def _texts(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list):
         raise TypeError
     return tuple(_text(item) for item in value)
+
+
+def _counts(value: Any) -> dict[str, int]:
+    if not isinstance(value, dict):
+        raise TypeError
+    return {_text(name): _count(number) for name, number in value.items()}
 
 
 @dataclass(frozen=True)
@@ -112,16 +209,16 @@ class WorkerStatus:
     """What the pool knows of one worker at this moment.
 
     Args:
-        address: where it is.
+        address: where it listens.
         state: idle, busy or offline.
-        current_task: what it runs.
+        current_task: the task that it runs.
         last_seen: seconds since the epoch of its last answer; None where it never answered.
         error: why it counts as offline.
-        report: what it said of itself last.
-        resting: why it gets no task although it answers, such as ``hot: 83 °C``; None where it gets some.
-        set_aside_until: seconds since the epoch; its tasks failed again and again, and it gets none before.
-        draining: it gets no new task because somebody wants it so, or because it leaves.
-        registered: it came by itself, and is in no inventory.
+        report: its last report.
+        unfit: why it gets no task although it answers, such as ``hot: 83 °C``; None where it is fit.
+        set_aside_until: seconds since the epoch until which it gets no task, because it lost several in a row.
+        draining: it gets no new task, because an operator drained it or because it leaves.
+        registered: it registered by itself and is in no inventory.
     """
 
     address: WorkerAddress
@@ -130,7 +227,7 @@ class WorkerStatus:
     last_seen: float | None = None
     error: str | None = None
     report: WorkerReport | None = None
-    resting: str | None = None
+    unfit: str | None = None
     set_aside_until: float | None = None
     draining: bool = False
     registered: bool = False
@@ -145,15 +242,50 @@ class WorkerStatus:
             "current_task": self.current_task,
             "last_seen": self.last_seen,
             "error": self.error,
-            "resting": self.resting,
+            "resting": self.unfit,
             "set_aside_until": self.set_aside_until,
             "draining": self.draining,
             "registered": self.registered,
             "version": report.version,
             "skills": None if report.skills is None else sorted(report.skills),
             "sandbox": report.sandbox,
-            "memory_available_bytes": report.memory_available,
-            "temperature_celsius": report.temperature,
-            "load_1m": report.load_1m,
-            "throttled": list(report.throttled),
+            "memory_available_bytes": report.host.memory_available,
+            "temperature_celsius": report.host.temperature,
+            "load_1m": report.host.load_1m,
+            "throttled": list(report.host.throttled or ()),
         }
+
+
+class NoWorkerKind(Enum):
+    """Why a step has no worker yet."""
+
+    NONE_KNOWN = "none_known"
+    """The fleet has no worker."""
+
+    NO_SKILL = "no_skill"
+    """Every worker has reported its skills, and none has all that the step needs."""
+
+    ALL_BUSY = "all_busy"
+    """Every worker runs a task; the step waits for its turn."""
+
+    NEXT = "next"
+    """A worker is free and gets the step next."""
+
+    UNAVAILABLE = "unavailable"
+    """Each worker has a reason of its own."""
+
+
+@dataclass(frozen=True)
+class NoWorkerReason:
+    """Why no worker takes a step now.
+
+    Args:
+        kind: for programs.
+        detail: for people.
+    """
+
+    kind: NoWorkerKind
+    detail: str
+
+    def __str__(self) -> str:
+        return self.detail

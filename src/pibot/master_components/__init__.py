@@ -6,7 +6,8 @@ from pibot.contracts import SubTask, TaskComplexity, TaskPlan
 from pibot.master_components.dispatch.dispatcher import Dispatcher
 from pibot.master_components.planner import TaskPlanner
 from pibot.master_components.store.jobs import JobStore
-from pibot.master_components.workers.pool import WorkerPool, create_default_worker_pool
+from pibot.master_components.workers.guide import GuidePool as WorkerPool
+from pibot.master_components.workers.guide import create_default_worker_pool
 
 __all__ = [
     "Dispatcher",

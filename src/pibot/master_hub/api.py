@@ -219,7 +219,9 @@ def _whole(job: Job, hub: HubService) -> JsonObject:
     record["spending"] = [row.to_json() for row in hub.spending.of_job(job.job_id)]
     for step in record["subtasks"]:
         ready = step["status"] == StepState.READY.value and not record["cancel_requested"]
-        step["waiting_for"] = hub.pool.why_none(step["skills"]) if ready else None
+        reason = hub.pool.why_none(step["skills"]) if ready else None
+        step["waiting_for"] = None if reason is None else reason.detail
+        step["waiting_for_kind"] = None if reason is None else reason.kind.value
     return record
 
 

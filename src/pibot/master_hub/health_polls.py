@@ -8,7 +8,8 @@ import logging
 from pibot.contracts import WorkerState, WorkerStatus
 from pibot.errors import StoreError
 from pibot.logs import event
-from pibot.master_components import JobStore, WorkerPool
+from pibot.master_components import JobStore
+from pibot.master_components.workers.pool import WorkerPool
 
 log = logging.getLogger("pibot.hub")
 
@@ -42,7 +43,7 @@ class HealthPolls:
 
     async def poll(self) -> None:
         """Ask each worker for its health once, and record the changes."""
-        await self._pool.look()
+        await self._pool.poll()
         statuses = self._pool.statuses()
         for gone in self._conditions.keys() - {status.address.worker_id for status in statuses}:
             del self._conditions[gone]
@@ -68,4 +69,4 @@ def _condition(status: WorkerStatus) -> tuple[str, str]:
         return "worker_offline", status.error or ""
     if status.set_aside_until is not None:
         return "worker_resting", f"set aside: {status.error or 'it lost several tasks'}"
-    return ("worker_resting", status.resting) if status.resting else _WELL
+    return ("worker_resting", status.unfit) if status.unfit else _WELL

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from pibot.background import BackgroundLoop
 from pibot.contracts import WorkerAddress, WorkerState, WorkerStatus, valid_id
 from pibot.errors import InvalidRequest, StoreError, UnknownWorker, WorkerConflict
-from pibot.master_components import WorkerPool
+from pibot.master_components.workers.pool import WorkerPool
 
 MAX_REGISTERED = 500
 """Each is asked every few seconds how it is, and kept until it leaves: a defect somewhere must not fill the fleet."""

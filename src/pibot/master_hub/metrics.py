@@ -115,19 +115,19 @@ def _per_worker(statuses: Sequence[WorkerStatus]) -> Iterator[Metric]:
 
 
 _WORKER_GAUGES: tuple[tuple[str, str, Callable[[WorkerStatus], float | None]], ...] = (
-    ("resting", "1 where it is hot, throttled or short of memory, and gets no task.", lambda s: bool(s.resting)),
+    ("resting", "1 where it is hot, throttled or short of memory, and gets no task.", lambda s: bool(s.unfit)),
     ("set_aside", "1 where it lost tasks again and again, and gets none for now.", lambda s: bool(s.set_aside_until)),
     ("set_aside_until_seconds", "Since the epoch; it gets no task before.", lambda s: s.set_aside_until),
     ("draining", "1 where it gets no new task because somebody wants it so.", lambda s: s.draining),
     (
         "temperature_celsius",
         "The worker's processor, as it reported last.",
-        lambda s: s.report.temperature if s.report else None,
+        lambda s: s.report.host.temperature if s.report else None,
     ),
     (
         "memory_available_bytes",
         "The worker's memory, as it reported last.",
-        lambda s: s.report.memory_available if s.report else None,
+        lambda s: s.report.host.memory_available if s.report else None,
     ),
-    ("load1", "The worker's load average, as it reported last.", lambda s: s.report.load_1m if s.report else None),
+    ("load1", "The worker's load average, as it reported last.", lambda s: s.report.host.load_1m if s.report else None),
 )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 from flask import Response, request
 
 from pibot import __version__
-from pibot.contracts import Decision, JsonObject, PendingCalls, TaskRequest, TaskResult
+from pibot.contracts import Decision, TaskRequest, TaskResult, UnfinishedTask, WorkerHealth, WorkerReport
 from pibot.errors import InvalidRequest
 from pibot.host import read_host
 from pibot.settings import Settings
@@ -59,7 +59,7 @@ def _add_task_routes(app: Flask, executor: TaskExecutor, library: SkillLibrary) 
         result = waiting.wait(seconds, lambda limit: executor.wait(task_id, limit, asked=asked))
         headers = {"Preference-Applied": f"wait={seconds:.0f}"} if seconds else None
         if result is None:
-            return _not_ended(task_id, status, headers, executor.approvals(task_id))
+            return answer(UnfinishedTask(task_id, status, executor.approvals(task_id)).to_json(), 202, headers)
         return answer(cast(TaskResult, result).to_json(), 200, headers)
 
     @app.post("/task")
@@ -68,7 +68,9 @@ def _add_task_routes(app: Flask, executor: TaskExecutor, library: SkillLibrary) 
         library.check(task.skills)
         executor.submit(task)
         seconds = wait_preference(MAX_WAIT)
-        return result_or(task.task_id, "accepted", seconds, 0) if seconds else _not_ended(task.task_id, "accepted")
+        if seconds:
+            return result_or(task.task_id, "accepted", seconds, 0)
+        return answer(UnfinishedTask(task.task_id, "accepted").to_json(), 202)
 
     @app.post("/task/<task_id>/approvals/<approval_id>")
     def decide(task_id: str, approval_id: str) -> Response:
@@ -91,23 +93,22 @@ def _add_status_routes(app: Flask, executor: TaskExecutor, library: SkillLibrary
 
     @app.get("/health")
     def health() -> Response:
-        return answer({"status": "healthy", "worker_id": executor.worker_id, "current_task": executor.current_task})
+        return answer(WorkerHealth(executor.worker_id, executor.current_task).to_json())
 
     @app.get("/status")
     def status() -> Response:
-        return answer(
-            {
-                "worker_id": executor.worker_id,
-                "version": __version__,
-                "uptime_seconds": round(time.monotonic() - started, 3),
-                "current_task": executor.current_task,
-                "tasks": {state.value: number for state, number in executor.ended().items()},
-                "skills": list(library.names()),
-                "model": settings.llm.model,
-                "sandbox": settings.sandbox,
-                "host": read_host().to_json(),
-            }
+        report = WorkerReport(
+            worker_id=executor.worker_id,
+            version=__version__,
+            uptime=time.monotonic() - started,
+            current_task=executor.current_task,
+            tasks={state.value: number for state, number in executor.ended().items()},
+            skills=frozenset(library.names()),
+            model=settings.llm.model,
+            sandbox=settings.sandbox,
+            host=read_host(),
         )
+        return answer(report.to_json())
 
     @app.get("/metrics")
     def metrics() -> Response:
@@ -119,15 +120,6 @@ def _add_status_routes(app: Flask, executor: TaskExecutor, library: SkillLibrary
     @app.get("/openapi.json")
     def openapi() -> Response:
         return Response(_openapi(), mimetype="application/json")
-
-
-def _not_ended(
-    task_id: str, status: str, headers: dict[str, str] | None = None, approvals: PendingCalls | None = None
-) -> Response:
-    body: JsonObject = {"success": True, "task_id": task_id, "status": status}
-    if approvals is not None and approvals.asked:
-        body.update(approvals.to_json())
-    return answer(body, 202, headers)
 
 
 def _asked() -> int | None:

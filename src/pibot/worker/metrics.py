@@ -8,8 +8,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from pibot import __version__
-from pibot.contracts import TaskState
-from pibot.host import HostReading
+from pibot.contracts import HostReading, TaskState
 
 
 def worker_metrics(worker_id: str, busy: bool, ended: Mapping[TaskState, int], host: HostReading) -> bytes:

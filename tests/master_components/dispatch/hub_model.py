@@ -21,9 +21,10 @@ from pibot.master_components.store.states import (
     JobState,
     StepState,
 )
-from pibot.master_components.workers.exchange import CHECK_TIMEOUT
 from pibot.master_components.workers.placement import best
 from pibot.master_components.workers.pool import WorkerPool
+from pibot.master_components.workers.queue import QueueKey, Waiter
+from pibot.master_components.workers.requests import CHECK_TIMEOUT
 from tests.support.clocks import FakeClock
 from tests.support.planners import FakePlanner
 from tests.support.simulated_workers import Link, SimulatedNetwork, SimulatedWorker
@@ -74,7 +75,7 @@ class SimulatedFleet:
     monotonic: FakeClock = field(default_factory=lambda: FakeClock(5.0))
     planner: SlowPlanner = field(default_factory=SlowPlanner)
     workers: dict[str, SimulatedWorker] = field(default_factory=dict)
-    ranks: set[tuple[float, float]] = field(default_factory=set)  # those of the jobs
+    queue_keys: set[QueueKey] = field(default_factory=set)  # those of the jobs
 
     def tick(self) -> None:
         """A moment passes."""
@@ -99,8 +100,8 @@ class Hub:
         self.store = JobStore(fleet.folder / "jobs.db", clock=fleet.wall, monotonic=fleet.monotonic)
         self.store._file.connection.execute("PRAGMA synchronous = OFF")  # no power is cut here
         addresses = [fleet.workers[name].address for name in known]
-        pool = WorkerPool(addresses, clock=fleet.wall, monotonic=fleet.monotonic, jitter=lambda: 0.0)
-        self.pool = SimulatedNetwork(fleet.workers).serve(pool)
+        network = SimulatedNetwork(fleet.workers)
+        self.pool = WorkerPool(addresses, network, clock=fleet.wall, monotonic=fleet.monotonic, jitter=lambda: 0.0)
         timing = DispatchTiming(LEASE_SECONDS, no_worker=fleet.no_worker, jitter=lambda: 0.0, monotonic=fleet.monotonic)
         self.dispatcher = Dispatcher(
             self.store, lambda job_id: fleet.planner, self.pool, timing=timing, jobs_at_once=fleet.jobs_at_once
@@ -110,7 +111,7 @@ class Hub:
         self.is_stopping = False
         self._could_have: dict[int, float] = {}
         self.began = fleet.wall.now
-        self._watch_the_line()
+        self._watch_the_queue()
         for coroutine in (self.dispatcher.start(), self._keep_looking()):
             self.calls.append(("", self.loop.create_task(coroutine)))
 
@@ -126,7 +127,7 @@ class Hub:
 
     def leave(self, name: str) -> None:
         def leave() -> None:
-            if name in self.pool._workers:
+            if name in self.pool.queue.workers:
                 self.pool.leave(name)
 
         self.loop.call_soon(leave)
@@ -162,26 +163,26 @@ class Hub:
 
     async def _keep_looking(self) -> None:
         while True:
-            await self.pool.look()
+            await self.pool.poll()
             self.store.keep_time()
             await asyncio.sleep(LOOK_EVERY)
 
-    def _watch_the_line(self) -> None:
-        line = self.pool._line
-        take = line._take
+    def _watch_the_queue(self) -> None:
+        queue = self.pool.queue
+        take = queue.take
 
-        def watched(place: Any) -> str | None:
-            worker_id = take(place)
-            if place.rank not in self.fleet.ranks:
-                self.broken.append(f"no job has the rank {place.rank}")
+        def watched(waiter: Waiter) -> str | None:
+            worker_id, key = take(waiter), waiter.queue_key
+            if key not in self.fleet.queue_keys:
+                self.broken.append(f"no job has the queue key {key}")
             if worker_id is not None:
                 skills = self.fleet.workers[worker_id].skills
-                for other in line._waiting:
-                    if other.rank < place.rank and other.skills <= skills and worker_id not in other.avoid:
-                        self.broken.append(f"{worker_id} went to {place.rank}, and {other.rank} waits for it")
+                for other in queue.waiters:
+                    if other.queue_key < key and other.skills <= skills and worker_id not in other.avoid:
+                        self.broken.append(f"{worker_id} went to {key}, and {other.queue_key} waits for it")
             return worker_id
 
-        line._take = watched  # type: ignore[method-assign]  # who gets what is to be seen when it is decided
+        queue.take = watched  # type: ignore[method-assign]  # checks each choice when it is made
 
     # --- what is promised ---
 
@@ -198,29 +199,29 @@ class Hub:
         held = self.store.queries.leases()
         holders = {lease.worker_id for lease in held}
         surely = {lease.worker_id for lease in held if not self.is_ending(jobs[lease.job_id])}
-        reserved = {name for name, worker in self.pool._workers.items() if worker.reserved}
-        assert surely & set(self.pool._workers) <= reserved <= holders, f"{reserved} are reserved, {held}"
-        assert not any(name in self.pool._line._idle for name in reserved)
+        reserved = {name for name, worker in self.pool.queue.workers.items() if worker.reserved}
+        assert surely & set(self.pool.queue.workers) <= reserved <= holders, f"{reserved} are reserved, {held}"
+        assert not any(name in self.pool.queue.idle for name in reserved)
         for job_id, call in self.calls:
             if job_id and not call.done():
                 assert jobs[job_id].state not in ENDED_JOBS, f"nobody told of the end of {job_id}"
         self._check_places(jobs)
-        self._check_line()
+        self._check_queue()
         if all(worker.link is Link.UP for worker in self.fleet.workers.values()):
             late = [job.job_id for job in jobs.values() if job.state not in ENDED_JOBS and self.is_ending(job)]
             assert late == [], "these should have ended by now"
 
-    def _check_line(self) -> None:
+    def _check_queue(self) -> None:
         """Nobody waits for a free worker, for longer than until the next look has found out that it is."""
-        line, now = self.pool._line, self.fleet.monotonic.now
+        queue, now = self.pool.queue, self.fleet.monotonic.now
         could = [
-            place.number
-            for place in line._waiting
-            if best(line._idle.values(), place.avoid, place.skills, now - A_LITTLE) is not None
+            waiter.number
+            for waiter in queue.waiters
+            if best(queue.idle.values(), waiter.avoid, waiter.skills, now - A_LITTLE) is not None
         ]
         self._could_have = {number: self._could_have.get(number, now) for number in could}
         for number, since in self._could_have.items():
-            assert now - since <= LOOK_EVERY + CHECK_TIMEOUT, f"place {number} waits for a free worker: {line._waiting}"
+            assert now - since <= LOOK_EVERY + CHECK_TIMEOUT, f"waiter {number} waits for a free worker"
 
     def is_ending(self, job: Job) -> bool:
         """Whether it is ended before its time: then its tasks on workers may end one after the other."""

@@ -9,7 +9,18 @@ from typing import Any, Callable
 
 import pytest
 
-from pibot.contracts import Clock, Decision, TaskComplexity, TaskPlan, TaskRequest, TaskResult, TaskState, Usage
+from pibot.contracts import (
+    Clock,
+    Decision,
+    NoWorkerKind,
+    NoWorkerReason,
+    TaskComplexity,
+    TaskPlan,
+    TaskRequest,
+    TaskResult,
+    TaskState,
+    Usage,
+)
 from pibot.errors import (
     JobNotFound,
     LLMUnavailable,
@@ -29,8 +40,8 @@ from pibot.master_components.store.jobs import JobStore
 from pibot.master_components.store.records import Job, Submission
 from pibot.master_components.store.states import MAX_ATTEMPTS, JobState, StepState
 from pibot.master_components.store.thread import StoreThread
-from pibot.master_components.workers.exchange import Heard
-from pibot.master_components.workers.queue import Rank
+from pibot.master_components.workers.exchange import ExchangeTerms
+from pibot.master_components.workers.queue import QueueKey
 from tests.support.clocks import FakeClock
 from tests.support.planners import FakePlanner, plan
 
@@ -49,20 +60,20 @@ class FakePool:
         self.released: list[str] = []
         self.silent: dict[str, float] = {}
         self.late: dict[str, TaskResult] = {}
-        self.ranks: list[Rank] = []
+        self.ranks: list[QueueKey] = []
         self.decided: list[tuple[str, str, str, Decision]] = []
         self.undecided: Exception | None = None
-        self._line: list[tuple[Rank, int]] = []
+        self._line: list[tuple[QueueKey, int]] = []
         self._answer = answer
         self._freed = asyncio.Event()
 
     async def acquire(
-        self, timeout: float | None, *, avoid: Collection[str] = (), skills: Collection[str] = (), rank: Rank
+        self, timeout: float | None, *, avoid: Collection[str] = (), skills: Collection[str] = (), queue_key: QueueKey
     ) -> str:
         if not self.known:
             raise NoWorkers("no worker is known; set WORKER_1_IP")
-        self.ranks.append(rank)
-        place = (rank, len(self.ranks))
+        self.ranks.append(queue_key)
+        place = (queue_key, len(self.ranks))
         self._line.append(place)
         try:
             deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
@@ -71,7 +82,7 @@ class FakePool:
             self._line.remove(place)
             self._freed.set()
 
-    async def _next(self, place: tuple[Rank, int], avoid: Collection[str], deadline: float | None) -> str:
+    async def _next(self, place: tuple[QueueKey, int], avoid: Collection[str], deadline: float | None) -> str:
         while True:
             wanted = [w for w in self.free if w not in avoid] or (list(self.free) if len(avoid) >= self.known else [])
             if wanted and place == min(self._line):
@@ -103,32 +114,21 @@ class FakePool:
     def task_lost(self, worker_id: str, reason: str) -> None:
         self.lost.append((worker_id, reason))
 
-    def hopeful(self, skills: Collection[str] = ()) -> bool:
+    def has_candidate(self, skills: Collection[str] = ()) -> bool:
         return not self.hopeless
 
-    def why_none(self, skills: Collection[str] = ()) -> str:
-        return "every worker is busy"
+    def why_none(self, skills: Collection[str] = ()) -> NoWorkerReason:
+        return NoWorkerReason(NoWorkerKind.ALL_BUSY, "every worker is busy")
 
     async def fetch_result(self, worker_id: str, task_id: str, *, wait: float = 0) -> TaskResult | None:
         if self.silence(worker_id) > 0:
             raise WorkerUnreachable(worker_id, "silent")
         return self.late.get(task_id)
 
-    async def run_on(
-        self,
-        worker_id: str,
-        request: TaskRequest,
-        *,
-        timeout: float,
-        patience: float,
-        chunk: float,
-        ask_first: bool,
-        heard: Heard,
-    ) -> TaskResult:
-        self.heard = heard
-        self.asked_first.append(ask_first)
-        self.asked.append((worker_id, request))
-        answer = self._answer(worker_id, request)
+    async def run_on(self, worker_id: str, terms: ExchangeTerms) -> TaskResult:
+        self.asked_first.append(terms.ask_first)
+        self.asked.append((worker_id, terms.request))
+        answer = self._answer(worker_id, terms.request)
         if asyncio.iscoroutine(answer):
             answer = await answer
         if isinstance(answer, Exception):
@@ -1164,7 +1164,7 @@ async def test_a_moment_without_hope_fails_no_step(tmp_path: Path) -> None:
         return hope
 
     pool = FakePool(lambda w, r: answer(w, r), workers=1)
-    pool.hopeful = hopeful  # type: ignore[method-assign]
+    pool.has_candidate = hopeful  # type: ignore[method-assign]
     async with dispatching(tmp_path, pool, timing=DispatchTiming(no_worker=0.01)) as (dispatcher, store):
         ids = [store.submit(Submission(text, ())).job_id for text in "xy"]
         for job_id in ids:

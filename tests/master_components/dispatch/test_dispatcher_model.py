@@ -117,7 +117,7 @@ class HubMachine(RuleBasedStateMachine):
         job = self.hub.store.submit(submission)
         self.promises.sent[job.job_id] = submission
         self.promises.sent_at[job.job_id] = self.fleet.wall.now
-        self.fleet.ranks.add((-job.priority, job.accepted_run))
+        self.fleet.queue_keys.add((-job.priority, job.accepted_run))
         self.hub.loop.call_soon(self.hub.dispatcher.notify, job.job_id, job.priority, job.timeout)
 
     @rule(data=st.data(), turns=TURNS)
@@ -193,7 +193,7 @@ class HubMachine(RuleBasedStateMachine):
     @rule(data=st.data(), turns=TURNS)
     def a_worker_joins_or_leaves(self, data: Any, turns: int | None) -> None:
         name = data.draw(st.sampled_from(WORKERS), "worker")
-        if name in self.hub.pool._workers and data.draw(st.booleans(), "leaves"):
+        if name in self.hub.pool.queue.workers and data.draw(st.booleans(), "leaves"):
             self.hub.leave(name)
         else:
             self.hub.join(name)
@@ -213,7 +213,7 @@ class HubMachine(RuleBasedStateMachine):
         self.sound = False
         # A worker that had come by itself comes again; one with a task of ours surely.
         at_work = [worker.name for worker in self.working()]
-        self.known = list(dict.fromkeys([*self.hub.pool._workers, *at_work]))
+        self.known = list(dict.fromkeys([*self.hub.pool.queue.workers, *at_work]))
         if killed:
             self.hub.kill()
         else:
@@ -266,7 +266,7 @@ class HubMachine(RuleBasedStateMachine):
         self.hub.loop.pass_time(1500.0)
         self.promises_are_kept()
         assert self.hub.store.queries.leases() == ()
-        assert not any(worker.reserved for worker in self.hub.pool._workers.values())
+        assert not any(worker.reserved for worker in self.hub.pool.queue.workers.values())
         assert (self.hub.dispatcher._running, self.hub.dispatcher._deadlines, self.hub.dispatcher._waiters) == (
             {},
             {},

@@ -1,4 +1,4 @@
-"""What the pool makes of broken connections and of what workers say, against a server whose answers are scripted."""
+"""Exchanges over broken connections, the health poll, and workers that join and leave, against a scripted server."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 
-from pibot.contracts import ApprovalRequest, SubTask, TaskRequest, WorkerAddress, WorkerState, digest_of
+from pibot.contracts import ApprovalRequest, JsonObject, SubTask, TaskRequest, WorkerAddress, WorkerState, digest_of
 from pibot.errors import TaskNotFound, WorkerNotReached, WorkerRejected, WorkerUnreachable
-from pibot.master_components import WorkerPool
-from pibot.master_components.workers.breaker import FAILURES
-from pibot.master_components.workers.placement import MEGABYTE, Limits
+from pibot.master_components.workers.client import ANSWER_TIMEOUT
+from pibot.master_components.workers.exchange import ExchangeTerms, OnPending
+from pibot.master_components.workers.guide import GuidePool
+from pibot.master_components.workers.placement import MEGABYTE, FitnessLimits
+from pibot.master_components.workers.pool import WorkerPool
+from pibot.master_components.workers.record import FAILURES
 from pibot.settings import Settings
 from tests.support.workers import closed_port, workers
 
@@ -27,10 +30,10 @@ POST, GET, STATUS = "POST /task", "GET /task/t/result", "GET /status"
 
 
 class Scripted:
-    """A worker that gives each request the next answer; None closes the connection instead.
+    """A worker that answers each request with the next answer; None closes the connection instead.
 
     Attributes:
-        asked: what it was asked, as ``METHOD path``.
+        asked: the requests so far, as ``METHOD path``.
     """
 
     def __init__(self, *answers: tuple[int, dict[str, Any]] | None) -> None:
@@ -53,7 +56,7 @@ class Scripted:
 
 
 class Time:
-    """Passes only while somebody sleeps."""
+    """A clock that advances only by sleeping."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -68,7 +71,7 @@ class Time:
 
 
 @contextlib.asynccontextmanager
-async def talking(worker: Scripted, time: Time | None = None) -> AsyncIterator[WorkerPool]:
+async def serving(worker: Scripted, time: Time | None = None) -> AsyncIterator[WorkerPool]:
     time = time or Time()
     server = await asyncio.start_server(worker.serve, "127.0.0.1", 0)
     worker.address = WorkerAddress("worker-1", "127.0.0.1", server.sockets[0].getsockname()[1])
@@ -81,9 +84,14 @@ async def talking(worker: Scripted, time: Time | None = None) -> AsyncIterator[W
         await server.wait_closed()
 
 
+def terms(*, patience: float = 60.0, ask_first: bool = False, on_pending: OnPending | None = None) -> ExchangeTerms:
+    return ExchangeTerms(
+        TaskRequest("t", "d"), timeout=300, patience=patience, ask_first=ask_first, on_pending=on_pending
+    )
+
+
 async def run(pool: WorkerPool, *, patience: float = 60.0, ask_first: bool = False) -> str:
-    result = await pool.run_on("worker-1", TaskRequest("t", "d"), timeout=300, patience=patience, ask_first=ask_first)
-    return result.output
+    return (await pool.run_on("worker-1", terms(patience=patience, ask_first=ask_first))).output
 
 
 def uptime(seconds: float) -> tuple[int, dict[str, Any]]:
@@ -95,16 +103,16 @@ def uptime(seconds: float) -> tuple[int, dict[str, Any]]:
 
 async def test_a_connection_lost_while_the_task_runs_costs_nothing_but_asking_again() -> None:
     worker, time = Scripted(HANG_UP, HANG_UP, RUNNING, HANG_UP, DONE), Time()
-    async with talking(worker, time) as pool:
+    async with serving(worker, time) as pool:
         assert await run(pool) == "done"
         assert worker.asked == [POST, GET, GET, GET, GET]
         assert time.slept[0] == 0.5  # aiohttp itself asks a GET once more, at once
         assert pool.statuses()[0].set_aside_until is None
 
 
-async def test_a_worker_without_a_sign_of_life_for_too_long_is_given_up() -> None:
+async def test_a_worker_that_gives_no_sign_of_life_for_too_long_is_given_up() -> None:
     worker, time = Scripted(RUNNING, *[HANG_UP] * 30), Time()
-    async with talking(worker, time) as pool:
+    async with serving(worker, time) as pool:
         with pytest.raises(WorkerUnreachable):
             await run(pool, patience=20.0)
         assert 20.0 <= sum(time.slept) <= 25.0
@@ -112,35 +120,35 @@ async def test_a_worker_without_a_sign_of_life_for_too_long_is_given_up() -> Non
 
 async def test_a_worker_that_was_restarted_and_forgot_the_task_is_given_up_at_once() -> None:
     worker, time = Scripted(RUNNING, UNKNOWN), Time()
-    async with talking(worker, time) as pool:
+    async with serving(worker, time) as pool:
         with pytest.raises(WorkerUnreachable, match="forgot the task"):
             await run(pool)
         assert time.slept == []
 
 
-async def test_a_task_that_was_lost_on_its_way_is_sent_again() -> None:
+async def test_a_task_that_never_arrived_is_sent_again() -> None:
     worker = Scripted(HANG_UP, UNKNOWN, uptime(3600.0), DONE)
-    async with talking(worker) as pool:
+    async with serving(worker) as pool:
         assert await run(pool) == "done"
         assert worker.asked == [POST, GET, STATUS, POST]
 
 
-async def test_a_worker_that_was_restarted_since_it_was_sent_the_task_may_have_died_of_it() -> None:
+async def test_a_task_is_not_sent_again_to_a_worker_that_restarted_after_it_was_sent() -> None:
     worker = Scripted(HANG_UP, UNKNOWN, uptime(0.1))
-    async with talking(worker) as pool:
+    async with serving(worker) as pool:
         with pytest.raises(WorkerUnreachable, match="forgot the task"):
             await run(pool)
 
 
-async def test_a_task_that_never_gets_there_whole_is_not_sent_for_ever() -> None:
+async def test_a_task_that_never_arrives_is_sent_three_times_at_most() -> None:
     worker = Scripted(*[HANG_UP, UNKNOWN, uptime(3600.0)] * 10)
-    async with talking(worker) as pool:
+    async with serving(worker) as pool:
         with pytest.raises(WorkerUnreachable):
             await run(pool)
         assert worker.asked.count(POST) == 3
 
 
-async def test_a_worker_that_takes_no_connection_got_nothing_and_is_not_waited_for() -> None:
+async def test_a_worker_that_accepts_no_connection_is_given_up_at_once() -> None:
     time = Time()
     with closed_port() as port:
         pool = WorkerPool([WorkerAddress("worker-1", "127.0.0.1", port)], monotonic=time, sleep=time.sleep)
@@ -150,40 +158,40 @@ async def test_a_worker_that_takes_no_connection_got_nothing_and_is_not_waited_f
     assert time.slept == []
 
 
-async def test_after_a_restart_of_the_hub_the_result_is_asked_for_before_anything_is_sent() -> None:
+async def test_a_resumed_exchange_asks_for_the_result_before_it_sends_the_task() -> None:
     worker = Scripted(DONE)
-    async with talking(worker) as pool:
+    async with serving(worker) as pool:
         assert await run(pool, ask_first=True) == "done"
         assert worker.asked == [GET]
 
 
-async def test_after_a_restart_of_the_hub_a_worker_that_does_not_know_the_task_gets_it() -> None:
+async def test_a_resumed_exchange_sends_the_task_to_a_worker_that_does_not_know_it() -> None:
     worker = Scripted(UNKNOWN, RUNNING, DONE)
-    async with talking(worker) as pool:
+    async with serving(worker) as pool:
         assert await run(pool, ask_first=True) == "done"
         assert worker.asked == [GET, POST, GET]
 
 
-async def test_a_task_of_the_pools_own_takes_one_request() -> None:
+async def test_a_task_of_the_guides_pool_takes_one_request() -> None:
     worker = Scripted(DONE)
-    async with talking(worker) as pool:
-        result = await pool.execute_task(SubTask("t", "d"))
+    async with serving(worker) as pool:
+        result = await GuidePool(pool).execute_task(SubTask("t", "d"))
         assert (result["success"], worker.asked) == (True, [POST])
 
 
 # --- workers that fail again and again ---
 
 
-async def test_a_worker_that_forgets_task_after_task_is_set_aside_and_one_result_brings_it_back() -> None:
+async def test_a_worker_that_forgets_several_tasks_is_set_aside_and_one_result_brings_it_back() -> None:
     worker, time = Scripted(*[RUNNING, UNKNOWN] * FAILURES, DONE), Time()
-    async with talking(worker, time) as pool:
+    async with serving(worker, time) as pool:
         for _ in range(FAILURES):
             with pytest.raises(WorkerUnreachable):
                 await run(pool)
         (status,) = pool.statuses()
         assert status.set_aside_until == time.now + 30
         assert status.to_json()["set_aside_until"] == time.now + 30
-        assert "set aside for 30 s" in pool.why_none()
+        assert "set aside until 00:17:10 UTC (it forgot the task" in pool.why_none().detail
         with pytest.raises(asyncio.TimeoutError):
             await pool.acquire(0.0)
         time.now += 30
@@ -193,19 +201,19 @@ async def test_a_worker_that_forgets_task_after_task_is_set_aside_and_one_result
 
 
 @pytest.mark.parametrize(("status", "aside"), [(400, False), (401, True), (500, True)])
-async def test_what_is_the_tasks_own_fault_is_not_held_against_the_worker(status: int, aside: bool) -> None:
+async def test_a_refusal_that_is_the_tasks_fault_does_not_count_against_the_worker(status: int, aside: bool) -> None:
     worker = Scripted(*[(status, {"success": False, "error": "no"})] * FAILURES)
-    async with talking(worker) as pool:
+    async with serving(worker) as pool:
         for _ in range(FAILURES):
             with pytest.raises(WorkerRejected):
                 await run(pool)
         assert (pool.statuses()[0].set_aside_until is not None) is aside
 
 
-# --- what workers say of themselves ---
+# --- the health poll ---
 
 
-async def test_a_look_learns_what_the_worker_reports() -> None:
+async def test_the_poll_learns_what_the_worker_reports() -> None:
     body = {
         "uptime_seconds": 5.0,
         "version": "3.1",
@@ -215,41 +223,41 @@ async def test_a_look_learns_what_the_worker_reports() -> None:
         "host": {"temperature_celsius": 81.5, "memory_available_bytes": 10**8, "load_1m": 0.5, "throttled": None},
     }
     worker = Scripted((200, body))
-    async with talking(worker) as pool:
-        await pool.look()
+    async with serving(worker) as pool:
+        await pool.poll()
         (status,) = pool.statuses()
         said = status.to_json()
         assert (said["version"], said["skills"], said["sandbox"]) == ("3.1", ["shell_exec"], "off")
         assert (said["resting"], said["temperature_celsius"]) == ("hot: 82 °C", 81.5)
-        assert pool.get_status_summary()["idle"] == 1
+        assert status.state is WorkerState.IDLE
 
 
-async def test_a_look_at_a_worker_that_refuses_the_key_rules_it_out_until_it_takes_it() -> None:
+async def test_a_worker_that_refuses_the_key_gets_no_task_until_it_accepts_it() -> None:
     worker = Scripted((401, {"success": False, "error": "the key is wrong"}), uptime(1))
-    async with talking(worker) as pool:
-        await pool.look()
-        assert "PIBOT_API_KEY must be the same" in (pool.statuses()[0].resting or "")
+    async with serving(worker) as pool:
+        await pool.poll()
+        assert "PIBOT_API_KEY must be the same" in (pool.statuses()[0].unfit or "")
         with pytest.raises(asyncio.TimeoutError):
             await pool.acquire(0.0)
-        await pool.look()
-        assert pool.statuses()[0].resting is None
+        await pool.poll()
+        assert pool.statuses()[0].unfit is None
         assert await pool.acquire(0.0) == "worker-1"
 
 
-async def test_a_look_makes_do_with_the_health_of_a_worker_without_a_report() -> None:
+async def test_the_poll_falls_back_to_the_health_of_a_worker_without_a_report() -> None:
     worker = Scripted(UNKNOWN, (200, {"status": "healthy", "worker_id": "worker-1", "current_task": "theirs"}))
-    async with talking(worker) as pool:
-        await pool.look()
+    async with serving(worker) as pool:
+        await pool.poll()
         assert worker.asked == [STATUS, "GET /health"]
         assert (pool.statuses()[0].state, pool.statuses()[0].current_task) == (WorkerState.BUSY, "theirs")
 
 
-async def test_nonsense_in_a_report_counts_as_not_said() -> None:
+async def test_nonsense_in_a_report_counts_as_not_given() -> None:
     body = {"skills": "all", "version": 3, "host": {"temperature_celsius": "hot", "memory_available_bytes": None}}
     worker = Scripted((200, body), (200, {"host": []}))
-    async with talking(worker) as pool:
+    async with serving(worker) as pool:
         for _ in range(2):
-            await pool.look()
+            await pool.poll()
             said = pool.statuses()[0].to_json()
             assert (said["skills"], said["version"], said["temperature_celsius"]) == (None, None, None)
             assert said["resting"] is None
@@ -257,8 +265,8 @@ async def test_nonsense_in_a_report_counts_as_not_said() -> None:
 
 async def test_a_real_workers_report_is_understood() -> None:
     with workers(1, Settings.load({})) as running:
-        pool = WorkerPool([running[0].address], limits=Limits(hot=1000.0, memory=0))
-        await pool.look()
+        pool = WorkerPool([running[0].address], limits=FitnessLimits(hot=1000.0, memory=0))
+        await pool.poll()
         said = pool.statuses()[0].to_json()
         await pool.close()
     assert "shell_exec" in said["skills"]
@@ -266,10 +274,10 @@ async def test_a_real_workers_report_is_understood() -> None:
     assert said["memory_available_bytes"] > MEGABYTE
 
 
-# --- coming and going ---
+# --- joining and leaving ---
 
 
-async def test_a_worker_that_joins_serves_who_waits_and_one_that_leaves_is_forgotten_after_its_task() -> None:
+async def test_a_worker_that_joins_serves_a_waiting_task_and_one_that_leaves_is_removed_after_its_task() -> None:
     with workers(2) as running:
         pool = WorkerPool([running[0].address])
         held = await pool.acquire(1.0)
@@ -289,10 +297,10 @@ async def test_a_worker_that_joins_serves_who_waits_and_one_that_leaves_is_forgo
         await pool.close()
 
 
-async def test_a_drained_worker_gets_nothing_until_it_is_undrained() -> None:
+async def test_a_drained_worker_gets_no_task_until_it_is_undrained() -> None:
     pool = WorkerPool([WorkerAddress("worker-1", "127.0.0.1", 1)])
     pool.drain("worker-1")
-    assert pool.why_none() == "worker-1 is being drained"
+    assert pool.why_none().detail == "worker-1 is being drained"
     waiting = asyncio.ensure_future(pool.acquire(5.0))
     await asyncio.sleep(0)
     assert not waiting.done()
@@ -300,7 +308,7 @@ async def test_a_drained_worker_gets_nothing_until_it_is_undrained() -> None:
     assert await waiting == "worker-1"
 
 
-async def test_a_worker_of_the_inventory_that_left_is_back_when_it_joins_again() -> None:
+async def test_a_worker_of_the_inventory_that_left_may_join_again() -> None:
     address = WorkerAddress("worker-1", "127.0.0.1", 1)
     pool = WorkerPool([address])
     pool.leave("worker-1")
@@ -309,11 +317,11 @@ async def test_a_worker_of_the_inventory_that_left_is_back_when_it_joins_again()
     assert [(s.draining, s.registered) for s in pool.statuses()] == [(False, False)]
 
 
-async def test_an_offline_worker_that_registers_again_is_there_at_once() -> None:
+async def test_an_offline_worker_that_registers_again_is_used_at_once() -> None:
     with workers(1) as running:
         pool = WorkerPool([running[0].address])
         running[0].server.stop()
-        await pool.look()
+        await pool.poll()
         waiting = asyncio.ensure_future(pool.acquire(5.0))
         await asyncio.sleep(0)
         assert not waiting.done()
@@ -323,31 +331,48 @@ async def test_an_offline_worker_that_registers_again_is_there_at_once() -> None
         await pool.close()
 
 
-async def test_a_silent_worker_is_not_waited_for_when_its_task_is_cancelled() -> None:
-    time, given = Time(), []
-    pool = WorkerPool([WorkerAddress("worker-1", "127.0.0.1", 1)], monotonic=time)
+class Timeouts:
+    """An HTTP client that records the time limit of each request."""
 
-    async def request(worker_id: str, method: str, path: str, *, timeout: float) -> tuple[int, dict[str, Any]]:
-        given.append(timeout)
+    def __init__(self) -> None:
+        self.given: list[float] = []
+
+    async def request(
+        self,
+        address: WorkerAddress,
+        method: str,
+        path: str,
+        body: JsonObject | None = None,
+        *,
+        wait: float = 0,
+        timeout: float = ANSWER_TIMEOUT,
+    ) -> tuple[int, JsonObject]:
+        self.given.append(timeout)
         return 200, {}
 
-    pool._talk.request = request  # type: ignore[method-assign, assignment]  # only its time limit matters
+    async def close(self) -> None:
+        pass
+
+
+async def test_cancelling_a_task_does_not_wait_long_for_a_silent_worker() -> None:
+    time, http = Time(), Timeouts()
+    pool = WorkerPool([WorkerAddress("worker-1", "127.0.0.1", 1)], http, monotonic=time)
     await pool.cancel("worker-1", "t")
     time.now += 20
     await pool.cancel("worker-1", "t")
-    assert given == [60.0, 5.0]
+    assert http.given == [60.0, 5.0]
 
 
 @pytest.mark.parametrize("answers", [[(401, {"error": "no key"})], [UNKNOWN, (200, {"status": "healthy"})]])
-async def test_a_worker_that_leaves_while_it_is_asked_how_it_is_ends_no_look(answers: list[Any]) -> None:
+async def test_a_worker_may_leave_during_its_health_poll(answers: list[Any]) -> None:
     class Leaving(Scripted):
         async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             if len(self.asked) == len(answers) - 1:
-                pool._line.remove("worker-1")
+                pool.queue.remove("worker-1")
             await super().serve(reader, writer)
 
-    async with talking(Leaving(*answers)) as pool:
-        await pool.look()
+    async with serving(Leaving(*answers)) as pool:
+        await pool.poll()
         assert pool.statuses() == ()
 
 
@@ -366,29 +391,29 @@ def waits(seconds: float, *calls: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     return 202, {**RUNNING[1], "approvals": list(calls), "approvals_asked": 1, "waited_seconds": seconds}
 
 
-async def test_what_waits_for_the_owner_is_told_and_known_calls_are_not_asked_for_again() -> None:
+async def test_calls_that_need_approval_are_reported_and_known_ones_end_no_wait() -> None:
     worker = Scripted(waits(0.0, CALL), waits(20.0, CALL), waits(25.0), DONE)
     told: list[list[str]] = []
 
-    async def heard(calls: Sequence[ApprovalRequest]) -> None:
+    async def on_pending(calls: Sequence[ApprovalRequest]) -> None:
         told.append([call.tool for call in calls])
 
-    async with talking(worker) as pool:
-        result = await pool.run_on("worker-1", TaskRequest("t", "d"), timeout=300, heard=heard)
+    async with serving(worker) as pool:
+        result = await pool.run_on("worker-1", terms(on_pending=on_pending))
     assert result.output == "done"
     assert told == [["shell_exec"], ["shell_exec"], []]
     assert worker.asked == [POST, *[f"{GET}?asked=1"] * 3]
 
 
 @pytest.mark.parametrize(("waited", "ends"), [(350.0, "completed"), (50.0, "timeout")])
-async def test_waiting_for_the_owner_is_not_the_steps_time(waited: float, ends: str) -> None:
+async def test_waiting_for_the_owner_does_not_count_against_the_timeout(waited: float, ends: str) -> None:
     cancelled = (200, {**DONE[1], "status": "cancelled", "success": False})
     worker, time = Scripted(waits(waited, CALL), DONE if ends == "completed" else cancelled), Time()
 
-    async def heard(calls: Sequence[ApprovalRequest]) -> None:
+    async def on_pending(calls: Sequence[ApprovalRequest]) -> None:
         time.now += 400.0  # of the step's 300
 
-    async with talking(worker, time) as pool:
-        result = await pool.run_on("worker-1", TaskRequest("t", "d"), timeout=300, heard=heard)
+    async with serving(worker, time) as pool:
+        result = await pool.run_on("worker-1", terms(on_pending=on_pending))
     assert result.state.value == ends
     assert worker.asked[1] == (f"{GET}?asked=1" if ends == "completed" else "POST /task/t/cancel")

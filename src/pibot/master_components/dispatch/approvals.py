@@ -20,7 +20,7 @@ from pibot.master_components.store.approvals import ApprovalStore
 from pibot.master_components.store.records import Approval, Lease
 from pibot.master_components.store.states import ApprovalState
 from pibot.master_components.store.thread import StoreThread
-from pibot.master_components.workers.exchange import Heard
+from pibot.master_components.workers.exchange import OnPending
 
 log = logging.getLogger("pibot.dispatcher")
 
@@ -42,7 +42,7 @@ class ApprovalBroker:
         self._on_disk = on_disk
         self._pool = pool
 
-    def of(self, lease: Lease) -> Heard:
+    def of(self, lease: Lease) -> OnPending:
         """Return the callback for the tool calls that wait on the lease's worker."""
 
         async def heard(calls: Sequence[ApprovalRequest]) -> None:

@@ -76,14 +76,16 @@ class JobRunner:
         The job is read once a turn: after steps have ended, to find those that became ready.
         """
         single = len(job.steps) == 1
-        rank = (-float(job.priority), job.accepted_run)
+        queue_key = (-float(job.priority), job.accepted_run)
         running: dict[asyncio.Task[None], str] = {}
         try:
             while True:
                 for record in job.steps:
                     if record.state in (StepState.READY, StepState.LEASED) and record.task_id not in running.values():
                         step = _with_needed(record, job)
-                        run = self._steps.run(job.job_id, step, record, finish_job=single, rank=rank, activity=activity)
+                        run = self._steps.run(
+                            job.job_id, step, record, finish_job=single, queue_key=queue_key, activity=activity
+                        )
                         running[asyncio.ensure_future(run)] = record.task_id
                 if not running:
                     return job

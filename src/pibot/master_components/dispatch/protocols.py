@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Callable, Protocol
 
-from pibot.contracts import Decision, SubTask, TaskPlan, TaskRequest, TaskResult, Usage
-from pibot.master_components.workers.exchange import Heard
-from pibot.master_components.workers.queue import Rank
+from pibot.contracts import Decision, NoWorkerReason, SubTask, TaskPlan, TaskResult, Usage
+from pibot.master_components.workers.exchange import ExchangeTerms
+from pibot.master_components.workers.queue import QueueKey
 
 
 class Planner(Protocol):
@@ -40,29 +40,19 @@ class StepPool(DecisionSender, ResultSource, Protocol):
     """The worker pool; see :class:`pibot.master_components.workers.pool.WorkerPool`."""
 
     async def acquire(
-        self, timeout: float | None, *, avoid: Collection[str] = (), skills: Collection[str] = (), rank: Rank
+        self, timeout: float | None, *, avoid: Collection[str] = (), skills: Collection[str] = (), queue_key: QueueKey
     ) -> str: ...
 
     def reserve(self, worker_id: str) -> bool: ...
 
     def release(self, worker_id: str) -> None: ...
 
-    async def run_on(
-        self,
-        worker_id: str,
-        request: TaskRequest,
-        *,
-        timeout: float,
-        patience: float,
-        chunk: float,
-        ask_first: bool,
-        heard: Heard,
-    ) -> TaskResult: ...
+    async def run_on(self, worker_id: str, terms: ExchangeTerms) -> TaskResult: ...
 
     def silence(self, worker_id: str) -> float: ...
 
     def task_lost(self, worker_id: str, reason: str) -> None: ...
 
-    def hopeful(self, skills: Collection[str] = ()) -> bool: ...
+    def has_candidate(self, skills: Collection[str] = ()) -> bool: ...
 
-    def why_none(self, skills: Collection[str] = ()) -> str: ...
+    def why_none(self, skills: Collection[str] = ()) -> NoWorkerReason: ...

@@ -35,7 +35,8 @@ from pibot.master_components.store.jobs import JobStore
 from pibot.master_components.store.records import Lease, StepRecord
 from pibot.master_components.store.states import MAX_ATTEMPTS
 from pibot.master_components.store.thread import StoreThread
-from pibot.master_components.workers.queue import Rank
+from pibot.master_components.workers.exchange import ExchangeTerms
+from pibot.master_components.workers.queue import QueueKey
 
 log = logging.getLogger("pibot.dispatcher")
 
@@ -80,7 +81,14 @@ class StepRunner:
             self._resumed.release(lease)
 
     async def run(
-        self, job_id: str, step: SubTask, record: StepRecord, *, finish_job: bool, rank: Rank, activity: JobActivity
+        self,
+        job_id: str,
+        step: SubTask,
+        record: StepRecord,
+        *,
+        finish_job: bool,
+        queue_key: QueueKey,
+        activity: JobActivity,
     ) -> None:
         """Run one step to its end, with as many attempts as it gets.
 
@@ -101,7 +109,7 @@ class StepRunner:
             resumed = lease is not None
             if lease is None:
                 with activity.step_waits():
-                    worker_id = await self._find_worker(job_id, step, tried, rank)
+                    worker_id = await self._find_worker(job_id, step, tried, queue_key)
                 if worker_id is None:
                     return
             else:
@@ -131,19 +139,19 @@ class StepRunner:
         """Stop asking for late results."""
         await self._late.stop()
 
-    async def _find_worker(self, job_id: str, step: SubTask, tried: Collection[str], rank: Rank) -> str | None:
+    async def _find_worker(self, job_id: str, step: SubTask, tried: Collection[str], queue_key: QueueKey) -> str | None:
         """Reserve a worker. If none is to be had, fail the step and return None."""
         seconds = self._timing.no_worker
         between_checks = None if seconds is None else seconds / NO_WORKER_CHECKS
         failed_checks = 0
         while True:
             try:
-                return await self._pool.acquire(between_checks, avoid=tried, skills=step.skills, rank=rank)
+                return await self._pool.acquire(between_checks, avoid=tried, skills=step.skills, queue_key=queue_key)
             except NoWorkers as exc:
                 reason = str(exc)
             except asyncio.TimeoutError:
                 # While a worker may come, the step only waits for other steps to end.
-                failed_checks = 0 if self._pool.hopeful(step.skills) else failed_checks + 1
+                failed_checks = 0 if self._pool.has_candidate(step.skills) else failed_checks + 1
                 if failed_checks < NO_WORKER_CHECKS:
                     continue
                 reason = f"no worker could take it within {seconds:g} seconds: {self._pool.why_none(step.skills)}"
@@ -189,18 +197,16 @@ class StepRunner:
         Raises:
             WorkerBusy, WorkerError: the worker refused the task, forgot it, cancelled it, or fell silent.
         """
-        running = asyncio.ensure_future(
-            self._pool.run_on(
-                lease.worker_id,
-                step.to_request(lease.remote_id),
-                # A step without a timeout gets the worker's own PIBOT_TASK_TIMEOUT.
-                timeout=(step.timeout or MAX_TASK_TIMEOUT) + WORKER_MARGIN,
-                patience=math.inf,  # the heartbeat decides
-                chunk=min(MAX_RESULT_WAIT, self._timing.heartbeat),
-                ask_first=resumed,
-                heard=self.approvals.of(lease),
-            )
+        terms = ExchangeTerms(
+            step.to_request(lease.remote_id),
+            # A step without a timeout gets the worker's own PIBOT_TASK_TIMEOUT.
+            timeout=(step.timeout or MAX_TASK_TIMEOUT) + WORKER_MARGIN,
+            patience=math.inf,  # the heartbeat decides
+            chunk=min(MAX_RESULT_WAIT, self._timing.heartbeat),
+            ask_first=resumed,
+            on_pending=self.approvals.of(lease),
         )
+        running = asyncio.ensure_future(self._pool.run_on(lease.worker_id, terms))
         beating = asyncio.ensure_future(self._heartbeat.keep(lease))
         try:
             await asyncio.wait({running, beating}, return_when=asyncio.FIRST_COMPLETED)

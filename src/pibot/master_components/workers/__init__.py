@@ -1,4 +1,4 @@
-"""The workers as the master knows them: who is there, who is free, and one task to one of them over HTTP.
+"""The workers as the master sees them: joining and leaving, health polls, the queue for them, and exchanges with them.
 
-It knows nothing of the job database or of the planner. Start reading at :mod:`pibot.master_components.workers.pool`.
+It imports neither the job store nor the planner. Start reading at :mod:`pibot.master_components.workers.pool`.
 """

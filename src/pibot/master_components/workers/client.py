@@ -1,17 +1,17 @@
-"""HTTP to one worker: a request, and what its answer means."""
+"""HTTP to one worker: which key to send, one request, and what its answer means."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pibot.contracts import JsonObject, WorkerAddress
 from pibot.errors import TaskNotFound, WorkerBusy, WorkerNotReached, WorkerRejected, WorkerUnreachable
-from pibot.master_components.workers.keys import WorkerKeys
-from pibot.settings import Secret
+from pibot.settings import Secret, Settings
 from pibot.tls import problem_of
 
 if TYPE_CHECKING:
@@ -22,25 +22,90 @@ if TYPE_CHECKING:
 ANSWER_MARGIN = 10.0
 """Seconds beyond its waiting time that a worker gets to answer: a Zero on bad Wi-Fi, swapping."""
 
+ANSWER_TIMEOUT = 15.0
+"""Seconds for a whole request that does not wait at the worker."""
+
 CONNECT_TIMEOUT = 5.0
-"""Seconds in which a worker takes a connection, or counts as not there."""
+"""Seconds after which a worker that accepts no connection counts as unreachable."""
 
 KEEPALIVE = 8.0
 """Seconds that an idle connection is kept; a worker closes it after 10 (:data:`pibot.web.REQUEST_TIMEOUT`)."""
 
 
-class WorkerClient:
-    """Talks to workers over kept connections. Made anywhere; used within one event loop.
+class WorkerKeys:
+    """The key to send to each worker: its own or the fleet's. Keeps the previous one while keys are rotated.
 
     Args:
-        keys: what they ask for.
-        ssl_context: for HTTPS, what they are shown and which are believed; by default the system's authorities are.
+        fleet: the key of each worker that has none of its own.
+        own: keys by worker id.
+        previous: the keys that some of these workers may still expect, by worker id.
     """
 
-    def __init__(self, keys: WorkerKeys, ssl_context: ssl.SSLContext | None = None) -> None:
-        import aiohttp  # noqa: F401  # a tenth of a second that would else be the first task's
+    def __init__(
+        self,
+        fleet: Secret | None = None,
+        own: Mapping[str, Secret] | None = None,
+        previous: Mapping[str, Secret] | None = None,
+    ) -> None:
+        self._fleet = fleet
+        self._current = dict(own or {})
+        self._others = dict(previous or {})
 
-        self._keys = keys
+    @classmethod
+    def of(cls, settings: Settings) -> WorkerKeys:
+        """Take the keys from the settings."""
+        return cls(settings.api_key, settings.worker_tokens, settings.previous_worker_tokens)
+
+    def of_worker(self, worker_id: str) -> Secret | None:
+        """Return the key to send to this worker."""
+        return self._current.get(worker_id, self._fleet)
+
+    def switch(self, worker_id: str, refused: Secret | None) -> bool:
+        """Use the worker's other key from now on, because it refused this one.
+
+        Returns:
+            False if the worker has no other key.
+        """
+        if worker_id not in self._others:
+            return False
+        if self._current[worker_id] == refused:  # else another request has switched already
+            self._current[worker_id], self._others[worker_id] = self._others[worker_id], self._current[worker_id]
+        return True
+
+
+class WorkerHttp(Protocol):
+    """What the pool needs of its HTTP client; :class:`WorkerClient` is the real one."""
+
+    async def request(
+        self,
+        address: WorkerAddress,
+        method: str,
+        path: str,
+        body: JsonObject | None = None,
+        *,
+        wait: float = 0,
+        timeout: float = ANSWER_TIMEOUT,
+    ) -> tuple[int, JsonObject]:
+        """Send one request; see :meth:`WorkerClient.request`."""
+        ...
+
+    async def close(self) -> None:
+        """Close the connections. Calling it twice is fine."""
+        ...
+
+
+class WorkerClient:
+    """Sends requests to workers over kept connections. Create it anywhere; use it within one event loop.
+
+    Args:
+        keys: the key of each worker; none by default.
+        ssl_context: for HTTPS, our certificate and the authorities to trust; the system's authorities by default.
+    """
+
+    def __init__(self, keys: WorkerKeys | None = None, ssl_context: ssl.SSLContext | None = None) -> None:
+        import aiohttp  # noqa: F401  # takes 0.1 s, which the first task would wait for otherwise
+
+        self._keys = keys or WorkerKeys()
         self._ssl = ssl_context
         self._session: aiohttp.ClientSession | None = None
 
@@ -52,37 +117,34 @@ class WorkerClient:
         body: JsonObject | None = None,
         *,
         wait: float = 0,
-        timeout: float = 15.0,
+        timeout: float = ANSWER_TIMEOUT,
     ) -> tuple[int, JsonObject]:
-        """One request.
+        """Send one request and return the status, 200 or 202, and the JSON.
 
         Args:
-            wait: seconds, whole ones, that the worker may wait before it answers.
-            timeout: seconds for the whole request where it does not wait.
-
-        Returns:
-            200 or 202, and the JSON.
+            wait: whole seconds that the worker may wait before it answers.
+            timeout: seconds for the whole request if it does not wait.
 
         Raises:
-            WorkerBusy, TaskNotFound, WorkerRejected: as it answered.
-            WorkerNotReached: it took no connection.
-            WorkerUnreachable: there was no whole answer, or none of a worker's.
+            WorkerBusy, TaskNotFound, WorkerRejected: the worker answered so.
+            WorkerNotReached: the worker accepted no connection, so it got nothing.
+            WorkerUnreachable: the answer was missing, incomplete or not a worker's.
         """
-        # Not escaped: as \uXXXX a long text in another script would be more than a worker reads.
+        # Not escaped: with \uXXXX a long text in another script would exceed the worker's limit for a body.
         data = None if body is None else json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
         key = self._keys.of_worker(address.worker_id)
-        status, answer = await self._exchange(address, method, path, data, key, wait, timeout)
-        if status == 401 and self._keys.other(address.worker_id, key):
+        status, answer = await self._send(address, method, path, data, key, wait, timeout)
+        if status == 401 and self._keys.switch(address.worker_id, key):
             key = self._keys.of_worker(address.worker_id)
-            status, answer = await self._exchange(address, method, path, data, key, wait, timeout)
+            status, answer = await self._send(address, method, path, data, key, wait, timeout)
         if not isinstance(answer, dict):
-            problem = f"{address.url} answered {status} with no JSON object: no PiBot worker?"
+            problem = f"{address.url} answered {status} with no JSON object; is it a PiBot worker?"
             raise WorkerUnreachable(address.worker_id, problem)
         if status in (200, 202):
             return status, answer
         raise _refusal(address, status, answer)
 
-    async def _exchange(
+    async def _send(
         self,
         address: WorkerAddress,
         method: str,
@@ -92,7 +154,7 @@ class WorkerClient:
         wait: float,
         timeout: float,
     ) -> tuple[int, Any]:
-        """One request and its answer, whatever that is."""
+        """Send one request and return its status and JSON, whatever they are."""
         import aiohttp
 
         session = self._session or self._open()
@@ -106,7 +168,7 @@ class WorkerClient:
                 address.url + path,
                 data=data,
                 headers=headers,
-                timeout=_limits(wait + ANSWER_MARGIN if wait else timeout),
+                timeout=_client_timeout(wait + ANSWER_MARGIN if wait else timeout),
                 allow_redirects=False,
             ) as response:
                 status = response.status
@@ -120,9 +182,9 @@ class WorkerClient:
             problem = f"no answer from {address.url}: {_reason(exc)}"
             raise WorkerUnreachable(address.worker_id, problem) from exc
         except ValueError as exc:
-            if status is None:  # a host's name that can't be one, such as a..b
+            if status is None:  # an impossible host name, such as a..b
                 raise WorkerNotReached(address.worker_id, f"{address.url} is no address: {exc}") from exc
-            problem = f"{address.url} answered {status} without JSON: no PiBot worker?"
+            problem = f"{address.url} answered {status} without JSON; is it a PiBot worker?"
             raise WorkerUnreachable(address.worker_id, problem) from exc
 
     async def close(self) -> None:
@@ -132,7 +194,7 @@ class WorkerClient:
             await session.close()
 
     def _open(self) -> aiohttp.ClientSession:
-        """The one session, made inside the loop that uses it."""
+        """Create the session, within the loop that uses it."""
         import aiohttp
 
         self._session = aiohttp.ClientSession(
@@ -146,7 +208,7 @@ class WorkerClient:
 
 
 def _reason(exc: Exception) -> str:
-    """The operating system's words, where it has some: asyncio puts the address in their place, aiohttp more."""
+    """Return the operating system's words where it has some: asyncio and aiohttp bury them in an address."""
     if certificate := problem_of(exc):
         return certificate
     number = exc.errno if isinstance(exc, OSError) else None
@@ -154,7 +216,7 @@ def _reason(exc: Exception) -> str:
 
 
 @lru_cache(maxsize=64)
-def _limits(seconds: float) -> aiohttp.ClientTimeout:
+def _client_timeout(seconds: float) -> aiohttp.ClientTimeout:
     import aiohttp
 
     return aiohttp.ClientTimeout(total=seconds, connect=CONNECT_TIMEOUT)

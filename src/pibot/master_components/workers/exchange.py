@@ -1,12 +1,14 @@
-"""What is said to a worker over HTTP, what its answers say of it, and one task from its sending to its result."""
+"""One exchange with a worker: a task from its sending to its result, over connections that may break."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Mapping, Sequence
-from typing import Any, Callable, cast
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Callable
 
 from pibot.contracts import (
     ApprovalRequest,
@@ -15,8 +17,8 @@ from pibot.contracts import (
     PendingCalls,
     TaskRequest,
     TaskResult,
-    TaskResultDict,
     TaskState,
+    UnfinishedTask,
     WorkerReport,
     WorkerState,
 )
@@ -26,278 +28,217 @@ from pibot.errors import (
     WorkerBusy,
     WorkerError,
     WorkerNotReached,
-    WorkerRejected,
     WorkerUnreachable,
 )
-from pibot.logs import event
-from pibot.master_components.workers.client import WorkerClient
-from pibot.master_components.workers.placement import Limits, examine
-from pibot.master_components.workers.record import Worker
+from pibot.master_components.workers.requests import CHECK_TIMEOUT, WorkerRequests
 
 log = logging.getLogger("pibot.pool")
 
-Heard = Callable[[Sequence[ApprovalRequest]], Awaitable[None]]
-"""Called with the calls of a task that wait for the owner, each time its worker reports them."""
+OnPending = Callable[[Sequence[ApprovalRequest]], Awaitable[None]]
+"""Called with a task's calls that need the owner's approval, each time its worker reports them."""
 
-WAIT_CHUNK = 20
-"""Seconds that one request waits at the worker: a dead worker goes unnoticed for so long, and the client's margin."""
-
-CHECK_TIMEOUT = 5.0
-"""Seconds in which a worker says how it is."""
+WAIT_CHUNK = 20.0
+"""Seconds that one request waits at the worker. A dead worker goes unnoticed for this long plus the client's margin."""
 
 CANCEL_TIMEOUT = 60.0
+"""Seconds that a worker gets to end a task; killing its processes may take it 30."""
 
 ASK_AGAIN = 0.5
 MAX_ASK_AGAIN = 5.0
-"""Seconds until a worker whose connection broke is asked for its task's result: the first, doubled each time, to the
-second; each shortened by up to a half."""
-
+"""Seconds after a broken connection before the master asks again: ``ASK_AGAIN`` first, doubled each time, each
+shortened by up to a half."""
 
 MAX_SENDINGS = 3
-"""How often a task is sent for one attempt, where the worker says that it never got it."""
+"""How often one exchange sends its task to a worker that says that it never got it."""
 
 
-class WorkerTalk:
-    """Talks to workers.
+@dataclass(frozen=True)
+class ExchangeTerms:
+    """What to run on a worker, and how long to wait for it.
 
     Args:
-        workers: what is known of each; it is kept up to date.
-        client: the HTTP side.
-        limits: beyond what a worker gets no task.
-        clock: seconds since the epoch.
+        request: the task; its ``task_id`` must be new to the worker, or name the same task.
+        timeout: seconds after which the task is cancelled on the worker. Waiting for the owner does not count, if
+            ``on_pending`` is given.
+        patience: seconds without a sign of life after which the exchange ends, once the worker may have the task.
+        chunk: seconds that one request may wait at the worker.
+        ask_first: ask for the result before sending the task, because the worker may have it from before.
+        on_pending: called with the task's calls that need approval.
+    """
+
+    request: TaskRequest
+    timeout: float
+    patience: float = 0.0
+    chunk: float = WAIT_CHUNK
+    ask_first: bool = False
+    on_pending: OnPending | None = None
+
+
+class _Stage(Enum):
+    """What the master knows of the task on the worker."""
+
+    UNSENT = "unsent"
+    """The worker does not have it."""
+
+    UNSURE = "unsure"
+    """It was sent, and no answer said whether it arrived."""
+
+    RESUMED = "resumed"
+    """The worker may have it from before this exchange."""
+
+    ACCEPTED = "accepted"
+    """The worker said that it has it."""
+
+
+class Exchange:
+    """One exchange; see :meth:`run`.
+
+    Args:
+        requests: sends the requests.
+        worker_id: a worker that is reserved for the task.
+        terms: the task, and how long to wait for it.
         monotonic: seconds.
-        sleep, jitter: waits some seconds; a number from 0 to 1.
+        sleep: waits some seconds.
+        jitter: returns a number from 0 to 1.
     """
 
     def __init__(
         self,
-        workers: Mapping[str, Worker],
-        client: WorkerClient,
-        limits: Limits,
-        clock: Clock,
-        monotonic: Clock,
+        requests: WorkerRequests,
+        worker_id: str,
+        terms: ExchangeTerms,
         *,
+        monotonic: Clock,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        self._workers = workers
-        self._client = client
-        self._limits = limits
-        self._clock = clock
+        self._requests = requests
+        self._worker_id = worker_id
+        self._worker = requests.record(worker_id)
+        self._terms = terms
+        self._task_id = terms.request.task_id
         self._monotonic = monotonic
         self._sleep = sleep
         self._jitter = jitter
+        self._stage = _Stage.RESUMED if terms.ask_first else _Stage.UNSENT
+        self._began = self._sent_at = monotonic()
+        self._sendings = 0
+        self._failures = 0  # broken connections since the worker last said that it has the task
+        self._pending = PendingCalls()
 
-    # --- how a worker is ---
+    async def run(self) -> TaskResult:
+        """Send the task and wait for its result, one chunk of time per request.
 
-    async def check(self, worker_id: str) -> bool:
-        """Ask for its health; whether it answered as it should."""
-        try:
-            _, body = await self.request(worker_id, "GET", "/health", timeout=CHECK_TIMEOUT)
-        except (WorkerError, WorkerBusy, TaskNotFound):
-            return False
-        if body.get("status") != "healthy":
-            self._lost(worker_id, WorkerUnreachable(worker_id, f"it says {body.get('status')!r} of itself"))
-            return False
-        worker = self._workers.get(worker_id)
-        if worker is not None:
-            self._note_task(worker, body.get("current_task"))
-        return True
+        Once the worker may have the task, a broken connection only means asking for the result again.
 
-    async def look(self, worker_id: str) -> None:
-        """Ask it for its report, or for its health where it has none to give."""
-        try:
-            _, body = await self.request(worker_id, "GET", "/status", timeout=CHECK_TIMEOUT)
-        except TaskNotFound:
-            await self.check(worker_id)
-            return
-        except WorkerRejected as exc:
-            worker = self._workers.get(worker_id)  # it may have left meanwhile
-            if worker is not None:
-                worker.ailments = {"refusal": f"refusing us: {exc.problem}"}
-            return
-        except (WorkerError, WorkerBusy):
-            return
-        worker = self._workers.get(worker_id)
-        if worker is not None:
-            report = WorkerReport.from_json(body)
-            examine(worker, report, self._limits, self._monotonic())
-            self._note_task(worker, report.current_task)
+        ========  ============  ========  ==================================  =================================
+        stage     next request  on a 202  on a 404                            on a broken connection
+        ========  ============  ========  ==================================  =================================
+        UNSENT    POST /task    ACCEPTED  as UNSURE                           UNSURE; no connection is an error
+        UNSURE    GET result    ACCEPTED  UNSENT if it never arrived [1]_     UNSURE
+        RESUMED   GET result    ACCEPTED  UNSENT                              RESUMED
+        ACCEPTED  GET result    ACCEPTED  error: the worker forgot the task   ACCEPTED
+        ========  ============  ========  ==================================  =================================
 
-    def _note_task(self, worker: Worker, task_id: str | None) -> None:
-        if worker.reserved:
-            return
-        if task_id is None:
-            worker.idle()
-        else:
-            worker.busy_elsewhere(self._monotonic())
-        worker.current_task = task_id
+        .. [1] The worker has been up since the task was sent. Otherwise, and after ``MAX_SENDINGS``, an error.
 
-    # --- one task ---
-
-    async def exchange(
-        self,
-        worker_id: str,
-        request: TaskRequest,
-        deadline: float,
-        *,
-        patience: float,
-        chunk: float = WAIT_CHUNK,
-        ask_first: bool = False,
-        heard: Heard | None = None,
-    ) -> TaskResultDict:
-        """Post the task and wait for its result, a piece of time at a request.
-
-        Once the worker may have the task, a lost connection means only that it is asked for the result again.
-
-        Args:
-            deadline: monotonic seconds; past it the task is cancelled there.
-            patience: seconds without any sign of life after which the worker is given up.
-            chunk: seconds that one request may wait there.
-            ask_first: it may have the task already: ask for its result before it is sent.
-            heard: called with the calls that wait for the owner; what is waited for is added to the deadline then.
+        A 200 holds the result. A broken connection ends the exchange after ``patience`` seconds without a sign of
+        life. Past the deadline the task is cancelled on the worker.
 
         Raises:
-            WorkerBusy, WorkerRejected: as it answered.
-            WorkerNotReached: the task did not get there.
-            WorkerUnreachable: it gave no sign of life for too long, or has forgotten the task.
+            WorkerBusy, WorkerRejected: the worker answered so.
+            WorkerNotReached: the task did not reach it.
+            WorkerUnreachable: it gave no sign of life for too long, forgot the task, or gave no usable result.
         """
-        worker = self.known(worker_id)
-        worker.state, worker.current_task = WorkerState.BUSY, request.task_id
-        began = posted = self._monotonic()
-        sent = taken = ask_first
-        failures = sendings = 0
-        waiting = PendingCalls()
-        limit = deadline
+        self._worker.state, self._worker.current_task = WorkerState.BUSY, self._task_id
         while True:
-            deadline = limit + waiting.waited
-            wait = max(1, min(int(chunk), int(deadline - self._monotonic())))
             try:
-                if sent:
-                    asked = None if heard is None else waiting.asked
-                    status, body = await self.get_result(worker_id, request.task_id, wait, asked)
-                else:
-                    sent, posted, sendings = True, self._monotonic(), sendings + 1
-                    status, body = await self.request(worker_id, "POST", "/task", request.to_json(), wait=wait)
+                status, body = await self._ask()
             except TaskNotFound:
-                never_came = not taken and sendings < MAX_SENDINGS and await self._never_came(worker_id, posted)
-                if ask_first or never_came:
-                    sent = taken = ask_first = False
-                    continue
-                raise WorkerUnreachable(worker_id, "it forgot the task, so it was restarted meanwhile") from None
+                await self._on_unknown()
             except WorkerUnreachable as exc:
-                if isinstance(exc, WorkerNotReached) and not failures and not taken:
-                    raise
-                if self._monotonic() - max(began, worker.heard) >= patience or self._monotonic() >= deadline:
-                    raise
-                log.info("asking_again task=%s worker=%s error=%s", request.task_id, worker_id, exc.problem)
-                await self._sleep(self._pause(failures))
-                failures += 1
-                continue
-            if status != 202:
-                return self._whole(worker_id, body)
-            taken, ask_first, failures = True, False, 0
-            if heard is not None and "approvals_asked" in body:
-                waiting = PendingCalls.from_json(body)
-                await heard(waiting.calls)
-            if self._monotonic() >= limit + waiting.waited:
-                return await self._give_up(worker_id, request)
+                await self._on_broken_connection(exc)
+            else:
+                if status != 202:
+                    return parse_result(self._requests, self._worker_id, body)
+                await self._on_unfinished(UnfinishedTask.from_json(body))
+                if self._left() <= 0:
+                    return await self._cancel_overdue()
 
-    async def _never_came(self, worker_id: str, posted: float) -> bool:
-        """Whether a worker that does not know the task has been there since it was posted, so that it never got it."""
+    def _left(self) -> float:
+        """Return the seconds until the deadline, which moves while the task waits for the owner."""
+        return self._began + self._terms.timeout + self._pending.waited - self._monotonic()
+
+    async def _ask(self) -> tuple[int, JsonObject]:
+        """Send the request of this stage."""
+        wait = max(1, min(int(self._terms.chunk), int(self._left())))
+        if self._stage is _Stage.UNSENT:
+            self._sent_at, self._sendings = self._monotonic(), self._sendings + 1
+            body = self._terms.request.to_json()
+            return await self._requests.request(self._worker_id, "POST", "/task", body, wait=wait)
+        query = "" if self._terms.on_pending is None else f"?asked={self._pending.asked}"
+        path = f"/task/{self._task_id}/result{query}"
+        return await self._requests.request(self._worker_id, "GET", path, wait=wait)
+
+    async def _on_unfinished(self, task: UnfinishedTask) -> None:
+        self._stage, self._failures = _Stage.ACCEPTED, 0
+        if self._terms.on_pending is not None and task.pending is not None:
+            self._pending = task.pending
+            await self._terms.on_pending(task.pending.calls)
+
+    async def _on_unknown(self) -> None:
+        """Send the task again where the worker can't have run it; otherwise the exchange is over."""
+        may_send = self._stage is _Stage.RESUMED
+        if self._stage in (_Stage.UNSENT, _Stage.UNSURE) and self._sendings < MAX_SENDINGS:
+            may_send = await self._never_arrived()
+        if not may_send:
+            raise WorkerUnreachable(self._worker_id, "it forgot the task, so it was restarted meanwhile")
+        self._stage = _Stage.UNSENT
+
+    async def _never_arrived(self) -> bool:
+        """Return whether the worker has been up since the task was sent, so that it never got the task."""
         try:
-            _, body = await self.request(worker_id, "GET", "/status", timeout=CHECK_TIMEOUT)
+            _, body = await self._requests.request(self._worker_id, "GET", "/status", timeout=CHECK_TIMEOUT)
         except (WorkerError, WorkerBusy, TaskNotFound):
             return False
         uptime = WorkerReport.from_json(body).uptime
-        return uptime is not None and uptime > self._monotonic() - posted
+        return uptime is not None and uptime > self._monotonic() - self._sent_at
 
-    def _whole(self, worker_id: str, body: JsonObject) -> TaskResultDict:
-        if "success" not in body or "status" not in body:
-            raise self._lost(
-                worker_id, WorkerUnreachable(worker_id, "it answered 200 with no task's result: no PiBot worker?")
-            )
-        return cast(TaskResultDict, body)
+    async def _on_broken_connection(self, exc: WorkerUnreachable) -> None:
+        """Wait before the next request, unless the worker certainly has no task or was silent for too long."""
+        if self._stage is _Stage.UNSENT:
+            if isinstance(exc, WorkerNotReached) and not self._failures:
+                raise exc
+            self._stage = _Stage.UNSURE
+        silence = self._monotonic() - max(self._began, self._worker.last_answer)
+        if silence >= self._terms.patience or self._left() <= 0:
+            raise exc
+        log.info("asking_again task=%s worker=%s error=%s", self._task_id, self._worker_id, exc.problem)
+        full = min(MAX_ASK_AGAIN, ASK_AGAIN * 2.0 ** min(self._failures, 20))
+        await self._sleep(full * (1 - self._jitter() / 2))
+        self._failures += 1
 
-    async def _give_up(self, worker_id: str, request: TaskRequest) -> TaskResultDict:
-        """End the task on the worker, whose time is up; the result is what it says of that."""
-        status, body = await self.request(worker_id, "POST", f"/task/{request.task_id}/cancel", timeout=CANCEL_TIMEOUT)
-        if status == 200 and body.get("status") == TaskState.CANCELLED.value:
-            body["status"] = TaskState.TIMEOUT.value
-            body["error"] = f"{worker_id} did not finish within the caller's timeout; the task was cancelled there"
-        return cast(TaskResultDict, body)
+    async def _cancel_overdue(self) -> TaskResult:
+        """Cancel an overdue task on its worker, and report the cancelled task as timed out."""
+        path = f"/task/{self._task_id}/cancel"
+        _, body = await self._requests.request(self._worker_id, "POST", path, timeout=CANCEL_TIMEOUT)
+        result = parse_result(self._requests, self._worker_id, body)
+        if result.state is not TaskState.CANCELLED:
+            return result
+        error = f"{self._worker_id} did not finish within the caller's timeout; the task was cancelled there"
+        return replace(result, state=TaskState.TIMEOUT, error=error)
 
-    async def get_result(
-        self, worker_id: str, task_id: str, wait: float, asked: int | None = None
-    ) -> tuple[int, JsonObject]:
-        """Ask for a task's result; errors as :meth:`request`.
 
-        Args:
-            asked: how many of its calls for the owner are known here: a new one ends the wait. None for don't care.
-        """
-        query = "" if asked is None else f"?asked={asked}"
-        return await self.request(worker_id, "GET", f"/task/{task_id}/result{query}", wait=wait)
+def parse_result(requests: WorkerRequests, worker_id: str, body: JsonObject) -> TaskResult:
+    """Return the result in a worker's answer.
 
-    def parse(self, worker_id: str, body: Mapping[str, Any]) -> TaskResult:
-        """The result in a body.
-
-        Raises:
-            WorkerUnreachable: it has not the agreed form.
-        """
-        try:
-            return TaskResult.from_json(body)
-        except ContractError as exc:
-            problem = f"its result has not the agreed form: {exc}"
-            raise self._lost(worker_id, WorkerUnreachable(worker_id, problem)) from exc
-
-    def _pause(self, failures: int) -> float:
-        full = min(MAX_ASK_AGAIN, ASK_AGAIN * 2.0 ** min(failures, 20))
-        return full * (1 - self._jitter() / 2)
-
-    # --- one request ---
-
-    async def request(
-        self, worker_id: str, method: str, path: str, body: JsonObject | None = None, **limits: float
-    ) -> tuple[int, JsonObject]:
-        """One request, noting what it says of the worker; answers and errors as :meth:`WorkerClient.request`'s."""
-        worker = self.known(worker_id)
-        try:
-            status, answer = await self._client.request(worker.address, method, path, body, **limits)
-        except WorkerUnreachable as exc:
-            self._lost(worker_id, exc)
-            raise
-        except WorkerBusy:
-            self._seen(worker)
-            worker.busy_elsewhere(self._monotonic())
-            raise
-        except WorkerRejected as exc:
-            self._seen(worker)
-            worker.error = exc.problem
-            raise
-        except TaskNotFound:
-            self._seen(worker)
-            raise
-        self._seen(worker)
-        return status, answer
-
-    def known(self, worker_id: str) -> Worker:
-        """What is known of a worker.
-
-        Raises:
-            WorkerUnreachable: nothing, for it is none of the pool's.
-        """
-        try:
-            return self._workers[worker_id]
-        except KeyError:
-            raise WorkerNotReached(worker_id, "it is none of this master's workers any more") from None
-
-    def _seen(self, worker: Worker) -> None:
-        worker.seen(self._clock(), self._monotonic())
-        if worker.state is WorkerState.OFFLINE:
-            worker.state = WorkerState.BUSY if worker.reserved else WorkerState.IDLE
-
-    def _lost(self, worker_id: str, exc: WorkerUnreachable) -> WorkerUnreachable:
-        worker = self._workers.get(worker_id)
-        if worker is not None and worker.lost(exc, self._monotonic()):
-            event(log, "worker_offline", level=logging.WARNING, worker=worker_id, error=exc.problem)
-        return exc
+    Raises:
+        WorkerUnreachable: the body holds no usable result; the worker counts as offline.
+    """
+    try:
+        return TaskResult.from_json(body)
+    except ContractError as exc:
+        problem = f"it answered without a usable task result ({exc}); is it a PiBot worker?"
+        unusable = WorkerUnreachable(worker_id, problem)
+        requests.unreachable(unusable)
+        raise unusable from exc

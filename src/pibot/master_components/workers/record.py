@@ -1,4 +1,4 @@
-"""One worker, as far as the pool knows."""
+"""What the pool knows of one worker, with the circuit breaker that sets it aside."""
 
 from __future__ import annotations
 
@@ -6,23 +6,60 @@ from collections.abc import Collection
 
 from pibot.contracts import WorkerAddress, WorkerReport, WorkerState, WorkerStatus
 from pibot.errors import WorkerUnreachable
-from pibot.master_components.workers.breaker import Breaker
 
 BUSY_DELAY = 1.0
-"""Seconds until a worker is asked again that was busy with somebody else's task."""
+"""Seconds before the pool tries a worker again that was busy with another master's task."""
 
 OFFLINE_DELAY = 2.0
 MAX_OFFLINE_DELAY = 30.0
-"""Seconds until a worker is tried again that did not answer: the first, doubled at each failure, to the second."""
+"""Seconds before the pool tries an offline worker again: ``OFFLINE_DELAY`` first, doubled at each failure."""
+
+FAILURES = 3
+"""Tasks in a row that a worker must lose before it is set aside."""
+
+ASIDE = 30.0
+MAX_ASIDE = 600.0
+"""Seconds that a worker is set aside: ``ASIDE`` first, doubled with each further loss."""
 
 
-class Worker:
-    """What is known of one worker. Times are monotonic seconds but for ``last_seen``.
+class Breaker:
+    """The circuit breaker of one worker.
+
+    When its time is over, the worker gets one task as a trial, since it runs one at a time. If it loses that task too,
+    it is set aside for twice as long; a result resets the breaker.
+
+    Attributes:
+        until: monotonic seconds until which the worker gets no task.
+        reason: how it lost its last task; empty after a result.
+    """
+
+    def __init__(self) -> None:
+        self.until = 0.0
+        self.reason = ""
+        self._failures = 0
+
+    def failed(self, reason: str, now: float) -> bool:
+        """Count a lost task. Returns True if the worker is set aside for it."""
+        self._failures += 1
+        self.reason = reason
+        if self._failures < FAILURES:
+            return False
+        self.until = now + min(MAX_ASIDE, ASIDE * 2.0 ** min(self._failures - FAILURES, 20))
+        return True
+
+    def succeeded(self) -> None:
+        """Reset the breaker: the worker gave a result, even if that is a failed task."""
+        if self._failures:
+            self.until, self.reason, self._failures = 0.0, "", 0
+
+
+class WorkerRecord:
+    """What is known of one worker. Times are monotonic seconds, except for ``last_seen``.
 
     Args:
-        address: where it is.
-        now: the time; it counts as heard of from then on.
-        registered: it came by itself, and is in no inventory.
+        address: where it listens.
+        now: the time; it counts as the worker's first sign of life.
+        registered: it registered by itself and is in no inventory.
     """
 
     def __init__(self, address: WorkerAddress, now: float, *, registered: bool = False) -> None:
@@ -32,14 +69,14 @@ class Worker:
         self.current_task: str | None = None
         self.reserved = False
         self.last_seen: float | None = None  # seconds since the epoch
-        self.heard = now
+        self.last_answer = now
         self.error: str | None = None
         self.breaker = Breaker()
         self.set_aside_until = 0.0  # the breaker's time in seconds since the epoch
         self.drained = False
         self.leaving = False
         self.report: WorkerReport | None = None
-        self.ailments: dict[str, str] = {}
+        self.unfit_reasons: dict[str, str] = {}  # by the kind of reason; the text is for people
         self.throttled_at = 0.0
         self.burden = 0
         self._unanswered = 0
@@ -47,66 +84,78 @@ class Worker:
 
     @property
     def free_at(self) -> float:
-        """When it may be given a task, if nobody has reserved it."""
+        """Monotonic seconds from which it may get a task, if it is not reserved."""
         return max(self._not_before, self.breaker.until)
 
     @property
-    def resting(self) -> str | None:
-        """Why it gets no task although it answers."""
-        return "; ".join(self.ailments.values()) or None
+    def unfit(self) -> str | None:
+        """Why it gets no task although it answers; None where it is fit."""
+        return "; ".join(self.unfit_reasons.values()) or None
 
     def has(self, skills: Collection[str]) -> bool:
-        """Whether it has these skills, as far as is known."""
+        """Return whether it has these skills. A worker that has not reported its skills counts as having all."""
         known = None if self.report is None else self.report.skills
         return known is None or all(skill in known for skill in skills)
 
     def suits(self, skills: Collection[str]) -> bool:
-        """Whether it may have a task with these skills, were it free."""
-        return not (self.drained or self.leaving or self.ailments) and self.has(skills)
+        """Return whether it may run a task with these skills once it is free."""
+        return not (self.drained or self.leaving or self.unfit_reasons) and self.has(skills)
 
-    def seen(self, epoch: float, now: float) -> None:
-        """It answered."""
+    def answered(self, epoch: float, now: float) -> None:
+        """Note an answer, whatever it says."""
         self.last_seen = epoch
-        self.heard = now
+        self.last_answer = now
         self._unanswered = 0
         self.error = None
         self._not_before = 0.0
+        if self.state is WorkerState.OFFLINE:
+            self.state = WorkerState.BUSY if self.reserved else WorkerState.IDLE
+
+    def runs(self, task_id: str | None, now: float) -> None:
+        """Note which task it reports; one that the pool has reserved runs the pool's own."""
+        if self.reserved:
+            return
+        if task_id is None:
+            self.idle()
+        else:
+            self.busy_elsewhere(now)
+        self.current_task = task_id
 
     def busy_elsewhere(self, now: float) -> None:
-        """It runs a task that is not ours."""
+        """Note that it runs another master's task."""
         self.state = WorkerState.BUSY
         self._not_before = now + BUSY_DELAY
 
     def idle(self) -> None:
-        """It runs nothing."""
+        """Note that it runs nothing."""
         self.state = WorkerState.IDLE
         self.current_task = None
 
-    def let_go(self) -> None:
-        """Whoever had reserved it needs it no more."""
+    def release(self) -> None:
+        """End its reservation."""
         self.reserved = False
         self.current_task = None
         if self.state is WorkerState.BUSY and not self._not_before:
             self.state = WorkerState.IDLE
 
-    def lost(self, exc: WorkerUnreachable, now: float) -> bool:
-        """It did not answer, and is tried again after a growing delay; whether it was there before."""
-        was_there = self.state is not WorkerState.OFFLINE
+    def unreachable(self, exc: WorkerUnreachable, now: float) -> bool:
+        """Mark it offline and delay the next try. Returns True if it was online before."""
+        was_online = self.state is not WorkerState.OFFLINE
         self.state = WorkerState.OFFLINE
         self.error = exc.problem
         self._unanswered += 1
         self._not_before = now + min(MAX_OFFLINE_DELAY, OFFLINE_DELAY * 2.0 ** min(self._unanswered - 1, 20))
-        return was_there
+        return was_online
 
-    def failed(self, reason: str, epoch: float, now: float) -> bool:
-        """It lost a task; whether it is set aside for that."""
+    def lost_task(self, reason: str, epoch: float, now: float) -> bool:
+        """Count a lost task. Returns True if the worker is set aside for it."""
         aside = self.breaker.failed(reason, now)
         if aside:
             self.set_aside_until = round(epoch + self.breaker.until - now)
         return aside
 
     def status(self, now: float) -> WorkerStatus:
-        """What is shown of it."""
+        """Return a snapshot for people and other threads."""
         aside = self.breaker.until > now
         return WorkerStatus(
             address=self.address,
@@ -115,7 +164,7 @@ class Worker:
             last_seen=self.last_seen,
             error=self.error or (self.breaker.reason if aside else None),
             report=self.report,
-            resting=self.resting,
+            unfit=self.unfit,
             set_aside_until=self.set_aside_until if aside else None,
             draining=self.drained or self.leaving,
             registered=self.registered,

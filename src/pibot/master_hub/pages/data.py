@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Callable
 
 from pibot.contracts import JsonObject
-from pibot.master_components import JobStore, WorkerPool
+from pibot.master_components import JobStore
 from pibot.master_components.store.states import JobState
+from pibot.master_components.workers.pool import WorkerPool
 from pibot.master_hub.jobs import JobControl
 from pibot.master_hub.pages import presentation
 from pibot.master_hub.report import SpendingReport

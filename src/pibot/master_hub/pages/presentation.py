@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Callable
 
-from pibot.contracts import JsonObject, Usage, WorkerReport, WorkerState, WorkerStatus, shown_call
+from pibot.contracts import JsonObject, NoWorkerReason, Usage, WorkerReport, WorkerState, WorkerStatus, shown_call
 from pibot.master_components.store.records import Approval, Event, Job, StepRecord
 from pibot.master_components.store.spending import Spending
 from pibot.master_components.store.states import ENDED_JOBS, JobState, StepState
@@ -125,7 +125,7 @@ def _worker(status: WorkerStatus, task: Mapping[str, object] | None) -> JsonObje
 
 def _why_no_tasks(status: WorkerStatus) -> str:
     """Why a worker that answers gets no task; empty where it does."""
-    reasons = [status.resting] if status.resting else []
+    reasons = [status.unfit] if status.unfit else []
     if status.set_aside_until is not None:
         reasons.append(f"set aside until {datetime.fromtimestamp(status.set_aside_until, timezone.utc):%H:%M:%S} UTC")
     if status.draining:
@@ -136,12 +136,12 @@ def _why_no_tasks(status: WorkerStatus) -> str:
 def _reading(report: WorkerReport) -> str:
     """What a worker said of its machine, so coarsely that it does not change with each look."""
     parts = []
-    if report.temperature is not None:
-        parts.append(f"{report.temperature:.0f} °C")
-    if report.memory_available is not None:
-        parts.append(f"{round(report.memory_available / 1e7) * 10} MB free")
-    if report.load_1m is not None:
-        parts.append(f"load {report.load_1m:.0f}")
+    if report.host.temperature is not None:
+        parts.append(f"{report.host.temperature:.0f} °C")
+    if report.host.memory_available is not None:
+        parts.append(f"{round(report.host.memory_available / 1e7) * 10} MB free")
+    if report.host.load_1m is not None:
+        parts.append(f"load {report.host.load_1m:.0f}")
     return " · ".join(parts)
 
 
@@ -220,7 +220,7 @@ def event_row(event: Event, titles: Mapping[str, str]) -> JsonObject:
 
 def job_view(
     job: Job,
-    why_waiting: Callable[[Sequence[str]], str],
+    why_waiting: Callable[[Sequence[str]], NoWorkerReason],
     spending: Sequence[Spending] = (),
     currency: str = "",
 ) -> JsonObject:
@@ -277,7 +277,7 @@ def _why_no_steps(job: Job) -> str:
     return "There is no plan: the job ended before it was planned."
 
 
-def _step(record: StepRecord, why_waiting: Callable[[Sequence[str]], str] | None) -> JsonObject:
+def _step(record: StepRecord, why_waiting: Callable[[Sequence[str]], NoWorkerReason] | None) -> JsonObject:
     step, result = record.step, record.result
     last = record.attempts[-1] if record.attempts else None
     # Once a step has failed, its own error is the last attempt's.
