@@ -177,37 +177,14 @@ def jobs(state: str | None, limit: int, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the job's record as JSON.")
 def job(job_id: str, as_json: bool) -> None:
     """Show one job: its plan, its steps and its answer."""
-    from pibot.cli.follow import (
-        lost_attempts,
-        plan_lines,
-        printable,
-        spent_line,
-        step_line,
-        waiting_calls,
-        waiting_for,
-    )
+    from pibot.cli.follow import job_lines
 
     record = _hub().get(f"/task/{quote(job_id, safe='')}")["job"]
     if as_json:
         click.echo(json.dumps(record, ensure_ascii=False, indent=2))
         return
-    click.echo(f"{record['job_id']} {record['status']}: {printable(record['description'])}")
-    if record["plan"]:
-        for line in plan_lines(record):
-            click.echo(line)
-        for step in record["subtasks"]:
-            waits = waiting_for(step)
-            for line in [*lost_attempts(step, {}), step_line(step) + (f", waits: {waits}" if waits else "")]:
-                click.echo(line)
-    for line in waiting_calls(record, {}):
+    for line in job_lines(record):
         click.echo(line)
-    if record["error"]:
-        click.echo(f"Error: {printable(record['error'])}")
-    spent = spent_line(record)
-    if spent:
-        click.echo(f"Model: {spent}")
-    if record["answer"]:
-        click.echo(f"\n{printable(record['answer'])}")
 
 
 @main.command()

@@ -137,6 +137,25 @@ def waiting_for(step: JsonObject) -> str:
     return printable(step.get("waiting_for") or "")
 
 
+def job_lines(job: JsonObject) -> list[str]:
+    """Return the lines that show a job's record as it is now."""
+    lines = [f"{job['job_id']} {job['status']}: {printable(job['description'])}"]
+    if job["plan"]:
+        lines += plan_lines(job)
+        for step in job["subtasks"]:
+            waits = waiting_for(step)
+            lines += [*lost_attempts(step, {}), step_line(step) + (f", waits: {waits}" if waits else "")]
+    lines += waiting_calls(job, {})
+    if job["error"]:
+        lines.append(f"Error: {printable(job['error'])}")
+    spent = spent_line(job)
+    if spent:
+        lines.append(f"Model: {spent}")
+    if job["answer"]:
+        lines.append(f"\n{printable(job['answer'])}")
+    return lines
+
+
 def plan_lines(job: JsonObject) -> list[str]:
     """Return the lines that show a job's plan."""
     plan = job["plan"]
