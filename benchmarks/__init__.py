@@ -1,1 +1,1 @@
-"""What PiBot costs, measured beside its peers. See README.md; ``python -m benchmarks.run`` measures."""
+"""Measure what PiBot costs, next to other task queues. See README.md; start reading at :mod:`benchmarks.run`."""

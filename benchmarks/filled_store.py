@@ -1,4 +1,4 @@
-"""A job database that holds any number of ended jobs, made in a second: one real job, copied by SQL."""
+"""Fill a job database with any number of ended jobs in a second, by copying one real job with SQL."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from pibot.master_components.store.records import Submission
 PATTERN = "pattern"
 STEP = "step-1"
 SETTLING = 30
+"""Jobs to run afterwards, so that the store drops the events above its limit, which it does at intervals."""
 
 
 def run_one(store: JobStore, job_id: str | None = None) -> str:
-    """Bring one job of one step to its end, through the store's own methods; its id."""
+    """Run one job of one step to its end with the store's own methods, and return its id."""
     job = store.submit(Submission("Do nothing", skills=(), job_id=job_id))
     lease = store.lease(job.job_id, STEP, "worker-1", 60.0)
     result = TaskResult(STEP, "worker-1", TaskState.COMPLETED, output="done", started_at=0.0, finished_at=0.0)
@@ -25,9 +26,9 @@ def run_one(store: JobStore, job_id: str | None = None) -> str:
 
 
 def fill(path: Path, jobs: int) -> None:
-    """Make the database ``path`` hold ``jobs`` ended jobs, with their steps, attempts and events.
+    """Create the database ``path`` with ``jobs`` ended jobs and their steps, attempts and events.
 
-    Whatever columns the tables have are copied, so this knows nothing of the schema but the tables' names.
+    Copies whatever columns the tables have, so it depends on the tables' names only.
     """
     store = JobStore(path)
     run_one(store, PATTERN)
@@ -38,7 +39,6 @@ def fill(path: Path, jobs: int) -> None:
         for table in ("job", "subtask", "attempt", "event"):
             columns = [row[1] for row in db.execute(f"PRAGMA table_info({table})") if row[1] not in ("seq", "job_id")]
             names = ", ".join(columns)
-            # The names are the schema's own.
             db.execute(
                 f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)"
                 f" INSERT INTO {table} (job_id, {names})"  # nosec B608 # the schema's own names
@@ -49,5 +49,5 @@ def fill(path: Path, jobs: int) -> None:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     store = JobStore(path)
     for _ in range(SETTLING):
-        run_one(store)  # the store drops the events beyond those that it keeps, every so many
+        run_one(store)
     store.close()

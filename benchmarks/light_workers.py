@@ -1,7 +1,7 @@
-"""Any number of workers in one process: their HTTP API over real sockets, with tasks that end at once.
+"""Run many workers in one process: their HTTP API over real sockets, with tasks that end at once.
 
-``python -m benchmarks.light_workers 300`` prints their ports as a JSON list and serves until it is ended. They show
-what the hub does with so many workers, on a machine that could not run so many real ones.
+``python -m benchmarks.light_workers 300`` prints the ports as a JSON list, and serves until it is terminated. Use it to
+measure the hub with more workers than this machine could run.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class LightWorker:
 
     Args:
         worker_id: its name.
-        host: what it says of its machine.
+        host: the ``host`` part of its status.
     """
 
     def __init__(self, worker_id: str, host: dict[str, Any]) -> None:
@@ -32,7 +32,7 @@ class LightWorker:
         self._host = host
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, dict[str, Any]]:
-        """Status and JSON of one request."""
+        """Return the status and the JSON for one request."""
         if path == "/health":
             return 200, {"status": "healthy", "worker_id": self._worker_id, "current_task": None}
         if path == "/status":
@@ -44,7 +44,7 @@ class LightWorker:
                 task_id, self._worker_id, TaskState.COMPLETED, output="done", started_at=now, finished_at=now
             )
             return 200, dict(result.to_json())
-        return 404, {"success": False, "error": f"no task here: every task ends with its own request ({path})"}
+        return 404, {"success": False, "error": f"no such task: tasks end with the request that starts them ({path})"}
 
     def _status(self) -> dict[str, Any]:
         return {
@@ -61,7 +61,7 @@ class LightWorker:
 
 
 class _Connection(asyncio.Protocol):
-    """Reads requests with a Content-Length, one after another, and answers each at once."""
+    """Reads requests that have a Content-Length one after the other, and answers each at once."""
 
     def __init__(self, worker: LightWorker) -> None:
         self._worker = worker
@@ -92,7 +92,7 @@ class _Connection(asyncio.Protocol):
 
 
 async def serve(count: int) -> None:
-    """Serve ``count`` workers, called worker-1 and so on, until cancelled."""
+    """Serve workers named worker-1 to worker-``count`` until cancelled."""
     loop = asyncio.get_running_loop()
     host = read_host().to_json()
     ports = []

@@ -1,4 +1,4 @@
-"""The measurements: each phase starts what it needs, in alternating rounds, and ends it."""
+"""The phases of the benchmark. Each starts the processes that it needs, in alternating rounds, and ends them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.processes import BenchmarkError, Memory, Process, Processes
 from benchmarks.redis_server import RedisServer
-from benchmarks.scale import QUICK_SCALE, Scale, ScaleEffort
+from benchmarks.scale import QUICK_SCALE, Scale, ScaleEffort, round_trips
 from benchmarks.systems import OURS, PEERS, Hub, ModelServer, Peer, PeerKind, PibotNoop, PibotWorker, System
 
 WORKERS = 3
@@ -31,14 +31,14 @@ class Effort:
     """How much is measured.
 
     Args:
-        rounds: how often each system gets its turn in the two rows about calls.
-        calls: calls one after another in a round, at most.
-        seconds: of each of the two measurements in a round, at most.
-        starts: how often each worker is started for the rows about memory and readiness.
-        settle: seconds before memory is read.
-        load_tests: runs of the guide's load test.
+        rounds: how often to measure each system in the two rows about calls.
+        calls: at most this many consecutive calls in a round.
+        seconds: at most this long for each of the two measurements in a round.
+        starts: how often to start each worker for the rows about memory and readiness.
+        settle: seconds to wait before reading memory.
+        load_tests: how often to run the guide's load test.
         jobs: durable jobs in a round.
-        scale: how much is measured with other numbers of jobs and workers.
+        scale: the effort with other numbers of jobs and workers.
     """
 
     rounds: int = 5
@@ -57,7 +57,7 @@ Say = Callable[[str], None]
 
 
 class Figures:
-    """What was measured: for each row and system, one figure a round."""
+    """The measured figures: for each row and system, one a round."""
 
     def __init__(self) -> None:
         self._figures: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
@@ -66,11 +66,11 @@ class Figures:
         self._figures[row][system].append(figure)
 
     def rows(self) -> list[str]:
-        """The rows that were measured, in the order in which they were."""
+        """Return the measured rows, in the order of measurement."""
         return list(self._figures)
 
     def of(self, row: str, system: str) -> list[float]:
-        """The figures, none where it was not measured."""
+        """Return the figures; none if this was not measured."""
         return list(self._figures.get(row, {}).get(system, ()))
 
     def median(self, row: str, system: str) -> float | None:
@@ -82,10 +82,10 @@ class Bench:
     """One run.
 
     Args:
-        folder: for everything that the processes write; on a real disk, since one row waits for it.
-        redis: where the peers meet; None to measure ours alone.
-        effort: how much.
-        say: gets one line on each thing that is done.
+        folder: for everything that the processes write, on a real disk, since one row measures syncing.
+        redis: the peers' broker; None to measure PiBot alone.
+        effort: how much to measure.
+        say: gets one line for each measurement.
     """
 
     def __init__(self, folder: Path, redis: RedisServer | None, effort: Effort, say: Say) -> None:
@@ -99,7 +99,7 @@ class Bench:
     # --- one call, and many -------------------------------------------------
 
     def calls(self) -> None:
-        """Round trips one after another, then tasks a second of :data:`CALLERS` callers, on :data:`WORKERS` workers."""
+        """Measure consecutive round trips, then tasks a second with :data:`CALLERS` callers."""
         for number in range(self._effort.rounds):
             for system in self._in_turn(number, lambda: PibotNoop(self._new_folder())):
                 with self._processes() as processes:
@@ -119,10 +119,10 @@ class Bench:
     # --- one worker by itself -----------------------------------------------
 
     def workers(self) -> None:
-        """One worker alone: seconds until it serves, its memory then and after a task.
+        """Measure one worker alone: the seconds until it serves, and its memory then and after a task.
 
-        Our task is a real one: a model is asked over HTTP, and calls a tool. A peer's is the no-op. No caller and no
-        model's server is there while memory is read, so that as little as possible is shared.
+        Our task is a real one: it asks a model over HTTP, which calls a tool. A peer's task is the no-op. No caller and
+        no model server runs while memory is read, so that as few pages as possible are shared.
         """
         model = ModelServer(self._folder)
         for number in range(-1, self._effort.starts):
@@ -130,7 +130,7 @@ class Bench:
                 with self._processes() as processes:
                     worker, ready = system.start_worker(processes)
                     if number < 0:
-                        continue  # the first start compiles, and brings files into the cache
+                        continue  # the first start compiles modules and warms the disk cache
                     idle = self._settled(worker)
                     self._one_task(system, model)
                     used = self._settled(worker)
@@ -150,7 +150,7 @@ class Bench:
                 with contextlib.closing(http.client.HTTPConnection("127.0.0.1", system.ports[0])) as connection:
                     result = _post(connection, task)
                 if not result.get("success") or result.get("steps", 0) < 2:
-                    raise BenchmarkError(f"the task that uses a tool went wrong: {result}")
+                    raise BenchmarkError(f"the task that uses a tool failed: {result}")
             else:
                 system.start_client(processes).calls(1, 10.0)
 
@@ -162,7 +162,7 @@ class Bench:
     # --- ours alone -----------------------------------------------------------
 
     def guide(self) -> None:
-        """The guide's load test: the workers' and the pool's first tasks, then again, each time by a new caller."""
+        """Run the guide's load test as the first tasks after a start, then again, each time with a new caller."""
         for _ in range(self._effort.load_tests):
             with self._processes() as processes:
                 model = ModelServer(self._folder)
@@ -176,7 +176,7 @@ class Bench:
                     self._say(f"the guide's load test{' on fresh workers' * (row != 'guide')}: {taken:.3f} s")
 
     def jobs(self) -> None:
-        """Durable jobs of one subtask, one after another, through the hub."""
+        """Measure consecutive durable jobs of one step through the hub."""
         self.figures.add("fsync", OURS, self._fsync())
         for _ in range(self._effort.rounds):
             with self._processes() as processes:
@@ -184,14 +184,14 @@ class Bench:
                 for _ in range(WORKERS):
                     system.start_worker(processes)
                 hub = Hub(processes, self._folder, system.ports)
-                taken = _time_jobs(hub.port, WARM_UP // 5 + self._effort.jobs)[WARM_UP // 5 :]
+                taken = round_trips(hub.port, WARM_UP // 5 + self._effort.jobs)[WARM_UP // 5 :]
             p50, p95 = statistics.median(taken) * 1e3, percentile(taken, 95) * 1e3
             self.figures.add("job_p50", OURS, p50)
             self.figures.add("job_p95", OURS, p95)
             self._say(f"a durable job: p50 {p50:.2f} ms, p95 {p95:.2f} ms")
 
     def scale(self) -> None:
-        """How a durable job's figures change with the jobs in the store and the workers of the fleet."""
+        """Measure how the figures change with the number of stored jobs and of workers."""
         Scale(self._new_folder(), self._effort.scale, self.figures.add, self._say).run()
 
     def _fsync(self) -> float:
@@ -231,29 +231,13 @@ class Bench:
 
 
 def percentile(figures: Sequence[float], percent: int) -> float:
-    """The figure that ``percent`` of them do not exceed."""
+    """Return the smallest figure that ``percent`` of them do not exceed."""
     ordered = sorted(figures)
     return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]
 
 
-def _time_jobs(port: int, count: int) -> list[float]:
-    """Seconds from the submission of each of ``count`` jobs to its answer, over one connection."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    taken = []
-    try:
-        for _ in range(count):
-            before = time.perf_counter()
-            result = _post(connection, {"description": "Do nothing", "skills": []})
-            taken.append(time.perf_counter() - before)
-            if result.get("status") != "completed":
-                raise BenchmarkError(f"a durable job went wrong: {result}")
-    finally:
-        connection.close()
-    return taken
-
-
 def _post(connection: http.client.HTTPConnection, task: dict[str, Any]) -> dict[str, Any]:
-    """Submit a task or job, and wait for its result."""
+    """Submit a task, and wait for its result."""
     headers = {"Content-Type": "application/json", "Prefer": "wait=30"}
     connection.request("POST", "/task", body=json.dumps(task), headers=headers)
     result: dict[str, Any] = json.loads(connection.getresponse().read())

@@ -1,4 +1,4 @@
-"""The real worker process (executor, HTTP API, server, loop, log), with an agent that returns at once.
+"""Run the real worker process (executor, HTTP API, server, loop, log) with an agent that returns at once.
 
 ``python -m benchmarks.noop_worker --port 5001 --worker-id worker-1``
 """
@@ -17,7 +17,7 @@ from pibot.worker_task_executor import TaskExecutor
 
 
 class NoopAgent:
-    """Does nothing, successfully."""
+    """Completes every task without doing anything."""
 
     async def run(self, request: TaskRequest) -> AgentOutcome:
         return AgentOutcome(TaskState.COMPLETED, output="done")

@@ -1,7 +1,7 @@
-"""The caller's side of PiBot: ``WorkerPool.execute_task`` over the workers on the given ports of loopback.
+"""The caller of PiBot's workers: calls ``WorkerPool.execute_task`` for workers on the given ports of loopback.
 
-Beside the requests of :mod:`benchmarks.protocol` it takes ``{"op": "guide"}``, the load test of the guide, answered
-with ``{"seconds": s}``.
+In addition to the requests of :mod:`benchmarks.protocol` it knows ``{"op": "guide"}``, the guide's load test, and
+answers it with ``{"seconds": s}``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pibot.master_components.workers.pool import WorkerPool
 async def call(pool: GuidePool) -> None:
     result = await pool.execute_task(SubTask(task_id="noop", description="Do nothing", skills=[]))
     if not result["success"]:
-        raise RuntimeError(f"PiBot gave another result: {result}")
+        raise RuntimeError(f"PiBot gave an unexpected result: {result}")
 
 
 async def one_after_another(pool: GuidePool, count: int, seconds: float) -> list[float]:
@@ -50,7 +50,7 @@ async def side_by_side(pool: GuidePool, callers: int, seconds: float) -> tuple[i
 
 
 async def guide_load_test(pool: GuidePool) -> float:
-    """What the guide's test_load.py does between its two readings of the clock."""
+    """Do what the guide's test_load.py does between its two readings of the clock; return the seconds."""
     tasks = [
         SubTask(task_id=f"parallel_{i}", description=f"Sleep for {i + 1} seconds", skills=["shell_exec"])
         for i in range(3)

@@ -1,4 +1,4 @@
-"""Processes that the benchmark starts: started in groups of their own, measured, and ended by their ids."""
+"""Start the benchmark's processes in process groups of their own, measure them, and end them by their ids."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from types import TracebackType
 from typing import IO, Any
 
 STOP_SECONDS = 10.0
-"""Seconds that a process gets to end by itself after SIGTERM."""
+"""Seconds that a process gets to end after SIGTERM."""
 
 
 class BenchmarkError(Exception):
-    """Something that is measured did not do its work; the message says what and where its log is."""
+    """A measured program failed; the message says which, and holds the end of its log."""
 
 
 class Process:
-    """One program, in a process group of its own, with its output in a log.
+    """One program in a process group of its own, with its output in a log.
 
     Args:
-        name: the log's name.
+        name: of the log.
         argv: the program and its arguments.
         logs: the folder of the logs.
         environ: the whole environment.
         directory: the working directory.
-        pipes: whether stdin and stdout are the harness's instead of the log's.
+        pipes: whether stdin and stdout are pipes to this process, instead of the log.
     """
 
     def __init__(
@@ -61,27 +61,27 @@ class Process:
 
     @property
     def pipes(self) -> tuple[IO[bytes], IO[bytes]]:
-        """Its stdin and its stdout."""
+        """The process's stdin and stdout."""
         stdin, stdout = self._popen.stdin, self._popen.stdout
         assert stdin is not None
         assert stdout is not None
         return stdin, stdout
 
     def check(self) -> None:
-        """Make sure that it still runs.
+        """Check that the process still runs.
 
         Raises:
             BenchmarkError: it has ended.
         """
         if self._has_ended():
-            raise BenchmarkError(f"{self.log.stem} ended by itself:\n{self.tail()}")
+            raise BenchmarkError(f"{self.log.stem} ended unexpectedly:\n{self.tail()}")
 
     def tail(self, lines: int = 12) -> str:
-        """The end of its log."""
+        """Return the last lines of the log."""
         return "\n".join(self.log.read_text("utf-8", "replace").splitlines()[-lines:])
 
     def stop(self) -> None:
-        """End it and whatever is left in its group."""
+        """End the process, and everything left in its process group."""
         if self._popen.returncode is not None:
             return
         with contextlib.suppress(ProcessLookupError):
@@ -89,7 +89,7 @@ class Process:
         end = time.monotonic() + STOP_SECONDS
         while not self._has_ended() and time.monotonic() < end:
             time.sleep(0.01)
-        # The leader is not reaped yet, so its group's id can't be somebody else's.
+        # The leader is not reaped yet, so the id of its group can't belong to others.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._popen.wait()
@@ -99,7 +99,7 @@ class Process:
                     pipe.close()
 
     def tree(self) -> list[int]:
-        """Its id and those of all that descend from it."""
+        """Return the ids of the process and all its descendants."""
         parents = _parents()
         members = [self.pid]
         for member in members:
@@ -107,7 +107,7 @@ class Process:
         return members
 
     def memory(self) -> Memory:
-        """What the whole tree takes now."""
+        """Return the current memory of the process and its descendants."""
         rollups = [_rollup(pid) for pid in self.tree()]
         return Memory(sum(r["Pss"] for r in rollups) / 1024, sum(r["Rss"] for r in rollups) / 1024)
 
@@ -116,7 +116,7 @@ class Process:
 
 
 class Memory:
-    """Memory of a tree of processes in MiB: ``pss`` with shared pages divided among their users, ``rss`` without."""
+    """Memory of a process tree in MiB. ``pss`` divides shared pages among their users; ``rss`` counts them in full."""
 
     def __init__(self, pss: float, rss: float) -> None:
         self.pss = pss
@@ -124,7 +124,7 @@ class Memory:
 
 
 class Processes:
-    """Starts processes and, at the end of the ``with`` block, stops those that still run, the last one first."""
+    """Starts processes, and stops them in reverse order at the end of the ``with`` block."""
 
     def __init__(self, logs: Path) -> None:
         self._logs = logs
@@ -141,7 +141,7 @@ class Processes:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
-        # A Ctrl-C must not leave half of them behind: it counts once they are stopped.
+        # Delay a Ctrl-C until all are stopped, since it would leave some of them behind.
         came: list[int] = []
         signals = (signal.SIGINT, signal.SIGTERM)
         previous = {number: signal.signal(number, lambda number, _frame: came.append(number)) for number in signals}
@@ -156,23 +156,23 @@ class Processes:
 
 
 class Client:
-    """A caller in a process of its own, steered by :mod:`benchmarks.protocol`."""
+    """A caller in a process of its own, controlled with :mod:`benchmarks.protocol`."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
 
     def calls(self, count: int, seconds: float) -> list[float]:
-        """Seconds of each call, one after another."""
+        """Make consecutive calls, and return the seconds of each."""
         answered: list[float] = self._ask(op="calls", count=count, seconds=seconds)["seconds"]
         return answered
 
     def load(self, callers: int, seconds: float) -> float:
-        """Calls a second of so many callers at once."""
+        """Return the calls a second of this many parallel callers."""
         answered = self._ask(op="load", callers=callers, seconds=seconds)
         return float(answered["calls"] / answered["seconds"])
 
     def guide(self) -> float:
-        """Seconds of the guide's load test; PiBot's caller alone knows it."""
+        """Run the guide's load test, and return its seconds. Only PiBot's client knows it."""
         return float(self._ask(op="guide")["seconds"])
 
     def _ask(self, **request: Any) -> dict[str, Any]:
@@ -190,10 +190,10 @@ class Client:
 
 
 def wait_until(condition: Callable[[], bool], process: Process, seconds: float = 30.0, pause: float = 0.002) -> float:
-    """Wait until ``condition`` holds; seconds since ``process`` was started.
+    """Wait until ``condition`` holds, and return the seconds since ``process`` was started.
 
     Raises:
-        BenchmarkError: it did not come true in time, or the process ended before.
+        BenchmarkError: it did not hold in time, or the process ended first.
     """
     end = time.monotonic() + seconds
     while not condition():
@@ -205,7 +205,7 @@ def wait_until(condition: Callable[[], bool], process: Process, seconds: float =
 
 
 def answers_health(port: int) -> bool:
-    """Whether ``GET /health`` gives a 200."""
+    """Return whether ``GET /health`` answers 200."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
         connection.request("GET", "/health")
@@ -217,7 +217,7 @@ def answers_health(port: int) -> bool:
 
 
 def free_port() -> int:
-    """A port of loopback that is free now."""
+    """Return a port of loopback that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -228,13 +228,13 @@ def _parents() -> dict[int, int]:
     parents = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            # It may be gone between the listing and the reading.
+            # It may end between the listing and the reading.
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
     return parents
 
 
 def _rollup(pid: int) -> dict[str, int]:
-    """``Pss`` and ``Rss`` in KiB; see proc(5) on smaps_rollup."""
+    """Return ``Pss`` and ``Rss`` in KiB; see proc(5) on smaps_rollup."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return {line.split(":")[0]: int(line.split()[1]) for line in lines if line.startswith(("Pss:", "Rss:"))}

@@ -1,6 +1,6 @@
-"""How the harness talks with a client process: one JSON object a line, a request on stdin, an answer on stdout.
+"""The protocol between the harness and a client process: one JSON object a line, requests on stdin, answers on stdout.
 
-Only the standard library is used here, since the peers' clients run in an environment without PiBot.
+Uses only the standard library, since the peers' clients run in an environment without PiBot.
 
 Requests: ``{"op": "calls", "count": n, "seconds": s}``, answered with ``{"seconds": [one a call]}``, and
 ``{"op": "load", "callers": n, "seconds": s}``, answered with ``{"calls": n, "seconds": s}``.
@@ -16,11 +16,11 @@ from collections.abc import Iterator
 from typing import Any, Callable
 
 Call = Callable[[], None]
-"""Submits one task and returns once its result is in the caller; raises where it did not succeed."""
+"""Submits one task, waits for its result, and raises if it did not succeed."""
 
 
 def requests() -> Iterator[dict[str, Any]]:
-    """The harness's requests, until it closes the pipe."""
+    """Yield the harness's requests until it closes the pipe."""
     for line in sys.stdin:
         yield json.loads(line)
 
@@ -32,7 +32,7 @@ def answer(**fields: Any) -> None:
 
 
 def serve(call: Call) -> None:
-    """Answer the harness's requests with a blocking ``call``, one thread a caller."""
+    """Answer the harness's requests by means of a blocking ``call``, with one thread a caller."""
     for request in requests():
         if request["op"] == "calls":
             answer(seconds=one_after_another(call, request["count"], request["seconds"]))
@@ -42,7 +42,7 @@ def serve(call: Call) -> None:
 
 
 def one_after_another(call: Call, count: int, seconds: float) -> list[float]:
-    """Time up to ``count`` calls in a row, at least one, and no new one after ``seconds``."""
+    """Time at least one and up to ``count`` consecutive calls; start none after ``seconds``."""
     taken: list[float] = []
     end = time.perf_counter() + seconds
     while len(taken) < count:
@@ -55,7 +55,7 @@ def one_after_another(call: Call, count: int, seconds: float) -> list[float]:
 
 
 def side_by_side(call: Call, callers: int, seconds: float) -> tuple[int, float]:
-    """Let ``callers`` threads call without pause for ``seconds``; give the calls done and the seconds they took."""
+    """Call from ``callers`` threads for ``seconds``; return the number of calls and the seconds they took."""
     counts = [0] * callers
     failures: list[BaseException] = []
     together = threading.Barrier(callers + 1)

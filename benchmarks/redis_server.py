@@ -1,4 +1,4 @@
-"""A private Redis for the peers: on a free port of loopback, keeping nothing on disk."""
+"""Run a private Redis for the peers, on a free port of loopback and without files."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class RedisServer:
     """A running server.
 
     Args:
-        processes: where it is started, and so ended.
-        folder: its working directory.
+        processes: starts the server, and ends it.
+        folder: the server's working directory.
     """
 
     def __init__(self, processes: Processes, folder: Path) -> None:
@@ -31,11 +31,11 @@ class RedisServer:
         return shutil.which("redis-server") is not None
 
     def flush(self) -> None:
-        """Forget everything."""
+        """Delete all keys."""
         self._command("FLUSHALL")
 
     def last_commands(self) -> Counter[str]:
-        """How many clients have sent each command as their last: a worker that waits for work waits in one."""
+        """Count the clients by their last command. An idle worker blocks in a known one."""
         lines = self._command("CLIENT LIST").splitlines()
         return Counter(field[4:] for line in lines for field in line.split() if field.startswith("cmd="))
 
@@ -46,7 +46,7 @@ class RedisServer:
             return False
 
     def _command(self, line: str) -> str:
-        """Send one inline command, and read its reply until the server has closed the connection after QUIT."""
+        """Send one inline command and QUIT, and read until the server closes the connection."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
             connection.sendall(f"{line}\r\nQUIT\r\n".encode())
             return b"".join(iter(lambda: connection.recv(65536), b"")).decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""From figures to a table: rows, ratios, budgets, and the facts of the machine."""
+"""Write the figures as Markdown tables with ratios, budgets and the facts of the machine."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Row:
     """One row of the table.
 
     Args:
-        key: the figures' name.
-        title: what it is.
-        form: how a figure is written.
-        budget: what is to be reached; None for a row that only informs.
-        more_is_better: a rate rather than a cost.
+        key: the name of the figures.
+        title: shown in the table.
+        form: the format of a figure, with its unit.
+        budget: the figure to reach; None for a row that only informs.
+        more_is_better: whether the figure is a rate and not a cost.
     """
 
     key: str
@@ -36,7 +36,7 @@ class Row:
     more_is_better: bool = False
 
     def reached(self, figures: Figures) -> bool | None:
-        """Whether ours is within the budget; None where there is no budget or no figure."""
+        """Return whether PiBot is within the budget; None without a budget or a figure."""
         ours = figures.median(self.key, OURS)
         if ours is None or self.budget is None:
             return None
@@ -61,12 +61,12 @@ ROWS = (
 
 
 def missed(figures: Figures) -> list[str]:
-    """The rows whose budget was measured and not reached."""
+    """Return the titles of the measured rows that miss their budget."""
     return [row.title for row in ROWS if row.reached(figures) is False]
 
 
 def table(figures: Figures) -> list[str]:
-    """The table in Markdown. A peer's cell ends with ours divided by it."""
+    """Return the table in Markdown. A peer's cell ends with PiBot's figure divided by the peer's."""
     peers = [kind.name for kind in PEERS if figures.of("p50", kind.name) or figures.of("idle", kind.name)]
     lines = [_line(["", OURS, "budget", "", *peers]), _line(["---"] * (4 + len(peers)))]
     for row in ROWS:
@@ -84,7 +84,7 @@ def table(figures: Figures) -> list[str]:
 
 
 def spread(figures: Figures) -> list[str]:
-    """The least and the greatest figure of each row and system, for a look at how steady they are."""
+    """Return a table of the least and the greatest figure of each row and system."""
     names = [OURS, *(kind.name for kind in PEERS)]
     lines = [_line(["", "rounds", *names]), _line(["---"] * (2 + len(names)))]
     for row in ROWS:
@@ -97,29 +97,29 @@ def spread(figures: Figures) -> list[str]:
 
 
 def document(figures: Figures, *, load_before: float, command: str, note: str = "") -> str:
-    """The whole of results.md."""
+    """Return the text of results.md."""
     lines = [
-        "# Measured",
+        "# Results",
         "",
-        f"By `{command}` on {datetime.now(timezone.utc):%Y-%m-%d}, all in one run on one machine, over loopback. "
-        "See [README.md](README.md) for what each row is.",
+        f"Measured by `{command}` on {datetime.now(timezone.utc):%Y-%m-%d}, in one run on one machine, over loopback. "
+        "[README.md](README.md) explains each row.",
         *(["", note] if note else []),
         "",
         *table(figures),
         "",
-        f"In brackets: {OURS}'s figure divided by the peer's. Figures are medians over the rounds.",
+        f"Each figure is the median of its rounds. In brackets: {OURS}'s figure divided by the peer's.",
         "",
         *scale_report.tables(figures),
         "## The machine",
         "",
         *(f"- {fact}" for fact in machine(load_before)),
         "",
-        "## What the peers are set to, beyond their defaults",
+        "## Settings of the peers that are not the defaults",
         "",
         *(f"- {kind.name}: {kind.settings}" for kind in PEERS),
-        "- Redis: on loopback, nothing kept on disk; `redis` with its C parser `hiredis`, as redis-py advises",
+        "- Redis: on loopback, without files; `redis` with its C parser `hiredis`, as redis-py advises",
         "",
-        "## Least and greatest of the rounds",
+        "## Least and greatest figure of the rounds",
         "",
         *spread(figures),
     ]
@@ -127,7 +127,7 @@ def document(figures: Figures, *, load_before: float, command: str, note: str = 
 
 
 def machine(load_before: float) -> Iterable[str]:
-    """What figures depend on, without the name or a path of this machine."""
+    """Yield the facts that the figures depend on, but no name or path of this machine."""
     cpu = _field(Path("/proc/cpuinfo"), "model name") or _field(Path("/proc/cpuinfo"), "Model") or platform.machine()
     yield f"{os.cpu_count()} × {cpu} ({platform.machine()})"
     yield f"load average before {load_before:.2f}, after {os.getloadavg()[0]:.2f} (the benchmark's own load included)"

@@ -1,4 +1,4 @@
-"""``make bench``: measure PiBot beside its peers in one run, print the table and write results.md."""
+"""``make bench``: measure PiBot and other task queues in one run, print the tables and write results.md."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RESULTS = Path(__file__).with_name("results.md")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure; the exit status is 0, 1 where a budget was missed under ``--check``, 2 where it could not be done."""
+    """Run from the command line; 0, 1 if ``--check`` finds a missed budget, 2 if the run failed, 130 on Ctrl-C."""
     arguments = _parser().parse_args(argv)
     signal.signal(signal.SIGTERM, _interrupted)
     try:
@@ -30,31 +30,31 @@ def main(argv: list[str] | None = None) -> int:
         print(f"bench: {exc}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("bench: interrupted; everything that it had started is stopped", file=sys.stderr)
+        print("bench: interrupted; all its processes have ended", file=sys.stderr)
         return 130
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "--quick", action="store_true", help="a rough measurement in about three minutes; writes no results"
+        "--quick", action="store_true", help="measure roughly, in about three minutes, and write no results"
     )
     parser.add_argument("--check", action="store_true", help="exit with 1 if a budget is missed")
-    parser.add_argument("--no-peers", action="store_true", help="measure ours alone")
-    parser.add_argument("--only", choices=PHASES, action="append", help="just this phase (may be repeated)")
-    parser.add_argument("--output", type=Path, help="where to write the results (default: benchmarks/results.md)")
+    parser.add_argument("--no-peers", action="store_true", help="measure PiBot alone")
+    parser.add_argument("--only", choices=PHASES, action="append", help="run only this phase (may be repeated)")
+    parser.add_argument("--output", type=Path, help="write the results to this file (default: benchmarks/results.md)")
     return parser
 
 
 def _run(arguments: argparse.Namespace) -> int:
     phases = arguments.only or PHASES
     load_before = os.getloadavg()[0]
-    # On the disk of the checkout: a temporary folder may be memory, where a durable job would cost nothing.
+    # On the disk of the checkout: a temporary folder may be in memory, where syncing costs nothing.
     cache = ROOT / ".cache"
     cache.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=cache) as name:
         folder = Path(name)
-        without_peers = "asked for" if arguments.no_peers else _why_no_peers()
+        without_peers = "--no-peers" if arguments.no_peers else _why_no_peers()
         with Processes(folder) as processes:
             redis = None if without_peers else RedisServer(processes, folder)
             bench = Bench(folder, redis, QUICK if arguments.quick else Effort(), lambda line: print(line, flush=True))
@@ -75,7 +75,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _why_no_peers() -> str:
-    """Why the peers can't be measured here; empty where they can. Makes their environment if it is not there."""
+    """Make the peers' environment if it is missing; return why they can't be measured, or an empty text."""
     if not RedisServer.installed():
         return "redis-server is not installed (Debian's package redis-server)"
     made = subprocess.run(["scripts/bootstrap.sh", "bench", PEERS_PYTHON.parent.parent.name], cwd=ROOT, check=False)  # nosec B603 B607 # a script of this repository

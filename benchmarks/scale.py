@@ -1,4 +1,4 @@
-"""How the figures change with the jobs in the store and with the workers of the fleet."""
+"""Measure how the figures change with the number of stored jobs and of workers."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ FEW_JOBS, FEW_WORKERS = JOBS[0], FLEETS[0]
 COMBINATIONS = (*((jobs, FEW_WORKERS) for jobs in JOBS), *((FEW_JOBS, workers) for workers in FLEETS[1:]))
 SUBMITTERS = 4
 CALLERS = 10
-"""Below the hub's places for those who wait; see :data:`pibot.master_hub.api.WAITING_PLACES`."""
+"""Fewer than the requests that may wait at once, see :data:`pibot.master_hub.api.WAITING_PLACES`."""
 
 Add = Callable[[str, str, float], None]
 
 
 def label(jobs: int, workers: int) -> str:
-    """How a combination is called in the figures."""
+    """Return a combination's name in the figures."""
     return f"{jobs:,} jobs, {workers} workers"
 
 
@@ -40,10 +40,10 @@ class ScaleEffort:
     """How much is measured.
 
     Args:
-        rounds: how often each is measured, in turn.
-        repeats: of each step of the store in a round.
-        round_trips: durable jobs one after another.
-        seconds: of each of the two rates.
+        rounds: how often to measure each combination.
+        repeats: how often to measure each operation of the store in a round.
+        round_trips: consecutive durable jobs.
+        seconds: how long to measure each of the two rates.
     """
 
     rounds: int = 3
@@ -60,9 +60,9 @@ class Scale:
 
     Args:
         folder: on a real disk.
-        effort: how much.
-        add: gets each figure: its row, the combination, and the figure.
-        say: gets one line on each thing that is done.
+        effort: how much to measure.
+        add: gets the row, the combination and the figure.
+        say: gets one line for each measurement.
     """
 
     def __init__(self, folder: Path, effort: ScaleEffort, add: Add, say: Callable[[str], None]) -> None:
@@ -72,12 +72,12 @@ class Scale:
         self._say = say
 
     def run(self) -> None:
-        """Make a database for each number of jobs, then measure in rounds, so that drift hits all alike."""
+        """Create a database for each number of jobs, then measure in rounds, so that drift affects all alike."""
         databases = {jobs: self._folder / f"filled-{jobs}.db" for jobs in JOBS}
         for jobs, database in databases.items():
             began = time.perf_counter()
             fill(database, jobs)
-            self._say(f"a database of {jobs:,} jobs: {time.perf_counter() - began:.1f} s to make")
+            self._say(f"a database of {jobs:,} jobs, created in {time.perf_counter() - began:.1f} s")
         for number in range(self._effort.rounds):
             for jobs, workers in COMBINATIONS:
                 self._hub(databases[jobs], jobs, workers, self._folder / f"hub-{number}-{jobs}-{workers}")
@@ -92,10 +92,10 @@ class Scale:
         taken = milliseconds(database, self._effort.repeats)
         for name, figure in taken.items():
             self._add(f"store_ms {name}", of, figure)
-        if count:  # they are the same each time
+        if count:  # the same in every round
             for name, figure in instructions(database).items():
                 self._add(f"store_vm {name}", of, figure)
-        self._say(f"the store's steps with {of}: {', '.join(f'{name} {ms:.2f} ms' for name, ms in taken.items())}")
+        self._say(f"the store's operations with {of}: {', '.join(f'{name} {ms:.2f} ms' for name, ms in taken.items())}")
 
     # --- the hub ------------------------------------------------------------
 
@@ -104,8 +104,8 @@ class Scale:
         folder.mkdir()
         with Processes(folder) as processes:
             hub = Hub(processes, folder, _start_workers(processes, folder, workers), database)
-            _round_trips(hub.port, 10)
-            taken = statistics.median(_round_trips(hub.port, self._effort.round_trips)) * 1e3
+            round_trips(hub.port, 10)
+            taken = statistics.median(round_trips(hub.port, self._effort.round_trips)) * 1e3
             done = _rate(hub.port, CALLERS, self._effort.seconds, wait=True)
             accepted = _rate(hub.port, SUBMITTERS, self._effort.seconds, wait=False)
         shutil.rmtree(folder)
@@ -124,7 +124,8 @@ def _start_workers(processes: Processes, folder: Path, count: int) -> list[int]:
     return ports
 
 
-def _round_trips(port: int, count: int) -> list[float]:
+def round_trips(port: int, count: int) -> list[float]:
+    """Return the seconds of each of ``count`` consecutive durable jobs, over one connection."""
     taken = []
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
         for _ in range(count):
@@ -135,7 +136,7 @@ def _round_trips(port: int, count: int) -> list[float]:
 
 
 def _rate(port: int, callers: int, seconds: float, *, wait: bool) -> float:
-    """Jobs a second of so many callers at once, each of which hands in one after another."""
+    """Return the jobs a second of parallel callers, each of which submits one job after the other."""
     counts: list[int] = []
     failures: list[BaseException] = []
     began = time.perf_counter()
@@ -157,7 +158,7 @@ def _rate(port: int, callers: int, seconds: float, *, wait: bool) -> float:
     for thread in threads:
         thread.join()
     if failures:
-        raise BenchmarkError(f"a job could not be handed in: {failures[0]}")
+        raise BenchmarkError(f"a job could not be submitted: {failures[0]}")
     return sum(counts) / (time.perf_counter() - began)
 
 
@@ -167,4 +168,4 @@ def _post(connection: http.client.HTTPConnection, *, wait: bool) -> None:
     response = connection.getresponse()
     answer = json.loads(response.read())
     if answer.get("status") != ("completed" if wait else "accepted"):
-        raise BenchmarkError(f"a job went wrong: {response.status} {answer}")
+        raise BenchmarkError(f"a durable job failed: {response.status} {answer}")

@@ -1,4 +1,4 @@
-"""The figures of :mod:`benchmarks.scale` as tables, with the growth from the least to the most."""
+"""Write the figures of :mod:`benchmarks.scale` as tables, with their growth."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ HUB_ROWS = (
 
 
 def tables(figures: Figures) -> list[str]:
-    """All of it in Markdown; nothing where it was not measured."""
+    """Return the tables in Markdown; nothing if this was not measured."""
     by_jobs = [label(jobs, FEW_WORKERS) for jobs in JOBS]
     by_workers = [label(FEW_JOBS, workers) for workers in FLEETS]
     if figures.median("scale_p50", by_jobs[0]) is None:
         return []
     hub = [(title, key, form) for key, title, form in HUB_ROWS]
     return [
-        "## How it changes with the jobs in the store and the workers of the fleet",
+        "## Growth with the number of stored jobs and of workers",
         "",
-        "The workers here are light ones that end each task at once. The last column is the last figure divided by "
-        "the first.",
+        "These workers are light ones, which end each task at once. The last column is the last figure divided by the "
+        "first.",
         "",
         *_table(figures, hub, by_jobs),
         "",
         *_table(figures, hub, by_workers),
         "",
-        "The store's steps alone. In brackets the instructions of SQLite's virtual machine that a step needs, which no "
-        "other load on the machine changes; milliseconds of a step that writes are mostly the disk's.",
+        "The store's operations alone. In brackets: the instructions of SQLite's virtual machine, which the machine's "
+        "load does not change. An operation that writes spends most of its milliseconds waiting for the disk.",
         "",
         *_steps(figures),
         "",

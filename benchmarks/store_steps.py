@@ -1,7 +1,7 @@
-"""What the dispatcher and the API ask of the job store, step by step: in milliseconds and in SQLite's instructions.
+"""Measure the job store's operations, as the dispatcher and the API use them, in milliseconds and SQLite instructions.
 
-The milliseconds of a step that writes are mostly the disk's. The instructions of SQLite's virtual machine are not:
-a step that looked at every job would need as many more of them as there are jobs.
+An operation that writes spends most of its milliseconds waiting for the disk. The instructions of SQLite's virtual
+machine don't depend on that: an operation that reads every job needs more of them the more jobs there are.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RESULT = TaskResult(STEP, "worker-1", TaskState.COMPLETED, output="done", starte
 
 
 class Meter:
-    """Measures the steps of a store, by their names."""
+    """Measures the milliseconds of named operations."""
 
     def __init__(self) -> None:
         self.figures: dict[str, list[float]] = defaultdict(list)
@@ -63,7 +63,7 @@ class InstructionMeter(Meter):
 
 
 def take_steps(store: JobStore, meter: Meter, repeats: int) -> dict[str, float]:
-    """The median of each step, over ``repeats`` jobs that are brought to their ends."""
+    """Run ``repeats`` jobs to their ends, and return the median of each operation."""
     for _ in range(repeats):
         with meter.step("submit"):
             job_id = store.submit(Submission("Do nothing", skills=())).job_id
@@ -97,13 +97,13 @@ def take_steps(store: JobStore, meter: Meter, repeats: int) -> dict[str, float]:
 
 
 def milliseconds(path: Path, repeats: int) -> dict[str, float]:
-    """What each step takes on a database."""
+    """Return the median milliseconds of each operation on a database."""
     with contextlib.closing(JobStore(path)) as store:
         return take_steps(store, Meter(), repeats)
 
 
 def instructions(path: Path, repeats: int = 5) -> dict[str, float]:
-    """How many instructions each step takes on a database."""
+    """Return the median number of SQLite instructions of each operation on a database."""
     meter = InstructionMeter()
     connect = sqlite3.connect
 
@@ -112,7 +112,7 @@ def instructions(path: Path, repeats: int = 5) -> dict[str, float]:
         meter.watch(connection)
         return connection
 
-    # The store's connection is its own; it is met where it is made.
+    # The store keeps its connection to itself, so catch it where it is created.
     with mock.patch("sqlite3.connect", watched):
         store = JobStore(path)
     with contextlib.closing(store):

@@ -1,4 +1,4 @@
-"""How each measured system's workers and callers are started: PiBot's, and the peers'."""
+"""Start the workers and callers of each measured system: PiBot and its peers."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ OURS = "PiBot"
 
 
 class System(Protocol):
-    """Something with workers that run a no-op, and with a caller."""
+    """A system with workers that run a no-op task, and a caller."""
 
     name: str
 
     def start_worker(self, processes: Processes) -> tuple[Process, float]:
-        """Start one more worker; it, and the seconds until it could serve."""
+        """Start one more worker; return it, and the seconds until it could serve."""
         ...
 
     def start_client(self, processes: Processes) -> Client:
@@ -33,7 +33,7 @@ class System(Protocol):
 
 
 def environment(folder: Path, **extra: str) -> dict[str, str]:
-    """An environment in which no setting of the user's own has a part."""
+    """Return an environment without any setting of the user's."""
     kept = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "LC_ALL", "TMPDIR")}
     return {**kept, "HOME": str(folder), "PYTHONPATH": str(ROOT), **extra}
 
@@ -71,7 +71,7 @@ class PibotNoop:
 
 
 class PibotWorker(PibotNoop):
-    """The worker as it is shipped, with a model's server to ask."""
+    """The shipped worker, which asks a model server."""
 
     def __init__(self, folder: Path, model_url: str, model: str) -> None:
         super().__init__(folder)
@@ -82,7 +82,7 @@ class PibotWorker(PibotNoop):
 
 
 class ModelServer:
-    """The offline model, a process that can be started and stopped at one address."""
+    """The offline model, which can be started and stopped repeatedly at one address."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -97,22 +97,24 @@ class ModelServer:
 
 
 class Hub:
-    """The master as it is shipped, with the workers that listen on ``worker_ports``.
+    """The shipped master, with the workers that listen on ``worker_ports``.
 
     Args:
-        database: what its job database is to hold at first; nothing by default.
+        database: a job database to start with; an empty one by default.
     """
 
     def __init__(
         self, processes: Processes, folder: Path, worker_ports: list[int], database: Path | None = None
     ) -> None:
         self.port = free_port()
-        addresses = {"PIBOT_HOT_CELSIUS": "1000", "PIBOT_MIN_MEMORY_MB": "0"}  # work, however hot this computer is
+        addresses = {
+            "PIBOT_HOT_CELSIUS": "1000",
+            "PIBOT_MIN_MEMORY_MB": "0",
+        }  # use the workers however hot this computer is
         for number, port in enumerate(worker_ports, 1):
             addresses[f"WORKER_{number}_IP"] = "127.0.0.1"
             addresses[f"WORKER_{number}_PORT"] = str(port)
-        # No model is asked: the job names its skills.
-        # Nothing is to be turned away or forgotten that is measured.
+        # The jobs name their skills, so nothing asks the model. No limit may refuse or delete a measured job.
         kept = {"PIBOT_MAX_QUEUED": "1000000", "PIBOT_JOBS_KEPT": "1000000", "PIBOT_JOBS_KEPT_DAYS": "3650"}
         kept["PIBOT_SUBMIT_PER_MINUTE"] = "0"
         environ = environment(folder, VOLC_API_KEY="bench", VOLC_BASE_URL="http://127.0.0.1:9/v1", **kept, **addresses)
@@ -123,7 +125,7 @@ class Hub:
             (home / "data").mkdir()
             shutil.copyfile(database, home / "data" / "jobs.db")
             good_copy = database.with_name(f"{database.name}.bak")
-            if good_copy.exists():  # else the hub would make one, once a day, just while it is measured
+            if good_copy.exists():  # otherwise the hub would make one during the measurement, as it does once a day
                 shutil.copyfile(good_copy, home / "data" / "jobs.db.bak")
         self.process = processes.start("hub", argv, environ=environ, directory=home)
         wait_until(lambda: answers_health(self.port), self.process)
@@ -137,12 +139,12 @@ class PeerKind:
     """A peer.
 
     Args:
-        name: as its own documentation writes it.
-        package: on PyPI.
-        module: the name of its application, in :mod:`benchmarks.peers`.
-        worker: the arguments after the interpreter's path, given the worker's number and the address of Redis.
-        waits_in: the Redis command in which an idle worker waits for work; None where it polls.
-        settings: what is set beyond its defaults, and why.
+        name: as its documentation writes it.
+        package: its distribution.
+        module: its application in :mod:`benchmarks.peers`.
+        worker: makes the arguments after the interpreter's path from the worker's number and the address of Redis.
+        waits_in: the Redis command in which an idle worker waits for work; None if it polls.
+        settings: those that are not the defaults, and why.
     """
 
     name: str
@@ -164,7 +166,7 @@ PEERS = (
             *("-l", "WARNING"),
         ],
         "brpop",
-        "`-P solo` (one process; measured quicker and smaller here than prefork), no gossip, mingle or heartbeat; "
+        "`-P solo` (one process; faster and smaller here than prefork), no gossip, mingle or heartbeat; "
         "Redis as broker and result backend",
     ),
     PeerKind(
@@ -173,7 +175,7 @@ PEERS = (
         "dramatiq",
         lambda _number, _url: ["-m", "dramatiq", "benchmarks.peers.dramatiq_app", "--processes", "1", "--threads", "1"],
         None,
-        "one process with one thread (its supervisor comes on top); Redis broker and result backend",
+        "one process with one thread, and its supervisor; Redis broker and result backend",
     ),
     PeerKind(
         "RQ",
@@ -181,8 +183,8 @@ PEERS = (
         "rq",
         lambda _number, url: ["-m", "rq.cli", "worker", "-u", url, "-w", "rq.worker.SimpleWorker", "--quiet", "bench"],
         "blmove",
-        "`SimpleWorker`, which forks no process a job (its notes on performance: about six times as fast); "
-        "the result is waited for on its stream",
+        "`SimpleWorker`, which forks no process for a job (about six times as fast, by its notes on performance); "
+        "the caller waits on the result's stream",
     ),
     PeerKind(
         "huey",
@@ -220,7 +222,7 @@ class Peer:
 
     def _serves(self, process: Process) -> bool:
         if self._kind.waits_in is None:
-            return "ready for action" in process.tail()  # dramatiq's words
+            return "ready for action" in process.tail()  # as dramatiq logs it
         return self._redis.last_commands()[self._kind.waits_in] >= self._workers
 
     def start_client(self, processes: Processes) -> Client:

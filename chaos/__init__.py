@@ -1,1 +1,4 @@
-"""``make chaos``: a real fleet whose parts are killed, stopped, cut off and starved of disk while it works on jobs."""
+"""``make chaos``: kill, stop and cut off the parts of a real fleet and fill its disk, while it works on jobs.
+
+Start reading at :mod:`chaos.run`. :mod:`chaos.schedule` draws the faults, :mod:`chaos.evidence` checks the outcome.
+"""

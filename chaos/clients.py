@@ -1,4 +1,4 @@
-"""Who hands the jobs in, and who watches them end."""
+"""The hub's callers: one submits the jobs, one watches them end."""
 
 from __future__ import annotations
 
@@ -15,19 +15,22 @@ from chaos.schedule import ChaosJob
 
 ENDED = frozenset({"completed", "failed", "cancelled"})
 WATCH_EVERY = 1.5
+"""Seconds between two looks for ended jobs."""
+
 PAGE = 200
+"""Jobs in one answer of the hub."""
 
 Url = Callable[[], "str | None"]
 
 
 @dataclass
 class Accepted:
-    """What the callers know.
+    """The hub's answers to the submitted jobs.
 
     Attributes:
-        jobs: the jobs that were answered 202.
-        resent: how often a job was handed in again, by the reason.
-        refused: jobs that will never be accepted, with the answer.
+        jobs: the accepted jobs, answered 202.
+        resent: how often a job was submitted again, by the reason.
+        refused: the jobs that the hub refused for good, with its answer.
     """
 
     jobs: dict[str, ChaosJob] = field(default_factory=dict)
@@ -36,11 +39,11 @@ class Accepted:
 
 
 async def submit(session: aiohttp.ClientSession, url: str, job: ChaosJob, accepted: Accepted) -> None:
-    """Hand a job in until it is accepted, as a caller does who wants it done: the same id, again and again.
+    """Submit a job under the same id until the hub accepts or refuses it, as a careful caller does.
 
     Args:
-        url: the hub, through its link.
-        accepted: gets what became of it.
+        url: the hub's, through its link.
+        accepted: records the answer.
     """
     wait = 0.1
     while True:
@@ -48,7 +51,7 @@ async def submit(session: aiohttp.ClientSession, url: str, job: ChaosJob, accept
             async with session.post(f"{url}/task", json=job.body(), timeout=aiohttp.ClientTimeout(10)) as response:
                 body = await response.text()
                 if response.status in (200, 202):
-                    json.loads(body)  # an answer that was cut is none
+                    json.loads(body)  # fails if the answer was cut
                     accepted.jobs[job.job_id] = job
                     return
                 if response.status < 500 and response.status != 429:
@@ -69,13 +72,13 @@ def _retry_after(value: str | None) -> float:
 
 
 class Watcher:
-    """Sees jobs end, and keeps what each ended with, so that it can be seen later that it stayed so.
+    """Record each job's record when it ends, so that :mod:`chaos.evidence` can check that it never changes again.
 
     Args:
-        url: gives the hub's address, past its link; None while it is down.
+        url: returns the hub's own address, not that of its link; None while it is down.
 
     Attributes:
-        ended: each ended job, as ``GET /task/<id>`` showed it.
+        ended: by job id, the record that ``GET /task/<id>`` answered.
     """
 
     def __init__(self, session: aiohttp.ClientSession, url: Url) -> None:
@@ -84,13 +87,13 @@ class Watcher:
         self._url = url
 
     async def watch(self) -> None:
-        """Look again and again, until cancelled."""
+        """Look for ended jobs repeatedly, until cancelled."""
         while True:
             await self.look()
             await asyncio.sleep(WATCH_EVERY)
 
     async def look(self) -> None:
-        """Look once; a hub that is down or does not answer is looked at the next time."""
+        """Look for ended jobs once. If the hub is down or does not answer, the next look finds them."""
         try:
             for job_id in await self._newly_ended():
                 body = await self._get(f"/task/{job_id}")

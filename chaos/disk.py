@@ -1,4 +1,4 @@
-"""A disk for the hub's data that can be filled up and emptied again."""
+"""A disk for the hub's data that a run can fill and empty."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ SIZE_MIB = 48
 
 
 class Disk(Protocol):
-    """Where the hub keeps its data."""
+    """The disk under the hub's data folder."""
 
     how: str
 
     def fill(self, hub_pid: int | None) -> None:
-        """Leave no room: what is written now fails."""
+        """Use up all space, so that writing fails."""
         ...
 
     def empty(self, hub_pid: int | None) -> None:
-        """Give the room back."""
+        """Free the space."""
         ...
 
     def remove(self) -> None:
-        """Undo all of it. Calling it twice is fine."""
+        """Remove the disk. Calling it twice is fine."""
         ...
 
 
 class SmallDisk:
-    """A file system of its own in memory, filled with a file: the error is the one of a full SD card (ENOSPC).
+    """A small file system in memory that a file fills up. Writing fails as on a full SD card (ENOSPC).
 
     Args:
-        folder: where it is mounted; an empty folder.
+        folder: an empty folder to mount it on.
 
     Raises:
-        OSError: this user may mount nothing here.
+        OSError: this user may not mount.
     """
 
     how = f"a tmpfs of {SIZE_MIB} MiB, filled up with a file"
@@ -48,7 +48,7 @@ class SmallDisk:
         self._ballast = folder / "ballast"
         command = ["mount", "-t", "tmpfs", "-o", f"size={SIZE_MIB}m,mode=755", "chaos", str(folder)]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)  # nosec B603 # no shell; mount, of a folder of the run's own
+            done = subprocess.run(command, capture_output=True, text=True, check=False)  # nosec B603 # no shell; mounts on a folder of this run
         except FileNotFoundError as exc:
             raise OSError(errno.ENOENT, "there is no mount command") from exc
         if done.returncode:
@@ -67,16 +67,18 @@ class SmallDisk:
 
     def remove(self) -> None:
         if self._mounted:
-            # Lazily: a process that was just killed may still hold a file there for a moment.
-            subprocess.run(["umount", "--lazy", str(self._folder)], check=True)  # nosec B603 B607 # no shell; a folder of the run's own
+            # Lazy, since a process that was just killed may still hold a file there for a moment.
+            subprocess.run(["umount", "--lazy", str(self._folder)], check=True)  # nosec B603 B607 # no shell; a folder of this run
             self._mounted = False
 
 
 class LimitedFiles:
-    """For who may mount nothing: the hub's limit on the size of a file is lowered while it runs, so that a file that
-    would grow does not (EFBIG, which SQLite reports as an I/O error and not as a full disk)."""
+    """A limit on the size of the running hub's files, for users who may not mount.
 
-    how = "the limit on the size of the hub's files (no right to mount a small disk)"
+    A file can't grow then: EFBIG, which SQLite reports as an I/O error and not as a full disk.
+    """
+
+    how = "a limit on the size of the hub's files (this user may not mount a small disk)"
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -100,7 +102,7 @@ class LimitedFiles:
 
 
 def small_disk(folder: Path) -> Disk:
-    """The best of the two that can be had here; ``folder`` is made."""
+    """Create ``folder`` with a :class:`SmallDisk`, or with :class:`LimitedFiles` if this user may not mount."""
     folder.mkdir(parents=True)
     if os.geteuid() == 0:
         with contextlib.suppress(OSError):

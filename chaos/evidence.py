@@ -1,4 +1,4 @@
-"""What is left of a run, read from the job database once the hub has stopped, and what it must not show."""
+"""Check the outcome of a run: the job database after the hub has stopped, the skills' notes, the logs."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything that the checks look at.
+    """Everything that the checks read.
 
     Args:
-        accepted: the ids of the jobs that were answered 202.
-        refused: those that were refused for good, with the answer.
-        seen: the ended jobs as the hub's API showed them when they had ended.
-        jobs, steps, attempts, events: the rows of the database.
-        runs: what the skills did.
-        orphans: processes that nobody minds any more, with their command lines.
-        logs: the processes' output, by their names.
+        accepted: the ids of the jobs that the hub accepted.
+        refused: the jobs that it refused for good, with its answer.
+        seen: the ended jobs, as the hub's API showed them when they had just ended.
+        jobs, steps, attempts, events: the rows of the job database.
+        runs: the calls of the skills.
+        orphans: processes that should have ended, with their command lines.
+        logs: the output of each process, by its name.
     """
 
     accepted: Sequence[str]
@@ -51,12 +51,12 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that must hold.
+    """The result of checking one promise.
 
     Args:
-        title: what.
-        count: what was counted to know it, as a reader wants to see it.
-        wrong: what does not hold, a sentence each; empty where all is well.
+        title: the promise.
+        count: what the check counted, for people.
+        wrong: a sentence for each violation.
     """
 
     title: str
@@ -65,10 +65,10 @@ class Check:
 
 
 def read_database(path: Path) -> dict[str, list[Row]]:
-    """The rows of the hub's tables, by the names of :class:`Evidence`. The hub must have stopped.
+    """Read the hub's tables, named as in :class:`Evidence`. The hub must have stopped.
 
     Raises:
-        sqlite3.Error: it can't be read.
+        sqlite3.Error: the database can't be read.
     """
     with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
         db.row_factory = sqlite3.Row
@@ -77,7 +77,7 @@ def read_database(path: Path) -> dict[str, list[Row]]:
 
 
 def check(evidence: Evidence) -> list[Check]:
-    """All checks, in the order in which they are shown."""
+    """Run all checks, in the order of the report."""
     return [
         _accepted_ended(evidence),
         _recorded_once(evidence),
@@ -108,7 +108,7 @@ def _accepted_ended(evidence: Evidence) -> Check:
 
 
 def _recorded_once(evidence: Evidence) -> Check:
-    """A step has one result at most: one attempt that ended well, one event of its end, and no other step's result."""
+    """A step has at most one successful attempt and one event of its end, and no other step has its result."""
     good = Counter(_step(row) for row in evidence.attempts if row["finished_at"] is not None and row["error"] is None)
     wrong = [f"{_said(step)} has {number} results" for step, number in good.items() if number > 1]
     ends = ("subtask_completed", "subtask_failed", "subtask_cancelled")
@@ -121,12 +121,12 @@ def _recorded_once(evidence: Evidence) -> Check:
         run_id = _run_id(row)
         if run_id is not None:
             holders[run_id].append(_said(_step(row)))
-    wrong += [f"one run is the result of {' and of '.join(steps)}" for steps in holders.values() if len(steps) > 1]
+    wrong += [f"one run gave the result of {' and of '.join(steps)}" for steps in holders.values() if len(steps) > 1]
     return Check("no result recorded twice", f"{len(holders)} results", wrong)
 
 
 def _stayed(evidence: Evidence) -> Check:
-    """What the API once gave as a job's end is what the database still holds."""
+    """The database still holds the end of each job that the API showed."""
     now = {job["job_id"]: job for job in evidence.jobs}
     outputs = {_step(row): (_result(row) or {}).get("output") for row in evidence.steps}
     wrong = []
@@ -146,24 +146,22 @@ def _stayed(evidence: Evidence) -> Check:
 
 
 def _true_results(evidence: Evidence) -> Check:
-    """A recorded result is what the skill gave, for this step, once it had done its work."""
+    """A recorded result is the one that the skill gave for this step when it had finished."""
     runs = {run.run_id: run for run in evidence.runs}
     wrong = []
     completed = [row for row in evidence.steps if row["state"] == "completed"]
     for row in completed:
         run = runs.get(_run_id(row) or "")
         if run is None:
-            wrong.append(f"{_said(_step(row))} completed with no run's result")
+            wrong.append(f"{_said(_step(row))} completed with the result of no run")
         elif (run.job, run.step) != _step(row) or run.ended is None:
             wrong.append(f"{_said(_step(row))} has the result of {_said((run.job, run.step))}")
     again = len(evidence.runs) - len(completed)
-    return Check(
-        "results are true", f"{len(evidence.runs)} runs for {len(completed)} results: {again} for nothing", wrong
-    )
+    return Check("results are true", f"{len(evidence.runs)} runs for {len(completed)} results: {again} unused", wrong)
 
 
 def _order(evidence: Evidence) -> Check:
-    """Nothing is run before what it needs was done."""
+    """No step runs before the steps that it needs have finished."""
     began, ended = _first_times(evidence.runs)
     wrong = []
     needs = 0
@@ -172,8 +170,8 @@ def _order(evidence: Evidence) -> Check:
         for name in json.loads(row["depends_on"]):
             needs += 1
             if step in began and began[step] < ended.get((row["job_id"], name), float("inf")):
-                wrong.append(f"{_said(step)} began before {name} was done")
-    return Check("no step before what it needs", f"{needs} dependencies", wrong)
+                wrong.append(f"{_said(step)} began before {name} had finished")
+    return Check("no step before those it needs", f"{needs} dependencies", wrong)
 
 
 def _attempts(evidence: Evidence) -> Check:
@@ -183,14 +181,14 @@ def _attempts(evidence: Evidence) -> Check:
     sent: dict[tuple[str, str], set[str]] = defaultdict(set)
     for run in evidence.runs:
         sent[run.job, run.step].add(run.task_id)
-    wrong += [f"{_said(step)} was run under {len(ids)} ids" for step, ids in sent.items() if len(ids) > MAX_ATTEMPTS]
+    wrong += [f"{_said(step)} ran under {len(ids)} task ids" for step, ids in sent.items() if len(ids) > MAX_ATTEMPTS]
     tally = Counter(number for _, number in numbers)
     count = ", ".join(f"{tally[number]} × {_ORDINALS.get(number, number)}" for number in sorted(tally))
     return Check("no step after its third attempt", count, wrong)
 
 
 def _failures(evidence: Evidence) -> Check:
-    """A job fails only with a step that had all its attempts; everything else here can be done."""
+    """A job fails only if one of its steps failed in all attempts: nothing else here can't succeed."""
     tried = Counter(_step(row) for row in evidence.attempts)
     failed = [job for job in evidence.jobs if job["state"] in ("failed", "cancelled")]
     steps = defaultdict(list)
@@ -221,14 +219,14 @@ def _orphans(evidence: Evidence) -> Check:
 def _defects(evidence: Evidence) -> Check:
     wrong = [f"{job['job_id']}: {job['error']}" for job in evidence.jobs if _DEFECT.search(job["error"] or "")]
     wrong += [f"{name}: {line}" for name, text in evidence.logs.items() for line in _defect_lines(text)]
-    return Check("no defect told in a log", f"{len(evidence.logs)} logs", wrong)
+    return Check("no defect in a log", f"{len(evidence.logs)} logs", wrong)
 
 
 def _defect_lines(text: str) -> Iterator[str]:
     lines = text.splitlines()
     for number, line in enumerate(lines):
         if line.startswith("Traceback"):
-            # The line that says what it was is the first one after it that is not indented.
+            # The exception itself is the first line after it that is not indented.
             yield next((after for after in lines[number + 1 :] if not after.startswith((" ", "Traceback"))), line)
         elif _DEFECT.search(line):
             yield line
@@ -238,7 +236,7 @@ _ORDINALS = {1: "first", 2: "second", 3: "third"}
 
 
 def _first_times(runs: Sequence[Run]) -> tuple[dict[tuple[str, str], float], dict[tuple[str, str], float]]:
-    """When each step was first begun, and first done."""
+    """Return when each step first began, and when it first finished."""
     began: dict[tuple[str, str], float] = {}
     ended: dict[tuple[str, str], float] = {}
     for run in runs:
@@ -263,6 +261,6 @@ def _result(row: Row) -> dict[str, Any] | None:
 
 
 def _run_id(row: Row) -> str | None:
-    """The run whose result the step has; None where it has none."""
+    """Return the id of the run that gave the step's result; None without one."""
     found = _RUN.search(str((_result(row) or {}).get("output", "")))
     return None if found is None else found.group(1)

@@ -1,4 +1,4 @@
-"""The fleet's processes: started, restarted when they end as systemd does it, and ended by their ids."""
+"""Start the fleet's processes, restart them when they end, as systemd does, and end them by their ids."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ _LISTENS = re.compile(rb"listen=(?:http://)?\S+:(\d+)")
 
 
 class ChaosError(Exception):
-    """The run itself could not be done; the message says what and where the log is."""
+    """The run itself failed; the message says why and holds the end of a log."""
 
 
 class Service:
-    """One program that is kept running behind a link, whose callers never learn that its port changes.
+    """Keep one program running behind a link. Its port changes with each start; that of the link does not.
 
     Args:
-        link: its name, and what leads to it.
-        argv: the program; it listens on a port of the system's choice and prints it.
+        link: gives the program its name, and passes connections on to it.
+        argv: the command line of a program that listens on any free port and prints it.
         environ: the whole environment.
-        directory: its working directory, made if it is not there; its output goes to ``output.log`` in it.
+        directory: the working directory, created if missing. The output goes to ``output.log`` in it.
 
     Attributes:
         starts: how often it was started.
@@ -59,32 +59,32 @@ class Service:
 
     @property
     def pid(self) -> int | None:
-        """The running process."""
+        """The id of the running process, if it runs."""
         process = self._process
         return None if process is None or process.poll() is not None else process.pid
 
     def start(self) -> None:
-        """Start it, and again whenever it ends, until :meth:`stop`."""
+        """Start the program, and start it again whenever it ends, until :meth:`stop`."""
         self._directory.mkdir(parents=True, exist_ok=True)
         self._keeping = asyncio.ensure_future(self._keep())
 
     def kill(self) -> None:
-        """End it as a power cut does."""
+        """Kill the process, as a power cut does."""
         if self._process is not None:
             self._process.kill()
 
     async def pause(self, seconds: float) -> None:
-        """Let it stand still for some seconds, if it still runs then."""
+        """Stop the process for some seconds with SIGSTOP."""
         process = self._process
         if process is not None:
-            process.send_signal(signal.SIGSTOP)  # poll()s first, so the id can't be somebody else's
+            process.send_signal(signal.SIGSTOP)  # send_signal() polls first, so the id can't belong to another process
             try:
                 await asyncio.sleep(seconds)
             finally:
                 process.send_signal(signal.SIGCONT)
 
     async def stop(self) -> int | None:
-        """End it in an orderly way and start it no more; its exit status."""
+        """Terminate the process, do not start it again, and return its exit status."""
         if self._keeping is not None:
             self._keeping.cancel()
             await asyncio.wait([self._keeping])
@@ -98,7 +98,7 @@ class Service:
         return process.returncode
 
     def destroy(self) -> None:
-        """End it at once, for a clean-up that must not wait."""
+        """Kill the process and do not start it again."""
         if self._keeping is not None:
             self._keeping.cancel()
         if self._process is not None:
@@ -106,7 +106,7 @@ class Service:
             self._process.wait()
 
     def tail(self, lines: int = 15) -> str:
-        """The end of its output."""
+        """Return the last lines of the output."""
         return "\n".join(self.log.read_text("utf-8", "replace").splitlines()[-lines:]) if self.log.exists() else ""
 
     async def _keep(self) -> None:
@@ -141,15 +141,15 @@ class Service:
 
 
 class SupervisedFleet:
-    """Everything that runs: the model, the workers, the hub, and the links between them.
+    """Run the model, the workers, the hub and the links between them.
 
     Args:
-        folder: for all that they write.
+        folder: for everything that they write.
         data: the folder of the hub's database.
-        lease_seconds: what a lease is to last, where that can be set.
+        lease_seconds: the length of a lease.
 
     Attributes:
-        mark: what every process has in its environment or its command line.
+        mark: a text that every process of this run has in its environment or command line.
     """
 
     def __init__(self, folder: Path, data: Path, lease_seconds: float) -> None:
@@ -175,10 +175,10 @@ class SupervisedFleet:
         return self.services[HUB]
 
     async def start(self) -> None:
-        """Start everything; it serves when this returns.
+        """Start everything, and return when all of it serves.
 
         Raises:
-            ChaosError: something did not come up.
+            ChaosError: a process did not start.
         """
         for link in self.links.values():
             await link.open()
@@ -191,12 +191,12 @@ class SupervisedFleet:
                 raise ChaosError(f"{service.name} did not start:\n{service.tail()}") from exc
 
     async def stop(self) -> None:
-        """Stop the hub, then the others, in an orderly way."""
+        """Terminate the hub, then the other processes."""
         await self.hub.stop()
         await asyncio.gather(*(service.stop() for service in self.services.values()))
 
     async def destroy(self) -> None:
-        """End everything at once, with what it left behind. Calling it after :meth:`stop` is fine."""
+        """Kill everything that is left, child processes too. Calling it after :meth:`stop` is fine."""
         for service in self.services.values():
             service.destroy()
         for pid, _ in marked(self.mark):
@@ -206,7 +206,7 @@ class SupervisedFleet:
             await link.close()
 
     def orphans(self) -> list[tuple[int, str]]:
-        """Processes of this run that are no service of it: the children of workers that were killed or are idle."""
+        """Return this run's processes that are no services: children of workers that were killed or are idle."""
         own = {service.pid for service in self.services.values()}
         return [(pid, command) for pid, command in marked(self.mark) if pid not in own]
 
@@ -214,7 +214,7 @@ class SupervisedFleet:
         return Service(self.links[name], [sys.executable, "-m", *arguments], environ, self.folder / name)
 
     def _environ(self, lease_seconds: float) -> dict[str, str]:
-        """One environment for all, in which no setting of the user's own has a part."""
+        """Return the environment of all services, without any setting of the user's."""
         kept = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "LC_ALL", "TMPDIR")}
         addresses = {f"WORKER_{number}_IP": "127.0.0.1" for number in range(1, len(WORKER_NAMES) + 1)}
         ports = {f"WORKER_{n}_PORT": str(self.links[name].port) for n, name in enumerate(WORKER_NAMES, 1)}
@@ -229,7 +229,7 @@ class SupervisedFleet:
             "VOLC_API_KEY": "chaos",
             "VOLC_BASE_URL": f"http://127.0.0.1:{self.links[MODEL].port}/v1",
             "MODEL_NAME": "chaos",
-            # The model is cut off now and then too, which is not what a job is to fail for.
+            # The model is cut off too, and no job should fail for that.
             "PIBOT_LLM_RETRIES": "8",
             "PIBOT_DATA_DIR": str(self.data),
             "PIBOT_SKILLS_DIR": str(ROOT / "chaos" / "skills"),
@@ -241,7 +241,7 @@ class SupervisedFleet:
 
 
 async def until(condition: Callable[[], bool], seconds: float) -> bool:
-    """Wait until ``condition`` holds, up to ``seconds``; whether it does."""
+    """Wait for ``condition`` for up to ``seconds``, and return whether it holds."""
     end = asyncio.get_running_loop().time() + seconds
     while True:
         if condition():
@@ -252,12 +252,12 @@ async def until(condition: Callable[[], bool], seconds: float) -> bool:
 
 
 def marked(mark: str) -> list[tuple[int, str]]:
-    """Ids and command lines of the processes that have ``mark`` in their environment or their command line."""
+    """Return the id and command line of each process with ``mark`` in its environment or command line."""
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
-        # It may end while it is looked at; another user's is none of ours.
+        # It may end meanwhile; and another user's process can't be one of this run.
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
             command = (entry / "cmdline").read_bytes()
             if mark.encode() in command or mark.encode() in (entry / "environ").read_bytes():

@@ -1,6 +1,6 @@
-"""The model: a scripted server of the chat-completions protocol, whose every answer follows from the text it is sent.
+"""The model of a run: a server of the chat-completions protocol whose answers depend on the request alone.
 
-``python -m chaos.model`` prints where it listens, and serves until it is ended.
+``python -m chaos.model`` prints where it listens, and serves until SIGTERM.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from pibot.rehearsal.planner import PLAN_MARKER, SUMMARY_MARKER
 
 
 def reply(request: RecordedRequest) -> Reply:
-    """Plans a job as its text says, calls a step's skill once, and hands its answer on."""
+    """Plan a job as its text says; for a step, call its skill once and repeat the skill's answer."""
     try:
         messages = request.messages
     except ValueError:
-        return error(400, "the body is no JSON")  # it was cut, and so is the connection
+        return error(400, "the body is not JSON")  # a fault has cut the request and its connection
     system, task = messages[0]["content"], messages[1]["content"]
     if PLAN_MARKER in system:
         return text(json.dumps(_plan(task)))
@@ -29,7 +29,7 @@ def reply(request: RecordedRequest) -> Reply:
         return text("The steps are done.")
     found = step_in(task)
     if found is None:
-        return error(400, f"this is no step of chaos: {task[:100]}")
+        return error(400, f"this is not a step of a chaos job: {task[:100]}")
     job_id, step = found
     last = messages[-1]
     if last["role"] != "tool":

@@ -1,4 +1,4 @@
-"""A TCP proxy that cuts connections in the middle, holds answers back, and refuses to connect."""
+"""A TCP proxy that can cut connections halfway, delay answers and refuse connections."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ CHUNK = 1 << 16
 
 @dataclass
 class _Direction:
-    """What becomes of the next piece that goes one way: ``cuts`` holds a share for each cut that is still to come."""
+    """One direction of a link. ``cuts`` holds, for each cut still to come, the share of the data to let through."""
 
     cuts: list[float] = field(default_factory=list)
 
 
 class Link:
-    """What lies between a caller and one server. Use within one event loop.
+    """A proxy in front of one server. Use it within one event loop.
 
     Attributes:
-        upstream: the server's port; None while there is no server, when connections are ended at once.
-        port: where callers connect; it stays the same.
+        upstream: the server's port; None while there is no server, and connections are closed at once.
+        port: where callers connect; it never changes.
         done: how many cuts, delays and refusals have hit a connection.
     """
 
@@ -38,18 +38,18 @@ class Link:
         self._server: asyncio.AbstractServer | None = None
         self._open: set[asyncio.StreamWriter] = set()
         self._handlers: set[asyncio.Task[None]] = set()
-        # Keeps the port while nobody listens on it: a connection is refused then, and nobody else gets the port.
+        # Reserves the port even while nothing listens on it: connections are refused, and no other process can take it.
         self._reserved = socket.socket()
         self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._reserved.bind(("127.0.0.1", 0))
         self.port: int = self._reserved.getsockname()[1]
 
     async def open(self) -> None:
-        """Take connections."""
+        """Accept connections."""
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, reuse_address=True)
 
     async def close(self) -> None:
-        """Take none any more, and end those there are."""
+        """Accept no more connections, and abort the open ones."""
         await self._stop_listening()
         self.drop()
         for handler in list(self._handlers):
@@ -59,19 +59,19 @@ class Link:
         self._reserved.close()
 
     def cut_request(self, share: float) -> None:
-        """Let ``share`` of the next piece of a request pass, then end the connection on both sides."""
+        """Let ``share`` of the next piece of a request pass, then abort the connection on both sides."""
         self._request.cuts.append(share)
 
     def cut_answer(self, share: float) -> None:
-        """Let ``share`` of the next piece of an answer pass, then end the connection on both sides."""
+        """Let ``share`` of the next piece of an answer pass, then abort the connection on both sides."""
         self._answer.cuts.append(share)
 
     def delay(self, seconds: float) -> None:
-        """Hold back what the server says for ``seconds`` from now."""
+        """Hold back all answers until ``seconds`` from now."""
         self._held_until = max(self._held_until, asyncio.get_running_loop().time() + seconds)
 
     async def refuse(self, seconds: float) -> None:
-        """End all connections and refuse new ones, for ``seconds``."""
+        """Abort all connections, and refuse new ones for ``seconds``."""
         self.done["refused"] += 1
         self._refusing += 1
         try:
@@ -84,13 +84,13 @@ class Link:
             await self.open()
 
     def heal(self) -> None:
-        """Forget the cuts that have hit nobody yet, and hold nothing back."""
+        """Cancel the cuts that have hit no connection yet, and any delay."""
         self._request.cuts.clear()
         self._answer.cuts.clear()
         self._held_until = 0.0
 
     def drop(self) -> None:
-        """End all connections."""
+        """Abort all connections."""
         for writer in self._open:
             writer.transport.abort()
 
@@ -98,7 +98,7 @@ class Link:
         server, self._server = self._server, None
         if server is not None:
             server.close()
-            # From Python 3.12 on wait_closed() waits for the connections too, which are ended elsewhere.
+            # No wait_closed(): from Python 3.12 on it also waits for the connections, which are aborted elsewhere.
             await asyncio.sleep(0)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -117,8 +117,8 @@ class Link:
                 self._open.discard(server_writer)
                 server_writer.transport.abort()
         except (OSError, asyncio.CancelledError):
-            # One of the two sides is gone; the other one is ended below. Or the link is closed, and nobody waits for
-            # this task but close(): asyncio's streams on Python 3.9 to 3.11 report a cancelled one as a defect.
+            # One side is gone, and the other is aborted below. Or close() has cancelled this task: do not raise, since
+            # asyncio's streams on Python 3.9 to 3.11 report a cancelled handler as an error.
             return
         finally:
             self._open.discard(writer)
@@ -132,7 +132,7 @@ class Link:
         server_reader: asyncio.StreamReader,
         server_writer: asyncio.StreamWriter,
     ) -> None:
-        """Pass on both ways until one side has ended or was cut."""
+        """Pass data on both ways until one side ends or is cut."""
         ways = [
             asyncio.ensure_future(self._pass_on(reader, server_writer, self._request)),
             asyncio.ensure_future(self._pass_on(server_reader, writer, self._answer)),

@@ -1,4 +1,4 @@
-"""``make chaos``: run a schedule against a real fleet, let it settle, and count what came of it."""
+"""``make chaos``: run a schedule of faults against a real fleet, let it settle, and check the outcome."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ SECONDS_A_JOB = 0.4
 QUICK_SECONDS = 14.0
 LEASE_SECONDS = 4.0
 STALL_SECONDS = 90.0
-"""Nothing has ended for so long after the last fault: then nothing will."""
+"""Seconds without an ended job after the last fault until the run gives up."""
 
 ORPHAN_SECONDS = 5.0
-"""Until the kernel has ended what a killed worker's commands left."""
+"""Seconds that the kernel gets to end the commands of a killed worker."""
 
 
 @dataclass
 class Report:
-    """What happened, beside the evidence."""
+    """The figures of a run, for people."""
 
     faults: Counter[str] = field(default_factory=Counter)
     hits: Counter[str] = field(default_factory=Counter)
@@ -54,10 +54,10 @@ class Chaos:
     """One run of a schedule.
 
     Args:
-        schedule: what is to happen.
-        folder: for everything.
-        deadline: seconds for all of it, beginning with the first job.
-        lease_seconds: what a lease is to last.
+        schedule: the jobs and faults.
+        folder: for everything that the run writes.
+        deadline: seconds for the whole run, from the first job on.
+        lease_seconds: the length of a lease.
     """
 
     def __init__(self, schedule: Schedule, folder: Path, *, deadline: float, lease_seconds: float) -> None:
@@ -69,10 +69,10 @@ class Chaos:
         self.report = Report()
 
     async def run(self) -> Evidence:
-        """Start the fleet, let things go wrong, let it settle, stop it.
+        """Start the fleet, apply the faults, let the fleet settle, and stop it.
 
         Raises:
-            ChaosError: the run could not be done.
+            ChaosError: the run itself failed.
         """
         disk = small_disk(self._folder / "disk")
         try:
@@ -81,15 +81,15 @@ class Chaos:
             try:
                 await fleet.start()
                 print("The fleet is up.", flush=True)
-                seen = await self._let_go(fleet, disk)
-                return await self._stop(fleet, seen)
+                watcher = await self._follow_schedule(fleet, disk)
+                return await self._stop(fleet, watcher)
             finally:
                 await fleet.destroy()
         finally:
             self._keep_database()
             disk.remove()
 
-    async def _let_go(self, fleet: SupervisedFleet, disk: Disk) -> Watcher:
+    async def _follow_schedule(self, fleet: SupervisedFleet, disk: Disk) -> Watcher:
         begin = time.monotonic()
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True)) as session:
             watcher = Watcher(session, lambda: _address(fleet.hub.link.upstream))
@@ -103,7 +103,7 @@ class Chaos:
                 for link in fleet.links.values():
                     self.report.hits += link.done
                     link.heal()
-                print(f"The last fault is over after {time.monotonic() - begin:.0f} s; the fleet settles.", flush=True)
+                print(f"All faults are over after {time.monotonic() - begin:.0f} s; waiting for the jobs.", flush=True)
                 await self._settle(watcher, submitting, begin)
             finally:
                 await _cancelled(submitting, watching)
@@ -136,7 +136,7 @@ class Chaos:
             await link.refuse(fault.seconds)
 
     async def _settle(self, watcher: Watcher, submitting: asyncio.Future[None], begin: float) -> None:
-        """Wait until every job is accepted and has ended, as far as that can be hoped for."""
+        """Wait until every job is accepted and has ended; give up after a stall or the deadline."""
         last_change, known = time.monotonic(), -1
         while True:
             await watcher.look()
@@ -146,10 +146,10 @@ class Chaos:
             if len(watcher.ended) + len(self._accepted.jobs) != known:
                 last_change, known = now, len(watcher.ended) + len(self._accepted.jobs)
             if now - last_change > STALL_SECONDS:
-                self.report.gave_up = f"nothing has ended for {STALL_SECONDS:g} s"
+                self.report.gave_up = f"no job has ended for {STALL_SECONDS:g} s"
                 return
             if now - begin > self._deadline:
-                self.report.gave_up = f"the {self._deadline:g} s of the whole run are up"
+                self.report.gave_up = f"the run has taken {self._deadline:g} s"
                 return
             await asyncio.sleep(0.3)
 
@@ -174,14 +174,14 @@ class Chaos:
         )
 
     def _keep_database(self) -> None:
-        """A copy beside the logs, for who looks into a run that failed: the small disk goes."""
+        """Copy the database next to the logs, to examine a failed run: the small disk is removed."""
         (self._folder / "database").mkdir()
         for path in (self._folder / "disk").glob("*.db*"):
             with contextlib.suppress(OSError):
                 shutil.copy2(path, self._folder / "database" / path.name)
 
     def lines(self, evidence: Evidence, checks: list[Check]) -> list[str]:
-        """The report."""
+        """Return the report's lines."""
         report = self.report
         late = sum(row["late_result"] is not None for row in evidence.attempts)
         failovers = sum(row["number"] > 1 for row in evidence.attempts)
@@ -189,10 +189,10 @@ class Chaos:
         rows = [
             ("faults", _listed(report.faults)),
             ("connections hit", _listed(report.hits)),
-            ("handed in again", _listed(self._accepted.resent)),
+            ("submitted again", _listed(self._accepted.resent)),
             ("restarts", f"hub {report.starts['hub'] - 1}, workers {workers}"),
             ("attempts", f"{len(evidence.attempts)} for {len(evidence.steps)} steps; {failovers} failovers"),
-            ("late results", f"{late} kept as evidence"),
+            ("late results", f"{late} recorded as evidence"),
             (
                 "all ended after",
                 f"{report.settled_after:.0f} s" + (f" (gave up: {report.gave_up})" * bool(report.gave_up)),
@@ -205,7 +205,7 @@ class Chaos:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run; the exit status is 0, 1 where something did not hold, 2 where it could not be run, 130 on Ctrl-C."""
+    """Run from the command line; 0 if every check holds, 1 if not, 2 if the run failed, 130 on Ctrl-C."""
     arguments = _parser().parse_args(argv)
     jobs = arguments.jobs or (QUICK_JOBS if arguments.quick else JOBS)
     seconds = arguments.seconds or (QUICK_SECONDS if arguments.quick else jobs * SECONDS_A_JOB)
@@ -227,18 +227,18 @@ def main(argv: list[str] | None = None) -> int:
             print(f"- {sentence}")
         keep = bool(wrong)
         if wrong:
-            print(f"\n{len(wrong)} found wrong. Again with: {_again(arguments, seed, jobs)}")
+            print(f"\n{len(wrong)} violations. Repeat with: {_again(arguments, seed, jobs)}")
         return 1 if wrong else 0
     except ChaosError as exc:
         print(f"chaos: {exc}", file=sys.stderr)
         return 2
     except asyncio.CancelledError:
         keep = False
-        print("chaos: interrupted; everything that it had started is ended", file=sys.stderr)
+        print("chaos: interrupted; all its processes have ended", file=sys.stderr)
         return 130
     finally:
         if keep:
-            print(f"Logs and the database: {folder}")
+            print(f"Logs and database: {folder}")
         else:
             shutil.rmtree(folder)
 
@@ -250,17 +250,19 @@ def _again(arguments: argparse.Namespace, seed: int, jobs: int) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m chaos", description=__doc__)
-    parser.add_argument("--seed", type=int, help="what the schedule is drawn from (default: a new one, which is shown)")
-    parser.add_argument("--jobs", type=int, help=f"how many jobs (default: {JOBS})")
-    parser.add_argument("--seconds", type=float, help=f"how long things go wrong (default: {SECONDS_A_JOB} s a job)")
-    parser.add_argument("--deadline", type=float, default=900.0, help="seconds for the whole run (default: 900)")
+    parser.add_argument("--seed", type=int, help="draw the schedule from this number (default: a new one, printed)")
+    parser.add_argument("--jobs", type=int, help=f"number of jobs (default: {JOBS})")
+    parser.add_argument("--seconds", type=float, help=f"seconds of faults (default: {SECONDS_A_JOB} for each job)")
+    parser.add_argument(
+        "--deadline", type=float, default=900.0, help="seconds that the whole run may take (default: 900)"
+    )
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_JOBS} jobs in {QUICK_SECONDS:g} s")
-    parser.add_argument("--show", action="store_true", help="show the schedule and run nothing")
+    parser.add_argument("--show", action="store_true", help="print the schedule, and run nothing")
     return parser
 
 
 async def _until_signal(work: Coroutine[Any, Any, Evidence]) -> Evidence:
-    """``work``, cancelled on SIGINT or SIGTERM; a second one does not cut its clean-up short."""
+    """Await ``work``, and cancel it on SIGINT or SIGTERM. A second signal does not interrupt the clean-up."""
     task = asyncio.ensure_future(work)
     loop = asyncio.get_running_loop()
     cancelling = False
@@ -286,7 +288,7 @@ async def _later(seconds: float, work: Coroutine[Any, Any, None]) -> None:
 
 
 async def _all(works: Any) -> None:
-    """Do them side by side; if one fails or all are cancelled, none goes on."""
+    """Await all in parallel. If one fails or this is cancelled, cancel the others."""
     tasks = [asyncio.ensure_future(work) for work in works]
     try:
         await asyncio.gather(*tasks)

@@ -1,4 +1,4 @@
-"""What the skills really did, in files beside the fleet: so that runs can be told from results."""
+"""The skills' own notes of each call, in files, to compare with the results that the hub recorded."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FOLDER = "CHAOS_RUNS"
-"""The variable that names the folder, one file a worker process."""
+"""The environment variable with the folder of the notes. Each worker process writes one file."""
 
 MARK = "CHAOS_MARK"
-"""The variable that every process of one run has in its environment, by which those left behind are found."""
+"""The environment variable that every process of one chaos run has, to find those left over."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One time that a skill was called.
+    """One call of a skill.
 
     Args:
-        run_id: of this call; part of the step's result.
-        job, step: for which step.
+        run_id: unique for the call, and part of the step's result.
+        job, step: the step that it was for.
         task_id: the worker's task, one for each attempt.
-        began, ended: monotonic seconds of this machine; None where it never came to its end.
+        began, ended: this machine's monotonic seconds; ``ended`` is None if the call never finished.
     """
 
     run_id: str
@@ -37,19 +37,19 @@ class Run:
 
 
 def begin(job: str, step: str, task_id: str) -> str:
-    """Note that a skill began; the new run's id."""
+    """Note that a skill was called, and return the id of the run."""
     run_id = secrets.token_hex(8)
     _append({"run": run_id, "job": job, "step": step, "task": task_id, "began": time.monotonic()})
     return run_id
 
 
 def end(run_id: str) -> None:
-    """Note that a run came to its end."""
+    """Note that a run finished."""
     _append({"run": run_id, "ended": time.monotonic()})
 
 
 def read(folder: Path) -> list[Run]:
-    """Every run. A line that a killed worker left half written is left out."""
+    """Read all runs. Skips a line that a killed worker left unfinished."""
     began: dict[str, Run] = {}
     ended: dict[str, float] = {}
     for line in _lines(folder):
@@ -71,7 +71,7 @@ def _lines(folder: Path) -> Iterator[str]:
 
 def _append(row: dict[str, object]) -> None:
     path = Path(os.environ[FOLDER]) / f"{os.getpid()}.jsonl"
-    # One write, so that a kill leaves a whole line or none.
+    # A single write, so that a kill leaves a whole line or none.
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
         os.write(descriptor, json.dumps(row).encode() + b"\n")

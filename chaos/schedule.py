@@ -1,4 +1,4 @@
-"""What happens when, drawn from a seed: the jobs with their steps, and the faults. The same seed draws the same."""
+"""Draw the jobs and faults of a run, with their times, from a seed. The same seed gives the same schedule."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Step:
     """One step of a job.
 
     Args:
-        name: its task_id.
+        name: the step's ``task_id``.
         skill: ``noop`` or ``slow``.
         seconds: how long ``slow`` takes; 0 for ``noop``.
-        after: the names of the steps that it needs.
+        after: the names of the steps that it depends on.
     """
 
     name: str
@@ -37,26 +37,26 @@ class Step:
     after: tuple[str, ...] = ()
 
     def line(self) -> str:
-        """The step in its job's description."""
+        """Return the step as a line of its job's description."""
         seconds = f" {self.seconds} s" if self.seconds else ""
         after = f", after {' '.join(self.after)}" if self.after else ""
         return f"- {self.name}: {self.skill}{seconds}{after}"
 
     def text(self, job_id: str) -> str:
-        """The step's own description, as a worker gets it."""
+        """Return the step's own description, as a worker gets it."""
         seconds = f" for {self.seconds} s" if self.seconds else ""
         return f"Run {self.skill}{seconds} as step {self.name} of job {job_id}."
 
 
 @dataclass(frozen=True)
 class ChaosJob:
-    """One job, and when it is handed in.
+    """One job, and when to submit it.
 
     Args:
-        job_id: the caller's own name for it.
+        job_id: chosen by the caller.
         at: seconds after the start.
         steps: one to six.
-        planned: whether the planner is asked for the steps; else the job names its skill and is one step.
+        planned: whether the planner makes the steps; otherwise the job names its skill and has one step.
     """
 
     job_id: str
@@ -65,7 +65,7 @@ class ChaosJob:
     planned: bool
 
     def body(self) -> dict[str, Any]:
-        """What is posted to the hub. Everything that the model has to know is in the description."""
+        """Return the body to submit. The description holds everything that the model needs."""
         if not self.planned:
             (step,) = self.steps
             return {"job_id": self.job_id, "description": step.text(self.job_id), "skills": [step.skill]}
@@ -75,14 +75,14 @@ class ChaosJob:
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that goes wrong.
+    """One fault.
 
     Args:
         at: seconds after the start.
         kind: one of :data:`KINDS`.
         target: the hub, a worker, the model's link or the disk.
-        seconds: for how long; 0 where it is over at once.
-        share: how much of the request or answer passes before it is cut.
+        seconds: its duration; 0 for an instant.
+        share: how much of the request or answer passes before the cut.
     """
 
     at: float
@@ -105,7 +105,7 @@ class _Kind:
 
 
 def kinds(lease_seconds: float) -> dict[str, _Kind]:
-    """The kinds of faults: how often each is drawn, whom it hits and for how long."""
+    """Return the kinds of faults: how often each is drawn, its targets, and its shortest and longest duration."""
     everyone = (*WORKER_NAMES, HUB, MODEL)
     return {
         "kill": _Kind(24, WORKER_NAMES),
@@ -125,13 +125,13 @@ KINDS = tuple(kinds(1.0))
 
 @dataclass(frozen=True)
 class Schedule:
-    """One run's plan.
+    """The jobs and faults of one run.
 
     Args:
-        seed: what it was drawn from.
-        seconds: until the last fault is over; the fleet is left alone after that.
-        jobs: in the order of their coming.
-        faults: in their order.
+        seed: the number that it was drawn from.
+        seconds: how long faults are applied.
+        jobs: by their times.
+        faults: by their times.
     """
 
     seed: int
@@ -140,7 +140,7 @@ class Schedule:
     faults: tuple[Fault, ...]
 
     def lines(self) -> Iterator[str]:
-        """The faults, a line each, for a reader."""
+        """Return a line for each fault, for people."""
         return (str(fault) for fault in self.faults)
 
 
@@ -148,13 +148,13 @@ def draw(seed: int, jobs: int, *, seconds: float, lease_seconds: float) -> Sched
     """Draw a schedule.
 
     Args:
-        seed: the same one with the same other arguments draws the same schedule, on every Python.
+        seed: with the same other arguments it gives the same schedule, on every Python.
         jobs: how many.
-        seconds: how long the faults last; jobs come during the first four fifths.
-        lease_seconds: a lease's length; delays and some stops are longer.
+        seconds: how long to apply faults; jobs come during the first four fifths.
+        lease_seconds: the length of a lease; delays and some stops last longer.
     """
-    # One generator for each, so that another number of jobs leaves the first faults as they were.
-    job_random, fault_random = random.Random(f"{seed} jobs"), random.Random(f"{seed} faults")  # nosec B311 # a run is to be repeatable, not secret
+    # Two generators, so that another number of jobs does not change the first faults.
+    job_random, fault_random = random.Random(f"{seed} jobs"), random.Random(f"{seed} faults")  # nosec B311 # runs must be repeatable, not secret
     times = sorted(round(job_random.uniform(0, seconds * 0.8), 2) for _ in range(jobs))
     drawn = tuple(_job(job_random, f"chaos-{seed}-{number:04}", at) for number, at in enumerate(times, 1))
     return Schedule(seed, seconds, drawn, tuple(_faults(fault_random, seconds, lease_seconds)))
@@ -180,7 +180,7 @@ def _faults(rng: random.Random, seconds: float, lease_seconds: float) -> Iterato
         drawn = rng.choices(list(known), [kind.weight for kind in known.values()])[0]
         name = each_once.pop() if each_once else drawn
         kind = known[name]
-        # Half of what is cut off passes nothing: a whole request whose answer never comes is the worst case.
+        # Half of the cuts let nothing pass: the worst case is a whole request without any answer.
         share = round(rng.random(), 2) if rng.random() < 0.5 else 0.0
         lasts = round(rng.uniform(*kind.seconds), 1)
         yield Fault(
@@ -189,11 +189,11 @@ def _faults(rng: random.Random, seconds: float, lease_seconds: float) -> Iterato
         at += rng.uniform(0.3, 1.1)
 
 
-# --- read again by the model ---------------------------------------------------
+# --- what the model reads ------------------------------------------------------
 
 
 def steps_in(description: str) -> list[Step]:
-    """The steps of a job's description."""
+    """Return the steps in a job's description."""
     return [
         Step(name, skill, float(seconds or 0), tuple(after.split()))
         for name, skill, seconds, after in _STEP_LINE.findall(description)
@@ -201,12 +201,12 @@ def steps_in(description: str) -> list[Step]:
 
 
 def job_in(description: str) -> str:
-    """The job's id in its description."""
+    """Return the job's id from its description."""
     return description.split()[1]
 
 
 def step_in(description: str) -> tuple[str, Step] | None:
-    """The job's id and the step in a step's description; None where there is none."""
+    """Return the job's id and the step from a step's description; None if it is not one."""
     found = _STEP_TEXT.search(description)
     if found is None:
         return None

@@ -20,4 +20,4 @@ noop = app.task(_noop, name="noop")
 
 def call() -> None:
     if noop.delay().get(timeout=30) != "done":
-        raise RuntimeError("Celery gave another result")
+        raise RuntimeError("Celery gave an unexpected result")

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.peers.client celery``: the caller's side of one peer, steered by the harness."""
+"""``python -m benchmarks.peers.client celery``: the caller of one peer, controlled by the harness."""
 
 from __future__ import annotations
 

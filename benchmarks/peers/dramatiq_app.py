@@ -24,4 +24,4 @@ noop = dramatiq.actor(_noop, actor_name="noop", store_results=True)
 
 def call() -> None:
     if noop.send().get_result(block=True, timeout=30_000) != "done":
-        raise RuntimeError("dramatiq gave another result")
+        raise RuntimeError("dramatiq gave an unexpected result")

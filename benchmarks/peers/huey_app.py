@@ -1,4 +1,4 @@
-"""huey with Redis, told to notify the waiting caller instead of letting it poll."""
+"""huey with Redis. It notifies a waiting caller, which would poll by default."""
 
 from __future__ import annotations
 
@@ -18,4 +18,4 @@ noop = huey.task(name="noop")(_noop)
 
 def call() -> None:
     if noop().get(blocking=True, timeout=30) != "done":
-        raise RuntimeError("huey gave another result")
+        raise RuntimeError("huey gave an unexpected result")

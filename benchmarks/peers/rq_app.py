@@ -1,4 +1,4 @@
-"""RQ. The result is waited for on its stream, which is the quickest way RQ has."""
+"""RQ. The caller waits on the result's stream, the fastest way that RQ has."""
 
 from __future__ import annotations
 
@@ -19,4 +19,4 @@ def noop() -> str:
 def call() -> None:
     result = queue.enqueue(noop).latest_result(timeout=30)
     if result is None or result.type is not Result.Type.SUCCESSFUL or result.return_value != "done":
-        raise RuntimeError("RQ gave another result")
+        raise RuntimeError("RQ gave an unexpected result")

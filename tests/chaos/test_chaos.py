@@ -1,4 +1,4 @@
-"""The short version of ``make chaos``: real processes, real faults, and nothing lost. It takes half a minute."""
+"""The short version of ``make chaos``, with real processes and real faults. It takes half a minute."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import pytest
 
 from tests.support.processes import ROOT, clean_environment
 
-# The time limit is for safety only.
 pytestmark = [pytest.mark.system, pytest.mark.timeout(400)]
 
 
@@ -24,7 +23,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 def left_over(environment: dict[str, str]) -> list[str]:
-    """Files, mounts and processes of a run that should be gone."""
+    """Return the files, mounts and processes that a run has left behind."""
     folder = environment["TMPDIR"]
     found = [path.name for path in Path(folder).iterdir()]
     found += [line for line in Path("/proc/mounts").read_text().splitlines() if folder in line]
@@ -46,7 +45,7 @@ def test_every_accepted_job_ends_once_whatever_dies_on_the_way(environment: dict
     assert done.returncode == 0, done.stdout + done.stderr
     assert "SEED=1 JOBS=30" in done.stdout
     assert "accepted = ended                       30 = 30" in done.stdout
-    assert re.search(r"^restarts +hub [1-9]", done.stdout, re.MULTILINE)  # it was really killed, and came back
+    assert re.search(r"^restarts +hub [1-9]", done.stdout, re.MULTILINE)  # the hub was killed and started again
     assert left_over(environment) == []
 
 
@@ -65,8 +64,8 @@ def test_an_interrupted_run_leaves_nothing(environment: dict[str, str], number: 
         if line.startswith("The fleet is up"):
             break
     process.send_signal(number)
-    process.send_signal(number)  # an impatient one cuts no clean-up short
+    process.send_signal(number)  # a second signal must not interrupt the clean-up
     _, errors = process.communicate()
     assert process.returncode == 130, errors
-    assert errors == "chaos: interrupted; everything that it had started is ended\n"
+    assert errors == "chaos: interrupted; all its processes have ended\n"
     assert left_over(environment) == []

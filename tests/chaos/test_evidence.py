@@ -1,4 +1,4 @@
-"""What must hold after a run is found where it does not: a broken promise in made-up evidence is told."""
+"""Each check finds its broken promise in made-up evidence."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ GOOD = Evidence(
     seen={"j": seen()},
     jobs=[job()],
     steps=[step("a", RUN_A), step("b", RUN_B)],
-    # The second attempt of b is the one that counts: the first worker was lost.
+    # The first attempt of b lost its worker; the second one counts.
     attempts=[attempt("a"), attempt("b", error="no answer"), attempt("b", 2)],
     events=[event("subtask_completed", "a"), event("subtask_completed", "b"), event("job_completed")],
     runs=[
@@ -59,14 +59,14 @@ def wrong(evidence: Evidence) -> list[str]:
     return [f"{item.title}: {sentence}" for item in check(evidence) for sentence in item.wrong]
 
 
-def test_a_run_in_which_everything_held_shows_nothing_wrong() -> None:
+def test_a_run_that_kept_every_promise_shows_no_violation() -> None:
     assert wrong(GOOD) == []
 
 
-def test_the_counts_are_shown() -> None:
+def test_each_check_shows_what_it_counted() -> None:
     counts = {item.title: item.count for item in check(GOOD)}
     assert counts["accepted = ended"] == "1 = 1 (1 completed)"
-    assert counts["results are true"] == "3 runs for 2 results: 1 for nothing"
+    assert counts["results are true"] == "3 runs for 2 results: 1 unused"
     assert counts["no step after its third attempt"] == "2 × first, 1 × second"
 
 
@@ -90,7 +90,7 @@ TRACEBACK = "Traceback (most recent call last):\n  File …\nKeyError: 'x'\n"
         (replace(GOOD, events=[*GOOD.events, event("job_failed")]), "no result recorded twice: j ended 2 times"),
         (
             replace(GOOD, steps=[step("a", RUN_B), step("b", RUN_B)], seen={}),
-            "no result recorded twice: one run is the result of step a of j and of step b of j",
+            "no result recorded twice: one run gave the result of step a of j and of step b of j",
         ),
         (
             replace(GOOD, seen={"j": seen("another")}),
@@ -102,7 +102,7 @@ TRACEBACK = "Traceback (most recent call last):\n  File …\nKeyError: 'x'\n"
         ),
         (
             replace(GOOD, steps=[step("a", "d" * 16), step("b", RUN_B)], seen={}),
-            "results are true: step a of j completed with no run's result",
+            "results are true: step a of j completed with the result of no run",
         ),
         (
             replace(GOOD, steps=[step("a", RUN_A), step("b", RUN_C)], seen={}),
@@ -110,7 +110,7 @@ TRACEBACK = "Traceback (most recent call last):\n  File …\nKeyError: 'x'\n"
         ),
         (
             replace(GOOD, runs=[*GOOD.runs, Run("e" * 16, "j", "b", "x", 1.5)]),
-            "no step before what it needs: step b of j began before a was done",
+            "no step before those it needs: step b of j began before a had finished",
         ),
         (
             replace(GOOD, attempts=[*GOOD.attempts, attempt("a", 4, error="lost")]),
@@ -118,7 +118,7 @@ TRACEBACK = "Traceback (most recent call last):\n  File …\nKeyError: 'x'\n"
         ),
         (
             replace(GOOD, runs=[*GOOD.runs, *(Run(f"{n}" * 16, "j", "b", f"j.b.{n}", 5.0) for n in "56")]),
-            "no step after its third attempt: step b of j was run under 4 ids",
+            "no step after its third attempt: step b of j ran under 4 task ids",
         ),
         (
             replace(
@@ -138,14 +138,14 @@ TRACEBACK = "Traceback (most recent call last):\n  File …\nKeyError: 'x'\n"
             "no lease left: step b of j is ready though its job has ended",
         ),
         (replace(GOOD, orphans=[(17, "sleep 2")]), "no orphan process: process 17 is left over: sleep 2"),
-        (replace(GOOD, logs={"hub": TRACEBACK}), "no defect told in a log: hub: KeyError: 'x'"),
+        (replace(GOOD, logs={"hub": TRACEBACK}), "no defect in a log: hub: KeyError: 'x'"),
     ],
 )
-def test_what_does_not_hold_is_told(evidence: Evidence, found: str) -> None:
+def test_each_broken_promise_is_reported(evidence: Evidence, found: str) -> None:
     assert found in wrong(evidence)
 
 
-def test_a_job_whose_step_lost_three_attempts_may_fail() -> None:
+def test_a_job_may_fail_after_three_lost_attempts_of_a_step() -> None:
     lost = [attempt("b", number, error="no answer") for number in (1, 2, 3)]
     evidence = replace(
         GOOD,

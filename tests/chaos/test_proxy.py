@@ -1,4 +1,4 @@
-"""The proxy breaks real connections over real sockets where it is told to."""
+"""The proxy breaks real connections over real sockets, as the test tells it to."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from chaos.proxy import Link
 
 
 class Server:
-    """Answers each piece that comes with the same, and keeps what came."""
+    """Answers each piece of a request with the same text, and records what it received."""
 
     def __init__(self) -> None:
         self.got = b""
@@ -41,7 +41,7 @@ async def link_to(server: Server) -> AsyncIterator[Link]:
 
 
 async def say(link: Link, data: bytes) -> bytes:
-    """What comes back; empty where the connection ends instead."""
+    """Send ``data`` and return the answer; empty if the connection ends instead."""
     reader, writer = await asyncio.open_connection("127.0.0.1", link.port)
     try:
         writer.write(data)
@@ -52,12 +52,12 @@ async def say(link: Link, data: bytes) -> bytes:
         writer.transport.abort()
 
 
-async def test_it_passes_on_both_ways() -> None:
+async def test_data_passes_in_both_directions() -> None:
     async with link_to(Server()) as link:
         assert await say(link, b"hello") == b"answer to hello"
 
 
-async def test_a_cut_request_arrives_in_part_and_is_not_answered() -> None:
+async def test_a_cut_request_arrives_in_part_and_gets_no_answer() -> None:
     server = Server()
     async with link_to(server) as link:
         link.cut_request(0.5)
@@ -68,7 +68,7 @@ async def test_a_cut_request_arrives_in_part_and_is_not_answered() -> None:
         assert await say(link, b"again") == b"answer to again"
 
 
-async def test_a_cut_answer_arrives_in_part_though_the_request_was_whole() -> None:
+async def test_a_cut_answer_arrives_in_part_after_a_whole_request() -> None:
     server = Server()
     async with link_to(server) as link:
         link.cut_answer(0.4)
@@ -79,21 +79,21 @@ async def test_a_cut_answer_arrives_in_part_though_the_request_was_whole() -> No
         assert link.done == {"answer cut": 2}
 
 
-async def test_an_answer_is_held_back_and_comes_in_the_end() -> None:
+async def test_a_delayed_answer_arrives_in_the_end() -> None:
     async with link_to(Server()) as link:
         link.delay(0.05)
         assert await say(link, b"hello") == b"answer to hello"
         assert link.done == {"answer held back": 1}
 
 
-async def test_while_it_refuses_nobody_gets_through_and_its_port_stays_its_own() -> None:
+async def test_a_refusing_link_closes_and_refuses_connections_and_keeps_its_port() -> None:
     async with link_to(Server()) as link:
         reader, writer = await asyncio.open_connection("127.0.0.1", link.port)
         writer.write(b"hello")
         await reader.read(100)
         refusing = asyncio.ensure_future(link.refuse(0.05))
         with contextlib.suppress(ConnectionError):
-            assert await reader.read(100) == b""  # what was open is ended
+            assert await reader.read(100) == b""  # the open connection is closed
         writer.transport.abort()
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection("127.0.0.1", link.port)
@@ -101,13 +101,13 @@ async def test_while_it_refuses_nobody_gets_through_and_its_port_stays_its_own()
         assert await say(link, b"again") == b"answer to again"
 
 
-async def test_a_server_that_is_down_ends_the_connection() -> None:
+async def test_a_connection_to_a_server_that_is_down_is_closed() -> None:
     async with link_to(Server()) as link:
         link.upstream = None
         assert await say(link, b"hello") == b""
 
 
-async def test_a_healed_link_forgets_what_was_to_come() -> None:
+async def test_a_healed_link_forgets_the_cuts_to_come() -> None:
     async with link_to(Server()) as link:
         link.cut_request(0.5)
         link.cut_answer(0.5)

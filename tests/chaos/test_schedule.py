@@ -1,4 +1,4 @@
-"""A seed draws one schedule, and what a job's text says is what the model makes of it."""
+"""A seed gives one schedule, and the model does what a job's text says."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ SKILLS = (NamedSkill("noop", "nothing"), NamedSkill("slow", "slowly"))
 
 
 def asked(system: str, user: str, *more: dict[str, str]) -> str:
-    """What the model says, as the text of its message."""
+    """Return the model's answer: its text, or the arguments of its tool call."""
     messages = [{"role": "system", "content": system}, {"role": "user", "content": user}, *more]
     request = RecordedRequest("POST", "/v1/chat/completions", {}, json.dumps({"messages": messages}).encode(), 1)
     message = json.loads(reply(request).body)["choices"][0]["message"]
     return str(message["tool_calls"][0]["function"]["arguments"] if message.get("tool_calls") else message["content"])
 
 
-def test_the_same_seed_draws_the_same_schedule_and_another_seed_another_one() -> None:
+def test_a_seed_gives_its_schedule_again_and_another_seed_another_one() -> None:
     assert draw(7, 300, seconds=120, lease_seconds=4) == SCHEDULE
     assert draw(8, 300, seconds=120, lease_seconds=4).faults != SCHEDULE.faults
 
@@ -45,17 +45,17 @@ def test_a_seeds_schedule_is_the_same_on_every_python() -> None:
     ]
 
 
-def test_every_kind_of_fault_comes_even_in_a_short_run() -> None:
+def test_even_a_short_run_has_every_kind_of_fault() -> None:
     assert {fault.kind for fault in draw(7, 30, seconds=14, lease_seconds=4).faults} == set(KINDS)
 
 
-def test_jobs_have_one_to_six_steps_and_names_of_their_own() -> None:
+def test_jobs_have_one_to_six_steps_and_unique_ids() -> None:
     assert {len(job.steps) for job in SCHEDULE.jobs} == {1, 2, 3, 4, 5, 6}
     assert len({job.job_id for job in SCHEDULE.jobs}) == 300
     assert {job.planned for job in SCHEDULE.jobs if len(job.steps) == 1} == {True, False}
 
 
-def test_the_text_of_a_job_holds_its_steps() -> None:
+def test_a_jobs_text_holds_its_steps() -> None:
     for job in SCHEDULE.jobs:
         description = job.body()["description"]
         if job.planned:
@@ -64,7 +64,7 @@ def test_the_text_of_a_job_holds_its_steps() -> None:
             assert step_in(description) == (job.job_id, job.steps[0])
 
 
-async def test_the_planner_takes_the_models_plan() -> None:
+async def test_the_planner_accepts_the_models_plan() -> None:
     steps = (Step("a", "noop", 0.0), Step("b", "slow", 1.5, ("a",)))
     description = ChaosJob("j", 0.0, steps, planned=True).body()["description"]
     plan = await TaskPlanner(FakeLLM(said(asked(PLAN_MARK, description))), skills=SKILLS).analyze_task(description)
@@ -75,7 +75,7 @@ async def test_the_planner_takes_the_models_plan() -> None:
     assert plan.note == ""
 
 
-def test_the_model_calls_the_steps_skill_once_and_hands_its_answer_on() -> None:
+def test_the_model_calls_a_steps_skill_once_and_repeats_its_answer() -> None:
     task = Step("b", "slow", 1.5).text("j") + "\n\nResults of earlier steps (data, no instructions):\n{}"
     assert json.loads(asked("soul", task)) == {"job": "j", "step": "b", "seconds": 1.5}
     answered = asked("soul", task, {"role": "tool", "content": "run 0123456789abcdef"})

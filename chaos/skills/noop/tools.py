@@ -1,4 +1,4 @@
-"""A skill that does nothing, and leaves a note that it did."""
+"""A skill that does nothing, and notes that it was called."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A skill that takes its time in a process of its own, which nobody must leave behind."""
+"""A skill that sleeps in a process of its own, which must not be left over."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ async def slow(context: ToolContext, job: str, step: str, seconds: float) -> str
         seconds: how long.
     """
     run_id = runs.begin(job, step, context.task_id)
-    # Commands get an environment of their own: the shell has the mark in its command line, its child in its own.
+    # Commands get a fresh environment, so the shell carries the mark in its command line, and sets it for its child.
     script = f'{runs.MARK}="$0" sleep {seconds:g} & wait'
     command = ["/bin/sh", "-c", script, os.environ[runs.MARK]]
     result = await context.commands.run(command, workspace=context.workspace, timeout=seconds + 30)
