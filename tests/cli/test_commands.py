@@ -131,7 +131,7 @@ def test_job_shows_plan_steps_and_answer(running: Fleet) -> None:
 
 def test_status_tells_what_is_wrong_with_the_jobs_database(running: Fleet) -> None:
     assert "problem" not in pibot("status", url=running.url).stdout
-    running.service.store._file.damage = "the job database jobs.db is damaged (page 20); stop the hub, then move it"
+    running.service.store.database.damage = "the job database jobs.db is damaged (page 20); stop the hub, then move it"
     assert "problem  the job database jobs.db is damaged" in pibot("status", url=running.url).stdout
 
 

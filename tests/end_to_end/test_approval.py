@@ -88,7 +88,7 @@ def test_a_command_that_was_changed_after_it_was_shown_is_not_run(fleet: Fleet) 
     approval = fleet.waiting_call(job_id)
     shown = digest_of("shell_exec", {"command": "ls"})
     answer = fleet.ask("POST", f"/approvals/{approval['approval_id']}", {"digest": shown, "approved": True})
-    assert (answer.status, "not the one that was decided on" in answer.json()["error"]) == (409, True)
+    assert (answer.status, "the decision is about another call" in answer.json()["error"]) == (409, True)
     remote = fleet.ask("GET", "/workers").json()["workers"][0]["current_task"]
     port = fleet.processes.workers["worker-1"].port
     past_the_hub = ask(port, "POST", f"/task/{remote}/approvals/1", {"digest": shown, "approved": True}, key=KEY)

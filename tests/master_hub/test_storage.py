@@ -72,7 +72,7 @@ def test_a_full_disk_is_told_everywhere_until_there_is_room_again(running: Fleet
     job_id = running.submit("hold on")
     running.gate.wait_for_a_task()
     store = running.service.store
-    store._file.connection.execute("PRAGMA max_page_count = 1")  # SQLite's own way to say so
+    store.database.connection.execute("PRAGMA max_page_count = 1")  # SQLite's own way to say so
     for size in (1000, 100, 0):
         with contextlib.suppress(StoreUnwritable):
             while True:
@@ -88,7 +88,7 @@ def test_a_full_disk_is_told_everywhere_until_there_is_room_again(running: Fleet
     for text in (refused.json()["error"], banners["store"], health["problem"]):
         assert "jobs.db can't be written: database or disk is full; free some space" in text
 
-    store._file.connection.execute("PRAGMA max_page_count = 1000000")
+    store.database.connection.execute("PRAGMA max_page_count = 1000000")
     assert running.result(job_id)["status"] == "completed"
     assert "problem" not in running.ask("GET", "/health").json()
 
@@ -97,7 +97,7 @@ def test_damage_that_is_found_while_the_hub_runs_is_told_on_the_dashboard_and_in
     store = running.service.store
     for _ in range(60):
         store.submit(Submission("x" * 3000))
-    store._file.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    store.database.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     with (running.service.settings.data_dir / "jobs.db").open("r+b") as file:
         file.seek(20 * 4096)
         file.write(b"\xa5" * (20 * 4096))

@@ -98,7 +98,7 @@ class Hub:
         self.fleet = fleet
         self.loop = VirtualLoop(fleet.monotonic, fleet.wall)
         self.store = JobStore(fleet.folder / "jobs.db", clock=fleet.wall, monotonic=fleet.monotonic)
-        self.store._file.connection.execute("PRAGMA synchronous = OFF")  # no power is cut here
+        self.store.database.connection.execute("PRAGMA synchronous = OFF")  # no power is cut here
         addresses = [fleet.workers[name].address for name in known]
         network = SimulatedNetwork(fleet.workers)
         self.pool = WorkerPool(addresses, network, clock=fleet.wall, monotonic=fleet.monotonic, jitter=lambda: 0.0)
@@ -146,7 +146,7 @@ class Hub:
         self.is_stopping = True
         self.dispatcher._stopping = self.dispatcher._steps.leave_running = True
         self.loop.kill()
-        self.store._file.close()
+        self.store.database.close()
 
     async def _wait(self, job_id: str, seconds: float) -> None:
         began = self.fleet.monotonic.now
@@ -225,7 +225,7 @@ class Hub:
 
     def is_ending(self, job: Job) -> bool:
         """Whether it is ended before its time: then its tasks on workers may end one after the other."""
-        left = job.accepted_run + (job.timeout or 1e9) - self.store._tables.running_time()
+        left = job.accepted_run + (job.timeout or 1e9) - self.store.queries.running_time()
         return job.cancel_requested or left < -A_LITTLE
 
     def _check_places(self, jobs: dict[str, Job]) -> None:

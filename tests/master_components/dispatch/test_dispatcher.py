@@ -520,7 +520,7 @@ class FullDisk:
 
     def limit(self, pages: int) -> None:
         assert self.store is not None
-        self.store._file.connection.execute(f"PRAGMA max_page_count = {pages}")
+        self.store.database.connection.execute(f"PRAGMA max_page_count = {pages}")
 
     def fill(self, store: JobStore) -> None:
         self.store = store

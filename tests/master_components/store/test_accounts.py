@@ -103,7 +103,7 @@ def test_a_workers_lease_is_found_for_as_long_as_it_has_it(store: JobStore) -> N
 
 
 def test_looking_for_a_lease_uses_its_index(store: JobStore, tmp_path: Path) -> None:
-    with store._file.reading() as db:
+    with store.database.reading() as db:
         plan = db.execute(
             "EXPLAIN QUERY PLAN SELECT * FROM subtask WHERE state = 'leased' AND worker_id = 'worker-1'"
         ).fetchall()

@@ -425,7 +425,7 @@ def test_a_pruned_jobs_subtasks_attempts_and_events_go_with_it(store: JobStore) 
     store.prune(keep_seconds=1e9, keep_jobs=0)
     assert {e.job_id for e in store.queries.events()} == {kept, None}
     for table in ("job", "subtask", "attempt", "event"):
-        found = store._file.connection.execute(f"SELECT count(*) FROM {table} WHERE job_id = ?", (pruned,))
+        found = store.database.connection.execute(f"SELECT count(*) FROM {table} WHERE job_id = ?", (pruned,))
         assert found.fetchone()[0] == 0, table
 
 
@@ -438,7 +438,7 @@ def steps_of_a_job(store: JobStore) -> int:
         steps += 1
         return 0
 
-    store._file.connection.set_progress_handler(count, 1)
+    store.database.connection.set_progress_handler(count, 1)
     job_id = store.submit(Submission("x", (), timeout=60.0)).job_id
     store.queries.unfinished(17)
     lease = store.renew(store.lease(job_id, "step-1", "worker-1", 60), 60)
@@ -453,13 +453,13 @@ def steps_of_a_job(store: JobStore) -> int:
     store.keep_time()
     assert store.prune(keep_seconds=1e9, keep_jobs=sum(store.queries.counts().values()) - 1, limit=20) == 1
     assert store.prune(keep_seconds=-1.0, keep_jobs=10**9, limit=1) == 1
-    store._file.connection.set_progress_handler(None, 1)
+    store.database.connection.set_progress_handler(None, 1)
     return steps
 
 
 def test_nothing_that_is_done_with_a_job_takes_more_steps_among_many_stored_ones(store: JobStore) -> None:
     def store_more(first: int, last: int) -> None:
-        with store._transaction() as db:
+        with store.database.transaction() as db:
             numbers = f"WITH RECURSIVE n(n) AS (VALUES ({first}) UNION ALL SELECT n + 1 FROM n WHERE n < {last}) "
             db.execute(
                 "INSERT INTO job (job_id, body, description, state, priority, created_at, finished_at, finished_run)"
@@ -534,8 +534,8 @@ def test_a_folder_that_is_not_there_is_named_with_its_variable(tmp_path: Path) -
 def test_a_full_disk_loses_nothing_that_was_taken(tmp_path: Path) -> None:
     store = JobStore(tmp_path / "jobs.db")
     taken = [store.submit(Submission(f"job {n}")).job_id for n in range(3)]
-    (pages,) = store._file.connection.execute("PRAGMA page_count").fetchone()
-    store._file.connection.execute(
+    (pages,) = store.database.connection.execute("PRAGMA page_count").fetchone()
+    store.database.connection.execute(
         f"PRAGMA max_page_count = {pages + 2}"
     )  # SQLite's own way to say that the disk is full
 
@@ -545,15 +545,15 @@ def test_a_full_disk_loses_nothing_that_was_taken(tmp_path: Path) -> None:
 
     with pytest.raises(StoreError, match=r"disk is full; free some space"):
         fill()
-    store._file.connection.execute("PRAGMA max_page_count = 1000000")
+    store.database.connection.execute("PRAGMA max_page_count = 1000000")
     assert {j.job_id for j in store.queries.jobs(limit=2000)} == set(taken)
     store.submit(Submission("there is room again"))
     store.close()
 
 
 def test_every_commit_reaches_the_disk(store: JobStore) -> None:
-    assert store._file.connection.execute("PRAGMA synchronous").fetchone()[0] == 2  # FULL
-    assert store._file.connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+    assert store.database.connection.execute("PRAGMA synchronous").fetchone()[0] == 2  # FULL
+    assert store.database.connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
 
 
 KILLED = """

@@ -67,7 +67,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def open(self) -> None:
         self.store = JobStore(self.folder / "jobs.db", clock=self.clock, monotonic=self.monotonic)
-        self.store._file.connection.execute("PRAGMA synchronous = OFF")  # no power is cut here
+        self.store.database.connection.execute("PRAGMA synchronous = OFF")  # no power is cut here
 
     @initialize(needs=st.sampled_from(PLANS))
     def begin(self, needs: dict[str, tuple[str, ...]]) -> None:
@@ -208,7 +208,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(killed=st.booleans())
     def start_again(self, killed: bool) -> None:
-        (self.store._file if killed else self.store).close()
+        (self.store.database if killed else self.store).close()
         self.monotonic.now = 3.0  # the machine's, from its start
         self.open()
 
@@ -275,7 +275,7 @@ class StoreMachine(RuleBasedStateMachine):
     @invariant()
     def time_never_goes_back(self) -> None:
         times = [self.store.queries.job(job_id).accepted_run for job_id in self.model.jobs]
-        assert [*times, self.store._tables.running_time()] == sorted([*times, self.store._tables.running_time()])
+        assert [*times, self.store.queries.running_time()] == sorted([*times, self.store.queries.running_time()])
 
     # --- choices ---
 

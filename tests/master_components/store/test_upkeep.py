@@ -15,7 +15,7 @@ from pibot.master_components.store.jobs import JobStore
 from pibot.master_components.store.records import Submission
 from pibot.master_components.store.spending import Spent
 from pibot.master_components.store.states import JobState
-from pibot.master_components.store.upkeep import BATCH, EVERY, LOOKS_AN_HOUR, Upkeep
+from pibot.master_components.store.upkeep import BATCH, EVERY, ROUNDS_AN_HOUR, Upkeep
 from tests.support.clocks import FakeClock
 
 DAY = 86_400.0
@@ -92,7 +92,7 @@ async def test_what_is_too_old_goes_and_the_rest_stays(store: JobStore, clock: F
 async def test_a_killed_hub_has_noted_its_jobs_time(tmp_path: Path, store: JobStore, clock: FakeClock) -> None:
     job = store.submit(Submission("x", timeout=100.0))
     await looks(store, clock, number=4)  # at 0, 10, 20 and 30 seconds
-    store._file.close()  # killed: nothing more is noted
+    store.database.close()  # killed: nothing more is noted
     clock.now += 5000
     after = JobStore(tmp_path / "jobs.db", clock=clock, monotonic=clock)
     assert after.queries.time_left(after.queries.job(job.job_id)) == 70.0
@@ -101,9 +101,9 @@ async def test_a_killed_hub_has_noted_its_jobs_time(tmp_path: Path, store: JobSt
 
 async def test_an_idle_hub_hardly_writes(store: JobStore, clock: FakeClock) -> None:
     await looks(store, clock)
-    before = store._file.connection.total_changes
-    await looks(store, clock, number=LOOKS_AN_HOUR)
-    assert store._file.connection.total_changes == before + 1
+    before = store.database.connection.total_changes
+    await looks(store, clock, number=ROUNDS_AN_HOUR)
+    assert store.database.connection.total_changes == before + 1
 
 
 async def test_a_hub_that_is_never_stopped_keeps_a_good_copy_too(
@@ -114,11 +114,11 @@ async def test_a_hub_that_is_never_stopped_keeps_a_good_copy_too(
     good = copy_of(tmp_path / "jobs.db")
     before = good.stat().st_mtime
     ended(store, 2)
-    await looks(store, clock, number=LOOKS_AN_HOUR + 1)
+    await looks(store, clock, number=ROUNDS_AN_HOUR + 1)
     assert good.stat().st_mtime == before
     clock.now += DAY
     await looks(store, clock)
-    assert good.stat().st_mtime == before + DAY + (LOOKS_AN_HOUR + 2) * EVERY
+    assert good.stat().st_mtime == before + DAY + (ROUNDS_AN_HOUR + 2) * EVERY
     store.close()
     (tmp_path / "other").mkdir()
     good.replace(tmp_path / "other" / "jobs.db")
@@ -133,7 +133,7 @@ async def test_damage_is_told_and_the_good_copy_stays(
         store.submit(Submission("x" * 3000))
     await looks(store, clock)
     good = copy_of(tmp_path / "jobs.db").read_bytes()
-    store._file.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    store.database.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     with (tmp_path / "jobs.db").open("r+b") as file:
         file.seek(20 * 4096)
         file.write(os.urandom(20 * 4096))
@@ -164,5 +164,5 @@ async def test_a_look_that_fails_is_told_and_the_next_one_is_made(
 
 async def test_an_hourly_look_leaves_the_days_tokens_where_they_are(store: JobStore, clock: FakeClock) -> None:
     store.spend([Spent(name, "m", Usage(10, 5, 1)) for name in ("master", "worker-1", "worker-2")])
-    await looks(store, clock, LOOKS_AN_HOUR + 1)
+    await looks(store, clock, ROUNDS_AN_HOUR + 1)
     assert len(store.accounts.of_day()) == 3

@@ -1,5 +1,5 @@
-"""The job database: jobs, their steps and attempts, approvals, and what models were asked.
+"""The job database: jobs with their steps and attempts, approvals, and what the model calls used.
 
-One SQLite file, one writer, versions in ``migrations/``. It knows nothing of workers, of the planner or of HTTP. Start
-reading at :mod:`pibot.master_components.store.jobs`.
+It is one SQLite file with one writer; its versions are in ``migrations/``. It imports nothing of the workers, the
+planner or HTTP. Start reading at :mod:`pibot.master_components.store.jobs`.
 """

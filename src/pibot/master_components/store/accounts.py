@@ -1,4 +1,4 @@
-"""The part of the job database that holds what models were asked for: by job, by day, by who asked."""
+"""Adds up the model calls in the job database: by job, by day, by caller and by model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from pibot.master_components.store.spending import Spending, Spent
 from pibot.master_components.store.states import StepState
 
 DAYS_KEPT = 400
-"""Days with calls that are kept: a year and a bit. Counted and not dated, because a Pi's clock may jump by years."""
+"""How many days with model calls are kept: a little over a year. They are counted, because a Pi's clock may jump by
+years."""
 
 _SUMS = (
     "prompt_tokens = prompt_tokens + excluded.prompt_tokens,"
@@ -26,7 +27,7 @@ _SUMS = (
 
 
 class Accounts:
-    """Writes calls down and sums them up. Its methods block for as long as the disk takes.
+    """Stores model calls and their sums. Methods block for as long as the disk takes.
 
     Args:
         file: the open job database.
@@ -39,14 +40,14 @@ class Accounts:
         self._clock = clock
 
     def today(self) -> str:
-        """The day by UTC."""
+        """Return today's date in UTC, as ``2026-11-24``."""
         return time.strftime("%Y-%m-%d", time.gmtime(self._clock()))
 
     def add(self, calls: Sequence[Spent]) -> None:
-        """Write calls down: to today, and to their jobs as far as these are still there; all of them or none.
+        """Store all of ``calls`` or none: under today, and with their jobs if those still exist.
 
         Raises:
-            StoreUnwritable: it can't be written now.
+            StoreUnwritable: the database can't be written now.
         """
         day = self.today()
         with self._transaction() as db:
@@ -56,7 +57,7 @@ class Accounts:
                     _add_to_attempt(db, call.lease, call.usage)
 
     def lease_of(self, worker_id: str) -> Lease | None:
-        """What a worker is busy with: the lease that it has; None where it has none."""
+        """Return the lease that a worker holds; None if it holds none."""
         with self._reading() as db:
             row = db.execute(
                 f"SELECT * FROM subtask WHERE state = '{StepState.LEASED.value}' AND worker_id = ?"  # nosec B608 # an enum's value
@@ -66,7 +67,7 @@ class Accounts:
         return None if row is None else step_from(row, ()).lease
 
     def used_by(self, job_id: str) -> int:
-        """Tokens that a job has used so far, also those that only its workers told of; 0 where there is none."""
+        """Return a job's tokens, including those that only its workers reported; 0 for an unknown job."""
         with self._reading() as db:
             row = db.execute(
                 "SELECT prompt_tokens + completion_tokens AS tokens FROM job WHERE job_id = ?", (job_id,)
@@ -74,12 +75,12 @@ class Accounts:
         return 0 if row is None else int(row["tokens"])
 
     def of_job(self, job_id: str) -> tuple[Spending, ...]:
-        """Who asked which model for a job."""
+        """Sum up a job's model calls by caller and model."""
         with self._reading() as db:
             return _rows(db.execute("SELECT * FROM job_spending WHERE job_id = ? ORDER BY caller, model", (job_id,)))
 
     def of_day(self, day: str | None = None) -> tuple[Spending, ...]:
-        """Who asked which model on a day; today by default."""
+        """Sum up a day's model calls by caller and model; today's by default."""
         with self._reading() as db:
             found = db.execute(
                 "SELECT * FROM day_spending WHERE day = ? ORDER BY caller, model", (day or self.today(),)
@@ -87,7 +88,7 @@ class Accounts:
             return _rows(found)
 
     def days(self, limit: int) -> tuple[tuple[str, Spending], ...]:
-        """The last days on which a model was asked, the newest first, each with its sum."""
+        """Return the last ``limit`` days with model calls, the newest first, each with its sum."""
         with self._reading() as db:
             found = db.execute(
                 "SELECT day, '' AS caller, '' AS model, sum(prompt_tokens) AS prompt_tokens,"
@@ -98,9 +99,9 @@ class Accounts:
         return tuple((row["day"], _spending(row)) for row in found)
 
     def prune(self, keep: int = DAYS_KEPT) -> int:
-        """Forget all but the last ``keep`` days; how many rows that were."""
+        """Delete all but the last ``keep`` days; return how many rows that were."""
         with self._transaction() as db:
-            # A query of its own: as a subquery of the DELETE, SQLite (3.40, 3.46) does not heed its OFFSET.
+            # In a subquery of the DELETE, SQLite (3.40, 3.46) ignores the OFFSET.
             last = db.execute(
                 "SELECT day FROM day_spending GROUP BY day ORDER BY day DESC LIMIT 1 OFFSET ?", (keep,)
             ).fetchone()
@@ -116,7 +117,7 @@ def _add_to_day(db: sqlite3.Connection, day: str, call: Spent) -> None:
 
 
 def _add_to_job(db: sqlite3.Connection, job_id: str, call: Spent) -> bool:
-    """Whether the job is still there."""
+    """Add a call to its job; return whether the job still exists."""
     done = db.execute(
         "UPDATE job SET prompt_tokens = prompt_tokens + ?, completion_tokens = completion_tokens + ?,"
         " llm_calls = llm_calls + ?, cost = CASE WHEN ? IS NULL THEN cost ELSE coalesce(cost, 0) + ? END"

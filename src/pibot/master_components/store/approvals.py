@@ -1,4 +1,4 @@
-"""The calls that wait for the owner, in the job database."""
+"""Stores the tool calls that wait for the owner's approval, and the decisions."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from pibot.master_components.store.tables import Tables
 
 
 class ApprovalStore:
-    """Its methods block for as long as the disk takes, and may be called from any thread.
+    """The approvals in the job database.
+
+    Methods block for as long as the disk takes, and may be called from any thread.
 
     Args:
         file: the open database.
-        tables: its statements.
+        tables: the statements on it.
         clock: seconds since the epoch.
     """
 
@@ -31,7 +33,7 @@ class ApprovalStore:
         self._clock = clock
 
     def waiting(self) -> tuple[Approval, ...]:
-        """All calls that wait, the oldest first."""
+        """Return all tool calls that wait, the oldest first."""
         with self._reading() as db:
             rows = db.execute(
                 "SELECT * FROM approval INDEXED BY approval_waiting WHERE state = 'waiting' ORDER BY asked_at"
@@ -39,10 +41,10 @@ class ApprovalStore:
             return tuple(map(approval_from, rows))
 
     def note(self, lease: Lease, calls: Sequence[ApprovalRequest]) -> tuple[Approval, ...]:
-        """Note which calls of a leased subtask wait on its worker now.
+        """Record which tool calls of a leased step wait on its worker now.
 
         Returns:
-            Those of them that are decided already, so that the worker has yet to be told.
+            Those that are decided already: the worker does not have the decision yet.
         """
         with self._reading() as db:
             rows = db.execute("SELECT * FROM approval WHERE remote_id = ?", (lease.remote_id,))
@@ -50,7 +52,7 @@ class ApprovalStore:
         wait_there = {call.approval_id for call in calls}
         new = [call for call in calls if call.approval_id not in known]
         gone = [a for a in known.values() if a.state is ApprovalState.WAITING and a.call_id not in wait_there]
-        if new or gone:  # most times there is neither, and nothing to write
+        if new or gone:  # mostly there is neither, and no write is needed
             self._write(lease, new, gone)
         decided = (ApprovalState.APPROVED, ApprovalState.REFUSED)
         return tuple(a for a in known.values() if a.state in decided and a.call_id in wait_there)
@@ -62,7 +64,7 @@ class ApprovalStore:
                 (lease.job_id, lease.task_id, StepState.LEASED.value, lease.token),
             ).fetchone()
             if held is None:
-                return  # its attempt has ended, and what it waits for with it
+                return  # the attempt has ended, and its calls with it
             for call in new:
                 where = (lease.job_id, lease.task_id, lease.worker_id)
                 db.execute(
@@ -82,29 +84,29 @@ class ApprovalStore:
                 )
                 self._tables.event("approval_asked", *where, message=call.tool)
             for approval in gone:
-                self._end(approval, "it was decided, or its time ended, on the worker")
+                self._end(approval, "it was decided on the worker, or its time ended there")
 
     def decide(self, approval_id: str, decision: Decision, by: str) -> tuple[Approval, bool]:
-        """Record what was decided of a call. The same decision may come again.
+        """Record a decision on a tool call. The same decision may come again.
 
         Args:
-            by: whose key it came with.
+            by: name of the key that the decision came with.
 
         Returns:
-            The call, and whether that was decided only now.
+            The call, and whether the decision is new.
 
         Raises:
-            ApprovalNotFound: there is no such call.
-            ApprovalConflict: the decision is about another call than the one that waits, or the other was made before.
-            ApprovalOver: it does not wait any more.
+            ApprovalNotFound: no such call.
+            ApprovalConflict: the decision names another digest, or the opposite was decided before.
+            ApprovalOver: the call does not wait any more.
         """
         state = ApprovalState.APPROVED if decision.approved else ApprovalState.REFUSED
         with self._transaction() as db:
             approval = self._get(approval_id)
             if decision.digest != approval.digest:
                 raise ApprovalConflict(
-                    f"the call that waits is not the one that was decided on: its digest is {approval.digest}; "
-                    "look at it again"
+                    f"the decision is about another call: the one that waits has the digest {approval.digest}; "
+                    "look at it again, then decide"
                 )
             if approval.state is state:
                 return approval, False
@@ -126,7 +128,7 @@ class ApprovalStore:
             return self._get(approval_id), True
 
     def end(self, approval_id: str, why: str) -> None:
-        """Note that a call does not wait any more although nobody's decision reached it."""
+        """Record that a tool call no longer waits, although no decision reached it."""
         with self._transaction():
             self._end(self._get(approval_id), why)
 

@@ -1,4 +1,4 @@
-"""Copies of the job database: whole or not there at all."""
+"""Copies the job database. A copy is whole, or there is none."""
 
 from __future__ import annotations
 
@@ -12,33 +12,34 @@ from pathlib import Path
 from pibot.contracts import Clock
 
 COPY_EVERY = 86_400.0
-"""Seconds that the last good copy is old at least before another is made: it costs an SD card some writing."""
+"""Seconds between two good copies. Each one wears the SD card."""
 
 
 def copy_of(path: Path) -> Path:
-    """Where the last good copy of a database is kept."""
+    """Return the path of a database's last good copy."""
     return path.with_name(path.name + ".bak")
 
 
 def is_due(path: Path, clock: Clock = time.time) -> bool:
-    """Whether there is no copy of a database of this day."""
+    """Return whether the last good copy is missing or a day old."""
     target = copy_of(path)
-    # One from the future was made before the clock was set right.
+    # A copy from the future was made before the clock was set right.
     return not (target.exists() and 0 <= clock() - target.stat().st_mtime < COPY_EVERY)
 
 
 def check(db: sqlite3.Connection) -> str | None:
-    """What is damaged of an open database; None where nothing is."""
+    """Return what is damaged in an open database; None if it is sound."""
     (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
     return None if found == "ok" else " ".join(found.split())
 
 
 def copy(db: sqlite3.Connection, path: Path, target: Path) -> None:
-    """Make ``target`` a copy of the database ``path``, which is open; what was there before stays until the copy is
-    whole and on disk. It can be read by those who can read the database.
+    """Copy the open database ``path`` to ``target``, with the same file mode.
+
+    An old ``target`` stays until the copy is whole and on disk.
 
     Raises:
-        OSError, sqlite3.Error: it can't be written; there is no new copy then.
+        OSError, sqlite3.Error: the copy can't be written; the old ``target`` stays.
     """
     part = target.with_name(target.name + ".part")
     try:
@@ -56,17 +57,17 @@ def copy(db: sqlite3.Connection, path: Path, target: Path) -> None:
 
 
 def keep_good_copy(db: sqlite3.Connection, path: Path, clock: Clock = time.time) -> None:
-    """Make the last good copy of a database that was found sound.
+    """Replace the last good copy. Call it for a database that :func:`check` found sound.
 
     Raises:
-        OSError, sqlite3.Error: it can't be written; the copy before it stays.
+        OSError, sqlite3.Error: the copy can't be written; the old one stays.
     """
     copy(db, path, copy_of(path))
     os.utime(copy_of(path), (clock(), clock()))
 
 
 def put_aside(path: Path) -> None:
-    """Keep the copy of the database that was here before from being replaced by copies of one made anew."""
+    """Rename the good copy of an earlier database, so that copies of a new one do not replace it."""
     good = copy_of(path)
     with contextlib.suppress(FileNotFoundError):
         good.replace(good.with_name(good.name + ".old"))

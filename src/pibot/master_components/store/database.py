@@ -1,4 +1,4 @@
-"""The SQLite file of the jobs: opened with care, written by one connection, and its troubles said plainly."""
+"""The SQLite file of the job database: opens and checks it, locks it, and turns SQLite's errors into advice."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from pibot.master_components.store.schema import check_version, migrate, migrati
 log = logging.getLogger("pibot.store")
 
 _MAY_PASS = (sqlite3.OperationalError, sqlite3.DatabaseError)
-"""Errors of the disk. Those derived from them are defects, such as a constraint that was not kept."""
+"""Errors of the disk. Classes derived from these are defects, such as a violated constraint."""
 
 _STATEMENT = re.compile(r"no such |near |unrecognized token|incomplete input|cannot |table .* has no column")
-"""How SQLite's messages begin where a statement is wrong (SQLITE_ERROR); Python before 3.11 does not tell its code."""
+"""How SQLite's messages begin for a wrong statement (SQLITE_ERROR). Python before 3.11 does not give the code."""
 
 
 class Database:
-    """One file, one process, one connection, behind a lock.
+    """One file, used by one process through one connection, behind a lock.
 
-    SQLite before 3.51.3 can damage a file in WAL mode that two connections write
-    (https://sqlite.org/wal.html#walresetbug), so there is one. ``synchronous=FULL``: in WAL mode a commit is on disk
-    when it returns, and not before.
+    SQLite before 3.51.3 can damage a file in WAL mode if two connections write it
+    (https://sqlite.org/wal.html#walresetbug), so there is one connection. With ``synchronous=FULL``, a commit in WAL
+    mode is on disk when it returns.
 
     Args:
-        path: the file, made if it is not there; its folder must be.
+        path: the file; its folder must exist.
         clock: seconds since the epoch, for the age of the last good copy.
 
     Raises:
-        StoreError: another hub has it, or it can't be opened, is damaged, or comes from a newer version; it says what
-            to do.
+        StoreError: another hub has the file, or it can't be opened, is damaged, or comes from a newer release; the
+            message says what to do.
     """
 
     def __init__(self, path: Path, *, clock: Clock = time.time) -> None:
@@ -49,9 +49,9 @@ class Database:
         self._clock = clock
         self._lock = threading.RLock()
         self.trouble: str | None = None
-        """Why it can't be written, from a failed write until one succeeds."""
+        """Why the file can't be written, from a failed write until one succeeds; else None."""
         self.damage: str | None = None
-        """What was found damaged while it was open, and what to do; the next start finds out whether it still is."""
+        """What was found damaged while the file was open, and what to do; else None. The next start checks again."""
         self._process_lock = FileLock(path)
         try:
             self.connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
@@ -76,11 +76,11 @@ class Database:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing, and on disk at the end.
+        """Run the ``with`` block as one transaction. It is on disk at the end, all of it or nothing.
 
         Raises:
-            StoreUnwritable: it can't be written now; nothing was.
-            StoreError: it takes no such thing; nothing was written.
+            StoreUnwritable: the file can't be written now; nothing was written.
+            StoreError: a statement is wrong or breaks a constraint, or the file is damaged; nothing was written.
         """
         with self._lock:
             try:
@@ -104,16 +104,16 @@ class Database:
                 self.trouble = message
                 self._make_room()
                 raise StoreUnwritable(message) from exc
-            if self.connection.total_changes > before:  # a commit of nothing would succeed on a full disk too
+            if self.connection.total_changes > before:  # an empty commit succeeds on a full disk too
                 self.trouble = None
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """For what only reads.
+        """Run the ``with`` block, which only reads.
 
         Raises:
-            StoreUnreadable: it can't be read now.
-            StoreError: it is damaged, or knows no such thing.
+            StoreUnreadable: the file can't be read now.
+            StoreError: the file is damaged, or a statement is wrong.
         """
         with self._lock:
             try:
@@ -125,14 +125,14 @@ class Database:
                 raise kind(f"the job database {self._path} can't be read: {exc}") from exc
 
     def keep_good_copy(self) -> None:
-        """Copy the file if it is sound and the last good copy is a day old. Others may write to it meanwhile.
+        """Copy the file if it is sound and the last good copy is a day old. Other threads may write it meanwhile.
 
         Raises:
-            StoreError: it is damaged, or can't be read.
+            StoreError: the file is damaged, or can't be read.
         """
         if not is_due(self._path, self._clock):
             return
-        # Reads alone, and so needs no lock: what damages a file is two connections that write.
+        # This connection only reads, and needs no lock: only a second one that writes can damage the file.
         uri = f"{self._path.absolute().as_uri()}?mode=ro"
         try:
             with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10.0)) as db:
@@ -143,8 +143,8 @@ class Database:
             raise StoreError(f"the job database {self._path} can't be read: {exc}") from exc
 
     def _make_room(self) -> None:
-        """Give back the room of the write-ahead log, up to 4 MB, where the file itself has room for what is in it."""
-        with contextlib.suppress(sqlite3.Error):  # it can't be: then it stays as it is
+        """Free the write-ahead log, up to 4 MB, if the file itself has room for its pages."""
+        with contextlib.suppress(sqlite3.Error):  # without room, the log stays as it is
             self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def _prepare(self) -> None:
@@ -169,7 +169,7 @@ class Database:
             raise StoreError(f"the job database {self._path} is damaged ({damage}); {self._way_back()}")
 
     def _note_damage(self, exc: sqlite3.Error) -> bool:
-        """Whether this says that the file is damaged."""
+        """Return whether an error means that the file is damaged; keep it as :attr:`damage` if so."""
         if type(exc) is not sqlite3.DatabaseError:
             return False
         self.damage = f"the job database {self._path} is damaged ({exc}); stop the hub, then {self._way_back()}"
@@ -178,7 +178,7 @@ class Database:
     def _copy(self, db: sqlite3.Connection) -> None:
         try:
             keep_good_copy(db, self._path, self._clock)
-        except (OSError, sqlite3.Error) as exc:  # the hub does without
+        except (OSError, sqlite3.Error) as exc:  # the hub runs without a copy
             event(log, "no_copy", level=logging.WARNING, file=str(copy_of(self._path)), error=str(exc))
 
     def _advice(self, exc: sqlite3.Error) -> str:
@@ -187,7 +187,7 @@ class Database:
         return self._way_back()
 
     def _way_back(self) -> str:
-        """What to do about a damaged file."""
+        """Say what to do about a damaged file."""
         name, good = self._path.name, copy_of(self._path)
         if not good.exists():
             return f"move it and its {name}-wal and {name}-shm away to start afresh"
@@ -199,6 +199,6 @@ class Database:
 
 
 def _is_defect(exc: sqlite3.Error) -> bool:
-    """Whether the statement is wrong, so that another try won't do."""
+    """Return whether the statement is wrong, so that another try would fail too."""
     code = getattr(exc, "sqlite_errorcode", None)
     return _STATEMENT.match(str(exc)) is not None if code is None else code & 0xFF == 1

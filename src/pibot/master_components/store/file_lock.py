@@ -1,4 +1,4 @@
-"""One process a job database: a lock that the kernel gives back when its holder dies, however it dies."""
+"""Lets one process at a time have a job database. The kernel releases the lock if the process is killed."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from pibot.errors import StoreError
 
 
 class FileLock:
-    """Holds ``<path>.lock`` for as long as it is not released. The lock file stays; removing it would let two in.
+    """Holds a lock on ``<path>.lock`` until :meth:`release`.
+
+    The lock file stays, because two processes could each hold a lock if it were removed.
 
     Args:
         path: the database.
 
     Raises:
-        StoreError: another hub has it, or it can't be locked; it says what to do.
+        StoreError: another hub has the database, or it can't be locked; the message says what to do.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,12 +39,12 @@ class FileLock:
             raise StoreError(
                 f"another hub{who} runs with the job database {path}; stop that one, or set another PIBOT_DATA_DIR"
             ) from exc
-        with contextlib.suppress(OSError):  # on a full disk its holder stays unnamed, and the lock holds all the same
+        with contextlib.suppress(OSError):  # on a full disk the lock holds, but does not name its holder
             os.ftruncate(self._file, 0)
             os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
-        """Let others have it. Calling it twice is fine."""
+        """Release the lock. Calling it twice is fine."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1

@@ -1,4 +1,4 @@
-"""Jobs on disk: one SQLite file, written by one connection, so that what was accepted outlives a power cut."""
+"""The job store: what was accepted is on disk, and outlives a power cut."""
 
 from __future__ import annotations
 
@@ -31,23 +31,27 @@ from pibot.master_components.store.tables import Tables
 log = logging.getLogger("pibot.store")
 
 SINGLE_STEP = "step-1"
-"""The id of the one subtask of a job that is not planned."""
+"""The id of the one step of a job that is not planned."""
 
 
 class JobStore:
-    """Write to the job database; :attr:`queries` read it.
-
-    Methods block for as long as the disk takes, and may be called from any thread.
+    """Changes the job database. Its methods block for as long as the disk takes, and may be called from any thread.
 
     Args:
-        path: the file, made if it is not there; its folder must be. It belongs to this process until it is closed.
-        clock: seconds since the epoch, for what is shown.
-        monotonic: seconds that never go back, for what is counted.
-        max_queued: how many jobs that have not ended there may be; None for any number.
+        path: the file; its folder must exist. It belongs to this process until :meth:`close`.
+        clock: seconds since the epoch, for the times that are shown.
+        monotonic: seconds that never go back, for the times that are counted.
+        max_queued: how many unfinished jobs there may be; None for any number.
 
     Raises:
-        StoreError: another hub has the file, or it can't be opened, is damaged, or comes from a newer version; it says
-            what to do.
+        StoreError: another hub has the file, or it can't be opened, is damaged, or comes from a newer release; the
+            message says what to do.
+
+    Attributes:
+        queries: read the jobs, the steps and the events.
+        approvals: the tool calls that wait for the owner.
+        accounts: what the model calls used.
+        database: the open file.
     """
 
     def __init__(
@@ -60,17 +64,17 @@ class JobStore:
     ) -> None:
         self._clock = clock
         self._max_queued = max_queued
-        self._file = Database(path, clock=clock)
-        self._transaction = self._file.transaction
+        self.database = Database(path, clock=clock)
+        self._transaction = self.database.transaction
         try:
-            with self._file.reading() as db:
+            with self.database.reading() as db:
                 self._tables = Tables(db, clock, monotonic)
-                self.queries = JobQueries(self._file, self._tables)
-                self.approvals = ApprovalStore(self._file, self._tables, clock)
+                self.queries = JobQueries(self.database, self._tables)
+                self.approvals = ApprovalStore(self.database, self._tables, clock)
         except StoreError:
-            self._file.close()
+            self.database.close()
             raise
-        self.accounts = Accounts(self._file, clock)
+        self.accounts = Accounts(self.database, clock)
         self._used = Usage()
         self._closed = False
 
@@ -81,30 +85,32 @@ class JobStore:
         self._closed = True
         try:
             self.keep_time()
-        except StoreError as exc:  # the next hub counts from what was noted before
+        except StoreError as exc:  # the next hub counts on from the last stored time
             event(log, "time_not_kept", level=logging.WARNING, error=str(exc))
         finally:
-            self._file.close()
+            self.database.close()
 
     @property
     def trouble(self) -> str | None:
-        """Why the file can't be written now, as on a full disk; None where the last write went well."""
-        return self._file.trouble
+        """Why the file can't be written now, as on a full disk; None if the last write succeeded."""
+        return self.database.trouble
 
     @property
     def damage(self) -> str | None:
-        """What was found damaged of the open file, and what to do; None where nothing was."""
-        return self._file.damage
+        """What was found damaged in the open file, and what to do; None if it is sound."""
+        return self.database.damage
 
     # --- jobs ---
 
     def submit(self, submission: Submission) -> Job:
-        """Take a job; it is on disk when this returns. A job with ``skills`` has its plan of one subtask at once.
+        """Accept a job; it is on disk when this returns. A job with ``skills`` gets its plan of one step at once.
+
+        A job that was accepted before is returned as it is now.
 
         Raises:
-            TaskConflict: its id was taken before, with another body.
-            QueueFull: so many have not ended that it is not taken; one that was taken before is answered all the same.
-            StoreUnwritable: it can't be written; nothing was taken.
+            TaskConflict: a job with this id was accepted before with another body.
+            QueueFull: ``max_queued`` jobs have not ended, and this one is new.
+            StoreUnwritable: the job can't be written; it is not accepted.
         """
         body = json.dumps(
             [submission.description, submission.skills, submission.timeout, submission.priority], sort_keys=True
@@ -139,11 +145,11 @@ class JobStore:
 
     @property
     def used(self) -> Usage:
-        """What the models were asked for, over all jobs, since the file was opened."""
+        """Tokens of all jobs' model calls since the file was opened."""
         return self._used
 
     def spend(self, calls: Sequence[Spent]) -> None:
-        """Write down calls that the gateway passed on; see :meth:`Accounts.add`."""
+        """Store model calls that the gateway passed on; see :meth:`Accounts.add`."""
         self.accounts.add(calls)
         for call in calls:
             if call.job_id is not None:
@@ -153,20 +159,20 @@ class JobStore:
         """Copy the file, as at a start, if it is sound and the last good copy is a day old.
 
         Raises:
-            StoreError: it is damaged, or can't be read; it says what to do.
+            StoreError: the file is damaged, or can't be read; the message says what to do.
         """
-        self._file.keep_good_copy()
+        self.database.keep_good_copy()
 
     def keep_time(self) -> None:
-        """Note how long hubs have run: a hub that is killed has its jobs' time go back to when this was called last."""
+        """Store how long hubs have run. After a kill, the jobs' time goes on from the last call."""
         with self._transaction():
             self._tables.keep_time()
 
     def request_cancel(self, job_id: str) -> Job:
-        """Note that a job is not wanted any more, and cancel those of its subtasks that no worker has.
+        """Mark a job as to be cancelled, cancel its steps that no worker has, and return it.
 
         Raises:
-            JobNotFound: there is none of that id.
+            JobNotFound: no job has that id.
         """
         with self._transaction() as db:
             job = self._tables.job(job_id)
@@ -186,10 +192,10 @@ class JobStore:
         error: str | None = None,
         usage: Usage | None = None,
     ) -> None:
-        """End a job; a subtask of it that has not ended is cancelled, and a lease of it lost.
+        """End a job. Its steps that have not ended are cancelled, and their leases are lost.
 
         Raises:
-            IllegalTransition: it has ended before.
+            IllegalTransition: the job has ended before.
         """
         with self._transaction():
             self._tables.finish(job_id, state, answer, error)
@@ -197,34 +203,36 @@ class JobStore:
         self._count(usage)
 
     def prune(self, *, keep_seconds: float, keep_jobs: int, limit: int | None = None) -> int:
-        """Forget ended jobs and their events: the oldest ones beyond ``keep_jobs``, and those older than
-        ``keep_seconds``; how many.
+        """Delete the oldest ended jobs beyond ``keep_jobs``, and those that ended more than ``keep_seconds`` ago.
 
         Args:
-            keep_seconds: of time in which a hub ran, since a job's end.
-            keep_jobs: of the ended ones.
-            limit: no more than these at once, so that nobody waits long for the file.
+            keep_seconds: seconds in which a hub ran.
+            keep_jobs: how many ended jobs to keep.
+            limit: how many to delete at most, so that other callers do not wait long for the file.
+
+        Returns:
+            How many jobs were deleted.
         """
         ended = f"state IN {listed(ENDED_JOBS)}"
         found = f"SELECT seq FROM job INDEXED BY job_ended WHERE {ended}"  # nosec B608 # an enum's values
         with self._transaction() as db:
 
-            def forget(which: str, *values: float) -> int:
-                return db.execute(f"DELETE FROM job WHERE seq IN ({which})", values).rowcount  # nosec B608 # one of two statements below
+            def delete(which: str, *values: float) -> int:
+                return db.execute(f"DELETE FROM job WHERE seq IN ({which})", values).rowcount  # nosec B608 # one of the two statements below
 
             (number,) = db.execute(f"SELECT coalesce(sum(number), 0) FROM tally WHERE {ended}").fetchone()  # nosec B608 # an enum's values
             at_once = number if limit is None else limit
-            beyond = forget(f"{found} ORDER BY finished_run, seq LIMIT ?", min(max(0, number - keep_jobs), at_once))  # nosec B608 # see found
+            beyond = delete(f"{found} ORDER BY finished_run, seq LIMIT ?", min(max(0, number - keep_jobs), at_once))  # nosec B608 # see found
             oldest_kept = self._tables.running_time() - keep_seconds
-            return beyond + forget(f"{found} AND finished_run < ? LIMIT ?", oldest_kept, at_once - beyond)
+            return beyond + delete(f"{found} AND finished_run < ? LIMIT ?", oldest_kept, at_once - beyond)
 
     # --- plans ---
 
     def start_planning(self, job_id: str) -> None:
-        """Note that a job is being planned.
+        """Record that a job is being planned.
 
         Raises:
-            IllegalTransition: it has a plan, or has ended.
+            IllegalTransition: the job has a plan, or has ended.
         """
         with self._transaction():
             self._tables.move(job_id, JobState.PLANNING)
@@ -247,10 +255,10 @@ class JobStore:
     # --- leases ---
 
     def lease(self, job_id: str, task_id: str, worker_id: str, seconds: float) -> Lease:
-        """Give a ready subtask to a worker for ``seconds``.
+        """Lease a ready step to a worker for ``seconds``.
 
         Raises:
-            IllegalTransition: it is not ready.
+            IllegalTransition: the step is not ready.
         """
         now = self._clock()
         token = secrets.token_hex(12)
@@ -264,7 +272,7 @@ class JobStore:
                 (worker_id, token, now + seconds),
             )
             if not done:
-                raise IllegalTransition(f"subtask {task_id!r} of {job_id} is not ready")
+                raise IllegalTransition(f"step {task_id!r} of {job_id} is not ready")
             (attempt,) = db.execute(
                 "SELECT attempt FROM subtask WHERE job_id = ? AND task_id = ?", (job_id, task_id)
             ).fetchone()
@@ -278,10 +286,10 @@ class JobStore:
         return Lease(job_id, task_id, worker_id, token, attempt, now + seconds)
 
     def renew(self, lease: Lease, seconds: float) -> Lease:
-        """Hold a lease for ``seconds`` from now.
+        """Extend a lease to ``seconds`` from now.
 
         Raises:
-            LeaseLost: it is not the subtask's lease any more.
+            LeaseLost: the step has another lease, or none.
         """
         expires_at = self._clock() + seconds
         with self._transaction():
@@ -289,14 +297,14 @@ class JobStore:
         return Lease(lease.job_id, lease.task_id, lease.worker_id, lease.token, lease.attempt, expires_at)
 
     def complete(self, lease: Lease, result: TaskResult, *, finish_job: bool = False) -> None:
-        """Record how a leased subtask ended: once, and only for the holder of the lease.
+        """Record the result of a leased step, once, and only for the holder of the lease.
 
         Args:
-            result: of any state; what needed a subtask that did not complete is skipped.
-            finish_job: end the job with this result too, in the same commit; for a job of one subtask.
+            result: of any state. If the step did not complete, the steps that need it are skipped.
+            finish_job: end the job with this result too, in the same commit; for a job of one step.
 
         Raises:
-            LeaseLost: it is not the subtask's lease any more; the result is kept with the attempt, and changes nothing.
+            LeaseLost: the step has another lease, or none. The result is kept with the attempt as evidence.
         """
         late, more = False, Usage()
         state = _STEP_STATE[result.state.value]
@@ -323,15 +331,15 @@ class JobStore:
         self._count(more)
 
     def fail_attempt(self, lease: Lease, error: str, *, final: bool, count: bool = True) -> None:
-        """End a lease without a result: the subtask is ready again, or failed where this was the last attempt.
+        """End a lease without a result. The step is ready again, or failed if this was its last attempt.
 
         Args:
-            error: why, kept with the attempt.
-            final: no other attempt is made.
-            count: False for what was no attempt, such as a busy worker; it leaves no trace then.
+            error: why the attempt failed; kept with it.
+            final: make no other attempt.
+            count: False if it was no attempt, as on a busy worker; the attempt is deleted then.
 
         Raises:
-            LeaseLost: it is not the subtask's lease any more.
+            LeaseLost: the step has another lease, or none.
         """
         final = final or (count and lease.attempt >= MAX_ATTEMPTS)
         state = StepState.FAILED if final else StepState.READY
@@ -340,7 +348,7 @@ class JobStore:
                 lease, state, "error = ?, attempt = attempt - ?", (error if final else None, 0 if count else 1)
             )
             if not count:
-                self._tables.forget_attempt(lease)
+                self._tables.delete_attempt(lease)
                 return
             self._tables.end_attempt(lease, error)
             self._tables.event("attempt_failed", lease.job_id, lease.task_id, lease.worker_id, error)
@@ -348,7 +356,7 @@ class JobStore:
                 self._tables.move_on(lease.job_id)
 
     def give_up(self, job_id: str, task_id: str, error: str) -> None:
-        """Fail a ready subtask that no worker can be had for; one that is not ready stays as it is."""
+        """Fail a ready step for which there is no worker. A step that is not ready stays as it is."""
         with self._transaction():
             if self._tables.move_step(job_id, task_id, StepState.READY, StepState.FAILED, "error = ?", (error,)):
                 self._tables.event("subtask_failed", job_id, task_id, message=error)
@@ -357,7 +365,7 @@ class JobStore:
     # --- recent activity ---
 
     def note(self, kind: str, *, worker_id: str | None = None, message: str = "") -> None:
-        """Add to the recent activity something that is not about a job."""
+        """Add an event that is about no job to the recent activity."""
         with self._transaction():
             self._tables.event(kind, worker_id=worker_id, message=message)
 

@@ -1,4 +1,4 @@
-"""What can be asked of the job database, without changing it."""
+"""Reads the job database."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pibot.master_components.store.tables import Tables
 
 
 class JobQueries:
-    """The reading half of the job store.
+    """Answers questions about jobs, steps and events. Methods block for as long as the disk takes.
 
     Args:
         file: the open database.
-        tables: its statements.
+        tables: the statements on it.
     """
 
     def __init__(self, file: Database, tables: Tables) -> None:
@@ -22,34 +22,34 @@ class JobQueries:
         self._tables = tables
 
     def job(self, job_id: str) -> Job:
-        """A job with its subtasks and their attempts.
+        """Return a job with its steps and their attempts.
 
         Raises:
-            JobNotFound: there is none of that id.
+            JobNotFound: no job has that id.
         """
         with self._reading():
             return self._tables.job(job_id)
 
     def export(self, job_id: str) -> JobRecord:
-        """All that is stored of a job.
+        """Return everything that is stored about a job.
 
         Raises:
-            JobNotFound: there is none of that id.
+            JobNotFound: no job has that id.
         """
         with self._reading() as db:
             rows = db.execute("SELECT * FROM event WHERE job_id = ? ORDER BY seq", (job_id,)).fetchall()
             return JobRecord(self._tables.job(job_id), tuple(Event(**dict(row)) for row in rows))
 
     def jobs(self, *, state: JobState | None = None, limit: int = 50, before: str | None = None) -> tuple[Job, ...]:
-        """Jobs without their subtasks, the newest first.
+        """Return jobs without their steps, the newest first.
 
         Args:
-            state: only those in it.
+            state: only jobs in this state.
             limit: how many at most.
-            before: only those accepted before this one.
+            before: a job's id; only jobs that were accepted before it.
 
         Raises:
-            JobNotFound: there is none of the id ``before``.
+            JobNotFound: no job has the id ``before``.
         """
         conditions, values = [], []
         with self._reading() as db:
@@ -60,15 +60,15 @@ class JobQueries:
                 conditions.append("seq < ?")
                 values.append(self._tables.row(before)["seq"])
             where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
-            # The conditions are the constants above; what a caller gave is bound.
+            # The conditions are the constants above; the callers' values are bound.
             rows = db.execute(f"SELECT * FROM job {where} ORDER BY seq DESC LIMIT ?", (*values, limit))  # nosec B608 # where holds question marks
             return tuple(job_from(row) for row in rows)
 
     def unfinished(self, limit: int = -1) -> tuple[str, ...]:
-        """The ids of the first ``limit`` jobs that have not ended: higher priority first, then the older."""
+        """Return the ids of the first ``limit`` jobs that have not ended, by priority, then by age."""
         with self._reading() as db:
             rows = db.execute(
-                # SQLite would choose the index by state, and sort all that are queued.
+                # SQLite would choose the index by state, and sort all queued jobs.
                 f"SELECT job_id FROM job INDEXED BY job_unfinished WHERE state IN {listed(UNFINISHED_JOBS)}"  # nosec B608 # an enum's values
                 " ORDER BY priority DESC, seq LIMIT ?",
                 (limit,),
@@ -76,8 +76,8 @@ class JobQueries:
             return tuple(row["job_id"] for row in rows)
 
     def deadlines(self) -> dict[str, float]:
-        """Seconds that are left of each job which has not ended and has a limit."""
-        now = self._tables.running_time()
+        """Return the seconds left of each job that has a timeout and has not ended."""
+        now = self.running_time()
         with self._reading() as db:
             rows = db.execute(
                 "SELECT job_id, accepted_run + timeout AS ends FROM job INDEXED BY job_unfinished"
@@ -86,7 +86,7 @@ class JobQueries:
             return {row["job_id"]: max(0.0, row["ends"] - now) for row in rows}
 
     def leases(self) -> tuple[Lease, ...]:
-        """The leases of the jobs that have not ended: at most one for each worker."""
+        """Return the leases of the jobs that have not ended, at most one for each worker."""
         with self._reading() as db:
             rows = db.execute(
                 "SELECT subtask.* FROM job INDEXED BY job_unfinished JOIN subtask USING (job_id)"
@@ -97,7 +97,7 @@ class JobQueries:
             return tuple(step.lease for step in steps if step.lease is not None)
 
     def to_cancel(self) -> tuple[str, ...]:
-        """The ids of the jobs that are to be cancelled and have not ended."""
+        """Return the ids of the jobs that are to be cancelled and have not ended."""
         with self._reading() as db:
             rows = db.execute(
                 "SELECT job_id FROM job INDEXED BY job_unfinished"
@@ -106,13 +106,13 @@ class JobQueries:
             return tuple(row["job_id"] for row in rows)
 
     def counts(self) -> dict[JobState, int]:
-        """How many jobs there are in each state."""
+        """Count the jobs in each state."""
         with self._reading() as db:
             known = {row["state"]: row["number"] for row in db.execute("SELECT * FROM tally")}
         return {state: known.get(state.value, 0) for state in JobState}
 
     def open_steps(self) -> dict[StepState, int]:
-        """How many subtasks of the jobs that have not ended are in each state."""
+        """Count the steps of unfinished jobs in each state."""
         with self._reading() as db:
             rows = db.execute(
                 "SELECT subtask.state, count(*) AS number FROM job JOIN subtask USING (job_id)"
@@ -122,16 +122,20 @@ class JobQueries:
         return {state: known.get(state.value, 0) for state in StepState}
 
     def time_left(self, job: Job) -> float | None:
-        """Seconds until the job's time is up, 0 where it is; None where it has no limit.
+        """Return the seconds until a job's timeout, at least 0; None if it has no timeout.
 
-        What counts is time in which a hub ran, so that neither a power cut nor a clock that jumps ends a job.
+        Only time in which a hub ran counts, so that neither a power cut nor a jump of the clock ends a job.
         """
         if job.timeout is None:
             return None
-        return max(0.0, job.accepted_run + job.timeout - self._tables.running_time())
+        return max(0.0, job.accepted_run + job.timeout - self.running_time())
+
+    def running_time(self) -> float:
+        """Return the seconds that hubs have run with this database; see :class:`RunningTime`."""
+        return self._tables.running_time()
 
     def events(self, limit: int = 50, after: int = 0) -> tuple[Event, ...]:
-        """What happened last, the newest first; only what came after the event number ``after``."""
+        """Return the last ``limit`` events, the newest first; only those with a number above ``after``."""
         with self._reading() as db:
             rows = db.execute("SELECT * FROM event WHERE seq > ? ORDER BY seq DESC LIMIT ?", (after, limit))
             return tuple(Event(**dict(row)) for row in rows)

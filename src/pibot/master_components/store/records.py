@@ -1,4 +1,4 @@
-"""What the job store takes and gives: frozen records, with their JSON forms."""
+"""The job store's records, with their JSON forms."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from pibot.master_components.store.states import ApprovalState, JobState, StepSt
 
 MAX_PRIORITY = 100
 MAX_JOB_ID_CHARS = 48
-"""Characters of a job's id: the id that a worker gets holds the subtask's and the attempt's too, in 100."""
+"""Characters in a job's id. A task's id on a worker has at most 100, and holds the step's id and the attempt too."""
 
 _FIELDS = ("description", "skills", "timeout", "priority", "job_id")
 
 
 @dataclass(frozen=True)
 class Submission:
-    """A job as somebody asks for it.
+    """A job as it is submitted.
 
     Args:
         description: what to do, in words.
-        skills: where given, the job is one subtask with these skills and is not planned; None leaves it to the planner.
-        timeout: seconds for the whole job; None for no limit of its own.
-        priority: -100 to 100; jobs of a higher one are started first.
-        job_id: the caller's own name for it; the same name with the same body is the same job.
+        skills: makes the job one step with these skills, without planning; None leaves it to the planner.
+        timeout: seconds for the whole job; None for no limit.
+        priority: -100 to 100; a job with a higher one starts first.
+        job_id: the caller's own id for the job; the same id with the same body is the same job. None to get one.
     """
 
     description: str
@@ -50,7 +50,7 @@ class Submission:
         """Read the body of the hub's ``POST /task``.
 
         Raises:
-            InvalidRequest: it names the field that does not fit.
+            InvalidRequest: a field does not fit; the error names it.
         """
         if not isinstance(data, dict):
             raise InvalidRequest("the body must be a JSON object with a description")
@@ -79,14 +79,14 @@ class Submission:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One time that a subtask was given to a worker.
+    """One try of a step on a worker.
 
     Args:
         number: from 1.
-        worker_id: who got it.
-        started_at, finished_at: seconds since the epoch; not finished where it is None.
-        error: why it came to nothing; None where it has a result or still runs.
-        late_result: what came when its lease was lost: evidence, nothing more.
+        worker_id: the worker.
+        started_at, finished_at: seconds since the epoch; ``finished_at`` is None while it runs.
+        error: why the attempt failed; None if it has a result or still runs.
+        late_result: a result that came after the lease was lost. It is kept as evidence and changes nothing.
     """
 
     number: int
@@ -109,13 +109,13 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Lease:
-    """A subtask in a worker's hands, for a time. Every change to it names the token.
+    """A worker's right to a step, until it expires. Every change to it needs the token.
 
     Args:
-        job_id, task_id: the subtask.
-        worker_id: who has it.
-        token: who knows it may end the lease.
-        attempt: the attempt's number.
+        job_id, task_id: the step.
+        worker_id: the worker that holds it.
+        token: proves to the store that the caller means this lease.
+        attempt: the attempt's number, from 1.
         expires_at: seconds since the epoch.
     """
 
@@ -128,10 +128,10 @@ class Lease:
 
     @property
     def remote_id(self) -> str:
-        """The task's id on the worker: the same for one lease, so that a restarted hub can ask for its result.
+        """The task's id on the worker. One lease has one id, so that a restarted hub can ask for its result.
 
-        It holds a piece of the token, because a job's name may come again after its job was pruned or the database
-        moved away, while the worker still has the old result.
+        It holds part of the token: a job's id may come again after the job was pruned or the database was moved away,
+        while the worker still has the old result.
         """
         return f"{self.job_id}.{self.task_id}.{self.attempt}.{self.token[:6]}"
 
@@ -179,18 +179,18 @@ class StepRecord:
 
 @dataclass(frozen=True)
 class Approval:
-    """A call that waits for the owner, or did.
+    """A tool call that waits for the owner's approval, or waited for it.
 
     Args:
-        approval_id: the hub's own id of it.
-        job_id, task_id: the subtask.
-        worker_id: where it waits.
-        remote_id, call_id: the task's and the call's ids there.
-        tool, arguments: the call.
-        digest: of both.
-        asked_at: seconds since the epoch, when the hub heard of it.
-        decided_at, decided_by: when and by whose key it was decided here.
-        reason: the owner's, for a refusal.
+        approval_id: the hub's own id for it.
+        job_id, task_id: the step.
+        worker_id: the worker that it waits on.
+        remote_id, call_id: the task's and the tool call's ids on the worker.
+        tool, arguments: what the model wants to run.
+        digest: of tool and arguments.
+        asked_at: when the hub first read of it, in seconds since the epoch.
+        decided_at, decided_by: when, and with which key, it was decided at the hub.
+        reason: the owner's reason for a refusal.
     """
 
     approval_id: str
@@ -227,15 +227,17 @@ class Approval:
 
 @dataclass(frozen=True)
 class Job:
-    """A stored job. In listings ``subtasks`` is empty.
+    """A stored job.
 
     Args:
-        timeout: seconds that it has; counted in ``accepted_run``'s time.
-        usage: of all that was asked for it, lost attempts too where the gateway counted them; nothing twice.
-        cost: of the calls through the gateway, in the owner's currency; None where no model has a price.
+        timeout: seconds until the job is ended, in the time that hubs run, as ``accepted_run``; None for no limit.
+        usage: tokens of all its model calls, each counted once. Those of lost attempts are known only if they went
+            through the gateway.
+        cost: of its calls through the gateway, in the owner's currency; None if no model has a price.
         created_at, started_at, finished_at: seconds since the epoch.
-        accepted_run: how many seconds hubs had run with the store when it was taken.
-        approvals: its calls that needed the owner's approval; empty in listings, too.
+        accepted_run: seconds that hubs had run with the database when the job was accepted.
+        steps: empty before it is planned, and in listings.
+        approvals: its tool calls that needed the owner's approval; empty in listings.
     """
 
     job_id: str
@@ -258,7 +260,7 @@ class Job:
 
     @property
     def waiting_calls(self) -> tuple[Approval, ...]:
-        """The calls that wait for the owner now."""
+        """The tool calls that wait for the owner now."""
         return tuple(a for a in self.approvals if a.state is ApprovalState.WAITING)
 
     def to_json(self) -> JsonObject:
@@ -285,7 +287,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened, for the recent activity."""
+    """Something that happened, for the list of recent activity."""
 
     seq: int
     at: float
@@ -309,9 +311,10 @@ class Event:
 
 @dataclass(frozen=True)
 class JobRecord:
-    """All that is stored of a job: the job with its plan, its subtasks and their attempts, and what happened to it.
+    """Everything that is stored about a job.
 
     Args:
+        job: with its plan, its steps and their attempts.
         events: the oldest first.
     """
 

@@ -1,4 +1,4 @@
-"""Rows of the job database to records."""
+"""Makes records of the job database's rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pibot.master_components.store.states import ApprovalState, JobState, StepSt
 
 
 def job_from(row: sqlite3.Row, steps: tuple[StepRecord, ...] = (), approvals: tuple[Approval, ...] = ()) -> Job:
-    """A row of ``job``."""
+    """Make a job of a row of ``job``."""
     return Job(
         job_id=row["job_id"],
         description=row["description"],
@@ -34,7 +34,7 @@ def job_from(row: sqlite3.Row, steps: tuple[StepRecord, ...] = (), approvals: tu
 
 
 def step_from(row: sqlite3.Row, attempts: tuple[Attempt, ...]) -> StepRecord:
-    """A row of ``subtask``."""
+    """Make a step of a row of ``subtask``."""
     state = StepState(row["state"])
     lease = None
     if state is StepState.LEASED:
@@ -56,7 +56,7 @@ def step_from(row: sqlite3.Row, attempts: tuple[Attempt, ...]) -> StepRecord:
 
 
 def attempt_from(row: sqlite3.Row) -> Attempt:
-    """A row of ``attempt``."""
+    """Make an attempt of a row of ``attempt``."""
     late = row["late_result"]
     return Attempt(
         number=row["number"],
@@ -69,5 +69,5 @@ def attempt_from(row: sqlite3.Row) -> Attempt:
 
 
 def approval_from(row: sqlite3.Row) -> Approval:
-    """A row of ``approval``."""
+    """Make an approval of a row of ``approval``."""
     return Approval(**{**dict(row), "arguments": json.loads(row["arguments"]), "state": ApprovalState(row["state"])})

@@ -1,4 +1,4 @@
-"""The versions of the job database: each is a numbered script in ``migrations`` that leads on from the one before."""
+"""Brings a job database to the newest version. Each numbered script in ``migrations`` leads to the next version."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pibot.master_components.store.copies import copy
 
 
 def migrations() -> list[str]:
-    """The scripts that lead from an empty file to the newest version, one a version."""
+    """Read the scripts that lead from an empty file to the newest version, one a version."""
     found = {}
     for script in files("pibot.master_components.store").joinpath("migrations").iterdir():
         match = re.fullmatch(r"(\d{3})_\w+\.sql", script.name)
@@ -24,16 +24,16 @@ def migrations() -> list[str]:
 
 
 def version_of(db: sqlite3.Connection) -> int:
-    """The version of an open database; 0 for an empty one."""
+    """Return the version of an open database; 0 for an empty one."""
     (version,) = db.execute("PRAGMA user_version").fetchone()
     return int(version)
 
 
 def check_version(db: sqlite3.Connection, path: Path, scripts: Sequence[str]) -> None:
-    """Refuse a database that a newer program has written.
+    """Refuse a database that a newer release has written.
 
     Raises:
-        StoreError: it says what to do.
+        StoreError: the database is too new; the message says what to do.
     """
     version, known = version_of(db), len(scripts)
     if version <= known:
@@ -52,17 +52,17 @@ def check_version(db: sqlite3.Connection, path: Path, scripts: Sequence[str]) ->
 
 
 def copy_before(path: Path, version: int) -> Path:
-    """Where the database is kept as it was when it was brought on from ``version``."""
+    """Return the path of the copy that is made before a database is migrated from ``version``."""
     return path.with_name(f"{path.name}.v{version}")
 
 
 def migrate(db: sqlite3.Connection, path: Path, scripts: Sequence[str]) -> None:
     """Bring an open database to the newest version, all the way or not at all.
 
-    A copy of it as it was stays beside it, for who wants the older program back.
+    A copy of the old version stays beside it, for a return to the older release.
 
     Raises:
-        StoreError: it can't be brought there; it is as it was.
+        StoreError: the migration failed; the database is unchanged.
     """
     version = version_of(db)
     if version == len(scripts):
@@ -70,7 +70,7 @@ def migrate(db: sqlite3.Connection, path: Path, scripts: Sequence[str]) -> None:
     steps = "\n".join(scripts[version:])
     try:
         if version:
-            copy(db, path, path.with_name(f"{path.name}.v{version}"))
+            copy(db, path, copy_before(path, version))
         db.executescript(f"BEGIN IMMEDIATE;\n{steps}\nPRAGMA user_version = {len(scripts)};\nCOMMIT;")
     except (OSError, sqlite3.Error) as exc:
         if db.in_transaction:

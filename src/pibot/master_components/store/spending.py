@@ -1,4 +1,4 @@
-"""What the gateway passed on to models: one call, and sums of calls, with their JSON forms."""
+"""A model call that the gateway passed on, and sums of such calls, with their JSON forms."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from pibot.contracts import JsonObject, Usage
 from pibot.master_components.store.records import Lease
 
 MASTER = "master"
-"""Who asks where the hub itself does, for its planner."""
+"""The caller's name for the hub's own model calls, those of its planner."""
 
 
 @dataclass(frozen=True)
 class Spent:
-    """One call that was passed on.
+    """One model call that the gateway passed on.
 
     Args:
         caller: a worker's name, :data:`MASTER`, or the name of a person's key.
-        model: the model's name, one of those that the owner has set.
-        usage: its tokens.
-        job_id: the job that it was for; None where it was for none.
-        lease: the lease that its worker had; None where it had none.
-        estimated: its tokens were not told by the provider.
-        cost: in the owner's currency; None where the model has no price.
+        model: the model's name, one of those in the owner's settings.
+        usage: the call's tokens.
+        job_id: the job that the call was for; None if it was for none.
+        lease: the lease that the calling worker held; None if it held none.
+        estimated: the provider did not report the tokens, so they are estimated.
+        cost: in the owner's currency; None if the model has no price.
     """
 
     caller: str
@@ -36,13 +36,13 @@ class Spent:
 
 @dataclass(frozen=True)
 class Spending:
-    """Calls summed up.
+    """A sum of model calls.
 
     Args:
         usage: tokens and calls.
-        estimated: of the calls, how many's tokens are estimated.
-        cost: None where no call had a price.
-        caller, model: whose, and of which model; empty in a sum over several.
+        estimated: how many of the calls have estimated tokens.
+        cost: in the owner's currency; None if no call had a price.
+        caller, model: whose calls, and to which model; empty in a sum over several.
     """
 
     usage: Usage = field(default_factory=Usage)
@@ -57,7 +57,7 @@ class Spending:
 
 
 def total(parts: tuple[Spending, ...]) -> Spending:
-    """All of them as one."""
+    """Add several sums up to one."""
     costs = [part.cost for part in parts if part.cost is not None]
     return Spending(
         sum((part.usage for part in parts), Usage()),
@@ -67,5 +67,5 @@ def total(parts: tuple[Spending, ...]) -> Spending:
 
 
 def rounded(cost: float | None) -> float | None:
-    """A cost without the noise of adding binary fractions: millionths are less than a token of any model."""
+    """Round a cost to millionths, less than one token of any model. That removes the noise of binary fractions."""
     return None if cost is None else round(cost, 6)

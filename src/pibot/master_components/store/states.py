@@ -1,4 +1,4 @@
-"""The states of jobs and subtasks, and which may follow which: the one place that says so."""
+"""The states of jobs, steps and approvals, and the allowed transitions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class JobState(Enum):
-    """Where a job is."""
+    """The state of a job."""
 
     QUEUED = "queued"
     PLANNING = "planning"
@@ -18,7 +18,7 @@ class JobState(Enum):
 
 
 class StepState(Enum):
-    """Where a subtask is."""
+    """The state of a step."""
 
     WAITING = "waiting"
     READY = "ready"
@@ -30,13 +30,13 @@ class StepState(Enum):
 
 
 class ApprovalState(Enum):
-    """What became of a call that needs the owner's approval."""
+    """The state of a tool call that needs the owner's approval."""
 
     WAITING = "waiting"
     APPROVED = "approved"
     REFUSED = "refused"
     OVER = "over"
-    """It does not wait any more, and nobody decided here: its attempt or its time has ended."""
+    """The call no longer waits, and nobody decided at the hub: its attempt or its time has ended."""
 
 
 ENDED_JOBS = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED})
@@ -45,11 +45,11 @@ UNFINISHED_JOBS = frozenset(JobState) - ENDED_JOBS
 OPEN_STEPS = frozenset(StepState) - ENDED_STEPS
 
 MAX_ATTEMPTS = 3
-"""How often a subtask is given to a worker before it fails."""
+"""How many attempts a step gets before it fails."""
 
 JOB_TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
     JobState.QUEUED: frozenset({JobState.PLANNING, JobState.RUNNING, *ENDED_JOBS}),
-    # A restart finds a job in planning whose plan was never stored, and plans it again.
+    # After a restart, a job in planning has no stored plan; it is planned again.
     JobState.PLANNING: frozenset({JobState.PLANNING, JobState.RUNNING, *ENDED_JOBS}),
     JobState.RUNNING: ENDED_JOBS,
     **{state: frozenset() for state in ENDED_JOBS},
@@ -58,18 +58,18 @@ JOB_TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
 STEP_TRANSITIONS: Mapping[StepState, frozenset[StepState]] = {
     StepState.WAITING: frozenset({StepState.READY, StepState.SKIPPED, StepState.CANCELLED}),
     StepState.READY: frozenset({StepState.LEASED, StepState.FAILED, StepState.CANCELLED}),
-    # Back to ready: the worker was lost, and another attempt is left.
+    # Back to ready: the attempt failed, and another one is left.
     StepState.LEASED: frozenset({StepState.READY, StepState.COMPLETED, StepState.FAILED, StepState.CANCELLED}),
     **{state: frozenset() for state in ENDED_STEPS},
 }
 
 
 def sources_of(state: JobState) -> tuple[JobState, ...]:
-    """The states from which a job may go to ``state``."""
+    """Return the states from which a job may go to ``state``."""
     return tuple(source for source, targets in JOB_TRANSITIONS.items() if state in targets)
 
 
 def listed(states: Collection[Enum]) -> str:
-    """``states``, all of one kind, as SQL has them after ``IN``: constants, in the order of the indexes' own lists."""
+    """Write states of one kind as a list for SQL's ``IN``: constants, in the order of the partial indexes' lists."""
     kind = type(next(iter(states)))
     return "(" + ", ".join(f"'{state.value}'" for state in kind if state in states) + ")"

@@ -1,4 +1,4 @@
-"""The statements of the job store, each for use within one of its transactions."""
+"""The job store's statements. Each runs within one of its transactions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pibot.master_components.store.states import (
 )
 
 EVENTS_KEPT = 5000
-"""Events that are about no job go when so many have come after them; a job's go with it."""
+"""An event that is about no job is deleted when so many newer events exist. A job's events are deleted with it."""
 
 _PRUNE_EVERY = 100
 
@@ -32,10 +32,10 @@ _NEVER = frozenset({StepState.FAILED, StepState.CANCELLED, StepState.SKIPPED})
 
 
 class Tables:
-    """Jobs, subtasks, attempts and events as rows.
+    """Reads and writes the rows of jobs, steps, attempts and events.
 
     Args:
-        db: the one connection.
+        db: the only connection.
         clock: seconds since the epoch.
         monotonic: seconds that never go back.
     """
@@ -66,7 +66,11 @@ class Tables:
         )
 
     def move(self, job_id: str, state: JobState) -> None:
-        """Change a job's state as the table of transitions allows."""
+        """Change a job's state.
+
+        Raises:
+            IllegalTransition: :data:`JOB_TRANSITIONS` does not allow it.
+        """
         now, run = (self._clock(), self.running_time()) if state in ENDED_JOBS else (None, None)
         done = self._db.execute(
             "UPDATE job SET state = ?, started_at = coalesce(started_at, ?), finished_at = ?, finished_run = ?"
@@ -83,7 +87,7 @@ class Tables:
         self._db.execute("UPDATE job SET answer = ?, error = ? WHERE job_id = ?", (answer, error, job_id))
         self.event(f"job_{state.value}", job_id, message=error or "")
 
-    # --- subtasks ---
+    # --- steps ---
 
     def move_step(
         self,
@@ -94,7 +98,11 @@ class Tables:
         changes: str,
         values: Sequence[Any],
     ) -> bool:
-        """Change the state of a subtask that is in ``source``, as the table of transitions allows; whether it was."""
+        """Change the state of a step that is in ``source``; return whether it was.
+
+        Raises:
+            IllegalTransition: :data:`STEP_TRANSITIONS` does not allow it.
+        """
         _check(source, state)
         done = self._db.execute(
             f"UPDATE subtask SET state = ?, {changes} WHERE job_id = ? AND task_id = ? AND state = ?",  # nosec B608 # this package's own constants
@@ -103,11 +111,14 @@ class Tables:
         return done.rowcount > 0
 
     def hold(self, lease: Lease, expires_at: float) -> None:
-        """Make a lease last until ``expires_at``."""
+        """Extend a lease to ``expires_at``."""
         self._change_leased(lease, "expires_at = ?", (expires_at,))
 
     def end_lease(self, lease: Lease, state: StepState, changes: str, values: Sequence[Any]) -> None:
-        """The one way from ``leased`` but for a job's own end: whoever goes it shows the lease's token."""
+        """Move a leased step to ``state``.
+
+        This is the only transition out of ``leased`` besides ending the job. It needs the lease's token.
+        """
         _check(StepState.LEASED, state)
         self._change_leased(lease, f"state = ?, token = NULL, expires_at = NULL, {changes}", (state.value, *values))
 
@@ -126,9 +137,9 @@ class Tables:
             (self._clock(), error, lease.job_id, lease.task_id, lease.attempt),
         )
 
-    def forget_attempt(self, lease: Lease) -> None:
-        """For what was none: its row and its event go."""
-        self._db.execute("DELETE FROM attempt WHERE job_id = ? AND task_id = ? AND token = ?", _named(lease))
+    def delete_attempt(self, lease: Lease) -> None:
+        """Delete an attempt that turned out to be none, with its event."""
+        self._db.execute("DELETE FROM attempt WHERE job_id = ? AND task_id = ? AND token = ?", _key(lease))
         self._db.execute(
             "DELETE FROM event WHERE seq = (SELECT max(seq) FROM event"
             " WHERE job_id = ? AND task_id = ? AND kind = 'subtask_started')",
@@ -138,13 +149,13 @@ class Tables:
     def keep_late(self, lease: Lease, result: TaskResult) -> None:
         done = self._db.execute(
             "UPDATE attempt SET late_result = coalesce(late_result, ?) WHERE job_id = ? AND task_id = ? AND token = ?",
-            (json.dumps(result.to_json()), *_named(lease)),
+            (json.dumps(result.to_json()), *_key(lease)),
         )
         if done.rowcount:
             self.event("late_result", lease.job_id, lease.task_id, lease.worker_id, "its lease was lost before")
 
     def move_on(self, job_id: str) -> None:
-        """After a subtask has ended: ready what has all it needs now, skip what can't have it any more."""
+        """After a step has ended, make steps ready that have all they need, and skip steps that can't get it."""
         rows = self._db.execute("SELECT task_id, depends_on, state FROM subtask WHERE job_id = ?", (job_id,)).fetchall()
         states = {row["task_id"]: StepState(row["state"]) for row in rows}
         changed = True
@@ -165,7 +176,7 @@ class Tables:
                 self.move_step(job_id, task_id, StepState.WAITING, states[task_id], "error = ?", (error,))
 
     def cancel_steps(self, job_id: str, sources: Collection[StepState], reason: str) -> None:
-        """Cancel the job's subtasks that are in one of ``sources``."""
+        """Cancel the job's steps that are in one of ``sources``."""
         for source in sources:
             _check(source, StepState.CANCELLED)
         self._db.execute(
@@ -175,11 +186,11 @@ class Tables:
         )
 
     def uncounted(self, lease: Lease, reported: Usage) -> Usage:
-        """What a worker reports of an attempt beyond what the gateway has counted for it."""
+        """Return the part of a worker's reported usage that the gateway has not counted for the attempt."""
         row = self._db.execute(
             "SELECT prompt_tokens, completion_tokens, llm_calls FROM attempt"
             " WHERE job_id = ? AND task_id = ? AND token = ?",
-            _named(lease),
+            _key(lease),
         ).fetchone()
         if row is None:
             return reported
@@ -214,11 +225,14 @@ class Tables:
             self._db.execute("DELETE FROM event WHERE job_id IS NULL AND seq <= ?", (done.lastrowid - EVENTS_KEPT,))
 
     def keep_time(self) -> None:
-        """Note how long hubs have run, for the next one."""
+        """Store how long hubs have run, for the next hub."""
         self._db.execute("UPDATE running_time SET seconds = ?", (self.running_time(),))
 
     def _time_before(self) -> float:
-        """Seconds that hubs have run before; a killed one did not note its last ones, but its jobs may tell of them."""
+        """Return the seconds that earlier hubs ran.
+
+        A killed hub did not store its last seconds; the times of its jobs may be later than what it stored.
+        """
         noted, accepted, finished = self._db.execute(
             "SELECT (SELECT seconds FROM running_time),"
             " (SELECT accepted_run FROM job ORDER BY seq DESC LIMIT 1),"
@@ -252,10 +266,10 @@ class Tables:
         self._db.execute("UPDATE approval SET state = 'over' WHERE approval_id = ?", (approval_id,))
 
     def new_id(self) -> str:
-        """One that no job has. It sorts by time, says when, and can be typed: ``job-20261124-081418-3f9a2c``."""
+        """Make an id that no job has. It sorts by time and can be typed: ``job-20261124-081418-3f9a2c``."""
         second = time.strftime("%Y%m%d-%H%M%S", time.gmtime(self._clock()))
         while True:
-            # Of a few hundred jobs in one second, two get the same six digits now and then.
+            # Among a few hundred jobs in one second, two sometimes draw the same six digits.
             job_id = f"job-{second}-{secrets.token_hex(3)}"
             if self._db.execute("SELECT 1 FROM job WHERE job_id = ?", (job_id,)).fetchone() is None:
                 return job_id
@@ -282,8 +296,8 @@ class RunningTime:
 
 def _check(source: StepState, state: StepState) -> None:
     if state not in STEP_TRANSITIONS[source]:
-        raise IllegalTransition(f"a subtask that is {source.value} can't become {state.value}")
+        raise IllegalTransition(f"a step that is {source.value} can't become {state.value}")
 
 
-def _named(lease: Lease) -> tuple[str, str, str]:
+def _key(lease: Lease) -> tuple[str, str, str]:
     return lease.job_id, lease.task_id, lease.token

@@ -1,4 +1,4 @@
-"""What the job store needs done now and then: old jobs forgotten, the running time noted, a good copy kept."""
+"""Keeps the job store in order: deletes old jobs, stores the running time, keeps a good copy."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from pibot.master_components.store.thread import StoreThread
 log = logging.getLogger("pibot.store")
 
 EVERY = 10.0
-"""Seconds between two looks, and so what the time of an unfinished job goes back by when its hub is killed."""
+"""Seconds between two rounds. When a hub is killed, an unfinished job's time goes back by up to so much."""
 
-LOOKS_AN_HOUR = 360
-"""Once an hour the time is noted though nothing waits, so that an idle hub hardly writes to its SD card, and a copy is
-made where the last one is a day old."""
+ROUNDS_AN_HOUR = 360
+"""An idle hub stores the running time, and makes a copy if the last is a day old, only once an hour, to spare the SD
+card."""
 
 BATCH = 20
-"""Jobs that are forgotten at once; in between, others get at the file."""
+"""How many jobs one transaction deletes. Between two of them, others can use the file."""
 
 
 class Upkeep:
-    """Looks after one store from :meth:`run` until it is cancelled and closed.
+    """Does the upkeep of one store. Cancel :meth:`run`, then call :meth:`close`, to end it.
 
     Args:
         store: the jobs.
-        keep_jobs: how many ended ones are kept.
-        keep_seconds: how long an ended one is kept.
+        keep_jobs: how many ended jobs are kept.
+        keep_seconds: how many seconds an ended job is kept.
         sleep: waits some seconds.
     """
 
@@ -51,38 +51,38 @@ class Upkeep:
         self._on_disk = StoreThread()
 
     async def run(self) -> None:
-        """Look now, and then every :data:`EVERY` seconds."""
-        looks = 0
+        """Do a round now, and then every :data:`EVERY` seconds."""
+        rounds = 0
         while True:
             try:
-                await self._look(hourly=looks % LOOKS_AN_HOUR == 0)
-            except StoreError as exc:  # the next look may go better
+                await self._round(hourly=rounds % ROUNDS_AN_HOUR == 0)
+            except StoreError as exc:  # the next round may succeed
                 event(log, "no_upkeep", level=logging.ERROR, error=str(exc))
             except Exception:  # a defect must not let the file grow for ever
                 log.exception("upkeep_broke")
-            looks += 1
+            rounds += 1
             await self._sleep(EVERY)
 
     def close(self) -> None:
-        """End its thread, once what it does is done."""
+        """Finish what the upkeep's thread does now, and end the thread."""
         self._on_disk.close()
 
-    async def _look(self, *, hourly: bool) -> None:
-        forgotten = 0
+    async def _round(self, *, hourly: bool) -> None:
+        pruned = 0
         while True:
-            some = await self._on_disk.once(self._forget_some)
-            forgotten += some
+            some = await self._on_disk.once(self._prune_some)
+            pruned += some
             if some < BATCH:
                 break
-        if forgotten:
-            event(log, "jobs_pruned", number=forgotten)
+        if pruned:
+            event(log, "jobs_pruned", number=pruned)
         counts = await self._on_disk.once(self._store.queries.counts)
-        # Another write after one that failed also finds out whether there is room again.
+        # After a failed write, this write finds out whether the disk has room again.
         if hourly or self._store.trouble or any(counts[state] for state in UNFINISHED_JOBS):
             await self._on_disk.once(self._store.keep_time)
         if hourly:
             await self._on_disk.once(self._store.accounts.prune)
             await self._on_disk.once(self._store.keep_good_copy)
 
-    def _forget_some(self) -> int:
+    def _prune_some(self) -> int:
         return self._store.prune(keep_seconds=self._keep_seconds, keep_jobs=self._keep_jobs, limit=BATCH)
