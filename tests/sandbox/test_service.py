@@ -1,4 +1,4 @@
-"""The sandbox service as a process of its own, behind a real socket. What all ways have in common: test_sandbox.py."""
+"""The sandbox service as a process, behind a real socket. test_sandbox.py tests what it has in common with the others."""
 
 from __future__ import annotations
 
@@ -21,12 +21,11 @@ import pytest
 from pibot.contracts import CommandResult
 from pibot.errors import SandboxUnavailable, ToolError
 from pibot.sandbox.remote import RemoteSandbox
-from pibot.sandbox.sharing import adopt, share
 from pibot.sandbox.wire import MAX_MESSAGE, MAX_STDIN
 from pibot.settings import Settings
 from pibot.tool_registry import SkillLibrary
 from pibot.worker.agents import create_task_agents
-from tests.sandbox.test_sandbox import fifo
+from tests.sandbox.support import fifo
 from tests.support.processes import clean_environment, processes_with, serving_process
 from tests.support.sandbox_service import Served, sandbox_service
 from tests.support.scripted_llm import ScriptedLLM, call, text, tool_calls
@@ -66,7 +65,7 @@ async def sh(served: Served, workspaces: Path, command: str, **options: Any) -> 
 
 
 def exchange(path: Path, sent: bytes) -> bytes:
-    """What the service answers to these bytes."""
+    """Send bytes to the service and return the bytes that it answers."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(str(path))
         connection.sendall(sent)
@@ -82,7 +81,7 @@ def message(body: object) -> bytes:
     return struct.pack("!I", len(data)) + data
 
 
-# --- who may have what run where ---
+# --- whose commands it runs, and where ---
 
 
 @pytest.mark.system
@@ -95,7 +94,7 @@ async def test_another_user_than_the_workers_is_refused(tmp_path: Path, workspac
 
 @pytest.mark.system
 @pytest.mark.parametrize("name", ["..", ".", "", "t1/../../outside", "/etc", "link", "file", "missing", "t\0", 5, None])
-def test_a_folder_that_is_none_right_below_the_workspaces_is_refused(
+def test_only_a_folder_directly_below_the_workspaces_is_accepted(
     name: object, served: Served, workspaces: Path
 ) -> None:
     (workspaces.parent / "outside").mkdir()
@@ -108,7 +107,7 @@ def test_a_folder_that_is_none_right_below_the_workspaces_is_refused(
     assert list(workspaces.parent.rglob("ran")) == []
 
 
-async def test_a_folder_elsewhere_is_not_even_asked_for(tmp_path: Path) -> None:
+async def test_the_client_sends_no_request_for_a_folder_elsewhere(tmp_path: Path) -> None:
     runner = RemoteSandbox(tmp_path / "no-socket", tmp_path / "workspaces")
     with pytest.raises(SandboxUnavailable, match=r"in a task's folder in .*workspaces only"):
         await runner.run(["true"], workspace=tmp_path / "elsewhere", timeout=LONG)
@@ -121,16 +120,16 @@ async def test_a_folder_elsewhere_is_not_even_asked_for(tmp_path: Path) -> None:
         (b"", None),
         (b"\0\0\0\x10{", None),
         (struct.pack("!I", MAX_MESSAGE + 1), "a message of"),
-        (b"\0\0\0\x01{", "no JSON"),
-        (message([1]), "no JSON object"),
+        (b"\0\0\0\x01{", "not JSON"),
+        (message([1]), "not a JSON object"),
         (message({"do": "run", "stdin": MAX_STDIN + 1}), "stdin must have up to"),
         (message({"do": "run", "stdin": "much"}), "stdin must have up to"),
-        (message({"do": "dance", "workspace": "t1"}), "nothing known to do"),
+        (message({"do": "dance", "workspace": "t1"}), "'do' must be run or clear"),
         (message({"do": "run", "workspace": "t1"}), "network"),
         (message({}), "do"),
     ],
 )
-async def test_what_is_no_request_is_refused_and_the_next_one_is_served(
+async def test_a_malformed_request_is_refused_and_the_next_one_is_served(
     sent: bytes, said: str | None, served: Served, workspaces: Path
 ) -> None:
     answer = await asyncio.get_running_loop().run_in_executor(None, exchange, served.path, sent)
@@ -142,7 +141,7 @@ async def test_what_is_no_request_is_refused_and_the_next_one_is_served(
 
 
 @pytest.mark.system
-async def test_a_command_gets_the_network_only_where_the_owner_gave_it_to_the_service(
+async def test_a_command_gets_the_network_only_if_the_owner_gave_it_to_the_service(
     tmp_path: Path, workspaces: Path
 ) -> None:
     count = "ls /sys/class/net 2>/dev/null; grep -c : /proc/net/dev"
@@ -156,11 +155,11 @@ async def test_a_command_gets_the_network_only_where_the_owner_gave_it_to_the_se
     assert with_it.exit_code == 0
 
 
-# --- where the service is not, or no more ---
+# --- without the service ---
 
 
 @pytest.mark.parametrize("there", [False, True])
-async def test_without_the_service_no_command_is_run_and_the_reason_says_what_to_do(
+async def test_without_the_service_no_command_runs_and_the_error_says_what_to_do(
     tmp_path: Path, workspaces: Path, there: bool
 ) -> None:
     path = tmp_path / "sandbox.socket"
@@ -175,7 +174,7 @@ async def test_without_the_service_no_command_is_run_and_the_reason_says_what_to
 
 @pytest.mark.system
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-async def test_the_services_end_ends_the_command_and_is_a_tools_error_like_another(
+async def test_the_services_end_ends_the_command_and_is_an_ordinary_tool_error(
     number: signal.Signals, served: Served, workspaces: Path
 ) -> None:
     token = f"pibot-test-{uuid4().hex}"
@@ -192,7 +191,7 @@ async def test_the_services_end_ends_the_command_and_is_a_tools_error_like_anoth
         pass  # the kernel ends them by itself; the test's time limit ends this otherwise
 
 
-async def test_a_service_that_is_stuck_does_not_keep_the_worker_for_ever(tmp_path: Path, workspaces: Path) -> None:
+async def test_a_stuck_service_does_not_block_the_worker_for_ever(tmp_path: Path, workspaces: Path) -> None:
     (workspaces / "task").mkdir(exist_ok=True)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "stuck.sock"))
@@ -203,7 +202,7 @@ async def test_a_service_that_is_stuck_does_not_keep_the_worker_for_ever(tmp_pat
 
 
 @pytest.mark.system
-async def test_it_ends_itself_without_work_and_what_comes_then_is_for_the_next_one(
+async def test_it_ends_without_work_and_leaves_later_connections_to_the_next_service(
     tmp_path: Path, workspaces: Path
 ) -> None:
     with sandbox_service(tmp_path, workspaces, "--idle", "0.1") as served:
@@ -229,7 +228,7 @@ asyncio.run(service.run(socket.socket(fileno=int(sys.argv[1]))))
 """
 
 
-def test_started_by_hand_it_says_who_starts_it(tmp_path: Path) -> None:
+def test_started_by_hand_it_says_how_to_start_it(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pibot.sandbox.service", "--workspaces", str(tmp_path), "--client", "root"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
@@ -240,7 +239,7 @@ def test_started_by_hand_it_says_who_starts_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.system
-async def test_what_a_command_closes_is_open_to_the_group_afterwards(served: Served, workspaces: Path) -> None:
+async def test_files_that_a_command_closes_are_open_to_the_group_afterwards(served: Served, workspaces: Path) -> None:
     command = "umask 077; mkdir a a/b; echo x >a/b/f; chmod 000 a/b/f; chmod 700 a; ln -s /etc l; mkfifo p; chmod 755 ."
     assert (await sh(served, workspaces, command)).exit_code == 0
     folder = workspaces / "t1"
@@ -249,49 +248,8 @@ async def test_what_a_command_closes_is_open_to_the_group_afterwards(served: Ser
     assert modes["a/b/f"] == 0o660
 
 
-def test_a_link_is_not_followed_when_files_are_shared(tmp_path: Path) -> None:
-    secret = tmp_path / "secret"
-    secret.mkdir(mode=0o700)
-    (secret / "key").write_text("k")
-    (secret / "key").chmod(0o600)
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    (folder / "file").symlink_to(secret / "key")
-    (folder / "folder").symlink_to(secret)
-    fd = os.open(folder, os.O_RDONLY)
-    share(fd)
-    adopt(fd)
-    os.close(fd)
-    assert stat.S_IMODE(secret.stat().st_mode) == 0o700
-    assert stat.S_IMODE((secret / "key").stat().st_mode) == 0o600
-    assert (folder / "file").is_symlink()
-
-
-def test_a_file_of_the_workers_becomes_the_commands_own_with_all_that_it_holds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "a" / "script.sh"
-    file.parent.mkdir()
-    file.write_text("echo hi\n")
-    file.chmod(0o754)
-    os.utime(file, (1000, 2000))
-    before = file.stat()
-    fd = os.open(tmp_path, os.O_RDONLY)
-    adopt(fd)
-    assert file.stat().st_ino == before.st_ino  # it is our own
-    monkeypatch.setattr(os, "geteuid", lambda: before.st_uid + 1)
-    adopt(fd)
-    os.close(fd)
-    after = file.stat()
-    assert after.st_ino != before.st_ino
-    assert (file.read_text(), stat.S_IMODE(after.st_mode), after.st_mtime) == ("echo hi\n", 0o774, 2000)
-    assert [path.name for path in file.parent.iterdir()] == ["script.sh"]
-
-
 @pytest.mark.system
-async def test_what_only_the_commands_user_can_remove_is_removed_by_the_service(
-    served: Served, workspaces: Path
-) -> None:
+async def test_the_service_removes_what_only_the_commands_user_can_remove(served: Served, workspaces: Path) -> None:
     await sh(served, workspaces, "mkdir -p a/b; touch a/b/c .hidden; chmod 000 a/b; ln -s /etc link")
     await served.runner.clear(workspaces / "t1")
     assert list((workspaces / "t1").iterdir()) == []
@@ -301,7 +259,7 @@ async def test_what_only_the_commands_user_can_remove_is_removed_by_the_service(
 
 
 @pytest.mark.system
-def test_a_workers_task_has_its_commands_run_by_the_service(tmp_path: Path) -> None:
+def test_the_service_runs_the_commands_of_a_workers_task(tmp_path: Path) -> None:
     steps = (
         tool_calls(call("write_file", {"path": "s.sh", "content": "echo from the script"})),
         tool_calls(call("shell_exec", {"command": "chmod +x s.sh; sh s.sh; mkdir -m 700 d; echo inside >d/f"})),
@@ -323,7 +281,7 @@ def test_a_workers_task_has_its_commands_run_by_the_service(tmp_path: Path) -> N
     assert list((directory / "workspace").iterdir()) == []
 
 
-def test_off_is_the_owners_choice_whatever_service_there_is(tmp_path: Path) -> None:
+def test_with_sandbox_off_the_service_is_not_used(tmp_path: Path) -> None:
     settings = Settings.load({"PIBOT_SANDBOX": "off", "PIBOT_SANDBOX_SOCKET": "/run/s"}, tmp_path)
     assert settings.sandbox_socket == Path("/run/s")
     agents = create_task_agents(settings, SkillLibrary(ROOT / "skills"))
@@ -331,7 +289,7 @@ def test_off_is_the_owners_choice_whatever_service_there_is(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("code", "arguments"), [(TIDY, ()), (IDLE_WORKER, ("worker_soul.md", "skills"))])
-def test_neither_side_loads_what_it_has_no_use_for(code: str, arguments: tuple[str, ...]) -> None:
+def test_neither_side_imports_modules_that_it_does_not_need(code: str, arguments: tuple[str, ...]) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code, *(str(ROOT / name) for name in arguments)],
         capture_output=True,

@@ -19,7 +19,7 @@ from uuid import uuid4
 import pytest
 
 from pibot.sandbox import CommandLimits
-from pibot.sandbox.bubblewrap import Bubblewrap, Features, profile
+from pibot.sandbox.bubblewrap import Bubblewrap, Features, bubblewrap_options
 from pibot.sandbox.limits import COMMAND_ENVIRONMENT, DEFAULT_COMMAND_LIMITS
 from pibot.sandbox.unconfined import Unconfined
 
@@ -76,7 +76,9 @@ def weakened(
         network: as where a skill and the owner allow it.
         stdin: a descriptor; nothing by default.
     """
-    options = profile(Features(disable_userns=True, size=True), DEFAULT_COMMAND_LIMITS, workspace, network=network)
+    options = bubblewrap_options(
+        Features(disable_userns=True, size=True), DEFAULT_COMMAND_LIMITS, workspace, network=network
+    )
     kept = [option for option in options if option not in without]
     argv = ["bwrap", *kept, "--", "bash", "-c", command]
     done = subprocess.run(

@@ -1,4 +1,8 @@
-"""How a command that nobody vouches for is run: confined by bubblewrap, or unconfined where the owner chose so."""
+"""Run the commands that a model picks: confined by bubblewrap, or unconfined where the owner chose that.
+
+Start reading at :mod:`pibot.sandbox.bubblewrap`. :mod:`pibot.sandbox.service` runs it as another user, for a worker
+that uses :mod:`pibot.sandbox.remote`.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +22,17 @@ __all__ = ["CommandLimits", "ReadablePath", "create_command_runner"]
 def create_command_runner(
     mode: str, limits: CommandLimits = DEFAULT_COMMAND_LIMITS, readable: Sequence[ReadablePath] = ()
 ) -> Union[Bubblewrap, Unconfined]:
-    """Make what runs commands. Nothing is run yet, and one mode never falls back to the other.
+    """Make the command runner of a mode. It runs nothing yet, and one mode never falls back to the other.
 
     Args:
         mode: ``bwrap`` or ``off``.
-        limits: of each command.
-        readable: what commands may read beside the system, where they are confined.
+        limits: the limits of each command.
+        readable: what confined commands may read besides the system.
 
     Raises:
         SettingsError: there is no such mode.
     """
-    # Imported here: a worker that runs no command does without.
+    # Imported here: a worker that runs no command needs neither.
     if mode == "bwrap":
         from pibot.sandbox.bubblewrap import Bubblewrap
 

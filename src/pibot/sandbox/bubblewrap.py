@@ -1,4 +1,7 @@
-"""Commands confined by bubblewrap: own namespaces, a read-only system, one folder to write in, no network."""
+"""Run commands under bubblewrap: in namespaces of their own, on a read-only system, with one writable folder.
+
+They have no network unless the caller asks for it.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,13 @@ from pathlib import Path
 
 from pibot.contracts import CommandResult
 from pibot.errors import SandboxUnavailable, ToolError
-from pibot.sandbox.child import CommandProcess, PidFd, attend
 from pibot.sandbox.limits import COMMAND_ENVIRONMENT, DEFAULT_COMMAND_LIMITS, CommandLimits, ReadablePath, tasks_of
 from pibot.sandbox.pipes import Output, Pipe
+from pibot.sandbox.process import CommandProcess, PidFd, supervise
 from pibot.sandbox.seccomp import system_call_filter
 
 WORKSPACE = "/workspace"
-"""Where a command finds its task's folder."""
+"""The path of the task's folder inside the sandbox."""
 
 _USER = "1000"
 _OWN_ETC = Path(__file__).resolve().parent / "etc"
@@ -35,26 +38,29 @@ exec {own}<>/proc/self/fd/{go}
 }} </proc/self/fd/{life} >/dev/null 2>&1 &
 exec "$@" {own}>&-
 """
-"""Run by sh. Where memory runs out, the kernel ends the command and not the service; raising the score needs no rights.
+"""The script by which sh starts bubblewrap, with a guard process beside it. "We" below is the process that runs it.
 
-``--die-with-parent`` holds once bubblewrap has set itself up. Where the service is killed before that, bubblewrap's
-inner process would wait for ever for an outer one that is gone, or run the command with nobody to end it. So a
-process beside it lets it go when the service says so, by a line in ``life`` with the id of the sandbox's first one.
-A second line sends it away; if ``life`` ends without, it ends them all. ``own`` keeps ``go`` open meanwhile, for its
-end would let bubblewrap go too.
+The first line makes the kernel kill the command before us when memory runs out; raising the score needs no rights.
+
+``--die-with-parent`` works only once bubblewrap has set itself up. If we are killed before that, bubblewrap's inner
+process waits for ever for an outer one that is gone, or runs the command with nobody left to end it. So the guard
+holds bubblewrap back (``--block-fd``) until it reads a line from the pipe ``life`` with the process id of the
+sandbox's first process, and then writes to the pipe ``go``. A second line lets the guard exit. If ``life`` closes
+without that line, we are dead, and the guard kills that process and its own group. ``own`` is the guard's copy of
+``go``: if no process held it open, the end of ``go`` would release bubblewrap too.
 """
 _TRIAL_SECONDS = 30.0
 _PER_NAMESPACE = (5, 14)
-"""The kernel from which on a user namespace's processes are counted apart from the user's other ones."""
+"""The first kernel that counts a user namespace's processes apart from the user's other processes."""
 
 
 @dataclass(frozen=True)
 class Features:
-    """What the installed bubblewrap can; versions are from its repository.
+    """What the installed bubblewrap supports.
 
     Args:
-        disable_userns: it closes user namespaces inside the sandbox (0.8 and later).
-        size: it limits a tmpfs (0.7 and later).
+        disable_userns: ``--disable-userns``, which forbids user namespaces inside the sandbox (0.8 and later).
+        size: ``--size``, which limits a tmpfs (0.7 and later).
     """
 
     disable_userns: bool
@@ -62,13 +68,13 @@ class Features:
 
 
 class Bubblewrap:
-    """Runs commands under bubblewrap, and not at all where that is not possible.
+    """Runs commands under bubblewrap. Where that is impossible it runs none.
 
     Args:
-        limits: of each command.
-        readable: what commands may read beside the system.
-        program: the bubblewrap to use; None for the one that is installed.
-        features: what it can; None for asking it.
+        limits: the limits of each command.
+        readable: what commands may read besides the system.
+        program: the bubblewrap to use; None for the installed one.
+        features: what it supports; None to ask it.
     """
 
     def __init__(
@@ -86,10 +92,10 @@ class Bubblewrap:
         self._works = False
 
     async def check(self) -> None:
-        """Make sure, once, that a command can be confined here, by running ``true``.
+        """Check that a command can be confined here, by running ``true``. A check that passed is not repeated.
 
         Raises:
-            SandboxUnavailable: it can't; the message says what to install or to set. It is tried again next time.
+            SandboxUnavailable: it can't be; the message says what to install or to set.
         """
         if self._works:
             return
@@ -109,8 +115,8 @@ class Bubblewrap:
     ) -> CommandResult:
         """Run a command; see :class:`~pibot.contracts.CommandRunner`.
 
-        A program that a signal ended can't be told from one that exits with 128 and the signal's number, as by any
-        shell; both count as the signal.
+        As in a shell, a program that a signal ended looks like one that exits with 128 plus the signal's number. Both
+        are reported as the signal.
         """
         await self.check()
         return await self._run(argv, workspace, timeout, stdin, network=network)
@@ -123,7 +129,7 @@ class Bubblewrap:
             child.signal(signal.SIGKILL)
             await child.ended
 
-        await attend(child, timeout=_TRIAL_SECONDS, end=end)
+        await supervise(child, timeout=_TRIAL_SECONDS, end=end)
         text, _ = output.text()
         if child.exit_code != 0:
             raise SandboxUnavailable(_unavailable(f"'bwrap --help' ended with {child.exit_code}: {text.strip()}"))
@@ -157,15 +163,15 @@ class Bubblewrap:
             status, go, life = Pipe(fds), Pipe(fds), Pipe(fds)
             passed = [status.write_end, go.read_end, life.read_end]
             options = ["--json-status-fd", str(status.write_end), "--block-fd", str(go.read_end)]
-            options += ["--sync-fd", str(life.read_end)]  # so that the command does not inherit it
+            options += ["--sync-fd", str(life.read_end)]  # keeps it from the command
             bpf = Pipe(fds)
             bpf.write(system_call_filter())
-            bpf.close_write_end()  # it is read to its end
+            bpf.close_write_end()  # bubblewrap reads to the end
             passed.append(bpf.read_end)
             options += ["--seccomp", str(bpf.read_end)]
             assert self._features is not None
-            options += profile(self._features, self._limits, workspace, self._readable, network=network)
-            # sh knows descriptors of one digit only.
+            options += bubblewrap_options(self._features, self._limits, workspace, self._readable, network=network)
+            # sh knows only descriptors of one digit.
             own = next(digit for digit in range(3, 10) if digit not in passed)
             start = _START.format(own=own, go=go.read_end, life=life.read_end)
             command = ["/bin/sh", "-c", start, "sh", self._found(), *options, "--", *argv]
@@ -176,7 +182,7 @@ class Bubblewrap:
             def begin() -> None:
                 nonlocal init
                 status.close_write_end()
-                line = status.read_line(child.pidfd)  # written at once, or not at all where bubblewrap fails
+                line = status.read_line(child.pidfd)  # comes at once, or never if bubblewrap fails
                 pid = 0
                 if line:
                     pid = json.loads(line)["child-pid"]
@@ -185,7 +191,7 @@ class Bubblewrap:
                     except ProcessLookupError:
                         pid = 0  # bubblewrap failed, and its status says so
                     except BaseException:
-                        os.kill(pid, signal.SIGKILL)  # it waits for us, so the number is still its own
+                        os.kill(pid, signal.SIGKILL)  # the process still waits for us, so the id is its own
                         raise
                     else:
                         self._limit(pid)
@@ -194,21 +200,21 @@ class Bubblewrap:
             async def end() -> None:
                 nonlocal account
                 if init is not None:
-                    # The first process of the namespace is gone when all others are: the kernel sees to that.
+                    # The kernel ends a namespace's first process last, after all the others.
                     init.signal(signal.SIGKILL)
                     await init.gone
                 await child.ended
                 life.write(b"\n")
                 life.close_write_end()
-                account = status.read_rest()  # it ends when the last of them has gone
+                account = status.read_rest()  # ends with the last process
 
-            timed_out = await attend(child, timeout=timeout, begin=begin, end=end)
+            timed_out = await supervise(child, timeout=timeout, begin=begin, end=end)
             return _result(argv, account, output, timed_out=timed_out, flooded=child.flooded.done())
 
     def _limit(self, pid: int) -> None:
-        """Set the limits of the sandbox's first process, which still waits, and of all that follow it.
+        """Limit the sandbox's first process, which still waits, and so every process that it starts.
 
-        From out here it takes neither a program in between nor code between fork and exec.
+        prlimit(2) from outside takes neither a helper program nor code between fork and exec.
         """
         others = 0 if _kernel() >= _PER_NAMESPACE else tasks_of(os.geteuid())
         for which, value in self._limits.rlimits(others=others).items():
@@ -217,14 +223,14 @@ class Bubblewrap:
             except ProcessLookupError:
                 return  # bubblewrap failed, and its status says so
             except PermissionError as exc:
-                # Not so with a bubblewrap that is installed setuid.
+                # As with a bubblewrap that is installed setuid.
                 raise SandboxUnavailable(_unavailable(f"limits can't be set on its processes: {exc}")) from exc
 
 
-def profile(
+def bubblewrap_options(
     features: Features, limits: CommandLimits, workspace: Path, readable: Sequence[ReadablePath] = (), *, network: bool
 ) -> list[str]:
-    """bubblewrap's options: what a command may see and do."""
+    """Return bubblewrap's options, which decide what a command may see and do."""
 
     def tmpfs(path: str) -> list[str]:
         return [*(["--size", str(limits.tmp_bytes)] if features.size else []), "--tmpfs", path]
@@ -244,17 +250,17 @@ def profile(
         options += ["--ro-bind-try", "/etc/resolv.conf", "/etc/resolv.conf"]
     options += ["--proc", "/proc", "--dev", "/dev", *tmpfs("/dev/shm"), *tmpfs("/tmp")]  # nosec B108 # the sandbox's own, empty each time
     for item in readable:
-        if item.path.parts[1:2] not in ((), ("proc",), ("dev",), ("run",)):  # these are the sandbox's own
+        if item.path.parts[1:2] not in ((), ("proc",), ("dev",), ("run",)):  # the sandbox has its own of these
             options += ["--ro-bind-try", str(item.source or item.path), str(item.path)]
     options += ["--bind", str(workspace.resolve()), WORKSPACE, "--chdir", WORKSPACE]
-    # What is left to write to is the memory of the machine, and under root the kernel's own settings in /proc.
+    # Still writable are tmpfs mounts, which are the machine's memory, and for root the kernel's settings in /proc.
     for memory in ("/proc", "/dev", "/"):
         options += ["--remount-ro", memory]
     return options
 
 
 def _system_folders() -> list[str]:
-    """/bin, /lib and the like: links into /usr on a merged system, folders on an old one."""
+    """Return the options for /bin, /lib and the like: links into /usr on a merged system, folders on an old one."""
     options = []
     for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):
         path = Path("/") / name
@@ -266,7 +272,7 @@ def _system_folders() -> list[str]:
 
 
 def _result(argv: Sequence[str], status: str, output: Output, *, timed_out: bool, flooded: bool) -> CommandResult:
-    """What the ended command came to, from bubblewrap's own account of it."""
+    """Make the result of an ended command from bubblewrap's status lines."""
     text, truncated = output.text()
     account: dict[str, int] = {}
     for line in status.splitlines():
@@ -278,14 +284,14 @@ def _result(argv: Sequence[str], status: str, output: Output, *, timed_out: bool
         message = text.strip()
         if message.startswith("bwrap: execvp "):
             raise ToolError(f"{argv[0]} can't be started: {message.rpartition(': ')[2]}")
-        raise SandboxUnavailable(_unavailable(message or "bwrap ended without a word"))
+        raise SandboxUnavailable(_unavailable(message or "bwrap ended without a message"))
     if 128 < code <= 128 + signal.SIGRTMAX:
         code = 128 - code
     return CommandResult(code, text, truncated or flooded, timed_out)
 
 
 def _unavailable(problem: str) -> str:
-    """The problem as a sentence, with what to do."""
+    """Return the error message for ``problem``: what is wrong, and what to install or to set."""
     if not shutil.which("bwrap", path=COMMAND_ENVIRONMENT["PATH"]):
         hint = "run 'sudo apt install bubblewrap'"
     elif _read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1":
@@ -295,8 +301,8 @@ def _unavailable(problem: str) -> str:
     else:
         hint = "this user must be allowed to make user namespaces (in a container: by its runtime)"
     return (
-        f"commands can't be confined, so none is run: {problem}. To mend it, {hint}. "
-        "The owner of this machine may choose PIBOT_SANDBOX=off instead, which runs them unconfined."
+        f"commands can't be confined, so none is run: {problem}. To fix it, {hint}. "
+        "The owner of this machine may set PIBOT_SANDBOX=off instead, which runs them unconfined."
     )
 
 
@@ -308,6 +314,6 @@ def _read(path: str) -> str:
 
 
 def _kernel() -> tuple[int, ...]:
-    """The kernel's version, such as (6, 1)."""
+    """Return the kernel's version, such as (6, 1)."""
     numbers = re.match(r"(\d+)\.(\d+)", os.uname().release)
     return tuple(int(n) for n in numbers.groups()) if numbers else (0, 0)

@@ -1,4 +1,4 @@
-"""How much of the machine one command may take, and where it says so."""
+"""The resources and the environment of one command."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ COMMAND_ENVIRONMENT: Mapping[str, str] = {
     "LANG": "C.UTF-8",
     "TERM": "dumb",
 }
-"""All that a command finds in its environment, beside ``HOME``. The service's own holds keys."""
+"""A command's whole environment, besides ``HOME``. The environment of the process that starts it holds keys."""
 
 
 @dataclass(frozen=True)
 class ReadablePath:
-    """A folder or file of the owner's that commands may read.
+    """A folder or file of the owner's that confined commands may read.
 
     Args:
-        path: where they find it.
-        source: where it is, if not there.
+        path: its path inside the sandbox.
+        source: its path on the machine; None for the same path.
     """
 
     path: Path
@@ -33,19 +33,21 @@ class ReadablePath:
 
 @dataclass(frozen=True)
 class CommandLimits:
-    """Limits of one command. Those of memory and CPU time hold for each of its processes, not for their sum: a sum
-    takes a memory cgroup, which is off by default on Raspberry Pi kernels.
+    """The limits of one command.
+
+    Memory and processor time are limited for each process, not for all of them together: that takes a memory cgroup,
+    which is off by default on Raspberry Pi kernels.
 
     Args:
-        memory_bytes: data of one process; its whole address space may be four times that.
-        processes: processes and threads at a time.
-        file_bytes: size of any one file that it writes.
+        memory_bytes: data of one process; its address space may be four times that.
+        processes: processes and threads at one time.
+        file_bytes: size of any file that it writes.
         cpu_seconds: processor time of one process.
         open_files: file descriptors of one process.
-        tmp_bytes: what fits into its ``/tmp``, and again into its ``/dev/shm``; both are memory.
-        output_chars: characters of output that are kept, its beginning and its end.
-        flood_bytes: output beyond this ends the command. Up to this it is read and dropped, so that a talkative
-            command still does its work.
+        tmp_bytes: size of its ``/tmp``, and of its ``/dev/shm``; both are memory.
+        output_chars: characters of output to keep, half from the beginning and half from the end.
+        flood_bytes: output after which the command is killed. Output between the two limits is read and dropped, so
+            that a talkative command still does its work.
     """
 
     memory_bytes: int = 256 * MIB
@@ -58,14 +60,14 @@ class CommandLimits:
     flood_bytes: int = 64 * MIB
 
     def rlimits(self, *, others: int = 0) -> dict[int, int]:
-        """The kernel's name and value of each limit; both soft and hard.
+        """Return the value of each kernel limit (``RLIMIT_…``), soft and hard alike.
 
         Args:
-            others: processes and threads that the kernel counts against the same limit.
+            others: processes and threads outside the command that the kernel counts against its limit.
         """
         wanted = {
             resource.RLIMIT_DATA: self.memory_bytes,
-            # Shared mappings are no data. Some programs reserve a lot of addresses that they never touch.
+            # RLIMIT_DATA leaves out shared mappings. Some programs reserve many addresses that they never touch.
             resource.RLIMIT_AS: 4 * self.memory_bytes,
             resource.RLIMIT_NPROC: self.processes + others,
             resource.RLIMIT_FSIZE: self.file_bytes,
@@ -80,25 +82,25 @@ DEFAULT_COMMAND_LIMITS = CommandLimits()
 
 
 def tasks_of(uid: int) -> int:
-    """How many processes and threads a user has, as ``RLIMIT_NPROC`` counts them."""
+    """Count the processes and threads of a user, as ``RLIMIT_NPROC`` does."""
     count = 0
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
-            # Processes end while we look.
+            # Processes end while we read.
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                # The folder's owner is root where the process keeps its memory private.
+                # Not the folder's owner: that is root for a process that is not dumpable.
                 if _uid(folder) == uid:
                     count += sum(1 for _ in (folder / "task").iterdir())
     return count
 
 
 def _uid(process: Path) -> int:
-    """The real user of a process, whom the kernel counts it for."""
+    """Return the real user of a process, against whose limit the kernel counts it."""
     status = (process / "status").read_bytes()
     return int(status.partition(b"\nUid:")[2].split(None, 1)[0])
 
 
 def _at_most_ours(which: int, value: int) -> int:
-    """A process may not raise its hard limit, so where ours is lower already it stays."""
+    """Return ``value``, or our own hard limit where that is lower: a process may not raise it."""
     hard = resource.getrlimit(which)[1]
     return value if hard == resource.RLIM_INFINITY else min(value, hard)

@@ -1,4 +1,4 @@
-"""What goes into a command and comes out of it, within bounds."""
+"""The input, the output and the control pipes of a command."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _UTF8_MAX = 4
 
 
 class Output:
-    """The beginning and the end of what a command writes; the middle is dropped.
+    """Keeps the beginning and the end of what a command writes, and drops the middle.
 
     Args:
-        limit: characters that are kept.
+        limit: characters to keep.
     """
 
     def __init__(self, limit: int) -> None:
@@ -31,17 +31,17 @@ class Output:
         room = self._half - len(self._head)
         self._head += data[:room]
         self._tail += data[room:] if room < len(data) else b""
-        if len(self._tail) > self._half + CHUNK:  # cut now and then, not each time
+        if len(self._tail) > self._half + CHUNK:  # cutting each time would copy the tail each time
             del self._tail[: -self._half]
 
     def text(self) -> tuple[str, bool]:
-        """What was written as text, and whether something was dropped of it."""
+        """Return the output as text, and whether a part of it was dropped."""
         if self.written == len(self._head) + len(self._tail):
             whole = (self._head + self._tail).decode("utf-8", "replace")
             if len(whole) <= self._limit:
                 return whole, False
         half = self._limit // 2
-        # "ignore": the cut may have gone through a character.
+        # "ignore": the cut may have split a character.
         head = self._head.decode("utf-8", "ignore")[:half]
         tail = (self._head + self._tail if len(self._tail) < half else self._tail).decode("utf-8", "ignore")[-half:]
         dropped = max(self.written - len(head.encode()) - len(tail.encode()), 1)
@@ -49,7 +49,7 @@ class Output:
 
 
 class Pipe:
-    """A pipe whose ends are closed when ``stack`` is, or before."""
+    """A pipe that ``stack`` closes at its end, unless its ends were closed before."""
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
         self.read_end, self.write_end = os.pipe()
@@ -57,15 +57,15 @@ class Pipe:
         stack.callback(self.close)
 
     def write(self, data: bytes) -> None:
-        """Write a few bytes; a reader who is gone does not matter."""
+        """Write a few bytes; ignore that the reader is gone."""
         with contextlib.suppress(BrokenPipeError):
             os.write(self.write_end, data)
 
     def read_line(self, writer: int) -> str:
-        """Wait for a line; empty where the writer closed without one, or is gone.
+        """Wait for a line. Return an empty string if the writer closed the pipe without one, or has ended.
 
         Args:
-            writer: a pidfd of the writer. Others may hold the pipe open, so its end alone does not tell.
+            writer: a pidfd of the writer. Other processes may hold the pipe open, so its end alone does not tell.
         """
         line = b""
         either = select.poll()
@@ -81,7 +81,7 @@ class Pipe:
         return line.decode()
 
     def read_rest(self) -> str:
-        """All that was written before the writer closed."""
+        """Read until the writer closes the pipe."""
         rest = b""
         while data := os.read(self.read_end, CHUNK):
             rest += data
@@ -102,14 +102,14 @@ class Pipe:
 
 @contextlib.contextmanager
 def memory_file(data: bytes) -> Iterator[int]:
-    """A descriptor to read ``data`` from, however large: a pipe would have to be fed, and could block."""
+    """Yield a descriptor to read ``data`` from. Unlike a pipe it needs no feeding and never blocks, at any size."""
     fd = os.memfd_create("stdin", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         view = memoryview(data)
         while view:
             view = view[os.write(fd, view) :]
         os.lseek(fd, 0, os.SEEK_SET)
-        # The reader must not be able to write into our memory through it.
+        # The reader must not be able to change our memory through it.
         fcntl.fcntl(
             fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
         )

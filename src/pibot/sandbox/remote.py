@@ -1,4 +1,4 @@
-"""Commands run by the sandbox service, another process of another user, behind a UNIX socket."""
+"""Have the sandbox service run commands: another process of another user, behind a UNIX socket."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 log = logging.getLogger("pibot.sandbox")
 
 ANSWER_SECONDS = 120.0
-"""Seconds beyond a command's own time in which the service must have answered; its start is among them."""
+"""Seconds beyond a command's own time that the service may take to answer, its start included."""
 
 
 class RemoteSandbox:
-    """Has commands run by the sandbox service, and not at all where it can't be reached.
+    """Has the sandbox service run commands. Where the service can't be reached, none is run.
 
     Args:
-        socket: where the service listens.
-        workspaces: the folder that holds the tasks' own; the service knows it too, and is told bare names.
-        slack: seconds beyond a command's own in which the service must have answered; then again, in which it must
-            have ended a command that was taken back.
+        socket: the service's socket.
+        workspaces: the parent of the tasks' folders. The service knows it too, so a request names a folder without it.
+        slack: seconds beyond a command's own time that the service may take to answer, and seconds that it may take to
+            end a withdrawn command.
     """
 
     def __init__(self, socket: Path, workspaces: Path, *, slack: float = ANSWER_SECONDS) -> None:
@@ -41,7 +41,7 @@ class RemoteSandbox:
         """Run a command; see :class:`~pibot.contracts.CommandRunner`.
 
         Raises:
-            ToolError: also where the service ended meanwhile; what the command did until then stays done.
+            ToolError: among others, the service ended meanwhile; what the command did before that stays done.
         """
         if len(stdin) > MAX_STDIN:
             raise ToolError(f"a command can be given {MAX_STDIN} bytes to read, not {len(stdin)}; put them into a file")
@@ -49,7 +49,7 @@ class RemoteSandbox:
         return CommandResult(**await self._ask(request, workspace, timeout + self._slack, stdin))
 
     async def clear(self, workspace: Path) -> None:
-        """Remove what commands have left in ``workspace`` and this process can't, being another user.
+        """Have the service remove what commands left in ``workspace``, since this process is another user.
 
         Raises:
             ToolError: the service could not be reached, or ended meanwhile.
@@ -59,10 +59,10 @@ class RemoteSandbox:
     async def _ask(
         self, request: dict[str, Any], workspace: Path, timeout: float, stdin: bytes = b""
     ) -> dict[str, Any]:
-        """The service's answer to one request. No process of it is left afterwards, unless the service is stuck."""
+        """Send one request and return its answer. No process of it is left afterwards, unless the service is stuck."""
         import asyncio
 
-        from pibot.sandbox.child import to_its_end
+        from pibot.sandbox.process import run_to_end
 
         if workspace.parent != self._workspaces:
             raise SandboxUnavailable(f"commands run in a task's folder in {self._workspaces} only, not in {workspace}")
@@ -75,7 +75,7 @@ class RemoteSandbox:
         except OSError as exc:
             raise SandboxUnavailable(
                 f"commands can't be confined, so none is run: the sandbox service can't be reached at {self._socket} "
-                f"({exc.strerror or exc}). To mend it, run 'sudo systemctl restart pibot-sandbox.socket'"
+                f"({exc.strerror or exc}). To fix it, run 'sudo systemctl restart pibot-sandbox.socket'"
             ) from exc
         try:
             writer.write(message)
@@ -83,34 +83,34 @@ class RemoteSandbox:
             answer = await asyncio.wait_for(read_message(reader), timeout)
         except (ConnectionError, asyncio.IncompleteReadError) as exc:
             raise ToolError(
-                "the sandbox service ended while the command ran, and the command with it; what it had done by then "
-                "stays. Try again; 'journalctl -u pibot-sandbox' on the worker may say why"
+                "the sandbox service ended while the command ran, and the command with it; what the command did before "
+                "that stays. Try again; 'journalctl -u pibot-sandbox' on the worker may say why"
             ) from exc
         except asyncio.TimeoutError as exc:
             raise ToolError("the sandbox service did not answer; restart pibot-sandbox.service on the worker") from exc
         except BadMessage as exc:
             raise ToolError(f"the sandbox service answered with {exc}; update PiBot on the worker") from exc
         finally:
-            await to_its_end(_take_back(reader, writer, self._slack))
+            await run_to_end(_withdraw(reader, writer, self._slack))
         return _result(answer)
 
 
-async def _take_back(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seconds: float) -> None:
-    """End the request, if it has not ended: the service closes when no process of it is left."""
+async def _withdraw(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seconds: float) -> None:
+    """Withdraw the request if it still runs, and wait until the service has ended its processes."""
     import asyncio
     import contextlib
 
-    async def closed() -> None:
+    async def closed() -> None:  # the service closes when no process of the request is left
         while await reader.read(65536):
             pass
 
-    # Whichever error it is, the connection is gone, and then the service ends the command by itself.
+    # On any error the connection is gone, and then the service ends the command by itself.
     with contextlib.suppress(OSError, RuntimeError):
         writer.write_eof()
     try:
         with contextlib.suppress(OSError):
             await asyncio.wait_for(closed(), seconds)
-    except asyncio.TimeoutError:  # a worker that waited on would take no other task until somebody looks
+    except asyncio.TimeoutError:  # waiting on would block every later task until somebody notices
         log.error("sandbox_stuck: the sandbox service did not end a command in %g s; restart pibot-sandbox", seconds)
     writer.close()
 

@@ -1,9 +1,9 @@
-"""Which system calls a confined command may make: what ordinary programs need, and not those that open up the kernel.
+"""The filter of system calls for confined commands: what ordinary programs need, without what exposes the kernel.
 
-Namespaces and file systems decide what a command sees; this makes the part of the kernel small that it can attack. The
-filter is made by libseccomp, which systemd brings to every Debian, for all architectures that the machine's kernel may
-run: a 32-bit system under a 64-bit kernel is common on a Pi. What is refused goes beyond docker's and systemd's lists
-(``systemd-analyze syscall-filter``) where a command in a sandbox without privileges has no use for it.
+Namespaces and mounts decide what a command sees. This filter shrinks the part of the kernel that it can attack.
+libseccomp, which systemd brings to every Debian, makes the filter for each architecture that the machine's kernel may
+run: a 32-bit system under a 64-bit kernel is common on a Pi. The list of refused calls starts from docker's and
+systemd's (``systemd-analyze syscall-filter``) and adds calls that a sandboxed command without privileges can't use.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ _MOUNTS = (
     "fsopen fsconfig fsmount fspick open_by_handle_at name_to_handle_at"
 )
 REFUSED = tuple(f"{_TRACING} {_KEYS} {_KERNEL} {_CLOCK} {_MOUNTS}".split())
-"""Calls that fail with EPERM."""
+"""System calls that fail with EPERM."""
 
 ABSENT = ("io_uring_setup", "io_uring_enter", "io_uring_register", "clone3")
-"""Calls that fail with ENOSYS, whereupon programs take the older way. clone3's flags lie in memory, out of a filter's
-sight; clone's do not."""
+"""System calls that fail with ENOSYS, so that programs use the older call. clone3's flags lie in memory, which a filter
+can't read; clone's do not."""
 
 _CLONE_NEWUSER = 0x10000000
-_TERMINAL_INPUT = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX: put text into a terminal as if its owner had typed it
-_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16  # the C library asks netlink for the network's interfaces
+_TERMINAL_INPUT = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX: fake typing into a terminal
+_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16  # the C library lists network interfaces by netlink
 
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
 _GREATER_OR_EQUAL, _EQUAL_BY_MASK = 5, 7
@@ -47,7 +47,7 @@ _INT = 0xFFFFFFFF  # the kernel reads these arguments as 32 bits, whatever else 
 
 _X86, _X86_64, _ARM, _AARCH64 = 0x40000003, 0xC000003E, 0x40000028, 0xC00000B7  # AUDIT_ARCH_…
 _RUNS_TOO = {"x86_64": (_X86_64, _X86), "aarch64": (_AARCH64, _ARM)}
-"""By the kernel's name: what it runs. A machine of another kind gets the filter for its own kind alone."""
+"""What a kernel of each machine type can run. Any other type gets a filter for its own architecture alone."""
 
 _EEXIST = -errno.EEXIST
 
@@ -58,19 +58,19 @@ class _Comparison(ctypes.Structure):
 
 @cache
 def system_call_filter(machine: str = platform.machine()) -> bytes:
-    """The filter as bubblewrap's ``--seccomp`` reads it.
+    """Return the filter as bubblewrap's ``--seccomp`` reads it.
 
     Args:
-        machine: the kernel's name of the machine's architecture.
+        machine: the kernel's name of the architecture, such as ``aarch64``.
 
     Raises:
-        SandboxUnavailable: libseccomp is not there, or can't make it.
+        SandboxUnavailable: libseccomp is missing, or fails.
     """
     return _Filter(_library()).program(_RUNS_TOO.get(machine, ()))
 
 
 class _Filter:
-    """A filter in the making; see seccomp_rule_add(3)."""
+    """Builds one filter; see seccomp_rule_add(3)."""
 
     def __init__(self, library: Any) -> None:
         self._library = library
@@ -78,7 +78,7 @@ class _Filter:
     def program(self, architectures: Sequence[int]) -> bytes:
         self._context = self._library.seccomp_init(_ALLOW)
         if not self._context:
-            raise SandboxUnavailable("libseccomp makes no filter; is there no memory left?")
+            raise SandboxUnavailable("libseccomp made no filter; is there any memory left?")
         try:
             for architecture in architectures:
                 self._check(self._library.seccomp_arch_add(self._context, architecture), "the architecture")
@@ -103,7 +103,7 @@ class _Filter:
     def _refuse(self, name: str, error: int, *comparisons: _Comparison) -> None:
         number = self._library.seccomp_syscall_resolve_name(name.encode())
         if number == -1:
-            return  # newer than this libseccomp
+            return  # this libseccomp is older than the call
         array = (_Comparison * len(comparisons))(*comparisons)
         status = self._library.seccomp_rule_add_array(self._context, _ERRNO | error, number, len(comparisons), array)
         self._check(status, name)

@@ -1,8 +1,8 @@
-"""The sandbox service: runs a worker's commands as another user, who has no secrets.
+"""The sandbox service, which runs a worker's commands as another user, one without secrets.
 
-``python -I -m pibot.sandbox.service --workspaces FOLDER --client USER``, started by systemd when the worker connects
-to its socket (sd_listen_fds(3)), and gone again after a while without work: idle it costs nothing. It takes commands
-from that one user, for folders right below that one folder, and has bubblewrap confine them.
+``python -I -m pibot.sandbox.service --workspaces FOLDER --client USER``. systemd starts it when the worker connects to
+its socket (sd_listen_fds(3)). It ends after a while without work, so that it costs nothing when idle. It takes commands
+from that one user, for folders directly below that one folder, and runs them under bubblewrap.
 """
 
 from __future__ import annotations
@@ -27,31 +27,30 @@ from typing import Any
 from pibot.contracts import CommandRunner
 from pibot.errors import SandboxUnavailable, ToolError
 from pibot.sandbox import ReadablePath, create_command_runner
-from pibot.sandbox.sharing import adopt, share
+from pibot.sandbox.sharing import OPEN_FOLDER, open_to_group, take_ownership
 from pibot.sandbox.wire import MAX_STDIN, BadMessage, encoded, read_message
 
 log = logging.getLogger("pibot.sandbox")
 
 DEFAULT_IDLE = 60.0
-"""Seconds without work until the service ends itself."""
+"""Seconds without work after which the service ends."""
 
 REQUEST_SECONDS = 60.0
-"""Seconds in which a request must have come whole."""
+"""Seconds within which the whole request must arrive."""
 
 _FIRST_FD = 3  # SD_LISTEN_FDS_START
 _CREDENTIALS = struct.Struct("3i")
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class SandboxService:
-    """Takes connections and runs the command of each, until there was nothing to do for a while.
+    """Accepts connections and runs the command of each, until it had no work for a while.
 
     Args:
-        runner: what confines commands.
-        workspaces: the folder that holds the tasks' own; this service's user must not be able to write it.
-        client: the id of the user whose commands are run.
+        runner: confines and runs the commands.
+        workspaces: the parent of the tasks' folders; the service's own user must not be able to write to it.
+        client: the id of the only user whose commands it runs.
         network: whether a command may have the network.
-        idle: seconds without work until :meth:`run` returns.
+        idle: seconds without work after which :meth:`run` returns.
     """
 
     def __init__(self, runner: CommandRunner, workspaces: Path, client: int, *, network: bool, idle: float) -> None:
@@ -63,7 +62,7 @@ class SandboxService:
         self._connections: set[asyncio.Task[None]] = set()
 
     async def run(self, listener: socket.socket) -> None:
-        """Serve until there was no work for a while, or until this is cancelled; then no command is left."""
+        """Serve until there was no work for a while or the caller is cancelled. No command is left when it returns."""
         loop = asyncio.get_running_loop()
         idle = self._idle = loop.create_future()
         listener.setblocking(False)
@@ -90,9 +89,10 @@ class SandboxService:
             connection, _ = listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return
-        # Counted at once: one that was taken is served, and one that was not waits for the next service.
+        # The timer stops before anything else: an accepted connection is always served. One that was not accepted
+        # waits in the socket for the next service.
         self._timer.cancel()
-        task = asyncio.ensure_future(self._attend(connection))
+        task = asyncio.ensure_future(self._serve_connection(connection))
         self._connections.add(task)
         task.add_done_callback(self._ended)
 
@@ -103,8 +103,8 @@ class SandboxService:
         if not self._connections:
             self._wait_for_work()
 
-    async def _attend(self, connection: socket.socket) -> None:
-        """Serve one connection. Its end ends the command; no process is left when it is closed from here."""
+    async def _serve_connection(self, connection: socket.socket) -> None:
+        """Serve one connection. Its end ends the command; when this side closes it, no process is left."""
         reader, writer = await asyncio.open_unix_connection(sock=connection)
         try:
             answer = self._refusal(connection) or await self._answer(reader)
@@ -125,7 +125,7 @@ class SandboxService:
         return _error("unavailable", f"user {user} may not have commands run by this sandbox service")
 
     async def _answer(self, reader: asyncio.StreamReader) -> dict[str, Any] | None:
-        """What the request came to; None where it was taken back."""
+        """Run the request and return its answer; None if the worker withdrew it."""
         try:
             request = await asyncio.wait_for(read_message(reader), REQUEST_SECONDS)
             stdin = await asyncio.wait_for(reader.readexactly(_size(request)), REQUEST_SECONDS)
@@ -133,8 +133,8 @@ class SandboxService:
         except asyncio.IncompleteReadError:
             return None
         except (BadMessage, asyncio.TimeoutError) as exc:
-            return _error("refused", str(exc) or "the request did not come whole")
-        # The worker sends nothing more; what can come is the end.
+            return _error("refused", str(exc) or f"the whole request did not arrive within {REQUEST_SECONDS:g} seconds")
+        # The worker sends nothing more, so a readable connection means that it was closed.
         gone = asyncio.ensure_future(reader.read(1))
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -153,14 +153,14 @@ class SandboxService:
             if kind == "clear":
                 await asyncio.get_running_loop().run_in_executor(None, self._clear, name)
                 return {"result": {}}
-            raise BadMessage(f"nothing known to do by the name of {kind!r}")
+            raise BadMessage(f"'do' must be run or clear, not {kind!r}")
         except SandboxUnavailable as exc:
             return _error("unavailable", str(exc))
         except ToolError as exc:
             return _error("tool", str(exc))
         except (BadMessage, KeyError, TypeError, ValueError) as exc:
             return _error("refused", f"{type(exc).__name__}: {exc}")
-        except Exception as exc:  # a defect; it is logged, and the next command may do better
+        except Exception as exc:  # a defect: logged, and the service goes on
             log.error("command_broke", exc_info=exc)
             return _error("tool", f"a defect in the sandbox service: {type(exc).__name__}: {exc}")
 
@@ -172,17 +172,17 @@ class SandboxService:
             )
         argv = [str(argument) for argument in request["argv"]]
         with contextlib.closing(_Folder(self._workspaces, name)) as folder:
-            adopt(folder.fd)
+            take_ownership(folder.fd)
             try:
                 result = await self._runner.run(
                     argv, workspace=folder.path, timeout=float(request["timeout"]), stdin=stdin, network=network
                 )
             finally:
-                share(folder.fd)
+                open_to_group(folder.fd)
         return {"result": asdict(result)}
 
     def _clear(self, name: str) -> None:
-        """Remove what is in a task's folder, as far as this user can."""
+        """Remove the content of a task's folder, as far as this user can."""
         with contextlib.closing(_Folder(self._workspaces, name)) as folder:
             path = str(folder.path)
             for command in (["chmod", "-R", "u+rwx", path], ["find", path, "-mindepth", "1", "-delete"]):
@@ -190,7 +190,7 @@ class SandboxService:
 
 
 class _Folder:
-    """A task's folder, found by its bare name, so that it can be no other than one right below ``workspaces``.
+    """A task's folder, opened by its bare name: it can be none but one directly below ``workspaces``.
 
     Raises:
         BadMessage: there is no such folder.
@@ -198,10 +198,10 @@ class _Folder:
 
     def __init__(self, workspaces: Path, name: str) -> None:
         if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\0" in name:
-            raise BadMessage(f"{name!r} is no name of a task's folder")
+            raise BadMessage(f"{name!r} is not the name of a task's folder")
         self.path = workspaces / name
         try:
-            self.fd = os.open(self.path, _FOLDER)
+            self.fd = os.open(self.path, OPEN_FOLDER)
         except OSError as exc:
             raise BadMessage(f"there is no folder {name!r} in {workspaces}: {exc.strerror}") from exc
 
@@ -224,15 +224,15 @@ def _error(kind: str, message: str) -> dict[str, Any]:
 
 
 def listener(environ: Mapping[str, str]) -> socket.socket:
-    """The socket that systemd hands over; sd_listen_fds(3).
+    """Return the socket that systemd hands over; see sd_listen_fds(3).
 
     Raises:
         SandboxUnavailable: there is none.
     """
     if environ.get("LISTEN_PID") != str(os.getpid()) or environ.get("LISTEN_FDS") != "1":
-        raise SandboxUnavailable("the sandbox service is started by systemd, through pibot-sandbox.socket")
+        raise SandboxUnavailable("systemd starts the sandbox service, through pibot-sandbox.socket; start that")
     if not stat.S_ISSOCK(os.fstat(_FIRST_FD).st_mode):
-        raise SandboxUnavailable("what systemd handed over is no socket; see pibot-sandbox.socket")
+        raise SandboxUnavailable("systemd handed over something that is not a socket; check pibot-sandbox.socket")
     os.set_inheritable(_FIRST_FD, False)
     return socket.socket(fileno=_FIRST_FD)
 
@@ -246,19 +246,21 @@ async def _serve(service: SandboxService, sock: socket.socket) -> None:
         await serving
 
 
-def _shown(pair: str) -> ReadablePath:
+def _readable_path(pair: str) -> ReadablePath:
     source, _, path = pair.partition(":")
     return ReadablePath(Path(path), Path(source))
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Serve until there is no more work; returns the exit code."""
+    """Serve until there is no more work, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m pibot.sandbox.service", description="Run a worker's commands.")
-    parser.add_argument("--workspaces", type=Path, required=True, help="the folder that holds the tasks' folders")
-    parser.add_argument("--client", required=True, help="the user whose commands are run")
-    parser.add_argument("--read", action="append", default=[], metavar="SOURCE:PATH", help="what commands may read")
+    parser.add_argument("--workspaces", type=Path, required=True, help="the parent of the tasks' folders")
+    parser.add_argument("--client", required=True, help="the only user whose commands it runs")
+    parser.add_argument(
+        "--read", action="append", default=[], metavar="SOURCE:PATH", help="a path that commands may read"
+    )
     parser.add_argument("--network", action="store_true", help="a command may have the network")
-    parser.add_argument("--idle", type=float, default=DEFAULT_IDLE, help="seconds without work until it ends itself")
+    parser.add_argument("--idle", type=float, default=DEFAULT_IDLE, help="seconds without work after which it ends")
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
     try:
@@ -270,7 +272,7 @@ def main(argv: list[str] | None = None) -> int:
     except SandboxUnavailable as exc:
         log.error("%s", exc)
         return 2
-    runner = create_command_runner("bwrap", readable=[_shown(pair) for pair in arguments.read])
+    runner = create_command_runner("bwrap", readable=[_readable_path(pair) for pair in arguments.read])
     service = SandboxService(runner, arguments.workspaces, client, network=arguments.network, idle=arguments.idle)
     asyncio.run(_serve(service, sock))
     return 0

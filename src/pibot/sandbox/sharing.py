@@ -1,10 +1,10 @@
-"""One folder, two users: the worker's own and that of its commands, with a group in common.
+"""Let two users work in one folder: the worker's and the commands', who have a group in common.
 
-New files get the group by the folders' setgid bit, and the umask leaves them open to it. What that does not do: a
-command may close its files to the group, and it can't change the mode of a file that the worker made. So before a
-command the worker's files become the command's own, and afterwards its files are opened to the group.
+The folders' setgid bit gives new files that group, and the umask leaves them open to it. Two things remain: a command
+may close its files to the group, and it can't change the mode of a file that the worker made. So the sandbox service
+takes over the worker's files before a command, and opens the command's files to the group after it.
 
-Nothing here follows a symbolic link, so what a command puts into the folder leads nowhere else.
+Nothing here follows a symbolic link, so that no link of a command's leads out of the folder.
 """
 
 from __future__ import annotations
@@ -18,18 +18,22 @@ from pathlib import Path
 from typing import Callable
 
 MAX_ENTRIES = 20_000
-"""How many files and folders are looked at; the rest stay as they are."""
+"""Files and folders to visit at most; the rest stay as they are."""
 
 MAX_DEPTH = 60
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+"""Folders within folders to visit at most."""
+
+OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+"""The flags of open(2) for a folder."""
+
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _SHARED_FILE, _SHARED_FOLDER = 0o660, 0o2770
 
 Visit = Callable[[int, str, os.stat_result], None]
 
 
-def adopt(folder: int) -> None:
-    """Replace each file of another user under an open folder by a copy of our own, so that a command can chmod it."""
+def take_ownership(folder: int) -> None:
+    """Replace each file of another user under an open folder by our own copy, so that a command can chmod it."""
     own = os.geteuid()
 
     def visit(parent: int, name: str, status: os.stat_result) -> None:
@@ -39,8 +43,8 @@ def adopt(folder: int) -> None:
     _walk(folder, visit)
 
 
-def share(folder: int) -> None:
-    """Let the group use our files and folders under an open folder."""
+def open_to_group(folder: int) -> None:
+    """Let the group read and write our files and folders under an open folder."""
     own = os.geteuid()
 
     def visit(parent: int, name: str, status: os.stat_result) -> None:
@@ -53,7 +57,7 @@ def share(folder: int) -> None:
 
 
 def _walk(folder: int, visit: Visit) -> None:
-    """Visit what lies under an open folder, folders before what is in them. What is gone or closed is passed over."""
+    """Visit everything under an open folder, each folder before its content. Skip what is gone or closed to us."""
     left = MAX_ENTRIES
 
     def enter(parent: int, depth: int) -> None:
@@ -66,7 +70,7 @@ def _walk(folder: int, visit: Visit) -> None:
                 status = os.lstat(name, dir_fd=parent)
                 visit(parent, name, status)
                 if stat.S_ISDIR(status.st_mode) and depth < MAX_DEPTH and left > 0:
-                    inner = os.open(name, _FOLDER, dir_fd=parent)
+                    inner = os.open(name, OPEN_FOLDER, dir_fd=parent)
                     try:
                         enter(inner, depth + 1)
                     finally:
@@ -80,7 +84,7 @@ def _add_mode(parent: int, name: str, wanted: int) -> None:
     try:
         mode = os.fstat(fd).st_mode
         if not stat.S_ISLNK(mode):
-            # By its descriptor, so that it is this one, whatever goes by the name now. fchmod(2) does not take O_PATH.
+            # By the descriptor: the name may stand for another file by now. fchmod(2) does not take O_PATH.
             Path(f"/proc/self/fd/{fd}").chmod(stat.S_IMODE(mode) | wanted | (mode & 0o700) >> 3)
     finally:
         os.close(fd)

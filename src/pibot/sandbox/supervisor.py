@@ -1,9 +1,9 @@
-"""Run as a program, between the service and an unconfined command: it ends the command's whole tree.
+"""A program between the worker and an unconfined command, which ends the command's whole process tree.
 
-``python -I -S supervisor.py PARENT STATUS_FD LIMITS PROGRAM [ARGUMENT ...]``. It is a child subreaper (prctl(2)), so
-every process that the command leaves behind, also one that called setsid, becomes its child and is found. It ends
-the tree when the command ends, on SIGTERM, and when the service dies. Python's standard library only: it must start
-fast, and imports nothing of the package.
+``python -I -S supervisor.py PARENT STATUS_FD LIMITS PROGRAM [ARGUMENT ...]``. As a child subreaper (prctl(2)) it
+becomes the parent of every process that the command leaves behind, even of one that called setsid. It ends the tree
+when the command ends, on SIGTERM, and when the worker dies. It must start fast, so it uses the standard library alone
+and imports nothing of the package.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ _WATCHED = {signal.SIGTERM, signal.SIGCHLD}
 
 
 def main(parent: int, status_fd: int, limits: dict[str, int], argv: list[str]) -> None:
-    """Run ``argv`` and write a line of JSON to ``status_fd``: its ``exit-code``, or why it did not start.
+    """Run ``argv``, and write JSON to ``status_fd``: its ``exit-code``, or the ``error`` that kept it from starting.
 
     Args:
-        parent: the service's process id.
-        status_fd: where to write.
-        limits: the kernel's name of each limit, as a text, and its value.
+        parent: the worker's process id.
+        status_fd: the descriptor to write to.
+        limits: the number of each kernel limit as a text, and its value.
         argv: the program and its arguments.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    # A setuid program would run as another user, whom this one may not signal.
+    # A setuid program would run as another user, and this one may not signal that user's processes.
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
-        return  # it died before it could be watched
-    # Where memory runs out, the kernel ends this and the command, and not the service.
+        return  # it died before PR_SET_PDEATHSIG took effect
+    # When memory runs out, the kernel kills this process and the command before the worker.
     Path("/proc/self/oom_score_adj").write_text("1000", "ascii")
     for which, value in limits.items():
         resource.setrlimit(int(which), (value, value))
@@ -60,7 +60,7 @@ def main(parent: int, status_fd: int, limits: dict[str, int], argv: list[str]) -
 
 
 def _wait_for(command: int) -> int:
-    """The command's exit code, negative for a signal; SIGKILL's where it is to be ended."""
+    """Return the command's exit code, negative for a signal; SIGKILL's when SIGTERM asks for its end."""
     while True:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid == command:
@@ -70,21 +70,21 @@ def _wait_for(command: int) -> int:
 
 
 def _end_tree() -> None:
-    """End every descendant, and return when the last is gone.
+    """Kill every descendant, and return when the last one is gone.
 
-    Whole process groups are signalled, which the kernel does in one step: no member can fork its way out. All groups
-    of the descendants hold descendants only, since the command started in a session of its own.
+    The kernel signals a process group in one step, so that no member can escape by forking. The descendants' groups
+    hold nothing but descendants, since the command started in a session of its own.
     """
     while True:
         for group in _groups_of_descendants():
-            with contextlib.suppress(ProcessLookupError):  # it has ended since
+            with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
                 os.killpg(group, signal.SIGKILL)
         try:
             os.waitpid(-1, 0)
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
         except ChildProcessError:
-            return  # no child is left, and an orphan would have become one
+            return  # no child is left, and any orphan would have become one
 
 
 def _groups_of_descendants() -> set[int]:
@@ -94,7 +94,7 @@ def _groups_of_descendants() -> set[int]:
             try:
                 stat = (folder / "stat").read_bytes()
             except OSError:
-                continue  # it has ended since
+                continue  # it has ended meanwhile
             # pid (name) state parent group …; the name may hold anything, parentheses too.
             parent, group = map(int, stat.rpartition(b")")[2].split()[1:3])
             children.setdefault(parent, []).append((int(folder.name), group))

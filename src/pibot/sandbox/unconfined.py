@@ -1,4 +1,4 @@
-"""Commands run as the service's own user, for an owner who chose so. Limited, and ended as a tree, but not confined."""
+"""Run commands as the worker's own user, for an owner who set PIBOT_SANDBOX=off: limited, but not confined."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from typing import Any
 
 from pibot.contracts import CommandResult
 from pibot.errors import SandboxUnavailable, ToolError
-from pibot.sandbox.child import CommandProcess, attend
 from pibot.sandbox.limits import COMMAND_ENVIRONMENT, DEFAULT_COMMAND_LIMITS, CommandLimits, tasks_of
 from pibot.sandbox.pipes import Output, Pipe
+from pibot.sandbox.process import CommandProcess, supervise
 
 _SUPERVISOR = Path(__file__).resolve().with_name("supervisor.py")
 
 
 class Unconfined:
-    """Runs commands with nothing around them but limits and :mod:`~pibot.sandbox.supervisor`.
+    """Runs commands with resource limits and a :mod:`~pibot.sandbox.supervisor`, which ends the whole process tree.
 
-    A command can read and write what this user can, and reach the network. One that is bent on it can also end its
-    supervisor, and the service.
+    A command can read and write what this user can, and reach the network. A hostile one can also kill its supervisor
+    and this process.
 
     Args:
-        limits: of each command.
+        limits: the limits of each command.
     """
 
     def __init__(self, limits: CommandLimits = DEFAULT_COMMAND_LIMITS) -> None:
@@ -36,9 +36,9 @@ class Unconfined:
     async def run(
         self, argv: Sequence[str], *, workspace: Path, timeout: float, stdin: bytes = b"", network: bool = False
     ) -> CommandResult:
-        """Run a command; see :class:`~pibot.contracts.CommandRunner`. It has the network whether asked for or not."""
+        """Run a command; see :class:`~pibot.contracts.CommandRunner`. It has the network whatever ``network`` says."""
         output = Output(self._limits.output_chars)
-        # The user's other processes count too; the limit is to hold for what the command adds.
+        # The kernel counts all processes of the user; this limit is for those that the command adds.
         limits = self._limits.rlimits(others=tasks_of(os.geteuid()) + 1)
         with contextlib.ExitStack() as fds:
             status = Pipe(fds)
@@ -61,7 +61,7 @@ class Unconfined:
                 child.signal(signal.SIGCONT)  # the command may have stopped it
                 await child.ended
 
-            timed_out = await attend(child, timeout=timeout, begin=status.close_write_end, end=end)
+            timed_out = await supervise(child, timeout=timeout, begin=status.close_write_end, end=end)
             account: dict[str, Any] = json.loads(status.read_rest() or "{}")
         text, truncated = output.text()
         if "error" in account:

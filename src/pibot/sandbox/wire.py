@@ -1,7 +1,7 @@
-"""What the worker and its sandbox service say to each other over their socket: one request, and one answer.
+"""The protocol between the worker and its sandbox service: one request and one answer for each connection.
 
-Each is four bytes with the length, then JSON. A request is followed by as many bytes of ``stdin`` as it says. The
-worker closes its side to take the request back; the service closes the connection when no process of it is left.
+A message is its length in four bytes, then JSON. A request names a number of bytes of ``stdin``, which follow it. The
+worker closes its side to withdraw the request; the service closes the connection when no process of it is left.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     import asyncio
 
 MAX_MESSAGE = 4 * 1024 * 1024
-"""Bytes of one request or answer. A command line has at most 2 MiB, and JSON may double that."""
+"""The longest message in bytes. A command line has at most 2 MiB, and JSON may double that."""
 
 MAX_STDIN = 16 * 1024 * 1024
-"""Bytes that a command can be given to read; the service holds them in its memory."""
+"""The most bytes of ``stdin``; the service holds them in memory."""
 
 _LENGTH = struct.Struct("!I")
 
 
 class BadMessage(Exception):
-    """The other side sent something that does not fit."""
+    """The other side sent a message that does not follow the protocol."""
 
 
 def encoded(message: dict[str, Any]) -> bytes:
-    """A message as it is sent.
+    """Return the bytes of a message.
 
     Raises:
         BadMessage: it is too long.
@@ -42,8 +42,8 @@ async def read_message(reader: asyncio.StreamReader) -> dict[str, Any]:
     """Read one message.
 
     Raises:
-        asyncio.IncompleteReadError: the other side closed before it was whole.
-        BadMessage: it is none.
+        asyncio.IncompleteReadError: the other side closed before the message was whole.
+        BadMessage: it is too long, or no JSON object.
     """
     (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
     if length > MAX_MESSAGE:
@@ -51,7 +51,7 @@ async def read_message(reader: asyncio.StreamReader) -> dict[str, Any]:
     try:
         message = json.loads(await reader.readexactly(length))
     except ValueError as exc:
-        raise BadMessage(f"a message that is no JSON: {exc}") from exc
+        raise BadMessage(f"a message that is not JSON: {exc}") from exc
     if not isinstance(message, dict):
-        raise BadMessage("a message that is no JSON object")
+        raise BadMessage("a message that is not a JSON object")
     return message

@@ -1,4 +1,4 @@
-"""A started process as the event loop sees it: what it writes, and its end."""
+"""Start a process, and watch its output and its end from the event loop."""
 
 from __future__ import annotations
 
@@ -18,22 +18,21 @@ from pibot.sandbox.pipes import CHUNK, Output, memory_file
 
 
 class CommandProcess:
-    """One process, started at once. Made and used within one event loop, in whichever thread that runs.
+    """A process, started at once. Create and use it within one event loop, in any thread.
 
-    It is watched through a pidfd, not by asyncio's child watchers, which before Python 3.12 cost a thread for each
-    process.
+    A pidfd tells its end. asyncio's child watchers would cost a thread for each process before Python 3.12.
 
     Args:
         argv: the program and its arguments.
         env: its whole environment.
         cwd: its working directory.
-        stdin: what it can read.
+        stdin: its input.
         pass_fds: descriptors that it inherits.
-        output: where its stdout and stderr go, as they come.
-        flood_bytes: how much it may write before :attr:`flooded` is set.
+        output: takes its stdout and stderr as they come.
+        flood_bytes: bytes of output after which :attr:`flooded` is set.
 
     Raises:
-        OSError: it could not be started.
+        OSError: the process could not be started.
         SandboxUnavailable: the kernel has no pidfds.
     """
 
@@ -77,24 +76,24 @@ class CommandProcess:
 
     @property
     def exit_code(self) -> int:
-        """Of the ended process; negative for the signal that ended it."""
+        """The exit code of the ended process; negative for the signal that ended it."""
         assert self._popen.returncode is not None
         return self._popen.returncode
 
     @property
     def pidfd(self) -> int:
-        """A descriptor that can be read once the process has ended; good until the loop has seen that."""
+        """A descriptor that becomes readable when the process ends; valid until the loop has noticed that."""
         return self._pidfd.fd
 
     def signal(self, number: int) -> None:
-        """Send a signal; to a process that has ended, none."""
+        """Send a signal, unless the process has ended."""
         if self._popen.returncode is None:
             self._pidfd.signal(number)
 
     def close(self) -> None:
-        """Take what is still in the pipe of the ended process, and give back the descriptors."""
+        """Read what the ended process left in the pipe, and close the descriptors."""
         self._loop.remove_reader(self._pipe)
-        # Its writers are gone, so the pipe holds what they left; a stray writer must not keep us here.
+        # At most one pipe full: a stray process that still writes must not keep us here.
         for _ in range(fcntl.fcntl(self._pipe, _F_GETPIPE_SZ) // CHUNK + 1):
             if self._take() is not True:
                 break
@@ -115,7 +114,7 @@ class CommandProcess:
             self.flooded.set_result(None)
 
     def _take(self) -> bool | None:
-        """Read once: whether more may follow, None where there is nothing now."""
+        """Read once. Return whether more may follow; None if there is nothing now."""
         try:
             data = os.read(self._pipe, CHUNK)
         except BlockingIOError:
@@ -124,11 +123,11 @@ class CommandProcess:
         return bool(data)
 
 
-_F_GETPIPE_SZ = 1032  # fcntl.F_GETPIPE_SZ, which Python has a name for from 3.10 on
+_F_GETPIPE_SZ = 1032  # fcntl.F_GETPIPE_SZ, which Python names from 3.10 on
 
 
 class PidFd:
-    """A process that is known by a descriptor, so that no other can be taken for it when it is gone.
+    """A process, held by a descriptor: no later process can be mistaken for it, as with a process id.
 
     Raises:
         SandboxUnavailable: the kernel has no pidfds.
@@ -149,11 +148,11 @@ class PidFd:
         self._loop.add_reader(self.fd, self._readable)
 
     def when_gone(self, then: Callable[[], None]) -> None:
-        """Call ``then`` once, when the process is gone."""
+        """Call ``then`` once when the process is gone."""
         self._then = then
 
     def signal(self, number: int) -> None:
-        """Send a signal; to a process that is gone, none."""
+        """Send a signal, unless the process is gone."""
         if not self.gone.done():
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.fd, number)
@@ -166,22 +165,22 @@ class PidFd:
             self._then()
 
 
-async def attend(
+async def supervise(
     child: CommandProcess,
     *,
     timeout: float,
     end: Callable[[], Awaitable[None]],
     begin: Callable[[], None] = lambda: None,
 ) -> bool:
-    """Wait for a process to end by itself, for its deadline, for a flood or for the caller's cancellation.
+    """Wait until a process ends, its time is up, it floods its output, or the caller is cancelled; then clean up.
 
     Args:
         timeout: seconds.
-        end: ends the whole tree and returns when it is gone. It is run in any case, to its end, and once.
-        begin: what is to be done at once with the process.
+        end: ends the whole process tree and returns when it is gone. Runs exactly once, to its end, in every case.
+        begin: called first, with the process running.
 
     Returns:
-        Whether the deadline was reached.
+        Whether the time was up.
 
     Raises:
         asyncio.CancelledError: the caller was cancelled; the tree is gone.
@@ -193,14 +192,14 @@ async def attend(
         timed_out = not done
     finally:
         try:
-            await to_its_end(end())
+            await run_to_end(end())
         finally:
             child.close()
     return timed_out
 
 
-async def to_its_end(work: Awaitable[None]) -> None:
-    """Await ``work``, however often the caller is cancelled meanwhile; only then is that heeded."""
+async def run_to_end(work: Awaitable[None]) -> None:
+    """Await ``work`` to its end. A cancellation of the caller meanwhile is raised only after that."""
     task = asyncio.ensure_future(work)
     cancelled = False
     while not task.done():
