@@ -1,4 +1,4 @@
-"""The sandbox service as a process, behind a real socket. test_sandbox.py tests what it has in common with the others."""
+"""The sandbox service as a process behind a real socket; test_sandbox.py tests what every runner promises."""
 
 from __future__ import annotations
 
