@@ -1,3 +1,5 @@
+"""The types that travel as JSON: what they refuse, and that they come back as they were."""
+
 from __future__ import annotations
 
 import json
@@ -8,7 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pibot.contracts import (
+    ApprovalRequest,
+    HostReading,
     Message,
+    PendingCalls,
+    Refusal,
     SubTask,
     TaskComplexity,
     TaskPlan,
@@ -16,7 +22,11 @@ from pibot.contracts import (
     TaskResult,
     TaskState,
     ToolCall,
+    UnfinishedTask,
     Usage,
+    WorkerHealth,
+    WorkerReport,
+    digest_of,
 )
 from pibot.errors import ContractError, InvalidRequest
 
@@ -49,7 +59,7 @@ TASK: dict[str, Any] = {"task_id": "test_001", "description": "List files", "ski
         ({"prompt": "x"}, "prompt"),
     ],
 )
-def test_a_task_with_a_field_that_does_not_fit_is_refused_by_its_name(change: dict[str, Any], field: str) -> None:
+def test_a_task_with_an_invalid_field_is_refused_with_the_fields_name(change: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         TaskRequest.from_json({**TASK, **change})
     assert caught.value.field == field
@@ -57,18 +67,18 @@ def test_a_task_with_a_field_that_does_not_fit_is_refused_by_its_name(change: di
 
 
 @pytest.mark.parametrize("missing", ["task_id", "description"])
-def test_a_task_without_a_needed_field_is_refused_by_its_name(missing: str) -> None:
+def test_a_task_without_a_required_field_is_refused_with_the_fields_name(missing: str) -> None:
     with pytest.raises(InvalidRequest, match=f"{missing} is missing"):
         TaskRequest.from_json({name: value for name, value in TASK.items() if name != missing})
 
 
-def test_skills_may_be_left_out_and_named_twice() -> None:
+def test_skills_may_be_left_out_or_named_twice() -> None:
     assert TaskRequest.from_json({"task_id": "t", "description": "d"}).skills == ()
     assert TaskRequest.from_json({**TASK, "skills": ["a", "b", "a"]}).skills == ("a", "b")
 
 
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), lambda inner: st.lists(inner), max_leaves=5))
-def test_whatever_a_body_holds_it_is_a_task_or_an_invalid_request(value: object) -> None:
+def test_any_body_is_either_a_task_or_an_invalid_request(value: object) -> None:
     for name in (*TASK, "timeout"):
         try:
             task = TaskRequest.from_json({**TASK, name: value})
@@ -77,12 +87,12 @@ def test_whatever_a_body_holds_it_is_a_task_or_an_invalid_request(value: object)
         assert TaskRequest.from_json(json.loads(json.dumps(task.to_json()))) == task
 
 
-def test_a_task_comes_back_from_its_json_as_it_was() -> None:
+def test_a_task_is_the_same_after_a_round_trip_through_json() -> None:
     task = TaskRequest("t", "d", ("a",), 2.5)
     assert TaskRequest.from_json(json.loads(json.dumps(task.to_json()))) == task
 
 
-def test_a_plan_comes_back_from_its_json_as_it_was() -> None:
+def test_a_plan_is_the_same_after_a_round_trip_through_json() -> None:
     plan = TaskPlan(
         TaskComplexity.COMPLEX, False, (SubTask("a", "x", ("s",)), SubTask("b", "y", (), ("a",), 3.0)), None, "why"
     )
@@ -105,7 +115,7 @@ def test_a_results_json_has_the_agreed_fields_and_its_output_twice() -> None:
     }
 
 
-def test_a_failed_result_says_why_and_comes_back_as_it_was() -> None:
+def test_a_failed_result_says_why_and_is_the_same_after_a_round_trip_through_json() -> None:
     result = TaskResult("t", None, TaskState.FAILED, "", {"output": ""}, "no disk", started_at=1.0, finished_at=2.0)
     body = result.to_json()
     assert (body["success"], body["error"]) == (False, "no disk")
@@ -115,9 +125,59 @@ def test_a_failed_result_says_why_and_comes_back_as_it_was() -> None:
 @pytest.mark.parametrize(
     "body", [None, [], {}, {"task_id": "t"}, {"task_id": "t", "status": "great"}, {"task_id": "t", "status": "running"}]
 )
-def test_what_is_no_result_is_refused(body: object) -> None:
+def test_a_body_that_is_no_result_is_refused(body: object) -> None:
     with pytest.raises(ContractError):
         TaskResult.from_json(body)
+
+
+REPORT = WorkerReport(
+    worker_id="worker-1",
+    version="3.1",
+    uptime=12.5,
+    current_task="t",
+    tasks={"completed": 2, "failed": 0},
+    skills=frozenset({"shell_exec", "web_fetch"}),
+    model="m",
+    sandbox="bwrap",
+    host=HostReading(512, 256, 32, 0.5, 51.5, 3600.0, 4, ("under-voltage",)),
+)
+CALL = ApprovalRequest("1", "shell_exec", {"command": "ls"}, digest_of("shell_exec", {"command": "ls"}), 5.0)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        REPORT,
+        WorkerReport(),
+        WorkerHealth("worker-1", None),
+        UnfinishedTask("t", "accepted"),
+        UnfinishedTask("t", "running", PendingCalls(2, 1.5, (CALL,))),
+        Refusal("no", field="skills", skills=("a",)),
+        Refusal("another task runs", busy=True, current_task="t"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_a_worker_answers_is_the_same_after_a_round_trip_through_json(value: Any) -> None:
+    assert type(value).from_json(json.loads(json.dumps(value.to_json()))) == value
+
+
+def test_a_workers_report_and_health_have_the_agreed_fields() -> None:
+    assert list(REPORT.to_json()) == [
+        "worker_id",
+        "version",
+        "uptime_seconds",
+        "current_task",
+        "tasks",
+        "skills",
+        "model",
+        "sandbox",
+        "host",
+    ]
+    assert WorkerHealth("worker-1", None).to_json() == {
+        "status": "healthy",
+        "worker_id": "worker-1",
+        "current_task": None,
+    }
 
 
 def test_usage_is_added_up_and_read_leniently() -> None:
@@ -125,7 +185,7 @@ def test_usage_is_added_up_and_read_leniently() -> None:
     assert Usage.from_json({"prompt_tokens": "7", "completion_tokens": -1, "llm_calls": True}) == Usage()
 
 
-def test_a_message_has_the_protocols_form() -> None:
+def test_a_message_has_the_form_of_the_chat_completions_protocol() -> None:
     call = ToolCall("c1", "shell_exec", {"command": "ls"}, '{"command": "ls"}')
     assert Message("assistant", "", (call,)).to_json() == {
         "role": "assistant",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Callable
 from urllib.parse import SplitResult, urlsplit
 
-from pibot.contracts import JsonObject
+from pibot.contracts import JsonObject, Refusal
 from pibot.errors import PibotError
 from pibot.settings import Settings
 from pibot.tls import client_tls, connect, problem_of
@@ -80,7 +80,7 @@ class HubClient:
             )
         if status in (200, 202):
             return status, answer
-        message = str(answer.get("error") or f"the hub answered {status}")
+        message = Refusal.from_json(answer).error or f"the hub answered {status}"
         if status == 401:
             raise HubError("the hub requires its key: set PIBOT_API_KEY to it, in the environment or in .env", REFUSED)
         if status in (429, 503):  # asked too often, stopping, or its disk is full: a later try may work

@@ -1,8 +1,8 @@
-"""What crosses a boundary between parts or machines: frozen dataclasses, enums, and the protocols of collaborators.
+"""The types that cross a boundary between parts or machines: frozen dataclasses, enums and protocols.
 
-Each type that travels as JSON has ``to_json`` and, where it is read back, ``from_json``, which raises
-:class:`~pibot.errors.ContractError` (or :class:`~pibot.errors.InvalidRequest` for a caller's input) with the
-name of the field that does not fit.
+A type that travels as JSON has ``to_json`` and ``from_json``, and both ends use them. Where the docstring of
+``from_json`` does not call it lenient, it raises :class:`~pibot.errors.ContractError`, or for a caller's input
+:class:`~pibot.errors.InvalidRequest`, and names the invalid field.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from pibot.contracts.model import (
     ToolSpec,
     Usage,
 )
+from pibot.contracts.refusals import Refusal
 from pibot.contracts.tasks import (
     SubTask,
     TaskComplexity,
@@ -90,6 +91,7 @@ __all__ = [
     "NoWorkerKind",
     "NoWorkerReason",
     "PendingCalls",
+    "Refusal",
     "Scope",
     "SubTask",
     "TaskComplexity",

@@ -1,4 +1,4 @@
-"""Who asks, and what they may."""
+"""Callers and the scopes of their keys."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Optional
 
 
 class Scope(Enum):
-    """What a key is good for."""
+    """What a key allows."""
 
     READ = "read"
-    """See jobs, workers and figures."""
+    """Read jobs, workers and metrics."""
 
     SUBMIT = "submit"
-    """Send jobs and cancel them, and see what READ does."""
+    """Submit and cancel jobs, and everything that READ allows."""
 
     ADMIN = "admin"
     """Everything."""
 
     WORKER = "worker"
-    """Ask the gateway's model, and come and go as the worker whose token it is; nothing else."""
+    """Call the gateway, and join and leave as the worker that owns the token; nothing else."""
 
 
 _ALSO = {Scope.SUBMIT: frozenset({Scope.READ}), Scope.ADMIN: frozenset(Scope)}
@@ -28,12 +28,12 @@ _ALSO = {Scope.SUBMIT: frozenset({Scope.READ}), Scope.ADMIN: frozenset(Scope)}
 
 @dataclass(frozen=True)
 class Caller:
-    """Whose key was shown.
+    """The caller of a request, known by its key.
 
     Args:
         name: the key's name, for people.
-        scope: what it is good for.
-        worker_id: whose token it is; None for a person's key.
+        scope: what the key allows.
+        worker_id: the worker that owns the token; None for a person's key.
     """
 
     name: str
@@ -41,5 +41,5 @@ class Caller:
     worker_id: Optional[str] = None
 
     def may(self, scope: Scope) -> bool:
-        """Whether that is within what the key is good for."""
+        """Return whether the key allows what this scope allows."""
         return scope is self.scope or scope in _ALSO.get(self.scope, ())

@@ -1,4 +1,4 @@
-"""A tool call that waits for the owner, and what the owner decides of it."""
+"""Tool calls that need the owner's approval, and the owner's decisions."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ from pibot.errors import ContractError, InvalidRequest
 log = logging.getLogger("pibot.approvals")
 
 MAX_REASON_CHARS = 500
+"""Characters of the reason that the owner may give the model."""
 
 
 def digest_of(tool: str, arguments: Mapping[str, Any]) -> str:
-    """The digest of a call: the same on every machine for the same call, and for no other."""
+    """Return the SHA-256 digest of a tool call: the same on every machine, and different for every other call."""
     text = json.dumps([tool, arguments], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
 @dataclass(frozen=True)
 class ApprovalRequest:
-    """A call that waits.
+    """A tool call that waits for approval.
 
     Args:
-        approval_id: which of its task's; nothing else is known by it.
+        approval_id: its id, unique only within its task.
         tool: the tool's name.
-        arguments: what the tool would be called with.
-        digest: of both, see :func:`digest_of`.
+        arguments: the arguments of the call.
+        digest: the digest of both; see :func:`digest_of`.
         asked_at: seconds since the epoch, by the worker's clock.
     """
 
@@ -53,19 +54,19 @@ class ApprovalRequest:
 
     @classmethod
     def from_json(cls, data: object) -> ApprovalRequest:
-        """Read what a worker says of a call.
+        """Read one call from a worker's answer.
 
         Raises:
-            ContractError: it has not the form, or its digest is not the call's: what would be shown to the owner is
-                not what would be run.
+            ContractError: a field is invalid, or the digest is not that of the call, so the worker might run something
+                else than the owner is shown.
         """
         if not isinstance(data, dict) or not isinstance(data.get("arguments"), dict):
-            raise ContractError("an approval must be a JSON object with the arguments of a call")
+            raise ContractError("an approval must be a JSON object with the call's arguments")
         tool, asked_at = data.get("tool"), data.get("asked_at")
         if not isinstance(tool, str) or not isinstance(asked_at, (int, float)) or isinstance(asked_at, bool):
-            raise ContractError("an approval must have the tool's name and asked_at, a time")
+            raise ContractError("an approval must have the tool's name, and a time as asked_at")
         if data.get("digest") != digest_of(tool, data["arguments"]):
-            raise ContractError("an approval's digest is not that of its call")
+            raise ContractError("the approval's digest does not match its call")
         try:
             approval_id = valid_id(data.get("approval_id"), "approval_id")
         except InvalidRequest as exc:
@@ -96,8 +97,9 @@ class PendingCalls:
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> PendingCalls:
-        """Read a worker's 202. A call whose digest does not match its content is left out and logged: nobody may
-        approve it.
+        """Read a worker's 202 leniently.
+
+        A call whose digest does not match its content is left out and logged: nobody may approve it.
         """
         calls = []
         rows = body.get("approvals")
@@ -116,11 +118,11 @@ class PendingCalls:
 
 @dataclass(frozen=True)
 class Decision:
-    """What the owner says of a call.
+    """The owner's decision on a tool call.
 
     Args:
-        digest: of the call that the owner was shown.
-        approved: whether it may be run.
+        digest: the digest of the call as the owner was shown it.
+        approved: whether the worker may run it.
         reason: why not, for the model; may be empty.
     """
 
@@ -133,7 +135,7 @@ class Decision:
         """Read the body of a decision.
 
         Raises:
-            InvalidRequest: it names the field that does not fit.
+            InvalidRequest: a field is invalid; it is named.
         """
         if not isinstance(data, dict):
             raise InvalidRequest("the body must be a JSON object with digest and approved")
@@ -144,11 +146,11 @@ class Decision:
             )
         digest, approved, reason = data.get("digest"), data.get("approved"), data.get("reason", "")
         if not isinstance(digest, str) or not digest:
-            raise InvalidRequest("digest must be that of the call that was shown", field="digest")
+            raise InvalidRequest("digest must be that of the call as it was shown", field="digest")
         if not isinstance(approved, bool):
             raise InvalidRequest("approved must be true or false", field="approved")
         if not isinstance(reason, str) or len(reason) > MAX_REASON_CHARS:
-            raise InvalidRequest(f"reason must be a text of at most {MAX_REASON_CHARS} characters", field="reason")
+            raise InvalidRequest(f"reason must be a text of up to {MAX_REASON_CHARS} characters", field="reason")
         return cls(digest, approved, reason)
 
     def to_json(self) -> JsonObject:
@@ -156,8 +158,10 @@ class Decision:
 
 
 def shown_call(arguments: Mapping[str, Any]) -> str:
-    """The arguments of a call as people are shown them: all of them, one below the other, and no character that can't
-    be seen or that turns the direction of others."""
+    """Return a call's arguments as text for people, one below the other.
+
+    Characters that are invisible, or that change the direction of others, are shown by their number.
+    """
     lines = []
     for name, value in arguments.items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -175,8 +179,8 @@ def _escaped(text: str) -> str:
 
 
 def _visible(character: str) -> str:
-    """It, or its number where it shows nothing: controls, formats, other spaces than the plain one, unassigned ones."""
-    import unicodedata  # a megabyte that a worker, which shows nobody anything, does without
+    """Return the character, or its number if it is invisible: a control, a format, an odd space, an unassigned one."""
+    import unicodedata  # takes a megabyte; a worker shows no calls, so it never imports this
 
     if character in "\n\t " or unicodedata.category(character)[0] not in "CZ":
         return character

@@ -1,4 +1,4 @@
-"""Names for what is used everywhere."""
+"""Names of types that are used everywhere."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ from typing import Any, Callable
 JsonObject = dict[str, Any]
 
 Clock = Callable[[], float]
-"""Seconds as a float: ``time.time`` for dates that are shown or stored, ``time.monotonic`` for durations."""
+"""Returns seconds: ``time.time`` for dates that are shown or stored, ``time.monotonic`` for durations."""

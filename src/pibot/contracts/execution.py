@@ -1,4 +1,4 @@
-"""What runs a task: commands, tools, agents, and how far they may go."""
+"""How a worker runs a task: agents, tools and commands, and their limits."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pibot.contracts.tasks import TaskRequest, TaskState
 
 @dataclass(frozen=True)
 class CommandResult:
-    """What a confined command came to.
+    """The result of a confined command.
 
     Args:
-        exit_code: the program's; negative for the signal that ended it.
+        exit_code: the program's exit code, or the negative number of the signal that ended it.
         output: stdout and stderr as they were interleaved, decoded, cut to the limit.
-        truncated: output went beyond the limit and the rest was dropped.
-        timed_out: it was ended at its deadline, with every process that it had started.
+        truncated: the output exceeded the limit, and the rest was dropped.
+        timed_out: the command and every process that it had started were killed at the deadline.
     """
 
     exit_code: int
@@ -29,7 +29,7 @@ class CommandResult:
 
 
 class CommandRunner(Protocol):
-    """Runs a command that nobody vouches for."""
+    """Runs untrusted commands."""
 
     async def run(
         self,
@@ -46,13 +46,13 @@ class CommandRunner(Protocol):
 
         Args:
             argv: the program and its arguments; no shell is added.
-            workspace: the one folder that it can write, its working directory and its ``HOME``.
-            timeout: seconds until it is ended.
-            stdin: what it can read.
-            network: whether it may use the network.
+            workspace: the only folder that the command can write; also its working directory and its ``HOME``.
+            timeout: seconds after which the command is killed.
+            stdin: the command's standard input.
+            network: whether the command may use the network.
 
         Raises:
-            SandboxUnavailable: it cannot be confined here; it was not run.
+            SandboxUnavailable: the command can't be confined here, so it was not run.
             ToolError: the program could not be started.
         """
         ...
@@ -60,16 +60,15 @@ class CommandRunner(Protocol):
 
 @dataclass(frozen=True)
 class ToolContext:
-    """What a tool is handed beside its arguments: a parameter annotated with this type is filled in, never asked
-    of the model.
+    """What a tool gets besides its arguments. The registry fills in a parameter of this type; the model never sees it.
 
     Args:
-        task_id: the task it works for.
-        workspace: the task's own folder; it exists, and goes with the task.
-        commands: how to run a command.
+        task_id: the task that called the tool.
+        workspace: the task's own folder. It exists, and is deleted with the task.
+        commands: runs commands.
         options: the owner's settings for skills, such as ``web_allow``, ``read_paths``; read-only.
-        network: whether ``commands`` may give the network to this tool's commands: its skill's ``SKILL.md`` and the
-            owner both say so.
+        network: whether ``commands`` may give this tool's commands the network. Both its skill's ``SKILL.md`` and the
+            owner must allow it.
     """
 
     task_id: str
@@ -81,13 +80,13 @@ class ToolContext:
 
 @dataclass(frozen=True)
 class Budget:
-    """How far one task may go. Each is checked before a model is asked.
+    """The limits of one task. Each is checked before a model call.
 
     Args:
         max_steps: model calls.
-        max_seconds: wall-clock seconds from the start, the task's timeout.
-        max_tokens: prompt and completion together, over all calls.
-        max_output_chars: characters of the final output; the rest is cut, and said to be.
+        max_seconds: wall-clock seconds from the start; the task's timeout.
+        max_tokens: prompt and completion tokens over all model calls.
+        max_output_chars: characters of the final output; the rest is cut, with a note that says so.
     """
 
     max_steps: int = 20
@@ -98,15 +97,15 @@ class Budget:
 
 @dataclass(frozen=True)
 class AgentOutcome:
-    """What a run of an agent came to; the executor makes a :class:`TaskResult` of it.
+    """The outcome of an agent's run; the executor makes a :class:`TaskResult` of it.
 
     Args:
         state: ``COMPLETED``, ``FAILED`` or ``TIMEOUT``.
         output: the summary for a person.
         data: the structured result.
-        error: one sentence where it did not succeed.
-        usage: what the model was asked for.
-        steps: how many times it was asked.
+        error: one sentence; None where it succeeded.
+        usage: the tokens and model calls.
+        steps: how many turns the loop took.
     """
 
     state: TaskState
@@ -118,8 +117,8 @@ class AgentOutcome:
 
 
 class Agent(Protocol):
-    """Runs one task, then is thrown away."""
+    """Runs one task. Each task gets an agent of its own."""
 
     def run(self, request: TaskRequest) -> Awaitable[AgentOutcome]:
-        """Run the task to its end. Cancelling the awaiting task ends it, with all it had started."""
+        """Run the task to its end. Cancelling the awaitable ends the task and everything that it started."""
         ...

@@ -1,4 +1,4 @@
-"""A conversation with a model, and what it is asked through."""
+"""A conversation with a model, and the client that sends it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pibot.contracts.basics import JsonObject
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens and calls that a model was asked for. A server that counts none leaves zeros."""
+    """Tokens and model calls. Tokens are zero where the provider counts none."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -38,7 +38,7 @@ class Usage:
 
     @classmethod
     def from_json(cls, data: object) -> Usage:
-        """Read counts leniently: what is missing or no number counts as zero."""
+        """Read the counts leniently: a missing or ill-typed count becomes zero."""
         if not isinstance(data, dict):
             return cls()
 
@@ -51,14 +51,14 @@ class Usage:
 
 @dataclass(frozen=True)
 class ToolCall:
-    """A tool call that a model asked for.
+    """A tool call chosen by the model.
 
     Args:
-        call_id: the model's id for it, repeated in the answer.
+        call_id: the model's id for the call, repeated in the tool's result.
         name: the tool's name, as the model wrote it.
         arguments: the decoded arguments; None where they could not be decoded.
-        raw_arguments: what the model wrote, as text, sent back in the conversation; ``{}`` where it wrote no JSON
-            object, because servers refuse a conversation with anything else there.
+        raw_arguments: the arguments as the model wrote them, sent back in the conversation; ``{}`` where they are no
+            JSON object, because providers refuse anything else there.
         problem: why the arguments could not be decoded, as a sentence for the model.
     """
 
@@ -71,12 +71,12 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class ToolResult:
-    """What a tool call came to.
+    """The result of a tool call.
 
     Args:
-        call_id: the call's.
+        call_id: the call's id.
         content: text for the model.
-        is_error: the tool could not do it; ``content`` says why.
+        is_error: the tool failed; ``content`` says why.
     """
 
     call_id: str
@@ -91,8 +91,8 @@ class Message:
     Args:
         role: ``system``, ``user``, ``assistant`` or ``tool``.
         content: the text.
-        tool_calls: for an assistant's message, the calls that it asks for.
-        tool_call_id: for a tool's message, the call that it answers.
+        tool_calls: the tool calls of an assistant's message.
+        tool_call_id: the call that a tool's message answers.
     """
 
     role: str
@@ -101,7 +101,7 @@ class Message:
     tool_call_id: str | None = None
 
     def to_json(self) -> JsonObject:
-        """The form that the OpenAI chat-completions protocol has for it."""
+        """Return the message in the form of the OpenAI chat-completions protocol."""
         body: JsonObject = {"role": self.role, "content": self.content}
         if self.tool_calls:
             body["tool_calls"] = [
@@ -119,7 +119,7 @@ class Message:
 
 @dataclass(frozen=True)
 class ToolSpec:
-    """A tool as a model is told of it: a name, what it does, and a JSON Schema for its arguments."""
+    """A tool as the model sees it: its name, its purpose, and a JSON Schema of its arguments."""
 
     name: str
     description: str
@@ -138,14 +138,14 @@ class ToolSpec:
 
 @dataclass(frozen=True)
 class Completion:
-    """A model's answer.
+    """The answer to one model call.
 
     Args:
-        text: what it said; may be empty where it asks for tools.
-        tool_calls: the tools that it asks for.
-        usage: counted by its server; zeros where it counts none.
+        text: the model's text; may be empty where it chose tools.
+        tool_calls: the tool calls that it chose.
+        usage: as the provider counted; zeros where it counts none.
         finish_reason: the protocol's, such as ``stop``, ``tool_calls`` or ``length``.
-        model: the model's name as its server gave it.
+        model: the model's name as the provider gave it.
     """
 
     text: str
@@ -156,28 +156,28 @@ class Completion:
 
 
 class LLMClient(Protocol):
-    """Something that completes a conversation. Used within one event loop; safe for concurrent calls there."""
+    """Makes model calls. Use it within one event loop; concurrent calls are safe there."""
 
     @property
     def model(self) -> str:
-        """The model's name, as shown to people."""
+        """The model's name, for people."""
         ...
 
     async def complete(
         self, messages: Sequence[Message], tools: Sequence[ToolSpec] = (), *, timeout: float | None = None
     ) -> Completion:
-        """Ask for one completion.
+        """Make one model call.
 
         Args:
-            messages: the whole conversation; the server keeps none.
-            tools: what the model may ask for.
+            messages: the whole conversation; the provider keeps none.
+            tools: the tools that the model may call.
             timeout: seconds for the call with all its retries; None for the client's own limit.
 
         Raises:
-            LLMError: one of its kinds; each says what was wrong and what to do.
+            LLMError: one of its kinds; each says what is wrong and what to do.
         """
         ...
 
     async def close(self) -> None:
-        """Give back connections. Calling it twice is fine."""
+        """Close the connections. Calling it twice is fine."""
         ...

@@ -1,4 +1,4 @@
-"""A task and its result, a plan and its steps."""
+"""Tasks and their results, plans and their steps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pibot.errors import ContractError, InvalidRequest
 
 
 class TaskComplexity(Enum):
-    """How much work the planner takes a job for."""
+    """How much work the planner expects of a job."""
 
     SIMPLE = "simple"
     MODERATE = "moderate"
@@ -23,7 +23,7 @@ class TaskComplexity(Enum):
 
 
 class TaskState(Enum):
-    """How a task on a worker ended, or that it has not."""
+    """The state of a task on a worker."""
 
     RUNNING = "running"
     COMPLETED = "completed"
@@ -34,12 +34,12 @@ class TaskState(Enum):
 
 @dataclass(frozen=True)
 class TaskRequest:
-    """One task as a worker gets it.
+    """The body of ``POST /task``: one task for a worker.
 
     Args:
-        task_id: the caller's name for it; the same id with the same body is the same task.
+        task_id: the caller's id for the task; the same id with the same body is the same task.
         description: what to do, in words.
-        skills: the skills that the task may use, and no others.
+        skills: the only skills that the task may use.
         timeout: seconds; None for the worker's own default.
     """
 
@@ -53,7 +53,7 @@ class TaskRequest:
         """Read the body of ``POST /task``.
 
         Raises:
-            InvalidRequest: it names the field that does not fit.
+            InvalidRequest: a field is invalid; it is named.
         """
         if not isinstance(data, dict):
             raise InvalidRequest("the body must be a JSON object with task_id, description and skills")
@@ -86,14 +86,14 @@ class TaskRequest:
 
 @dataclass(frozen=True)
 class SubTask:
-    """One step of a plan, to be run by one worker.
+    """One step of a plan, which one worker runs.
 
     Args:
-        task_id: unique within its plan.
+        task_id: the step's id, unique within its plan.
         description: what to do, in words.
-        skills: the skills that it may use.
+        skills: the only skills that the step may use.
         depends_on: the ``task_id`` of each step whose result it needs.
-        timeout: seconds; None for the default.
+        timeout: seconds; None for the worker's own default.
     """
 
     task_id: str
@@ -124,7 +124,7 @@ class SubTask:
         """Read one step of a plan, from a model, a caller or the store.
 
         Raises:
-            InvalidRequest: it names the field that does not fit.
+            InvalidRequest: a field is invalid; it is named.
         """
         if not isinstance(data, dict):
             raise InvalidRequest("each subtask must be a JSON object", field="subtasks")
@@ -142,15 +142,15 @@ class SubTask:
 
 @dataclass(frozen=True)
 class TaskPlan:
-    """What the planner made of a job.
+    """The plan of a job.
 
     Args:
-        complexity: how much work it takes the job for.
-        handle_locally: the master answers by itself, with ``answer``; there are no subtasks then.
+        complexity: how much work the planner expects.
+        handle_locally: the master answers the job itself, with ``answer``, and there are no steps.
         subtasks: the steps, a directed acyclic graph by their ``depends_on``.
-        answer: the master's own answer where it handles the job locally.
-        reasoning: one sentence on why it is planned so, for the dashboard.
-        note: what the owner should know of the planning itself, such as that the model's plan was unusable.
+        answer: the master's own answer, if it handles the job locally.
+        reasoning: one sentence on why the plan is so, for the dashboard.
+        note: what the owner should know about the planning, such as that the model's plan was unusable.
     """
 
     complexity: TaskComplexity
@@ -172,7 +172,7 @@ class TaskPlan:
 
     @classmethod
     def from_json(cls, data: JsonObject) -> TaskPlan:
-        """Read back a plan from the store; see the planner for a plan that a model wrote."""
+        """Read a plan from the store. The planner itself reads the plan that a model wrote."""
         return cls(
             complexity=TaskComplexity(data["complexity"]),
             handle_locally=bool(data["handle_locally"]),
@@ -211,7 +211,7 @@ class UnfinishedTask:
 
 
 class TaskResultDict(TypedDict, total=False):
-    """The JSON form of :class:`TaskResult`, which the worker answers and ``execute_task`` returns."""
+    """The JSON form of :class:`TaskResult`; the guide's ``execute_task`` returns it too."""
 
     success: bool
     task_id: str
@@ -228,17 +228,17 @@ class TaskResultDict(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class TaskResult:
-    """How a task ended.
+    """The result of a task.
 
     Args:
-        task_id: the task's.
-        worker_id: who ran it; None where no worker did.
+        task_id: the task's id.
+        worker_id: the worker that ran it; None where none did.
         state: how it ended; never ``RUNNING``.
         output: the summary for a person.
-        data: the structured result; always holds ``output`` too.
-        error: one sentence where it did not succeed.
-        usage: what the model was asked for.
-        steps: how many times the agent's loop asked the model.
+        data: the structured result; its JSON form always holds ``output`` too.
+        error: one sentence; None where the task succeeded.
+        usage: the tokens and model calls.
+        steps: how many turns the agent's loop took.
         started_at, finished_at: seconds since the epoch, by the worker's clock.
     """
 
@@ -279,7 +279,7 @@ class TaskResult:
         """Read a worker's result.
 
         Raises:
-            ContractError: it names the field that does not fit.
+            ContractError: the task's id or its state is missing or invalid. Other fields are read leniently.
         """
         if not isinstance(data, dict):
             raise ContractError("a result must be a JSON object")
@@ -287,9 +287,9 @@ class TaskResult:
             state = TaskState(data["status"])
             task_id = str(data["task_id"])
         except (KeyError, ValueError) as exc:
-            raise ContractError(f"a result without a usable task_id and status: {exc}") from exc
+            raise ContractError(f"a result must have a task_id and a status: {exc}") from exc
         if state is TaskState.RUNNING:
-            raise ContractError("a result whose status is still 'running'")
+            raise ContractError("a result's status must not be 'running'")
         details = data.get("data")
         details = dict(details) if isinstance(details, dict) else {}
         output = data.get("output", details.get("output", ""))

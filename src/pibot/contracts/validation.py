@@ -1,4 +1,4 @@
-"""What a caller may give: each function returns the value as it is used, or says which field does not fit."""
+"""Checks a caller's input. Each function returns the usable value, or raises an error that names the field."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import re
 from pibot.errors import InvalidRequest
 
 MAX_TASK_TIMEOUT = 24 * 3600.0
-"""Seconds. A longer task is more likely a mistake in the unit than a wish."""
+"""Seconds. A longer timeout is more likely a mistake in the unit than intended."""
 
 MAX_DESCRIPTION_CHARS = 100_000
-"""Characters. About 25,000 tokens: a description larger than that leaves a small model no room to work."""
+"""Characters, about 25,000 tokens: a longer description leaves a small model no room to work."""
 
 MAX_SKILLS_PER_TASK = 32
 
@@ -19,7 +19,7 @@ _SKILL_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
 
 
 def valid_id(value: object, name: str) -> str:
-    """Return ``value`` if it is a usable id, as a path segment and as a folder's name.
+    """Return ``value`` if it is an id that can be a path segment and the name of a folder.
 
     Raises:
         InvalidRequest: it is not 1 to 100 letters, digits, dots, underscores or hyphens, the first a letter or digit.
@@ -33,10 +33,10 @@ def valid_id(value: object, name: str) -> str:
 
 
 def valid_description(value: object) -> str:
-    """Return ``value`` if it is a task's or job's description: text, not blank, not beyond the limit.
+    """Return ``value`` if it is a usable description of a task or job.
 
     Raises:
-        InvalidRequest: it is none of these.
+        InvalidRequest: it is no text, is blank, exceeds the limit, or can't be encoded.
     """
     if not isinstance(value, str) or not value.strip():
         raise InvalidRequest("description must be a text that says what to do", field="description")
@@ -48,15 +48,15 @@ def valid_description(value: object) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise InvalidRequest("description holds a lone surrogate, which is no text", field="description") from None
+        raise InvalidRequest("description contains a lone surrogate; send valid text", field="description") from None
     return value
 
 
 def valid_skills(value: object) -> tuple[str, ...]:
-    """Return ``value`` as a tuple of skill names without repetitions, in their order.
+    """Return ``value`` as a tuple of skill names in their order, without duplicates.
 
     Raises:
-        InvalidRequest: it is no list of names of the form that a skill's folder may have.
+        InvalidRequest: it is not a list of valid names, or it is too long.
     """
     if not isinstance(value, (list, tuple)) or not all(isinstance(x, str) and _SKILL_NAME.match(x) for x in value):
         raise InvalidRequest(
@@ -70,10 +70,10 @@ def valid_skills(value: object) -> tuple[str, ...]:
 
 
 def valid_timeout(value: object) -> float | None:
-    """Return ``value`` in seconds, or None where none was given.
+    """Return ``value`` in seconds, or None if no timeout was given.
 
     Raises:
-        InvalidRequest: it is no number above 0 and up to :data:`MAX_TASK_TIMEOUT`.
+        InvalidRequest: it is not a number above 0 and up to :data:`MAX_TASK_TIMEOUT`.
     """
     if value is None:
         return None

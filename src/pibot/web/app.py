@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
+from dataclasses import replace
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 from pibot import errors
+from pibot.contracts import Refusal
 from pibot.errors import InvalidRequest, PibotError
 from pibot.web.guard import Guard, KeyGuesses, LogIn
 from pibot.web.keys import KeyRing
-from pibot.web.messages import error
+from pibot.web.messages import answer, error
 from pibot.web.server.channel import TooSlow
 
 log = logging.getLogger("pibot.web")
@@ -91,16 +93,16 @@ def create_app(
 def pibot_error(exc: PibotError) -> Response:
     """Answer a request that raised ``exc`` with its status of :data:`STATUSES`, else 500, and log the latter."""
     status = next((status for kind, status in STATUSES if isinstance(exc, kind)), 500)
-    extra: dict[str, object] = {}
+    refusal = Refusal(str(exc))
     if isinstance(exc, InvalidRequest) and exc.field:
-        extra["field"] = exc.field
+        refusal = replace(refusal, field=exc.field)
     elif isinstance(exc, errors.UnknownSkill):
-        extra.update(field="skills", skills=list(exc.available))
+        refusal = replace(refusal, field="skills", skills=tuple(exc.available))
     elif isinstance(exc, errors.WorkerBusy):
-        extra.update(status="busy", current_task=exc.current_task)
+        refusal = replace(refusal, busy=True, current_task=exc.current_task)
     if status == 500:
         log.error("%s %s failed: %s", request.method, request.path, exc, exc_info=exc)
-    response = error(status, str(exc), **extra)
+    response = answer(refusal.to_json(), status)
     if status in (429, 503) or isinstance(exc, errors.WorkerBusy):
         seconds = exc.retry_after if isinstance(exc, (errors.QueueFull, errors.TooManyRequests)) else RETRY_AFTER
         response.headers["Retry-After"] = str(seconds)

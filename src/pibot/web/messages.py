@@ -10,6 +10,7 @@ from typing import Any, Callable
 
 from flask import Response, request
 
+from pibot.contracts import Refusal
 from pibot.errors import InvalidRequest
 
 
@@ -24,9 +25,9 @@ def answer(body: object, status: int = 200, headers: dict[str, str] | None = Non
     )
 
 
-def error(status: int, message: str, /, **extra: object) -> Response:
-    """The JSON form of an error: ``success`` false, one sentence, and what else is named."""
-    return answer({"success": False, "error": message, **extra}, status)
+def error(status: int, message: str) -> Response:
+    """Answer with a refusal of one sentence."""
+    return answer(Refusal(message).to_json(), status)
 
 
 def json_body() -> Any:

@@ -9,6 +9,7 @@ import threading
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from pibot.contracts import Refusal
 from pibot.logs import event
 from pibot.settings import Settings, is_loopback
 from pibot.tls import client_tls, connect, problem_of
@@ -70,7 +71,7 @@ class Joining:
     def _join(self) -> None:
         try:
             status, answer = self._request("POST", "/workers", TIMEOUT)
-            problem = None if status == 200 else str(answer.get("error") or f"it answered {status}")
+            problem = None if status == 200 else Refusal.from_json(answer).error or f"it answered {status}"
         except (OSError, http.client.HTTPException, ValueError) as exc:
             problem = problem_of(exc) or str(exc) or type(exc).__name__
         if problem != self._problem:

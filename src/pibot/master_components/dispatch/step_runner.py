@@ -100,7 +100,7 @@ class StepRunner:
             step: what to run; its description holds the results that it needs.
             record: the step as it is stored.
             finish_job: end the job with the step's result in the same commit; for a job of one step.
-            rank: the job's place among those that wait for a worker.
+            queue_key: the job's order among those that wait for a worker.
             activity: told while the step waits and while it has a worker.
         """
         tried = [attempt.worker_id for attempt in record.attempts]

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pibot.contracts import JsonObject, WorkerAddress
+from pibot.contracts import JsonObject, Refusal, WorkerAddress
 from pibot.errors import TaskNotFound, WorkerBusy, WorkerNotReached, WorkerRejected, WorkerUnreachable
 from pibot.settings import Secret, Settings
 from pibot.tls import problem_of
@@ -223,11 +223,12 @@ def _client_timeout(seconds: float) -> aiohttp.ClientTimeout:
 
 
 def _refusal(address: WorkerAddress, status: int, answer: JsonObject) -> Exception:
-    message = str(answer.get("error") or f"it answered {status}")
+    refusal = Refusal.from_json(answer)
+    message = refusal.error or f"it answered {status}"
     if status == 404:
         return TaskNotFound(f"{address.worker_id}: {message}")
-    if answer.get("status") == "busy" or status == 503:
-        return WorkerBusy(answer.get("current_task"))
+    if refusal.busy or status == 503:
+        return WorkerBusy(refusal.current_task)
     if status in (401, 429):
         message += " (PIBOT_API_KEY must be the same on the master and the worker)"
     return WorkerRejected(address.worker_id, message, status=status)
