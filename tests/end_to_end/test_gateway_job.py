@@ -1,4 +1,4 @@
-"""A job through a real hub and a real worker, each a process of its own; only the hub has the provider's key."""
+"""A job through a real hub and a real worker as separate processes; only the hub has the provider's key."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def fleet(tmp_path: Path, llm: ScriptedLLM, **hub: str) -> Iterator[Fleet]:
 
 
 def run(fleet: Fleet, description: str, **more: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Run a job to its end; its result and its record."""
+    """Run a job to its end, and return its result and its record."""
     done = fleet.ask("POST", "/task", {"description": description, **more}, Prefer="wait=60")
     assert done.status == 200, done.body
     return done.json(), fleet.job(done.json()["job_id"])
@@ -47,7 +47,7 @@ def plan(*steps: str) -> model.Reply:
     return model.text(json.dumps({"complexity": "moderate", "handle_locally": False, "subtasks": subtasks}))
 
 
-def test_a_jobs_tokens_are_those_that_the_provider_counted(tmp_path: Path, llm: ScriptedLLM) -> None:
+def test_the_tokens_of_a_job_are_those_that_the_provider_counted(tmp_path: Path, llm: ScriptedLLM) -> None:
     told: list[tuple[int, int]] = []
 
     def counting(request: model.RecordedRequest) -> model.Reply:
@@ -77,7 +77,7 @@ def test_a_jobs_tokens_are_those_that_the_provider_counted(tmp_path: Path, llm: 
         assert today["total_tokens"] == usage["total_tokens"]
 
 
-def test_a_job_past_its_budget_fails_with_the_gateways_sentence(tmp_path: Path, llm: ScriptedLLM) -> None:
+def test_a_job_beyond_its_budget_fails_with_the_gateways_message(tmp_path: Path, llm: ScriptedLLM) -> None:
     llm.answer_with(model.tool_calls(model.call("no_such_tool", {})))
     with fleet(tmp_path, llm, PIBOT_JOB_TOKENS="40") as running:
         result, job = run(running, "Go on for ever", skills=[])
@@ -92,7 +92,9 @@ def test_a_job_past_its_budget_fails_with_the_gateways_sentence(tmp_path: Path, 
         assert len(job["subtasks"][0]["attempts"]) == 1
 
 
-def test_a_plan_past_the_days_budget_fails_its_job_with_the_gateways_sentence(tmp_path: Path, llm: ScriptedLLM) -> None:
+def test_a_plan_beyond_the_days_budget_fails_its_job_with_the_gateways_message(
+    tmp_path: Path, llm: ScriptedLLM
+) -> None:
     llm.enqueue(plan("One"), model.text("done"))
     with fleet(tmp_path, llm, PIBOT_DAY_TOKENS="30") as running:
         assert run(running, "The first")[0]["success"]

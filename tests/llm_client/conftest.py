@@ -1,4 +1,4 @@
-"""What the tests of the model client share: a scripted server, and clients of either backend whose time is not real."""
+"""Fixtures of the model client's tests: a scripted server, and clients of both backends with a fake clock."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HELLO = (Message("user", "hello"),)
 
 @dataclass
 class FakeTime:
-    """A clock that only sleeping moves."""
+    """A clock that advances only by sleeping."""
 
     now: float = 1000.0
     slept: list[float] = field(default_factory=list)
@@ -54,7 +54,7 @@ def time() -> FakeTime:
 
 @pytest.fixture
 async def make_client(backend: str, server: ScriptedLLM, time: FakeTime) -> AsyncIterator[MakeClient]:
-    """Make a client for the server: changes to its settings by their names, ``random`` for the jitter (none)."""
+    """Create clients for the server. Keywords change settings; ``random`` sets the jitter, by default to none."""
     made: list[ChatClient] = []
 
     def make(*, random: float = 0.0, wall: float = 0.0, **changes: Any) -> ChatClient:

@@ -1,4 +1,4 @@
-"""Servers that are not there, or answer with something else than a completion; over either backend."""
+"""Unreachable servers, and servers that answer with something else than a completion, over both backends."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from tests.support.scripted_llm import (
 )
 
 
-async def test_nobody_listening_is_told_with_the_address_and_the_variable(
+async def test_an_unreachable_server_is_reported_with_its_address_and_the_variable(
     make_client: MakeClient, time: FakeTime
 ) -> None:
     with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))  # taken, and not listening
+        unused.bind(("127.0.0.1", 0))  # bound, but not listening
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
         with pytest.raises(LLMUnavailable) as caught:
             await make_client(base_url=url, retries=2).complete(HELLO)
@@ -41,10 +41,12 @@ async def test_nobody_listening_is_told_with_the_address_and_the_variable(
     assert len(time.slept) == 2
 
 
-async def test_a_host_that_takes_no_connection_is_not_waited_for_beyond_the_time(make_client: MakeClient) -> None:
+async def test_the_timeout_also_bounds_connecting_to_a_dead_host(make_client: MakeClient) -> None:
     with socket.socket() as full, socket.socket() as first, socket.socket() as second:
         full.bind(("127.0.0.1", 0))
-        full.listen(0)  # and never accepts: Linux queues one, and drops the others' packets as a dead host would
+        full.listen(
+            0
+        )  # never accepts: Linux queues one connection and drops the packets of the others, like a dead host
         for filling in (first, second):
             filling.setblocking(False)
             filling.connect_ex(full.getsockname())
@@ -67,7 +69,7 @@ async def test_a_host_that_takes_no_connection_is_not_waited_for_beyond_the_time
         pytest.param(raw(b"\xff\xfe\xfa not text"), "no JSON", id="no text"),
     ],
 )
-async def test_an_answer_of_something_else_names_the_variable_and_is_not_asked_for_again(
+async def test_an_answer_that_is_no_completion_names_the_variable_and_is_not_retried(
     make_client: MakeClient, server: ScriptedLLM, reply: Reply, words: str
 ) -> None:
     server.enqueue(reply)
@@ -134,7 +136,7 @@ async def test_a_redirect_is_not_followed_with_the_key(
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a certificate with the openssl program")
-async def test_a_certificate_that_is_not_accepted_is_told_at_once(
+async def test_an_untrusted_certificate_is_reported_without_retries(
     make_client: MakeClient, time: FakeTime, tmp_path: Path
 ) -> None:
     await asyncio.to_thread(_make_certificate, tmp_path)

@@ -1,4 +1,4 @@
-"""One call for a completion, over either backend, against a real server."""
+"""One model call, over both backends, against a real server."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def test_the_text_the_usage_and_the_models_name_are_read(make_client: Make
     assert answer.model == "scripted-model-2"
 
 
-async def test_the_whole_conversation_and_the_tools_are_sent_as_the_protocol_has_them(
+async def test_the_whole_conversation_and_the_tools_are_sent_in_the_protocols_form(
     make_client: MakeClient, server: ScriptedLLM
 ) -> None:
     server.enqueue(text("done"))
@@ -119,7 +119,7 @@ async def test_broken_arguments_come_back_as_a_problem_and_the_conversation_can_
     assert json.loads(server.requests[1].messages[1]["tool_calls"][0]["function"]["arguments"]) == {}
 
 
-async def test_of_several_choices_the_first_counts(make_client: MakeClient, server: ScriptedLLM) -> None:
+async def test_the_first_of_several_choices_is_used(make_client: MakeClient, server: ScriptedLLM) -> None:
     server.enqueue(completion({"content": "first"}, {"content": "second"}))
 
     assert (await make_client().complete(HELLO)).text == "first"
@@ -141,7 +141,7 @@ async def test_the_connection_is_kept_for_the_next_call(make_client: MakeClient,
     assert [request.connection for request in server.requests] == [1, 1, 1]
 
 
-async def test_a_connection_that_the_server_closed_meanwhile_costs_no_error(
+async def test_a_connection_that_the_server_closed_while_idle_causes_no_error(
     make_client: MakeClient, server: ScriptedLLM
 ) -> None:
     hang_up: Reply = raw(text("bye").body)
@@ -154,7 +154,7 @@ async def test_a_connection_that_the_server_closed_meanwhile_costs_no_error(
     assert (await client.complete(HELLO)).text == "hello again"
 
 
-async def test_calls_at_once_get_each_their_own_answer(make_client: MakeClient, server: ScriptedLLM) -> None:
+async def test_concurrent_calls_each_get_their_own_answer(make_client: MakeClient, server: ScriptedLLM) -> None:
     server.answer_with(lambda request: text(request.messages[-1]["content"]))
     client = make_client()
 
@@ -183,7 +183,7 @@ async def test_calls_at_once_get_each_their_own_answer(make_client: MakeClient, 
         pytest.param(error(200, "overloaded", type="server_error"), id="error object with HTTP 200 and no number"),
     ],
 )
-async def test_a_failure_that_may_pass_is_followed_by_another_attempt(
+async def test_a_temporary_failure_is_retried(
     make_client: MakeClient, server: ScriptedLLM, time: FakeTime, failure: Reply
 ) -> None:
     server.enqueue(failure, text("now it works"))
@@ -197,7 +197,7 @@ async def test_a_failure_that_may_pass_is_followed_by_another_attempt(
 
 
 @pytest.mark.parametrize("silence", [hang(), stalled()], ids=["before", "within its answer"])
-async def test_a_server_that_falls_silent_is_asked_again_after_the_limit_for_one_attempt(
+async def test_a_silent_server_is_asked_again_after_the_limit_for_one_attempt(
     make_client: MakeClient, server: ScriptedLLM, silence: Reply
 ) -> None:
     server.enqueue(silence)
@@ -215,7 +215,7 @@ async def test_the_timeout_bounds_the_call_with_its_retries(make_client: MakeCli
 
 
 @pytest.mark.parametrize("timeout", [0.0, -1.0])
-async def test_without_time_left_nothing_is_sent(make_client: MakeClient, server: ScriptedLLM, timeout: float) -> None:
+async def test_nothing_is_sent_without_time_left(make_client: MakeClient, server: ScriptedLLM, timeout: float) -> None:
     with pytest.raises(LLMUnavailable, match="no time left"):
         await make_client().complete(HELLO, timeout=timeout)
 
@@ -245,11 +245,11 @@ async def test_the_query_of_the_base_url_is_kept(make_client: MakeClient, server
     )
 
 
-async def test_the_model_is_shown_by_its_name(make_client: MakeClient) -> None:
+async def test_the_client_has_the_models_name(make_client: MakeClient) -> None:
     assert make_client(model="some-model").model == "some-model"
 
 
-def test_a_reply_of_the_script_is_a_real_completion() -> None:
+def test_the_scripted_reply_is_a_real_completion() -> None:
     body: dict[str, Any] = json.loads(text("hi").body)
 
     assert body["object"] == "chat.completion"

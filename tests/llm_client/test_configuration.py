@@ -1,4 +1,4 @@
-"""Settings that cannot work are refused before anything is sent, with what to set and where."""
+"""Settings that cannot work are refused before anything is sent; the error says what to set, and where."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_placeholder_is_refused_with_where_to_put_the_real_key(key: str) -> No
         "local-key",
     ],
 )
-def test_what_may_be_a_key_is_taken_for_one(key: str) -> None:
+def test_anything_that_may_be_a_key_is_accepted(key: str) -> None:
     assert check(dataclasses.replace(GOOD, api_key=Secret(key))).key.reveal() == key
 
 
@@ -132,7 +132,7 @@ def test_the_path_of_completions_is_appended_once(url: str, completions: str) ->
     assert check(dataclasses.replace(GOOD, base_url=url)).completions_url == completions
 
 
-def test_the_openai_library_where_it_is_missing_is_asked_for_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_openai_library_is_reported_with_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openai", None)
 
     with pytest.raises(LLMConfigurationError) as caught:

@@ -1,4 +1,4 @@
-"""What a server refuses for good: told once, with what to do about it."""
+"""Permanent refusals and repeated failures of a server, and the errors made of them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.support.scripted_llm import MODEL, ScriptedLLM, error, html, raw, rep
         pytest.param(raw("", status=401), 401, ["VOLC_API_KEY"], id="no body"),
     ],
 )
-async def test_a_refusal_for_good_is_not_repeated_and_says_what_to_look_at(
+async def test_a_permanent_refusal_is_not_retried_and_says_what_to_check(
     make_client: MakeClient, server: ScriptedLLM, reply: Reply, status: int, words: list[str]
 ) -> None:
     server.enqueue(reply)
@@ -49,7 +49,7 @@ async def test_a_refusal_for_good_is_not_repeated_and_says_what_to_look_at(
     server.assert_done()
 
 
-async def test_a_server_that_keeps_failing_is_given_up_with_what_it_said_and_how_often(
+async def test_the_error_of_a_server_that_keeps_failing_quotes_it_and_counts_the_attempts(
     make_client: MakeClient, server: ScriptedLLM
 ) -> None:
     server.answer_with(error(503, "the model is asleep"))
@@ -86,7 +86,7 @@ async def test_a_quoted_error_is_one_short_line_without_control_characters(
 
 
 @pytest.mark.parametrize("reply", [error(500), error(400), error(200, "x", code=400), raw("pong")])
-async def test_no_error_drags_along_the_one_that_it_was_made_of(
+async def test_no_error_keeps_the_error_that_caused_it(
     make_client: MakeClient, server: ScriptedLLM, reply: Reply
 ) -> None:
     server.enqueue(reply)

@@ -1,4 +1,4 @@
-"""A client outlives no loop and needs none to be made; nothing of it is left open."""
+"""A client can be created without an event loop, follows its caller to another loop, and leaves nothing open."""
 
 from __future__ import annotations
 
@@ -27,11 +27,13 @@ async def ask(client: LLMClient) -> str:
 
 
 async def finish_tasks() -> None:
-    await asyncio.sleep(0)  # what was scheduled from another loop
+    await asyncio.sleep(0)  # run what another loop scheduled
     await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}))
 
 
-async def test_closing_twice_is_fine_and_a_closed_client_says_so(make_client: MakeClient, server: ScriptedLLM) -> None:
+async def test_closing_twice_is_fine_and_a_closed_client_refuses_calls(
+    make_client: MakeClient, server: ScriptedLLM
+) -> None:
     server.enqueue(text("hi"))
     client = make_client()
     await client.complete(HELLO)
@@ -66,7 +68,7 @@ def test_a_client_made_outside_of_any_loop_works_in_one(backend: str, server: Sc
         async with client:
             return await ask(client)
 
-    loop = asyncio.new_event_loop()  # asyncio.run in a test has pytest-asyncio leave a loop open, on Python 3.9
+    loop = asyncio.new_event_loop()  # after asyncio.run in a test, pytest-asyncio leaves a loop open on Python 3.9
     try:
         assert loop.run_until_complete(use()) == "hi"
     finally:
@@ -80,7 +82,7 @@ def test_a_client_moves_on_to_another_loop(backend: str, server: ScriptedLLM) ->
     try:
         assert [loop.run_until_complete(ask(client)) for loop in (first, second, second)] == ["hi"] * 3
         second.run_until_complete(client.close())
-        for loop in (first, second):  # what was left to each loop to close
+        for loop in (first, second):  # let each loop close its own resources
             loop.run_until_complete(finish_tasks())
     finally:
         first.close()
@@ -105,7 +107,7 @@ gc.collect()
 def test_a_client_that_is_dropped_without_being_closed_leaves_nothing_open(
     backend: str, server: ScriptedLLM, tmp_path: Path
 ) -> None:
-    """As the guide's scripts do. What is left open warns when it is collected."""
+    """The guide's scripts do this. An object left open would warn when it is collected."""
     server.answer_with(text("hi"))
     environ = {**os.environ, **server.environ(PIBOT_LLM_BACKEND=backend)}
 

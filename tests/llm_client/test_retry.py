@@ -1,4 +1,4 @@
-"""When the model's server is asked again. No test here waits."""
+"""When a failed call is retried, with a fake clock."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_the_wait_doubles_up_to_its_cap_and_the_jitter_is_full() -> None:
     assert policy.wait(10_000, None, lambda: 1.0) == 20.0
 
 
-def test_the_jitter_comes_on_top_of_what_the_server_asks_for_which_is_capped() -> None:
+def test_the_jitter_is_added_to_the_servers_retry_after_up_to_a_cap() -> None:
     policy = RetryPolicy(base=0.5, retry_after_cap=60.0)
 
     assert policy.wait(1, 7.0, lambda: 0.0) == 7.0
@@ -57,11 +57,11 @@ def test_retry_after_is_read_in_seconds_and_as_a_date(
     assert parse_retry_after(value, date, lambda: NOON_SECONDS) == seconds
 
 
-def test_a_wrong_clock_does_not_matter_where_the_server_sends_its_own() -> None:
+def test_a_wrong_clock_does_not_matter_if_the_server_sends_its_date() -> None:
     assert parse_retry_after(HALF_A_MINUTE_LATER, NOON, lambda: 0.0) == 30.0
 
 
-async def test_a_429_is_waited_out_for_as_long_as_the_server_asks(
+async def test_after_a_429_the_client_waits_as_long_as_the_server_asks(
     make_client: MakeClient, server: ScriptedLLM, time: FakeTime
 ) -> None:
     server.enqueue(error(429, retry_after=7), text("at last"))
@@ -70,14 +70,16 @@ async def test_a_429_is_waited_out_for_as_long_as_the_server_asks(
     assert time.slept == [7.0]
 
 
-async def test_a_429_with_a_date_is_waited_out(make_client: MakeClient, server: ScriptedLLM, time: FakeTime) -> None:
+async def test_after_a_429_with_a_date_the_client_waits_until_then(
+    make_client: MakeClient, server: ScriptedLLM, time: FakeTime
+) -> None:
     server.enqueue(error(429, retry_after=HALF_A_MINUTE_LATER, headers={"Date": NOON}), text("at last"))
 
     assert (await make_client().complete(HELLO)).text == "at last"
     assert time.slept == [30.0]
 
 
-async def test_a_long_retry_after_is_heeded_up_to_the_cap(
+async def test_a_long_retry_after_is_respected_up_to_the_cap(
     make_client: MakeClient, server: ScriptedLLM, time: FakeTime
 ) -> None:
     server.enqueue(error(503, retry_after=86400), text("at last"))
@@ -87,7 +89,7 @@ async def test_a_long_retry_after_is_heeded_up_to_the_cap(
     assert time.slept == [60.0]
 
 
-async def test_a_wait_that_does_not_fit_into_the_time_left_is_not_begun(
+async def test_a_wait_longer_than_the_time_left_is_not_started(
     make_client: MakeClient, server: ScriptedLLM, time: FakeTime
 ) -> None:
     server.enqueue(error(429, "slow down", retry_after=30))
@@ -98,7 +100,7 @@ async def test_a_wait_that_does_not_fit_into_the_time_left_is_not_begun(
     assert time.slept == []
 
 
-async def test_the_time_waited_counts_against_the_calls_timeout(
+async def test_waiting_counts_against_the_calls_timeout(
     make_client: MakeClient, server: ScriptedLLM, time: FakeTime
 ) -> None:
     server.answer_with(error(429, retry_after=8))

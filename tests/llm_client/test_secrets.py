@@ -1,4 +1,4 @@
-"""A key is never seen: not in an error, not in a log, not in a ``repr``, whatever the server does with it."""
+"""A key never appears in an error, a log or a ``repr``, whatever the server does with it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ LEAKS: dict[str, Callable[[str], Reply]] = {
 
 
 def seen(exc: BaseException | None) -> str:
-    """Everything that printing an error, or those that hang on it, could show."""
+    """Return everything that printing an error, its cause or its context could show."""
     shown = []
     while exc is not None:
         shown += [str(exc), repr(exc), repr(exc.args), "".join(traceback.format_exception(type(exc), exc, None))]
@@ -54,7 +54,7 @@ def seen(exc: BaseException | None) -> str:
 
 @pytest.mark.parametrize("leak", LEAKS.values(), ids=LEAKS.keys())
 @pytest.mark.parametrize("key", [API_KEY, QUERY_KEY], ids=["key", "key in the URL"])
-async def test_a_key_that_the_server_echoes_is_neither_in_the_error_nor_in_a_log(
+async def test_a_key_echoed_by_the_server_appears_neither_in_the_error_nor_in_a_log(
     make_client: MakeClient,
     server: ScriptedLLM,
     caplog: pytest.LogCaptureFixture,
@@ -75,7 +75,7 @@ async def test_a_key_that_the_server_echoes_is_neither_in_the_error_nor_in_a_log
             assert secret[6:] not in shown
 
 
-async def test_nobody_listening_does_not_show_the_key_in_the_address(
+async def test_the_error_of_an_unreachable_server_hides_the_key_in_its_address(
     make_client: MakeClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -89,7 +89,7 @@ async def test_nobody_listening_does_not_show_the_key_in_the_address(
         assert "query-key-0123456" not in shown
 
 
-def test_what_is_checked_hides_the_key_in_its_repr() -> None:
+def test_settings_and_endpoint_hide_the_key_in_their_repr() -> None:
     settings = LLMSettings(Secret(API_KEY), f"https://example.test/{API_KEY}/v1?key=query-key-0123456")
 
     for shown in (repr(settings), str(settings), repr(check(settings)), str(check(settings))):
@@ -109,7 +109,7 @@ def test_what_is_checked_hides_the_key_in_its_repr() -> None:
     ],
     ids=["space", "letter", "password", "scheme", "brackets", "port"],
 )
-def test_settings_that_are_refused_are_not_quoted(changes: dict[str, object]) -> None:
+def test_refused_settings_are_not_quoted(changes: dict[str, object]) -> None:
     settings = LLMSettings(**{"api_key": Secret(API_KEY), **changes})  # type: ignore[arg-type] # one test, many fields
 
     with pytest.raises(LLMError) as caught:
@@ -119,14 +119,14 @@ def test_settings_that_are_refused_are_not_quoted(changes: dict[str, object]) ->
     assert "schlüssel" not in seen(caught.value)
 
 
-def test_what_looks_like_somebody_elses_key_is_hidden_too() -> None:
+def test_anything_that_looks_like_a_key_is_hidden_too() -> None:
     redactor = Redactor([API_KEY])
 
     assert redactor.hide("Incorrect API key provided: sk-abcd****wxyz.") == "Incorrect API key provided: ***"
     assert redactor.hide("authorization: Bearer abc.def") == "authorization: ***"
 
 
-def test_words_that_a_key_shares_with_the_text_are_left_alone() -> None:
+def test_words_that_also_occur_in_the_key_are_kept() -> None:
     assert Redactor(["model-key-1f2e3d"]).hide("no model by that key") == "no model by that key"
 
 

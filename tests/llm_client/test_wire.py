@@ -1,4 +1,4 @@
-"""The protocol's JSON and its many dialects, without a network."""
+"""Reading the protocol's JSON and its many dialects, without a network."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def read_call(arguments: Any, **function: Any) -> ToolCall:
         ("half of a \ud83d pair", "half of a ? pair"),
     ],
 )
-def test_content_is_read_as_text_as_parts_and_as_null(content: Any, text: str) -> None:
+def test_content_may_be_text_parts_or_null(content: Any, text: str) -> None:
     assert read({"content": content}).text == text
 
 
@@ -57,7 +57,7 @@ def test_a_message_without_content_is_an_empty_text() -> None:
     assert read({}).text == ""
 
 
-def test_a_refusal_is_what_the_model_said() -> None:
+def test_a_refusal_is_read_as_the_text() -> None:
     assert read({"content": None, "refusal": "I will not"}).text == "I will not"
 
 
@@ -71,7 +71,7 @@ def test_a_refusal_is_what_the_model_said() -> None:
         ("none", 0, 0),
     ],
 )
-def test_usage_is_read_as_far_as_it_is_there_and_the_call_counts_as_one(
+def test_usable_parts_of_the_usage_are_read_and_the_call_counts_as_one(
     usage: Any, prompt: int, completion: int
 ) -> None:
     assert read({"content": "x"}, usage=usage).usage == Usage(prompt, completion, llm_calls=1)
@@ -81,14 +81,14 @@ def test_missing_usage_leaves_zeros() -> None:
     assert read({"content": "x"}).usage == Usage(0, 0, llm_calls=1)
 
 
-def test_the_model_asked_for_stands_in_where_the_server_names_none() -> None:
+def test_the_requested_model_is_used_if_the_server_names_none() -> None:
     assert read({"content": "x"}).model == "asked-for"
     assert read({"content": "x"}, model=None).model == "asked-for"
     assert read({"content": "x"}, model="other").model == "other"
 
 
 @pytest.mark.parametrize("reason", [None, "", 3])
-def test_a_missing_finish_reason_follows_from_the_message(reason: Any) -> None:
+def test_a_missing_finish_reason_is_derived_from_the_message(reason: Any) -> None:
     call = {"id": "c", "function": {"name": "t", "arguments": "{}"}}
     with_calls = {"choices": [{"message": {"tool_calls": [call]}, "finish_reason": reason}]}
     without = {"choices": [{"message": {"content": "x"}, "finish_reason": reason}]}
@@ -97,13 +97,13 @@ def test_a_missing_finish_reason_follows_from_the_message(reason: Any) -> None:
     assert wire.completion(without, model="m").finish_reason == "stop"
 
 
-def test_arguments_as_text_are_decoded_and_sent_back_as_they_were() -> None:
+def test_arguments_as_text_are_decoded_and_sent_back_unchanged() -> None:
     call = read_call('{ "path" : "/" }')
 
     assert call == ToolCall("c1", "tool", {"path": "/"}, '{ "path" : "/" }')
 
 
-def test_arguments_as_an_object_are_taken_and_sent_back_as_text() -> None:
+def test_arguments_as_an_object_are_accepted_and_sent_back_as_text() -> None:
     call = read_call({"path": "/ä"})
 
     assert call.arguments == {"path": "/ä"}
@@ -111,7 +111,7 @@ def test_arguments_as_an_object_are_taken_and_sent_back_as_text() -> None:
 
 
 @pytest.mark.parametrize("nothing", ["", "  \n", None, {}, "{}"])
-def test_no_arguments_are_an_empty_object_as_many_models_write_it_so(nothing: Any) -> None:
+def test_missing_arguments_are_an_empty_object(nothing: Any) -> None:
     call = read_call(nothing)
 
     assert call.arguments == {}
@@ -137,7 +137,7 @@ def test_no_arguments_are_an_empty_object_as_many_models_write_it_so(nothing: An
         ("[" * 100_000, "nested too deeply"),
     ],
 )
-def test_other_arguments_are_a_problem_told_to_the_model_and_an_object_is_sent_back(written: Any, words: str) -> None:
+def test_invalid_arguments_are_reported_to_the_model_and_an_empty_object_is_sent_back(written: Any, words: str) -> None:
     call = read_call(written)
 
     assert call.arguments is None
@@ -147,7 +147,7 @@ def test_other_arguments_are_a_problem_told_to_the_model_and_an_object_is_sent_b
     assert len(call.problem) < 500
 
 
-def test_the_problem_quotes_what_the_model_wrote_so_that_it_can_mend_it() -> None:
+def test_the_problem_quotes_what_the_model_wrote() -> None:
     problem = read_call('{"command": "ls" "cwd": "/"}').problem
 
     assert problem is not None
@@ -155,7 +155,7 @@ def test_the_problem_quotes_what_the_model_wrote_so_that_it_can_mend_it() -> Non
     assert "column" in problem
 
 
-def test_missing_and_repeated_ids_are_replaced_so_that_each_answer_finds_its_call() -> None:
+def test_missing_and_repeated_ids_are_replaced() -> None:
     function = {"name": "t", "arguments": "{}"}
     ids: list[Any] = ["a", None, "", "a", 0, {"no": "id"}]
     calls = [{"id": call_id, "function": function} for call_id in ids] + [{"function": function}]
@@ -165,7 +165,7 @@ def test_missing_and_repeated_ids_are_replaced_so_that_each_answer_finds_its_cal
     assert [call.call_id for call in decoded] == ["a", "made-1", "made-2", "made-3", "0", "made-4", "made-5"]
 
 
-def test_ids_made_without_help_differ() -> None:
+def test_generated_ids_differ() -> None:
     call = {"function": {"name": "t", "arguments": "{}"}}
 
     first, second = wire.completion(answer({"tool_calls": [call, call]}), model="m").tool_calls
@@ -183,7 +183,7 @@ def test_ids_made_without_help_differ() -> None:
         ("x" * 100, "x" * 64),
     ],
 )
-def test_a_name_outside_the_protocols_alphabet_is_brought_into_it(name: str, decoded: str) -> None:
+def test_a_name_outside_the_protocols_alphabet_is_made_valid(name: str, decoded: str) -> None:
     assert read_call("{}", name=name).name == decoded
 
 
@@ -197,24 +197,24 @@ def test_a_call_without_a_name_is_a_problem_for_the_model(call: dict[str, Any]) 
     assert "no name" in decoded.problem
 
 
-def test_entries_that_are_no_calls_are_passed_over() -> None:
+def test_entries_that_are_no_calls_are_skipped() -> None:
     assert read({"content": "x", "tool_calls": [None, "text", 3]}).tool_calls == ()
     assert read({"content": "x", "tool_calls": None}).tool_calls == ()
 
 
-def test_tool_calls_that_are_no_list_are_no_completion() -> None:
+def test_tool_calls_must_be_a_list() -> None:
     with pytest.raises(LLMProtocolError, match="tool_calls is no list"):
         read({"tool_calls": {"id": "c"}})
 
 
 @pytest.mark.parametrize("body", [b"", b" \n", b'{"a": ', b'{"a": ' + b"[" * 100_000])
-def test_an_empty_or_broken_answer_may_be_whole_the_next_time(body: bytes) -> None:
+def test_an_empty_or_truncated_answer_is_worth_a_retry(body: bytes) -> None:
     with pytest.raises(wire.EmptyAnswer):
         wire.parse(body)
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"\xff\xfa", b"OK", b"[" * 100_000])
-def test_an_answer_that_is_no_json_is_told_apart_from_a_broken_one(body: bytes) -> None:
+def test_an_answer_that_is_no_json_is_not_worth_a_retry(body: bytes) -> None:
     with pytest.raises(LLMProtocolError) as caught:
         wire.parse(body)
 
@@ -222,7 +222,7 @@ def test_an_answer_that_is_no_json_is_told_apart_from_a_broken_one(body: bytes) 
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="earlier Pythons convert numbers of any length")
-def test_a_number_of_too_many_digits_is_no_crash() -> None:
+def test_a_number_with_too_many_digits_does_not_crash() -> None:
     with pytest.raises(wire.EmptyAnswer):
         wire.parse(b'{"a": ' + b"9" * 100_000 + b"}")
     assert read_call('{"n": ' + "9" * 100_000 + "}").problem is not None
@@ -256,7 +256,7 @@ def test_any_json_is_a_completion_or_a_protocol_error_and_what_comes_out_can_be_
 
 
 @given(st.text(st.characters(codec=None)))
-def test_any_text_as_arguments_is_decoded_or_a_problem(written: str) -> None:
+def test_any_text_as_arguments_is_decoded_or_reported_as_a_problem(written: str) -> None:
     call = read_call(written)
 
     assert isinstance(json.loads(call.raw_arguments), dict)

@@ -1,4 +1,4 @@
-"""The gateway and nothing else of the hub, over real HTTP, in front of a scripted provider."""
+"""A hub that has only the gateway, over real HTTP, in front of a scripted provider."""
 
 from __future__ import annotations
 
@@ -54,7 +54,13 @@ def settings_for(llm: ScriptedLLM) -> LLMSettings:
 
 
 def running(settings: LLMSettings, *, places: int = 4, **more: Any) -> Iterator[Running]:
-    """A hub with the gateway alone; ``more`` is for its :class:`GatewaySettings`. The provider is asked only once."""
+    """Run a hub with only the gateway.
+
+    Args:
+        settings: the provider's.
+        places: how many calls run at the provider, and how many callers wait.
+        more: for :class:`GatewaySettings`.
+    """
     loop = BackgroundLoop()
     endpoints, problem = [], None
     limits = GatewaySettings(**more)

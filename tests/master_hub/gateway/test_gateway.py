@@ -1,4 +1,4 @@
-"""The gateway over real HTTP on both sides: the OpenAI library or plain requests in front, a scripted model behind."""
+"""The gateway over real HTTP on both sides: plain requests or the OpenAI library, and a scripted provider."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def provider() -> Iterator[ScriptedLLM]:
 
 @pytest.fixture
 def llm(provider: ScriptedLLM) -> Iterator[ScriptedLLM]:
-    """The provider, that has been asked nothing yet."""
+    """The provider, with no requests recorded yet."""
     provider.requests.clear()
     provider.other_requests.clear()
     yield provider
@@ -91,7 +91,7 @@ def test_the_openai_library_works_against_it(hub: Running, llm: ScriptedLLM) -> 
     assert models == [model.MODEL]
 
 
-def test_a_call_without_a_model_gets_the_masters(hub: Running, llm: ScriptedLLM) -> None:
+def test_a_call_without_a_model_gets_the_masters_model(hub: Running, llm: ScriptedLLM) -> None:
     llm.enqueue(model.text("hi"))
 
     hub.chat()
@@ -132,7 +132,7 @@ def test_the_providers_refusal_is_passed_on_with_its_status(hub: Running, llm: S
     assert "Www-Authenticate" not in answer.headers
 
 
-def test_a_provider_that_repeats_its_key_does_not_give_it_away(hub: Running, llm: ScriptedLLM) -> None:
+def test_a_key_repeated_by_the_provider_is_removed(hub: Running, llm: ScriptedLLM) -> None:
     llm.enqueue(
         model.error(401, f"Incorrect API key provided: {model.API_KEY}"),
         model.error(401, f"Incorrect API key provided: {model.API_KEY[:10]}"),
@@ -145,8 +145,8 @@ def test_a_provider_that_repeats_its_key_does_not_give_it_away(hub: Running, llm
         assert model.API_KEY not in str(answer.headers)
 
 
-def test_each_part_of_a_stream_comes_through_before_the_next_is_made() -> None:
-    """A provider of its own, because this one sends the second part only when the first was received."""
+def test_each_part_of_a_stream_is_passed_on_before_the_next_is_generated() -> None:
+    """Uses its own provider, which sends the second part only after the caller has received the first."""
     received = threading.Event()
     parts = (b"data: 1\n\n", b"data: 2\n\n")
 
@@ -176,7 +176,7 @@ def test_each_part_of_a_stream_comes_through_before_the_next_is_made() -> None:
             connection.close()
 
 
-def test_a_stream_that_breaks_off_says_so_to_its_reader(hub: Running, llm: ScriptedLLM) -> None:
+def test_a_stream_that_breaks_off_ends_with_an_error_event(hub: Running, llm: ScriptedLLM) -> None:
     llm.enqueue(model.truncated(model.stream("a", "b", "c")))
 
     with hub.client() as client, pytest.raises(openai.APIError, match="broke off"):
@@ -193,7 +193,7 @@ def test_an_answer_that_breaks_off_is_a_502(hub: Running, llm: ScriptedLLM) -> N
         assert answer.json()["error"]["code"] == "provider_connection_broke"
 
 
-def test_a_provider_that_is_not_there_is_a_502_that_names_the_variable(unreachable_hub: Running) -> None:
+def test_an_unreachable_provider_is_a_502_that_names_the_variable(unreachable_hub: Running) -> None:
     answer = unreachable_hub.chat()
 
     assert answer.status == 502
@@ -223,7 +223,7 @@ def test_a_redirect_is_not_followed(hub: Running, llm: ScriptedLLM) -> None:
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "/v1/chat/completions"), ("GET", "/v1/models")])
-def test_without_a_key_for_the_model_the_sentence_says_where_to_put_it(
+def test_without_a_key_for_the_model_the_error_says_where_to_put_it(
     keyless_hub: Running, llm: ScriptedLLM, method: str, path: str
 ) -> None:
     answer = ask(keyless_hub.port, method, path, HELLO if method == "POST" else None, key=KEY)
@@ -233,7 +233,7 @@ def test_without_a_key_for_the_model_the_sentence_says_where_to_put_it(
     assert not llm.requests
 
 
-def test_beyond_its_places_callers_are_asked_to_come_back(narrow_hub: Running, llm: ScriptedLLM) -> None:
+def test_callers_beyond_the_limit_are_asked_to_come_back(narrow_hub: Running, llm: ScriptedLLM) -> None:
     release = threading.Event()
     llm.enqueue(model.held(model.text("first"), release), model.text("second"))
     first: list[Answer] = []
@@ -252,7 +252,7 @@ def test_beyond_its_places_callers_are_asked_to_come_back(narrow_hub: Running, l
     assert narrow_hub.gateway.calls() == {200: 2, 429: 1}
 
 
-def test_a_reader_that_goes_away_gives_its_place_back_and_ends_the_providers_work() -> None:
+def test_a_reader_that_disconnects_frees_its_slot_and_stops_the_provider() -> None:
     ended = threading.Event()
 
     def server(environ: Any, start_response: Any) -> Iterator[bytes]:
@@ -268,7 +268,7 @@ def test_a_reader_that_goes_away_gives_its_place_back_and_ends_the_providers_wor
             api_key=Secret(model.API_KEY), base_url=f"http://127.0.0.1:{port}/v1", model="m", retries=0
         )
         for hub in running(settings, places=1):
-            for _ in range(2):  # the second call finds the place that the first one had
+            for _ in range(2):  # the second call gets the slot of the first
                 ended.clear()
                 connection = http.client.HTTPConnection("127.0.0.1", hub.port, timeout=20)
                 body = json.dumps({**HELLO, "stream": True})
@@ -281,7 +281,7 @@ def test_a_reader_that_goes_away_gives_its_place_back_and_ends_the_providers_wor
                 assert ended.wait(20)
 
 
-def test_a_body_beyond_the_limit_is_a_413_and_not_read(hub: Running, llm: ScriptedLLM) -> None:
+def test_a_body_beyond_the_limit_is_refused_with_413_and_not_read(hub: Running, llm: ScriptedLLM) -> None:
     big = json.dumps({"messages": [{"role": "user", "content": "x" * (web.MAX_BODY + 1)}]}).encode()
 
     assert ask(hub.port, "POST", "/v1/chat/completions", big, key=KEY).status == 413
@@ -289,7 +289,7 @@ def test_a_body_beyond_the_limit_is_a_413_and_not_read(hub: Running, llm: Script
 
 
 @pytest.mark.parametrize(("key", "shown"), [("rehearsal", "a rehearsal"), ("rehearsal-of-16-ch", "a ***")])
-def test_a_long_key_is_taken_out_of_an_answer_and_a_short_one_may_be_a_word_of_it(key: str, shown: str) -> None:
+def test_a_long_key_is_removed_from_an_answer_and_a_short_one_is_kept(key: str, shown: str) -> None:
     endpoint = check(LLMSettings(api_key=Secret(key), base_url="http://127.0.0.1:9/v1"))
     answer = f"a {key}" if shown == "a ***" else shown
     assert without_key(endpoint, 200, answer.encode()) == shown.encode()

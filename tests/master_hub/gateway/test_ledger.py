@@ -1,3 +1,5 @@
+"""Budgets and the writing of calls, with a disk that may be full or slow."""
+
 from __future__ import annotations
 
 import asyncio
@@ -22,24 +24,29 @@ from pibot.settings import GatewaySettings
 CALL = Counted(Usage(100, 20, 1))
 
 
-class FullDisk(JobStore):
-    """A store whose disk may be full for calls."""
+class FaultyDisk(JobStore):
+    """A job store that can refuse to write calls, like a full disk, or keep them waiting."""
 
-    full = True
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.full = True
+        self.answers = threading.Event()
+        self.answers.set()
 
     def spend(self, calls: Sequence[Spent]) -> None:
         if self.full:
             raise StoreUnwritable("the disk is full")
+        assert self.answers.wait(20)
         super().spend(calls)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[FullDisk]:
-    with contextlib.closing(FullDisk(tmp_path / "jobs.db")) as store:
+def store(tmp_path: Path) -> Iterator[FaultyDisk]:
+    with contextlib.closing(FaultyDisk(tmp_path / "jobs.db")) as store:
         yield store
 
 
-async def test_calls_that_a_full_disk_does_not_take_are_written_with_the_next(store: FullDisk) -> None:
+async def test_calls_that_a_full_disk_refuses_are_written_with_the_next_call(store: FaultyDisk) -> None:
     ledger = Ledger(store, GatewaySettings(), ("m",))
     await ledger.end(await ledger.begin(Account("worker-1"), 10), "m", CALL)
     assert store.accounts.of_day() == ()
@@ -50,7 +57,7 @@ async def test_calls_that_a_full_disk_does_not_take_are_written_with_the_next(st
     ledger.close()
 
 
-async def test_what_waits_for_the_disk_is_within_the_budgets_too(store: FullDisk) -> None:
+async def test_calls_waiting_for_the_disk_count_against_the_budgets(store: FaultyDisk) -> None:
     ledger = Ledger(store, GatewaySettings(day_tokens=100), ("m",))
     await ledger.end(await ledger.begin(Account("worker-1"), 10), "m", CALL)
     with pytest.raises(GatewayError, match="PIBOT_DAY_TOKENS"):
@@ -58,7 +65,7 @@ async def test_what_waits_for_the_disk_is_within_the_budgets_too(store: FullDisk
     ledger.close()
 
 
-async def test_a_hub_that_stops_writes_what_still_waits(store: FullDisk) -> None:
+async def test_a_stopping_hub_writes_the_waiting_calls(store: FaultyDisk) -> None:
     ledger = Ledger(store, GatewaySettings(), ("m",))
     await ledger.end(await ledger.begin(Account("worker-1"), 10), "m", CALL)
     store.full = False
@@ -67,7 +74,7 @@ async def test_a_hub_that_stops_writes_what_still_waits(store: FullDisk) -> None
     ledger.close()
 
 
-async def test_a_call_is_counted_once_however_often_its_end_is_told(store: FullDisk) -> None:
+async def test_a_call_that_is_ended_twice_is_counted_once(store: FaultyDisk) -> None:
     store.full = False
     ledger = Ledger(store, GatewaySettings(), ("m",))
     key = await ledger.begin(Account("worker-1"), 10)
@@ -77,36 +84,34 @@ async def test_a_call_is_counted_once_however_often_its_end_is_told(store: FullD
     ledger.close()
 
 
-async def test_calls_that_come_at_once_see_each_other_in_the_budget_of_their_job(store: FullDisk) -> None:
+async def test_concurrent_calls_count_against_the_budget_of_their_job(store: FaultyDisk) -> None:
     job_id = store.submit(Submission("look")).job_id
     ledger = Ledger(store, GatewaySettings(job_tokens=100, day_tokens=10_000), ("m",))
     begun = [ledger.begin(Account(f"worker-{n}", job_id), 90) for n in range(8)]
     answers = await asyncio.gather(*begun, return_exceptions=True)
     refused = [str(answer) for answer in answers if isinstance(answer, GatewayError)]
-    assert len(refused) == 6  # the second still fits: a budget is overshot by one prompt
+    assert len(refused) == 6  # the second call still fits: a budget is overshot by at most one prompt
     assert all("PIBOT_JOB_TOKENS" in sentence for sentence in refused)
     ledger.close()
 
 
-async def test_a_call_whose_caller_is_cancelled_while_the_disk_is_slow_is_counted(store: FullDisk) -> None:
+async def test_a_call_cancelled_while_the_disk_is_slow_is_still_counted(store: FaultyDisk) -> None:
     store.full = False
-    disk = threading.Event()
+    store.answers.clear()
     ledger = Ledger(store, GatewaySettings(), ("m",))
     key = await ledger.begin(Account("master"), 10)
-    slow = asyncio.ensure_future(ledger._on_disk.once(disk.wait))
     ending = asyncio.ensure_future(ledger.end(key, "m", CALL))
     await asyncio.sleep(0)
     ending.cancel()
     await asyncio.wait([ending])
     stopping = asyncio.ensure_future(ledger.stop())
-    disk.set()
+    store.answers.set()
     await stopping
     assert store.accounts.of_day()[0].usage == CALL.usage
-    assert await slow
     ledger.close()
 
 
-async def test_who_waits_no_longer_for_a_place_takes_none() -> None:
+async def test_a_caller_that_stopped_waiting_takes_no_slot() -> None:
     slots = Slots(1)
     assert await slots.take(0)
     assert not await slots.take(0)

@@ -1,4 +1,4 @@
-"""The hub's own model calls: the same limits, retries and counts as for the workers', without HTTP in between."""
+"""The hub's own model calls have the same limits, retries and counts as the workers', without HTTP in between."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def complete(hub: Running, job_id: str, timeout: float | None = None) -> Complet
     return hub.loop.run(client.complete([Message("user", "hello")], timeout=timeout)).result()
 
 
-def test_a_plans_tokens_are_counted_to_its_job_and_once(llm: ScriptedLLM) -> None:
+def test_the_tokens_of_a_plan_are_counted_once_to_its_job(llm: ScriptedLLM) -> None:
     with gateway(llm) as hub:
         llm.enqueue(model.text("a plan", usage=TOLD))
         job_id = job(hub)
@@ -60,14 +60,14 @@ def test_a_plans_tokens_are_counted_to_its_job_and_once(llm: ScriptedLLM) -> Non
 
 
 @pytest.mark.parametrize("failure", [model.error(503), model.reset(), model.error(429, retry_after=0)])
-def test_a_failure_that_may_pass_is_tried_again(llm: ScriptedLLM, failure: model.Reply) -> None:
+def test_a_temporary_failure_of_an_own_call_is_retried(llm: ScriptedLLM, failure: model.Reply) -> None:
     with gateway(llm, retries=2) as hub:
         llm.enqueue(failure, failure, model.text("at last"))
         assert complete(hub, job(hub)).text == "at last"
         assert hub.gateway.calls() == {200: 1}
 
 
-def test_an_answer_that_is_no_whole_completion_is_asked_for_again_and_each_is_counted(llm: ScriptedLLM) -> None:
+def test_a_broken_completion_is_retried_and_each_attempt_is_counted(llm: ScriptedLLM) -> None:
     with gateway(llm, retries=2) as hub:
         broken = model.reply_json({"choices": [], "usage": TOLD})
         llm.enqueue(broken, model.error(200, "upstream failed", code=502), model.text("whole", usage=TOLD))
@@ -78,7 +78,7 @@ def test_an_answer_that_is_no_whole_completion_is_asked_for_again_and_each_is_co
         assert hub.store.accounts.of_day()[0].estimated == 1
 
 
-def test_a_model_that_keeps_failing_is_asked_as_often_as_the_settings_say(llm: ScriptedLLM) -> None:
+def test_a_failing_model_is_asked_as_often_as_the_settings_say(llm: ScriptedLLM) -> None:
     with gateway(llm, retries=2) as hub:
         llm.answer_with(model.error(503, "overloaded"))
         with pytest.raises(LLMUnavailable, match=r'answered 503: "overloaded".*asked 3 times'):
@@ -95,7 +95,7 @@ def test_a_model_that_sends_no_completion_is_a_protocol_error(llm: ScriptedLLM) 
         assert len(llm.requests) == 2
 
 
-def test_a_provider_that_streams_unasked_is_no_completion(llm: ScriptedLLM) -> None:
+def test_an_unrequested_stream_is_a_protocol_error_and_frees_its_slot(llm: ScriptedLLM) -> None:
     with gateway(llm, calls=1) as hub:
         llm.enqueue(model.stream("a", "b"), model.text("a plan"))
         with pytest.raises(LLMProtocolError, match="no JSON"):
@@ -103,14 +103,14 @@ def test_a_provider_that_streams_unasked_is_no_completion(llm: ScriptedLLM) -> N
         assert complete(hub, job(hub)).text == "a plan"  # the one slot is free again
 
 
-def test_a_refusal_names_the_variable_to_look_at(llm: ScriptedLLM) -> None:
+def test_a_refusal_names_the_variable_to_check(llm: ScriptedLLM) -> None:
     with gateway(llm, retries=2) as hub:
         llm.enqueue(model.error(401, "no such key"))
         with pytest.raises(LLMRejected, match=r"no such key.*VOLC_API_KEY"):
             complete(hub, job(hub))
 
 
-def test_a_model_that_cannot_be_reached_is_told_as_to_a_worker() -> None:
+def test_an_unreachable_model_is_reported_as_to_a_worker() -> None:
     with ScriptedLLM() as gone:
         settings = settings_for(gone)
     for hub in running(settings):
@@ -130,7 +130,7 @@ def test_the_fallback_model_plans_when_the_first_one_fails(llm: ScriptedLLM) -> 
         assert second.requests[0].json["model"] == "small-model"
 
 
-def test_past_its_budget_a_job_gets_the_gateways_sentence_at_once(llm: ScriptedLLM) -> None:
+def test_a_plan_beyond_its_jobs_budget_is_refused_without_retries(llm: ScriptedLLM) -> None:
     with gateway(llm, retries=3, job_tokens=700) as hub:
         llm.enqueue(model.text("a plan", usage=TOLD))
         job_id = job(hub)
@@ -140,7 +140,7 @@ def test_past_its_budget_a_job_gets_the_gateways_sentence_at_once(llm: ScriptedL
         assert hub.gateway.calls() == {200: 1, 429: 1}
 
 
-def test_a_plan_waits_for_a_slot_longer_than_a_worker_does(llm: ScriptedLLM) -> None:
+def test_a_plan_waits_longer_for_a_slot_than_a_worker(llm: ScriptedLLM) -> None:
     release = threading.Event()
     llm.enqueue(model.held(model.text("a worker's"), release), model.text("a plan"))
     with gateway(llm, retries=50, timeout=0.5, calls=1, places=4) as hub:
@@ -149,7 +149,7 @@ def test_a_plan_waits_for_a_slot_longer_than_a_worker_does(llm: ScriptedLLM) -> 
         llm.wait_for_requests(1)
         client = GatewayClient(hub.gateway, model.MODEL, job(hub))
         planning = hub.loop.run(client.complete([Message("user", "hello")]))
-        assert hub.chat().status == 429  # another worker has waited in vain meanwhile
+        assert hub.chat().status == 429  # another worker gives up waiting in the meantime
         release.set()
         assert planning.result().text == "a plan"
         worker.join()
@@ -167,7 +167,7 @@ def test_a_cancelled_plan_frees_its_slot_and_counts_nothing(llm: ScriptedLLM) ->
         assert hub.store.queries.job(job_id).usage == Usage()
 
 
-def test_a_plan_can_be_given_a_time_limit(llm: ScriptedLLM) -> None:
+def test_a_plan_can_have_a_time_limit(llm: ScriptedLLM) -> None:
     with gateway(llm) as hub:
         llm.enqueue(model.hang())
         with pytest.raises(LLMUnavailable, match=r"within 0\.2 seconds"):

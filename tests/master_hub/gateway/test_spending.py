@@ -1,4 +1,4 @@
-"""What the gateway counts, how far it lets models be asked, and what it does when a model fails: over real HTTP."""
+"""Counting tokens, budgets, retries and the fallback model, over real HTTP."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def gateway(llm: ScriptedLLM, *, retries: int = 0, timeout: float = 20.0, **more
 
 
 def leased(hub: Running, *, to: str = "worker-1") -> Lease:
-    """A job of one step that a worker has."""
+    """Submit a job of one step, and lease the step to a worker."""
     job = hub.store.submit(Submission("Do it", skills=()))
     return hub.store.lease(job.job_id, job.steps[0].task_id, to, 60.0)
 
@@ -51,7 +51,7 @@ def today(hub: Running) -> Spending:
 
 
 def broken_off(hub: Running, *, after: bytes) -> None:
-    """Read a stream up to and with some bytes, then go away."""
+    """Read a stream until some bytes have come, then disconnect."""
     connection = http.client.HTTPConnection("127.0.0.1", hub.port, timeout=20)
     connection.request("POST", "/v1/chat/completions", json.dumps(STREAM), {"Authorization": f"Bearer {KEY}"})
     response = connection.getresponse()
@@ -62,10 +62,10 @@ def broken_off(hub: Running, *, after: bytes) -> None:
     connection.close()
 
 
-# --- who calls, and for what ---
+# --- accounts ---
 
 
-def test_a_workers_call_is_counted_to_the_job_that_it_has_whatever_it_says_itself(llm: ScriptedLLM) -> None:
+def test_a_workers_call_is_counted_to_its_leased_job_whatever_the_worker_says(llm: ScriptedLLM) -> None:
     with gateway(llm) as hub:
         theirs, its = leased(hub, to="worker-2"), leased(hub)
         llm.enqueue(model.text("hi", usage=TOLD))
@@ -80,14 +80,14 @@ def test_a_workers_call_is_counted_to_the_job_that_it_has_whatever_it_says_itsel
         assert hub.store.accounts.of_day() == (Spending(Usage(700, 30, 1), 0, None, "worker-1", model.MODEL),)
 
 
-def test_a_call_of_a_worker_that_has_no_job_is_counted_to_it_and_to_the_day(llm: ScriptedLLM) -> None:
+def test_a_call_of_a_worker_without_a_job_is_counted_to_the_worker_and_the_day(llm: ScriptedLLM) -> None:
     with gateway(llm) as hub:
         llm.enqueue(model.text("hi", usage=TOLD))
         hub.chat(key=TOKEN)
         assert [(row.caller, row.usage.total_tokens) for row in hub.store.accounts.of_day()] == [("worker-1", 730)]
 
 
-def test_tokens_that_its_worker_reports_too_are_counted_once(llm: ScriptedLLM) -> None:
+def test_tokens_that_the_worker_reports_too_are_counted_once(llm: ScriptedLLM) -> None:
     with gateway(llm) as hub:
         lease = leased(hub)
         llm.enqueue(model.text("hi", usage=TOLD), model.text("ho", usage=TOLD))
@@ -99,8 +99,8 @@ def test_tokens_that_its_worker_reports_too_are_counted_once(llm: ScriptedLLM) -
         assert hub.store.queries.job(lease.job_id).usage == Usage(1400, 60, 2) == hub.store.used
 
 
-def test_tokens_that_only_its_worker_knows_of_are_counted_too(llm: ScriptedLLM) -> None:
-    """A worker that asks the provider itself, or did so for a part of its task."""
+def test_tokens_that_only_the_worker_reports_are_counted(llm: ScriptedLLM) -> None:
+    """The worker may have asked the provider directly, for all or a part of its task."""
     with gateway(llm) as hub:
         lease = leased(hub)
         llm.enqueue(model.text("hi", usage=TOLD))
@@ -118,7 +118,7 @@ def test_a_refused_call_counts_nothing(llm: ScriptedLLM) -> None:
         assert today(hub) == Spending()
 
 
-def test_names_of_models_that_callers_make_up_are_counted_as_one(llm: ScriptedLLM) -> None:
+def test_unknown_model_names_are_counted_as_one_model(llm: ScriptedLLM) -> None:
     with gateway(llm, prices={"priced": Price(1, 1)}) as hub:
         for name in ("a", "b", "priced"):
             llm.enqueue(model.text("hi", usage=TOLD))
@@ -138,10 +138,10 @@ def test_a_call_costs_what_the_models_price_says(llm: ScriptedLLM) -> None:
         assert today(hub).cost == pytest.approx(0.0008)
 
 
-# --- what is not told ---
+# --- token counts and estimates ---
 
 
-def test_where_the_provider_tells_no_tokens_they_are_estimated_and_said_to_be(llm: ScriptedLLM) -> None:
+def test_tokens_that_the_provider_does_not_report_are_estimated_and_marked_so(llm: ScriptedLLM) -> None:
     with gateway(llm) as hub:
         llm.enqueue(model.text("x" * 400, usage=None))
         hub.chat({"messages": [{"role": "user", "content": "y" * 4000}]})
@@ -151,7 +151,7 @@ def test_where_the_provider_tells_no_tokens_they_are_estimated_and_said_to_be(ll
         assert spent.to_json()["estimated_calls"] == 1
 
 
-def test_a_streams_tokens_are_asked_for_and_kept_from_who_did_not_ask(llm: ScriptedLLM) -> None:
+def test_token_counts_of_a_stream_are_requested_and_removed_for_the_caller(llm: ScriptedLLM) -> None:
     with gateway(llm) as hub:
         llm.enqueue(model.stream("a", "b", usage=TOLD))
         answer = hub.chat(STREAM)
@@ -162,7 +162,7 @@ def test_a_streams_tokens_are_asked_for_and_kept_from_who_did_not_ask(llm: Scrip
         assert today(hub) == Spending(Usage(700, 30, 1))
 
 
-def test_who_asks_for_a_streams_tokens_gets_them(llm: ScriptedLLM) -> None:
+def test_a_caller_that_asks_for_a_streams_token_counts_gets_them(llm: ScriptedLLM) -> None:
     with gateway(llm) as hub:
         llm.enqueue(model.stream("a", usage=TOLD))
         with hub.client() as client:
@@ -178,7 +178,7 @@ def test_who_asks_for_a_streams_tokens_gets_them(llm: ScriptedLLM) -> None:
         assert chunks[-1].usage.total_tokens == 730
 
 
-def test_a_stream_without_tokens_is_estimated(llm: ScriptedLLM) -> None:
+def test_a_stream_without_token_counts_is_estimated(llm: ScriptedLLM) -> None:
     with gateway(llm) as hub:
         llm.enqueue(model.stream("x" * 200, "y" * 200))
         hub.chat(STREAM)
@@ -186,7 +186,7 @@ def test_a_stream_without_tokens_is_estimated(llm: ScriptedLLM) -> None:
         assert today(hub).estimated == 1
 
 
-def test_a_provider_that_refuses_the_wish_for_a_streams_tokens_is_asked_without(llm: ScriptedLLM) -> None:
+def test_a_provider_that_refuses_stream_options_is_asked_without_them(llm: ScriptedLLM) -> None:
     with gateway(llm) as hub:
         llm.enqueue(model.error(400, "unknown field stream_options"), model.stream("a"))
         answer = hub.chat(STREAM)
@@ -197,19 +197,23 @@ def test_a_provider_that_refuses_the_wish_for_a_streams_tokens_is_asked_without(
 def test_a_stream_that_its_caller_breaks_off_is_counted() -> None:
     said = json.dumps({"choices": [{"index": 0, "delta": {"content": "x" * 400}}]})
     asked: list[str] = []
+    ended = threading.Event()
 
     def server(environ: Any, start_response: Any) -> Iterator[bytes]:
         asked.append(environ["PATH_INFO"])
         start_response("200 OK", [("Content-Type", "text/event-stream")])
-        while len(asked) == 1:  # until the one place is free for a second call
-            yield f"data: {said}\n\n".encode()
+        try:
+            while len(asked) == 1:  # until there is a second call
+                yield f"data: {said}\n\n".encode()
+        finally:
+            ended.set()
 
     with serving(server) as port:
         settings = LLMSettings(Secret(model.API_KEY), f"http://127.0.0.1:{port}/v1", "m", retries=0)
         for hub in running(settings, places=1):
             broken_off(hub, after=b"xxx")
-            while hub.chat(STREAM).status == 429:  # its place is not free yet
-                pass
+            assert ended.wait(20)
+            assert hub.chat(STREAM).status == 200
             spent = today(hub)
             assert (spent.usage.llm_calls, spent.estimated) == (2, 2)
             assert spent.usage.completion_tokens >= 100
@@ -218,7 +222,7 @@ def test_a_stream_that_its_caller_breaks_off_is_counted() -> None:
 # --- budgets ---
 
 
-def test_a_job_that_has_used_its_tokens_gets_no_more_and_is_told_which_variable_says_so(llm: ScriptedLLM) -> None:
+def test_a_job_beyond_its_budget_is_refused_with_the_name_of_the_variable(llm: ScriptedLLM) -> None:
     with gateway(llm, job_tokens=1000) as hub:
         lease = leased(hub)
         llm.enqueue(model.text("hi", usage=TOLD), model.text("hi", usage=TOLD))
@@ -237,7 +241,7 @@ def test_a_job_that_has_used_its_tokens_gets_no_more_and_is_told_which_variable_
         assert len(llm.requests) == 2
 
 
-def test_another_job_has_tokens_of_its_own(llm: ScriptedLLM) -> None:
+def test_each_job_has_its_own_budget(llm: ScriptedLLM) -> None:
     with gateway(llm, job_tokens=700) as hub:
         lease = leased(hub)
         llm.enqueue(model.text("hi", usage=TOLD), model.text("hi", usage=TOLD))
@@ -247,7 +251,7 @@ def test_another_job_has_tokens_of_its_own(llm: ScriptedLLM) -> None:
         assert hub.chat(key=TOKEN).status == 200
 
 
-def test_past_the_days_tokens_nobody_gets_more(llm: ScriptedLLM) -> None:
+def test_beyond_the_days_budget_every_call_is_refused(llm: ScriptedLLM) -> None:
     with gateway(llm, day_tokens=700) as hub:
         llm.enqueue(model.text("hi", usage=TOLD))
         hub.chat(key=TOKEN)
@@ -257,7 +261,7 @@ def test_past_the_days_tokens_nobody_gets_more(llm: ScriptedLLM) -> None:
         assert "PIBOT_DAY_TOKENS on the master allows 700" in refused.json()["error"]["message"]
 
 
-def test_the_openai_library_does_not_ask_again_past_a_budget(llm: ScriptedLLM) -> None:
+def test_the_openai_library_does_not_retry_beyond_a_budget(llm: ScriptedLLM) -> None:
     with gateway(llm, day_tokens=1) as hub:
         llm.enqueue(model.text("hi", usage=TOLD))
         hub.chat()
@@ -267,7 +271,7 @@ def test_the_openai_library_does_not_ask_again_past_a_budget(llm: ScriptedLLM) -
         assert hub.gateway.calls() == {200: 1, 429: 1}
 
 
-async def test_our_own_client_repeats_the_gateways_sentence_and_nothing_else(llm: ScriptedLLM) -> None:
+async def test_our_own_client_shows_the_gateways_message_unchanged(llm: ScriptedLLM) -> None:
     with gateway(llm, day_tokens=1) as hub:
         llm.enqueue(model.text("hi", usage=TOLD))
         hub.chat()
@@ -278,7 +282,7 @@ async def test_our_own_client_repeats_the_gateways_sentence_and_nothing_else(llm
         assert hub.gateway.calls() == {200: 1, 429: 1}
 
 
-async def test_our_own_client_does_not_ask_again_where_the_gateway_gave_up(llm: ScriptedLLM) -> None:
+async def test_our_own_client_does_not_retry_after_the_gateway_gave_up(llm: ScriptedLLM) -> None:
     with gateway(llm, retries=1) as hub:
         llm.answer_with(model.error(503, "overloaded"))
         settings = LLMSettings(Secret(KEY), f"http://127.0.0.1:{hub.port}/v1", "m", retries=5)
@@ -288,8 +292,8 @@ async def test_our_own_client_does_not_ask_again_where_the_gateway_gave_up(llm: 
         assert len(llm.requests) == 2
 
 
-def test_what_running_calls_have_sent_counts_as_used(llm: ScriptedLLM) -> None:
-    """So calls at once overshoot a budget by no more than their answers."""
+def test_the_prompts_of_running_calls_count_as_used(llm: ScriptedLLM) -> None:
+    """So concurrent calls overshoot a budget by no more than their answers."""
     release = threading.Event()
     with gateway(llm, day_tokens=1000) as hub:
         llm.enqueue(model.held(model.text("hi"), release))
@@ -304,10 +308,10 @@ def test_what_running_calls_have_sent_counts_as_used(llm: ScriptedLLM) -> None:
         assert "in calls that still run" in refused.json()["error"]["message"]
 
 
-# --- at once ---
+# --- concurrent calls ---
 
 
-def test_calls_beyond_those_allowed_at_once_wait_for_their_turn(llm: ScriptedLLM) -> None:
+def test_calls_beyond_the_concurrency_limit_wait_for_a_slot(llm: ScriptedLLM) -> None:
     release = threading.Event()
     llm.enqueue(model.held(model.text("first"), release), model.text("second"))
     answers: list[int] = []
@@ -323,22 +327,20 @@ def test_calls_beyond_those_allowed_at_once_wait_for_their_turn(llm: ScriptedLLM
     assert answers == [200, 200]
 
 
-# --- models that fail ---
+# --- failing models ---
 
 
 @pytest.mark.parametrize(
     "failure", [model.error(429), model.error(503, retry_after=0), model.reset(), model.truncated()]
 )
-def test_a_failure_that_may_pass_is_tried_again_before_the_caller_gets_a_byte(
-    llm: ScriptedLLM, failure: model.Reply
-) -> None:
+def test_a_temporary_failure_is_retried_before_the_caller_gets_a_byte(llm: ScriptedLLM, failure: model.Reply) -> None:
     with gateway(llm, retries=2) as hub:
         llm.enqueue(failure, failure, model.text("at last"))
         assert hub.chat().json()["choices"][0]["message"]["content"] == "at last"
 
 
-def test_a_gateway_that_gives_up_has_nobody_try_it_again(llm: ScriptedLLM) -> None:
-    """Else the tries of both would multiply: here they would be 3 times 6."""
+def test_after_the_gateway_gave_up_no_client_retries(llm: ScriptedLLM) -> None:
+    """Otherwise the attempts of both would multiply: here to 3 times 6."""
     with gateway(llm, retries=2) as hub:
         llm.answer_with(model.error(503, "overloaded"))
         client = openai.OpenAI(base_url=f"http://127.0.0.1:{hub.port}/v1", api_key=KEY, max_retries=5)
@@ -347,7 +349,7 @@ def test_a_gateway_that_gives_up_has_nobody_try_it_again(llm: ScriptedLLM) -> No
         assert len(llm.requests) == 3
 
 
-def test_a_provider_that_asks_for_a_longer_wait_than_there_is_time_is_not_waited_for(llm: ScriptedLLM) -> None:
+def test_a_retry_after_longer_than_the_time_left_is_passed_on(llm: ScriptedLLM) -> None:
     with gateway(llm, retries=3) as hub:
         llm.enqueue(model.error(429, retry_after=50))
         answer = hub.chat()
@@ -355,7 +357,7 @@ def test_a_provider_that_asks_for_a_longer_wait_than_there_is_time_is_not_waited
         assert answer.headers["Retry-After"] == "50"
 
 
-def test_an_account_that_is_used_up_is_not_asked_again(llm: ScriptedLLM) -> None:
+def test_a_used_up_account_is_not_retried(llm: ScriptedLLM) -> None:
     with gateway(llm, retries=3) as hub:
         llm.enqueue(model.error(429, "pay first", code="insufficient_quota"))
         assert hub.chat().status == 429
@@ -369,9 +371,7 @@ def with_fallback(llm: ScriptedLLM, second: ScriptedLLM, **more: Any) -> Iterato
 
 
 @pytest.mark.parametrize("failure", [model.error(500), model.reset(), model.error(429, code="insufficient_quota")])
-def test_where_the_model_fails_the_second_one_is_asked_with_its_own_name_and_key(
-    llm: ScriptedLLM, failure: model.Reply
-) -> None:
+def test_the_fallback_model_is_asked_with_its_own_name_and_key(llm: ScriptedLLM, failure: model.Reply) -> None:
     with ScriptedLLM() as second, with_fallback(llm, second, prices={"small-model": Price(1, 1)}) as hub:
         llm.enqueue(failure)
         second.enqueue(model.text("instead", usage=TOLD))
@@ -391,7 +391,7 @@ def test_a_stream_falls_back_too(llm: ScriptedLLM) -> None:
         assert today(hub).usage.total_tokens == 730
 
 
-def test_after_a_failure_the_second_model_is_asked_first_for_a_while(llm: ScriptedLLM) -> None:
+def test_after_a_failure_the_fallback_model_is_asked_first_for_a_while(llm: ScriptedLLM) -> None:
     with ScriptedLLM() as second, with_fallback(llm, second) as hub:
         llm.enqueue(model.error(500))
         second.enqueue(model.text("one"), model.text("two"))
@@ -400,7 +400,7 @@ def test_after_a_failure_the_second_model_is_asked_first_for_a_while(llm: Script
         assert len(llm.requests) == 1
 
 
-def test_where_both_fail_the_first_ones_answer_is_told(llm: ScriptedLLM) -> None:
+def test_if_both_models_fail_the_first_ones_answer_is_passed_on(llm: ScriptedLLM) -> None:
     with ScriptedLLM() as second, with_fallback(llm, second) as hub:
         llm.enqueue(model.error(503, "the first is down"))
         second.enqueue(model.error(500, "the second too"))
@@ -411,7 +411,7 @@ def test_where_both_fail_the_first_ones_answer_is_told(llm: ScriptedLLM) -> None
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 413])
-def test_a_call_that_is_wrong_goes_to_no_second_model(llm: ScriptedLLM, status: int) -> None:
+def test_a_wrong_call_does_not_fall_back(llm: ScriptedLLM, status: int) -> None:
     with ScriptedLLM() as second, with_fallback(llm, second) as hub:
         llm.enqueue(model.error(status))
         assert hub.chat().status == status
