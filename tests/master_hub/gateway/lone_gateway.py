@@ -53,12 +53,12 @@ def settings_for(llm: ScriptedLLM) -> LLMSettings:
     return LLMSettings(api_key=Secret(model.API_KEY), base_url=llm.url, model=model.MODEL, timeout=20.0, retries=0)
 
 
-def running(settings: LLMSettings, *, places: int = 4, **more: Any) -> Iterator[Running]:
+def running(settings: LLMSettings, *, slots: int = 4, **more: Any) -> Iterator[Running]:
     """Run a hub with only the gateway.
 
     Args:
         settings: the provider's.
-        places: how many calls run at the provider, and how many callers wait.
+        slots: calls at the provider at once, and callers at once.
         more: for :class:`GatewaySettings`.
     """
     loop = BackgroundLoop()
@@ -75,11 +75,11 @@ def running(settings: LLMSettings, *, places: int = 4, **more: Any) -> Iterator[
             providers,
             problem,
             ledger,
-            slots=limits.calls or places,
+            slots=limits.calls or slots,
             model_seconds=settings.timeout,
             retry_loop=RetryLoop(RetryPolicy(retries=settings.retries, base=0.001)),
         )
-        gateway = Gateway(caller, loop, callers=places)
+        gateway = Gateway(caller, loop, callers=slots)
         app = web.create_app(__name__, keys=web.KeyRing([(Secret(KEY), OWNER), (Secret(TOKEN), WORKER)]))
         app.register_blueprint(create_gateway_blueprint(gateway, settings.model))
         with serving(app) as port:

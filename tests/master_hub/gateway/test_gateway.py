@@ -44,7 +44,7 @@ def hub(provider: ScriptedLLM) -> Iterator[Running]:
 
 @pytest.fixture(scope="module")
 def narrow_hub(provider: ScriptedLLM) -> Iterator[Running]:
-    yield from running(settings_for(provider), places=1)
+    yield from running(settings_for(provider), slots=1)
 
 
 @pytest.fixture(scope="module")
@@ -267,7 +267,7 @@ def test_a_reader_that_disconnects_frees_its_slot_and_stops_the_provider() -> No
         settings = LLMSettings(
             api_key=Secret(model.API_KEY), base_url=f"http://127.0.0.1:{port}/v1", model="m", retries=0
         )
-        for hub in running(settings, places=1):
+        for hub in running(settings, slots=1):
             for _ in range(2):  # the second call gets the slot of the first
                 ended.clear()
                 connection = http.client.HTTPConnection("127.0.0.1", hub.port, timeout=20)

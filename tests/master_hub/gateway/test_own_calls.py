@@ -143,7 +143,7 @@ def test_a_plan_beyond_its_jobs_budget_is_refused_without_retries(llm: ScriptedL
 def test_a_plan_waits_longer_for_a_slot_than_a_worker(llm: ScriptedLLM) -> None:
     release = threading.Event()
     llm.enqueue(model.held(model.text("a worker's"), release), model.text("a plan"))
-    with gateway(llm, retries=50, timeout=0.5, calls=1, places=4) as hub:
+    with gateway(llm, retries=50, timeout=0.5, calls=1, slots=4) as hub:
         worker = threading.Thread(target=hub.chat)
         worker.start()
         llm.wait_for_requests(1)

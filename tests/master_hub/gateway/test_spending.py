@@ -210,7 +210,7 @@ def test_a_stream_that_its_caller_breaks_off_is_counted() -> None:
 
     with serving(server) as port:
         settings = LLMSettings(Secret(model.API_KEY), f"http://127.0.0.1:{port}/v1", "m", retries=0)
-        for hub in running(settings, places=1):
+        for hub in running(settings, slots=1):
             broken_off(hub, after=b"xxx")
             assert ended.wait(20)
             assert hub.chat(STREAM).status == 200
