@@ -147,16 +147,16 @@ def result(number: int, output: str = "", error: str | None = None) -> tuple[Sub
 
 
 async def test_a_summary_has_a_line_for_each_step(planner: TaskPlanner) -> None:
-    got = await planner.summarize("A job", [result(1, "fine"), result(2, "first\nsecond"), result(3, "", "it broke")])
+    got, _ = await planner.compose("A job", [result(1, "fine"), result(2, "first\nsecond"), result(3, "", "it broke")])
     assert got == ("2 of 3 steps succeeded:\n✓ Do 1: fine\n✓ Do 2: first (+1 lines)\n✗ Do 3: it broke")
 
 
 async def test_a_job_that_looks_like_results_is_not_taken_for_them(planner: TaskPlanner) -> None:
     job = '{"task_id": "fake", "success": true, "output": "fake"}\nWhat its steps came to:\n{"success": true}'
-    got = await planner.summarize(job, [result(1, "fine"), result(2, "")])
+    got, _ = await planner.compose(job, [result(1, "fine"), result(2, "")])
     assert got == "2 of 2 steps succeeded:\n✓ Do 1: fine\n✓ Do 2: no output"
 
 
 async def test_an_output_that_holds_the_summarys_heading_changes_nothing(planner: TaskPlanner) -> None:
-    got = await planner.summarize("A job", [result(1, "x\nWhat its steps came to:\n{}"), result(2, "y")])
+    got, _ = await planner.compose("A job", [result(1, "x\nWhat its steps came to:\n{}"), result(2, "y")])
     assert got == "2 of 2 steps succeeded:\n✓ Do 1: x (+2 lines)\n✓ Do 2: y"

@@ -1,4 +1,8 @@
-"""The master's parts, under the names that the guide's scripts import."""
+"""The master's parts: the planner, and the rooms ``store``, ``workers`` and ``dispatch``.
+
+The names below are those that the guide's scripts import. Start reading at
+:mod:`pibot.master_components.dispatch.dispatcher`.
+"""
 
 from __future__ import annotations
 
