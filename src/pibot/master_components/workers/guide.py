@@ -18,9 +18,6 @@ from pibot.contracts import (
     TaskResultDict,
     TaskState,
     WorkerState,
-    valid_description,
-    valid_id,
-    valid_skills,
     valid_timeout,
 )
 from pibot.errors import NoWorkers, WorkerBusy, WorkerError
@@ -83,12 +80,7 @@ class GuidePool:
             InvalidRequest: the subtask or the timeout is invalid; it names the field.
         """
         timeout = DEFAULT_TIMEOUT if timeout is None else cast(float, valid_timeout(timeout))
-        task = TaskRequest(
-            valid_id(subtask.task_id, "task_id"),
-            valid_description(subtask.description),
-            valid_skills(list(subtask.skills)),
-            valid_timeout(subtask.timeout),
-        )
+        task = TaskRequest.from_json(subtask.to_request(subtask.task_id).to_json())  # checks its fields
         deadline = self._monotonic() + timeout
         tried: list[str] = []
         problems: list[str] = []
