@@ -89,9 +89,7 @@ def test_an_ipv6_worker_gets_brackets_in_its_address(tmp_path: Path) -> None:
         ("VOLC_BASE_URL", "ark.example"),
     ],
 )
-def test_a_value_that_does_not_fit_is_refused_by_the_name_of_its_variable(
-    tmp_path: Path, name: str, value: str
-) -> None:
+def test_a_wrong_value_is_refused_with_the_name_of_its_variable(tmp_path: Path, name: str, value: str) -> None:
     environ = {"WORKER_1_IP": "127.0.0.1", name: value}
     with pytest.raises(SettingsError, match=name):
         load(tmp_path, **environ)
@@ -104,7 +102,7 @@ def test_an_empty_value_counts_as_absent(tmp_path: Path) -> None:
     assert settings.budget.max_seconds == 300
 
 
-def test_a_dotenv_that_is_no_text_is_a_clear_error(tmp_path: Path) -> None:
+def test_a_dotenv_that_is_not_text_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"\xff\xfe\x00K=V")
     with pytest.raises(SettingsError, match=r"\.env cannot be read"):
         Settings.load({}, tmp_path)
@@ -116,7 +114,7 @@ def test_a_secret_never_shows_in_a_repr(tmp_path: Path) -> None:
     assert "hunter" not in f"{settings.api_key}"
 
 
-def test_without_a_key_only_loopback_is_listened_on(tmp_path: Path) -> None:
+def test_without_a_key_a_process_listens_on_loopback_only(tmp_path: Path) -> None:
     settings = load(tmp_path)
     assert settings.listen_host(None) == "127.0.0.1"
     assert settings.listen_host("::1") == "::1"
@@ -126,13 +124,13 @@ def test_without_a_key_only_loopback_is_listened_on(tmp_path: Path) -> None:
         settings.listen_host("0.0.0.0")
 
 
-def test_with_a_key_or_the_owners_word_all_addresses_are_listened_on(tmp_path: Path) -> None:
+def test_with_a_key_or_allow_open_a_process_listens_on_all_addresses(tmp_path: Path) -> None:
     assert load(tmp_path, PIBOT_API_KEY="k").listen_host(None) == "0.0.0.0"
     assert load(tmp_path, PIBOT_ALLOW_OPEN="1").listen_host(None) == "0.0.0.0"
     assert load(tmp_path, PIBOT_API_KEY="k").listen_host("127.0.0.1") == "127.0.0.1"
 
 
-def test_skills_and_souls_in_the_working_directory_come_before_the_bundled_ones(tmp_path: Path) -> None:
+def test_skills_and_souls_in_the_working_directory_win_over_the_bundled_ones(tmp_path: Path) -> None:
     assert load(tmp_path).worker_soul.is_file()
     (tmp_path / "worker_soul.md").write_text("mine", "utf-8")
     (tmp_path / "skills").mkdir()
@@ -141,7 +139,7 @@ def test_skills_and_souls_in_the_working_directory_come_before_the_bundled_ones(
     assert settings.skills_dir == tmp_path / "skills"
 
 
-def test_what_the_master_does_about_its_workers_can_be_set() -> None:
+def test_the_masters_handling_of_its_workers_can_be_set() -> None:
     settings = Settings.load(
         {
             "PIBOT_LEASE_SECONDS": "30",
@@ -176,13 +174,13 @@ def test_further_keys_and_workers_tokens_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "value", ["abcdefgh12345678", "owner:abcdefgh12345678", "worker:abcdefgh12345678", "read:short"]
 )
-def test_a_further_key_that_does_not_fit_is_named_but_not_shown(tmp_path: Path, value: str) -> None:
+def test_a_wrong_further_key_is_named_but_not_shown(tmp_path: Path, value: str) -> None:
     with pytest.raises(SettingsError, match="PIBOT_KEY_PHONE") as caught:
         load(tmp_path, PIBOT_KEY_PHONE=value)
     assert value.rpartition(":")[2] not in str(caught.value)
 
 
-def test_a_token_that_could_be_guessed_is_refused(tmp_path: Path) -> None:
+def test_a_token_short_enough_to_guess_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="WORKER_1_TOKEN must have at least 16"):
         load(tmp_path, WORKER_1_TOKEN="short")
 
@@ -208,7 +206,7 @@ def test_the_gateways_limits_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("prices", ["doubao", "doubao=1", "doubao=1/x", "a=1/2;b=1/2", "=1/2", "a=-1/2"])
-def test_prices_that_cannot_be_read_are_refused(tmp_path: Path, prices: str) -> None:
+def test_malformed_prices_are_refused(tmp_path: Path, prices: str) -> None:
     with pytest.raises(SettingsError, match="PIBOT_PRICES must be like"):
         Settings.load({"PIBOT_PRICES": prices}, tmp_path)
 
@@ -220,18 +218,18 @@ def test_prices_that_cannot_be_read_are_refused(tmp_path: Path, prices: str) -> 
         "my-token", "PIBOT_API_KEY", "api-key", "replace this", "123456", "raspberry",
     ],
 )  # fmt: skip
-def test_a_placeholder_is_no_key_and_is_not_repeated(tmp_path: Path, key: str) -> None:
+def test_a_placeholder_is_refused_as_a_key_and_not_repeated(tmp_path: Path, key: str) -> None:
     for variable, value in {"PIBOT_API_KEY": key, "PIBOT_KEY_WALL": f"read:{key}", "WORKER_1_TOKEN": key}.items():
         with pytest.raises(SettingsError, match=f"{variable} is a placeholder.*token_urlsafe") as caught:
             load(tmp_path, **{variable: value})
         assert key not in str(caught.value).replace(variable, "")
 
 
-def test_a_short_key_that_is_no_placeholder_goes_on(tmp_path: Path) -> None:
+def test_a_short_fleet_key_still_works(tmp_path: Path) -> None:
     assert load(tmp_path, PIBOT_API_KEY="k7").api_key == Secret("k7")
 
 
-def test_how_many_jobs_a_minute_may_be_sent(tmp_path: Path) -> None:
+def test_the_limit_of_jobs_a_minute_can_be_set(tmp_path: Path) -> None:
     assert load(tmp_path).submit_per_minute == 600
     assert load(tmp_path, PIBOT_SUBMIT_PER_MINUTE="0").submit_per_minute == 0
     with pytest.raises(SettingsError, match="PIBOT_SUBMIT_PER_MINUTE"):
@@ -239,7 +237,7 @@ def test_how_many_jobs_a_minute_may_be_sent(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "{folder}", "{folder}/.env", "{folder}/../{name}"])
-def test_what_tasks_may_read_is_nothing_with_the_keys_in_it(tmp_path: Path, path: str) -> None:
+def test_tasks_may_not_be_given_a_path_that_holds_the_keys(tmp_path: Path, path: str) -> None:
     with pytest.raises(SettingsError, match="PIBOT_READ_PATHS must not hold"):
         load(tmp_path, PIBOT_READ_PATHS=path.format(folder=tmp_path, name=tmp_path.name))
     assert load(tmp_path, PIBOT_READ_PATHS=f"{tmp_path}/notes").read_paths == (tmp_path / "notes",)

@@ -44,7 +44,9 @@ def shapes(
         ({"either": 7}, {"either": 7}),
     ],
 )
-def test_an_argument_with_one_sensible_reading_is_taken(given: Mapping[str, Any], fitted: Mapping[str, Any]) -> None:
+def test_an_argument_with_one_sensible_reading_is_converted(
+    given: Mapping[str, Any], fitted: Mapping[str, Any]
+) -> None:
     result = fit_arguments(read_signature(shapes), given)
     assert result == fitted
     assert [type(v) for v in result.values()] == [type(v) for v in fitted.values()]
@@ -69,7 +71,7 @@ def test_an_argument_with_one_sensible_reading_is_taken(given: Mapping[str, Any]
         ({"text": {"x": "y" * 500}}, "y…"),
     ],
 )
-def test_an_argument_that_does_not_fit_is_named_with_what_is_expected(given: Mapping[str, Any], said: str) -> None:
+def test_the_error_of_a_wrong_argument_says_what_is_expected(given: Mapping[str, Any], said: str) -> None:
     with pytest.raises(Misfit) as caught:
         fit_arguments(read_signature(shapes), given)
     assert said in str(caught.value)

@@ -36,9 +36,7 @@ def test_a_task_without_skills_has_no_tools_and_no_instructions(tmp_path: Path, 
     assert (box.specs, box.instructions) == ((), "")
 
 
-async def test_nothing_of_one_task_reaches_another_through_a_modules_globals(
-    tmp_path: Path, context: ToolContext
-) -> None:
+async def test_a_modules_globals_carry_nothing_from_one_task_to_another(tmp_path: Path, context: ToolContext) -> None:
     skill(
         tmp_path / "skills",
         "memory",
@@ -51,7 +49,7 @@ async def test_nothing_of_one_task_reaches_another_through_a_modules_globals(
     assert (first.content, second.content) == ('["secret123"]', '["hello"]')
 
 
-def test_an_import_leaves_nothing_in_the_interpreter(tmp_path: Path, context: ToolContext) -> None:
+def test_importing_a_skill_leaves_nothing_in_sys_modules(tmp_path: Path, context: ToolContext) -> None:
     modules, path = set(sys.modules), list(sys.path)
     tools = "from dataclasses import dataclass\n@dataclass\nclass Point:\n    x: int\n" + ECHO
     box = one(tmp_path, context, tools)
@@ -60,9 +58,7 @@ def test_an_import_leaves_nothing_in_the_interpreter(tmp_path: Path, context: To
     assert [s.name for s in box.specs] == ["echo"]
 
 
-def test_a_skill_may_have_more_files_and_they_are_as_fresh_and_private_as_its_tools(
-    tmp_path: Path, context: ToolContext
-) -> None:
+def test_a_skills_further_files_are_imported_anew_for_each_task_too(tmp_path: Path, context: ToolContext) -> None:
     tools = (
         "from .helper import seen\n"
         "def remember(text: str) -> list[str]:\n    'Remember.'\n    seen.append(text)\n    return seen\n"
@@ -78,7 +74,7 @@ def test_a_skill_may_have_more_files_and_they_are_as_fresh_and_private_as_its_to
     assert [m for m in sys.modules if "two_files" in m] == []
 
 
-def test_folders_that_are_no_skills_are_not_named(tmp_path: Path) -> None:
+def test_only_folders_that_are_skills_are_listed(tmp_path: Path) -> None:
     folder = tmp_path / "skills"
     skill(folder, "good", ECHO)
     skill(folder, "Bad Name", ECHO)
@@ -92,7 +88,9 @@ def test_folders_that_are_no_skills_are_not_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["bad", "../skills/good", "", "no_page"])
-def test_an_unknown_skill_is_refused_with_the_ones_there_are(tmp_path: Path, context: ToolContext, name: str) -> None:
+def test_an_unknown_skill_is_refused_with_the_names_of_the_known_ones(
+    tmp_path: Path, context: ToolContext, name: str
+) -> None:
     skill(tmp_path / "skills", "good", ECHO)
     library = SkillLibrary(tmp_path / "skills")
     with pytest.raises(UnknownSkill, match="the skills here are: good"):
@@ -116,7 +114,7 @@ def test_the_instructions_are_the_named_skills_pages(tmp_path: Path, context: To
     assert box.instructions == "## Skill two\n\nSecond.\n\n## Skill one\n\n# One\n\nFirst.\n\n---\n\nAfter a rule."
 
 
-def test_a_page_is_read_anew_when_it_has_changed(tmp_path: Path) -> None:
+def test_a_changed_skill_page_is_read_again(tmp_path: Path) -> None:
     skill(tmp_path / "skills", "one", ECHO, description=">\n  Says things,\n  again.")
     library = SkillLibrary(tmp_path / "skills")
     assert library.describe() == (SkillInfo("one", "Says things, again."),)
@@ -138,7 +136,7 @@ def test_a_page_is_read_anew_when_it_has_changed(tmp_path: Path) -> None:
         ("---\nname: demo\ndescription: x\n---\n" + "x" * 100_000, "bytes"),
     ],
 )
-def test_a_page_without_the_form_names_its_file(tmp_path: Path, page: str, problem: str) -> None:
+def test_the_error_of_a_malformed_skill_page_names_its_file(tmp_path: Path, page: str, problem: str) -> None:
     skill(tmp_path / "skills", "demo", ECHO)
     path = tmp_path / "skills" / "demo" / "SKILL.md"
     path.write_text(page)
@@ -161,7 +159,7 @@ def test_a_page_without_the_form_names_its_file(tmp_path: Path, page: str, probl
         ("def _f(x: int) -> str:\n    'Doc.'\n    return ''\n", "no tool"),
     ],
 )
-def test_a_skill_that_cannot_be_used_names_its_file_and_what_is_wrong(
+def test_the_error_of_an_unusable_skill_names_its_file_and_the_problem(
     tmp_path: Path, context: ToolContext, tools: str, problem: str
 ) -> None:
     with pytest.raises(SkillError, match=problem) as caught:

@@ -55,7 +55,7 @@ async def test_the_skill_and_the_owner_together_give_the_network(tmp_path: Path,
         ("metadata:\n  network: false\n", {"fetcher"}, "its SKILL.md", "PIBOT_NETWORK_SKILLS"),
     ],
 )
-async def test_one_of_them_alone_gives_none_and_the_refusal_names_the_other(
+async def test_one_of_the_two_alone_gives_no_network_and_the_refusal_names_the_other(
     tmp_path: Path, metadata: str, allowed: Collection[str], missing: str, not_missing: str
 ) -> None:
     result, commands = await fetched(tmp_path, metadata, allowed)

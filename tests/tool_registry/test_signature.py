@@ -8,7 +8,7 @@ from pibot.tool_registry.signature import read_signature
 from tests.tool_registry.support import ECHO, one
 
 
-def test_a_tool_is_told_by_its_signature_and_docstring(tmp_path: Path, context: ToolContext) -> None:
+def test_a_tools_spec_comes_from_its_signature_and_docstring(tmp_path: Path, context: ToolContext) -> None:
     (spec,) = one(tmp_path, context, ECHO).specs
     assert spec == ToolSpec(
         "echo",
@@ -25,7 +25,7 @@ def test_a_tool_is_told_by_its_signature_and_docstring(tmp_path: Path, context: 
     )
 
 
-def test_every_type_that_a_tool_may_take_has_its_schema() -> None:
+def test_every_supported_type_has_its_schema() -> None:
     def tool(
         a: str,
         b: float,
@@ -58,7 +58,7 @@ def test_every_type_that_a_tool_may_take_has_its_schema() -> None:
     assert parameters["required"] == ["a", "b", "c", "d", "e", "g", "h", "i"]
 
 
-def test_a_description_of_an_argument_may_run_over_lines_and_paragraphs_stay() -> None:
+def test_an_arguments_description_may_span_lines_and_paragraphs_are_kept() -> None:
     def tool(path: str, limit: int = 5) -> str:
         """Read a file.
 

@@ -15,9 +15,7 @@ from pibot.tool_registry.signature import read_signature
 from tests.tool_registry.support import ECHO, ask, one
 
 
-async def test_all_mistakes_of_a_call_come_back_at_once_and_nothing_was_run(
-    tmp_path: Path, context: ToolContext
-) -> None:
+async def test_all_mistakes_of_a_call_come_back_together_and_nothing_runs(tmp_path: Path, context: ToolContext) -> None:
     box = one(tmp_path, context, ECHO)
     result = await ask(box, "echo", times="x", loud=True)
     assert result.is_error
@@ -34,7 +32,7 @@ async def test_an_optional_argument_without_default_is_none_when_left_out(tmp_pa
     assert [(await ask(box, "show", **a)).content for a in ({}, {"x": None}, {"x": 1})] == ["None", "None", "1"]
 
 
-async def test_arguments_that_were_no_json_come_back_with_the_reason(tmp_path: Path, context: ToolContext) -> None:
+async def test_arguments_that_are_not_json_come_back_with_the_reason(tmp_path: Path, context: ToolContext) -> None:
     box = one(tmp_path, context, ECHO)
     told = await box.execute(ToolCall("c1", "echo", None, "{", problem="the arguments end in the middle"))
     untold = await box.execute(ToolCall("c1", "echo", None, "[1]"))
@@ -43,7 +41,7 @@ async def test_arguments_that_were_no_json_come_back_with_the_reason(tmp_path: P
     assert "'[1]'" in untold.content
 
 
-async def test_a_tool_that_is_not_there_is_answered_with_the_nearest_one(tmp_path: Path, context: ToolContext) -> None:
+async def test_an_unknown_tool_is_answered_with_the_closest_name(tmp_path: Path, context: ToolContext) -> None:
     box = one(tmp_path, context, ECHO)
     assert (await ask(box, "ecko")).content == "there is no tool 'ecko'; did you mean 'echo'? The tools are: echo"
     assert (await ask(box, "zzz")).content == "there is no tool 'zzz'. The tools are: echo"
@@ -79,7 +77,7 @@ async def test_a_tool_cannot_change_the_owners_options(tmp_path: Path, context: 
     assert context.options == {"web_allow": ("example.com",)}
 
 
-async def test_what_a_tool_returns_is_text_or_json(tmp_path: Path, context: ToolContext) -> None:
+async def test_a_tools_return_value_becomes_text_or_json(tmp_path: Path, context: ToolContext) -> None:
     box = one(
         tmp_path,
         context,
@@ -126,7 +124,7 @@ def stops() -> str:
 """
 
 
-async def test_a_tool_error_is_a_result_in_its_own_words(
+async def test_a_tool_errors_message_is_the_result(
     tmp_path: Path, context: ToolContext, caplog: pytest.LogCaptureFixture
 ) -> None:
     result = await ask(one(tmp_path, context, FAILING), "refuses")
@@ -144,7 +142,7 @@ async def test_a_tool_error_is_a_result_in_its_own_words(
         ("stops", "StopIteration"),
     ],
 )
-async def test_any_other_exception_is_a_result_that_names_it_and_a_traceback_in_the_log(
+async def test_any_other_exception_is_named_in_the_result_and_logged_with_its_traceback(
     tmp_path: Path, context: ToolContext, caplog: pytest.LogCaptureFixture, name: str, said: str
 ) -> None:
     result = await ask(one(tmp_path, context, FAILING), name)
@@ -161,7 +159,7 @@ def box_of(context: ToolContext, function: Callable[..., str]) -> Toolbox:
 
 
 @pytest.mark.parametrize("cancels", [1, 3])
-async def test_a_cancelled_tool_in_a_thread_has_ended_when_the_cancellation_arrives(
+async def test_a_cancelled_tool_in_a_thread_has_ended_before_the_cancellation_is_raised(
     context: ToolContext, cancels: int
 ) -> None:
     entered, release = threading.Event(), threading.Event()
@@ -184,7 +182,7 @@ async def test_a_cancelled_tool_in_a_thread_has_ended_when_the_cancellation_arri
     assert done == ["work"]
 
 
-async def test_a_tool_stuck_in_its_thread_is_given_up_and_logged(
+async def test_a_tool_stuck_in_its_thread_is_abandoned_and_logged(
     context: ToolContext, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(toolbox, "THREAD_GRACE", 0.0)

@@ -35,7 +35,7 @@ async def run(tmp_path: Path, llm: FakeLLM, request: TaskRequest) -> TaskState:
     return (await agents(tmp_path, llm)(request).run(request)).state
 
 
-async def test_a_workspace_is_there_for_its_task_and_goes_with_it(tmp_path: Path) -> None:
+async def test_a_workspace_exists_only_while_its_task_runs(tmp_path: Path) -> None:
     llm = FakeLLM(asked(shell("echo hello > a.txt; ls")), said(FINAL))
     request = TaskRequest("t1", "x", ("shell_exec",))
     assert await run(tmp_path, llm, request) is TaskState.COMPLETED
@@ -43,7 +43,7 @@ async def test_a_workspace_is_there_for_its_task_and_goes_with_it(tmp_path: Path
     assert list((tmp_path / "workspace").iterdir()) == []
 
 
-async def test_what_a_power_cut_left_behind_is_not_seen_by_the_next_task_of_that_id(tmp_path: Path) -> None:
+async def test_files_that_a_power_cut_left_are_gone_for_the_next_task_with_that_id(tmp_path: Path) -> None:
     (tmp_path / "workspace" / "t1").mkdir(parents=True)
     (tmp_path / "workspace" / "t1" / "old.txt").write_text("secret123")
     llm = FakeLLM(asked(shell("ls")), said(FINAL))
@@ -51,7 +51,9 @@ async def test_what_a_power_cut_left_behind_is_not_seen_by_the_next_task_of_that
     assert "old.txt" not in llm.sent[1][-1].content
 
 
-async def test_a_tree_too_deep_for_python_goes_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_folder_tree_too_deep_for_python_is_removed_too(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.WARNING)
     deep = "p=$(printf 'd/%.0s' $(seq 250)); for i in 1 2 3 4 5 6; do mkdir -p $p && cd $p; done"
     llm = FakeLLM(asked(shell(deep)), said(FINAL))

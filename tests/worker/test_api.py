@@ -25,7 +25,7 @@ TASK = {"task_id": "test_001", "description": "List files in home directory", "s
 
 
 class Echo:
-    """An agent that answers the task's description at once; "wait" waits for the test instead, "ask" for the owner."""
+    """Answers with the task's description at once; "wait" waits for the test instead, "ask" for the owner."""
 
     def __init__(self, gated: GatedAgent, approvals: WorkerApprovals) -> None:
         self._gated = gated
@@ -157,7 +157,7 @@ def test_a_busy_worker_says_what_it_runs_and_when_to_ask_again(worker: Worker) -
     assert int(got.headers["Retry-After"]) >= 1
 
 
-def test_health_answers_while_as_many_callers_wait_as_may_and_more(worker: Worker) -> None:
+def test_health_answers_while_more_callers_wait_than_there_are_waiting_places(worker: Worker) -> None:
     body = {"task_id": "t1", "description": "wait"}
     answers: list[Answer] = []
     callers = [
@@ -209,7 +209,7 @@ def test_a_stopping_worker_refuses_tasks_with_a_503_and_still_answers(worker: Wo
         ({**TASK, "speed": 9}, "speed"),
     ],
 )
-def test_a_field_that_does_not_fit_is_a_400_that_names_it(worker: Worker, body: object, field: str) -> None:
+def test_a_wrong_field_is_a_400_that_names_it(worker: Worker, body: object, field: str) -> None:
     got = worker.ask("POST", "/task", body)
     assert (got.status, got.json()["field"]) == (400, field)
     assert field in got.json()["error"]
@@ -258,7 +258,7 @@ def test_with_a_key_only_health_and_the_description_are_open() -> None:
 # --- what it says of itself ---
 
 
-def test_keys_are_not_tried_out_but_a_master_with_an_old_one_is_told_so_each_time() -> None:
+def test_wrong_keys_are_limited_but_a_master_with_an_old_key_gets_its_401_each_time() -> None:
     with working(api_key=Secret("k")) as worker:
         looks = [worker.ask("GET", "/status", key="old").status for _ in range(24)]
         more = [worker.ask("GET", "/status", key=f"guess {number}").status for number in range(12)]
@@ -290,7 +290,7 @@ def test_metrics_are_prometheus_text_that_counts_the_tasks(worker: Worker) -> No
     assert 'pibot_worker_info{version="3.0.0",worker_id="worker-1"} 1.0' in lines
 
 
-def test_the_description_is_openapi_and_names_every_route(worker: Worker) -> None:
+def test_the_openapi_description_names_every_route(worker: Worker) -> None:
     document = json.loads(worker.ask("GET", "/openapi.json").body)
     assert document["openapi"].startswith("3.1")
     assert set(document["paths"]) == {
@@ -309,14 +309,14 @@ def test_the_description_is_openapi_and_names_every_route(worker: Worker) -> Non
 
 
 def waiting_call(worker: Worker, asked: int) -> Any:
-    """The call that waits, once there were more than ``asked``."""
+    """Return the pending call, once the task has had more than ``asked`` of them."""
     got = worker.ask("GET", f"/task/t1/result?asked={asked}", headers={"Prefer": "wait=30"})
     assert got.status == 202, got.body
     (call,) = got.json()["approvals"]
     return call
 
 
-def test_who_waits_for_a_result_hears_at_once_of_a_call_that_waits(worker: Worker) -> None:
+def test_a_caller_waiting_for_a_result_learns_at_once_of_a_pending_call(worker: Worker) -> None:
     got = worker.ask("POST", "/task", {"task_id": "t1", "description": "ask"}, headers={"Prefer": "wait=30"})
     body = got.json()
     (call,) = body.pop("approvals")
@@ -337,7 +337,7 @@ def test_who_waits_for_a_result_hears_at_once_of_a_call_that_waits(worker: Worke
     assert (ended.status, ended.json()["output"]) == (200, "True, False")
 
 
-def test_who_knows_of_the_call_waits_on(worker: Worker) -> None:
+def test_a_caller_that_knows_of_the_pending_call_goes_on_waiting(worker: Worker) -> None:
     worker.ask("POST", "/task", {"task_id": "t1", "description": "ask"})
     waiting_call(worker, 0)
     got = worker.ask("GET", "/task/t1/result?asked=1", headers={"Prefer": "wait=1"})
@@ -345,7 +345,7 @@ def test_who_knows_of_the_call_waits_on(worker: Worker) -> None:
     assert got.json()["waited_seconds"] >= 1.0
 
 
-def test_a_decision_that_does_not_fit_is_refused_and_says_why(worker: Worker) -> None:
+def test_a_wrong_decision_is_refused_with_the_reason(worker: Worker) -> None:
     worker.ask("POST", "/task", {"task_id": "t1", "description": "ask"})
     call = waiting_call(worker, 0)
     path, digest = f"/task/t1/approvals/{call['approval_id']}", call["digest"]

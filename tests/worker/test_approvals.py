@@ -1,4 +1,4 @@
-"""A call that waits for the owner: on the worker, from the tool's call to its answer."""
+"""A tool call that waits for the owner's approval, on the worker: from the model's request to the tool's answer."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def shell(command: str, number: int = 1) -> ToolCall:
 
 
 class Task:
-    """A task whose shell commands need the owner."""
+    """A task whose shell commands need the owner's approval."""
 
     def __init__(self, tmp_path: Path, *answers: Any, seconds: float = 60.0, budget: float = 60.0) -> None:
         self.llm = FakeLLM(*answers)
@@ -73,7 +73,7 @@ class Task:
         return self.desk.waiting("t1")[-1]
 
     async def told(self) -> list[str]:
-        """What the model was told of its calls."""
+        """Return the results that the model got for its tool calls."""
         await self.work
         return [unmarked(m.content) for m in self.llm.sent[-1] if m.role == "tool"]
 
@@ -120,7 +120,7 @@ async def test_a_decision_about_another_call_runs_nothing(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("later", range(4))
-async def test_a_task_that_is_cancelled_just_as_its_call_is_approved_ends_without_it(later: int) -> None:
+async def test_a_task_cancelled_at_the_moment_of_approval_does_not_run_the_call(later: int) -> None:
     desk, ran = WorkerApprovals(60.0), asyncio.Event()
     came = asyncio.Event()
     desk.on_pending_call = lambda task_id: came.set()
@@ -143,7 +143,7 @@ async def test_a_task_that_is_cancelled_just_as_its_call_is_approved_ends_withou
         assert not ran.is_set()
 
 
-async def test_each_call_is_approved_by_itself_and_a_second_one_like_it_waits_too(tmp_path: Path) -> None:
+async def test_each_call_needs_its_own_approval_even_an_identical_one(tmp_path: Path) -> None:
     async with task(tmp_path, asked(shell("ls")), asked(shell("ls")), said(FINAL)) as running:
         first = await running.waiting()
         running.desk.decide("t1", first.approval_id, Decision(first.digest, True))
@@ -164,7 +164,7 @@ async def test_a_call_that_nobody_decides_counts_as_refused(tmp_path: Path) -> N
         assert running.commands.asked == []
 
 
-async def test_a_decision_may_come_twice_but_not_be_turned_round(tmp_path: Path) -> None:
+async def test_a_decision_may_arrive_twice_but_not_be_reversed(tmp_path: Path) -> None:
     async with task(tmp_path, asked(shell("ls")), said(FINAL)) as running:
         call = await running.waiting()
         for _ in range(2):
@@ -179,7 +179,7 @@ async def test_a_decision_may_come_twice_but_not_be_turned_round(tmp_path: Path)
             running.desk.decide("t2", call.approval_id, Decision(call.digest, True))
 
 
-async def test_what_a_task_waits_for_the_owner_is_not_its_time(tmp_path: Path) -> None:
+async def test_waiting_for_the_owner_does_not_count_against_the_tasks_time(tmp_path: Path) -> None:
     async with task(tmp_path, asked(shell("ls")), asked(shell("ls")), said(FINAL), budget=0.1) as running:
         for _ in range(2):
             call = await running.waiting()
@@ -190,7 +190,7 @@ async def test_what_a_task_waits_for_the_owner_is_not_its_time(tmp_path: Path) -
         assert running.outcome().state is TaskState.COMPLETED
 
 
-async def test_after_the_waiting_its_time_goes_on(tmp_path: Path) -> None:
+async def test_after_the_wait_the_tasks_time_goes_on(tmp_path: Path) -> None:
     async with task(tmp_path, asked(shell("ls")), budget=0.05) as running:
         call = await running.waiting()
         running.desk.decide("t1", call.approval_id, Decision(call.digest, True))
@@ -198,7 +198,7 @@ async def test_after_the_waiting_its_time_goes_on(tmp_path: Path) -> None:
         assert running.outcome().state is TaskState.TIMEOUT
 
 
-async def test_a_task_that_is_cancelled_waits_for_nobody(tmp_path: Path) -> None:
+async def test_a_cancelled_task_stops_waiting_for_the_owner(tmp_path: Path) -> None:
     async with task(tmp_path, asked(shell("ls"), shell("date", 2))) as running:
         call = await running.waiting()
         running.work.cancel()
@@ -209,29 +209,29 @@ async def test_a_task_that_is_cancelled_waits_for_nobody(tmp_path: Path) -> None
         assert running.commands.asked == []
 
 
-async def test_a_wrong_call_is_corrected_before_anybody_is_asked(tmp_path: Path) -> None:
+async def test_a_malformed_call_goes_back_to_the_model_before_the_owner_is_asked(tmp_path: Path) -> None:
     async with task(tmp_path, asked(ToolCall("c1", "shell_exec", {"cmd": "ls"}, "{}")), said(FINAL)) as running:
         (told,) = await running.told()
         assert "there is no argument" in told
         assert running.desk.asked("t1") == 0
 
 
-async def test_arguments_that_nobody_can_read_through_are_refused(tmp_path: Path) -> None:
+async def test_arguments_too_long_to_check_are_refused(tmp_path: Path) -> None:
     async with task(tmp_path, asked(shell("x" * MAX_ARGUMENT_CHARS)), said(FINAL)) as running:
         (told,) = await running.told()
-        assert "nobody can look at arguments" in told
+        assert "the owner can't check arguments" in told
         assert running.commands.asked == []
 
 
 @pytest.mark.parametrize("value", [{"half \ud800": "x"}, float("nan")])
-async def test_arguments_that_would_not_come_through_to_the_owner_are_refused_at_once(value: Any) -> None:
-    """The master would not take them, and the task would wait for what nobody can decide."""
+async def test_arguments_that_json_would_change_are_refused_at_once(value: Any) -> None:
+    """The master would reject them, and the task would wait for a decision that nobody can make."""
     decision = await WorkerApprovals(0.01).for_task("t1").ask("send", {"it": value})
     assert not decision.approved
     assert "broken character or number" in decision.reason
 
 
-async def test_a_tool_changes_nothing_of_what_was_shown(tmp_path: Path) -> None:
+async def test_a_tool_can_not_change_the_arguments_that_the_owner_sees(tmp_path: Path) -> None:
     async with task(tmp_path, asked(shell("ls")), said(FINAL)) as running:
         call = await running.waiting()
         call.arguments["command"] = "rm -r old"  # type: ignore[index]  # as a defect elsewhere might
@@ -278,7 +278,7 @@ async def results(tmp_path: Path, policy: Policy, owner: Owner | None) -> list[s
         ("", ("two", "other"), ["two"]),
     ],
 )
-async def test_a_skills_page_or_its_owner_say_which_calls_wait(
+async def test_a_skills_page_or_the_owner_says_which_calls_wait(
     tmp_path: Path, metadata: str, approve: tuple[str, ...], waits: list[str]
 ) -> None:
     skill(tmp_path / "skills", metadata)
@@ -288,7 +288,7 @@ async def test_a_skills_page_or_its_owner_say_which_calls_wait(
     assert [a.startswith("the owner refused") for a in answers] == ["one" in waits, "two" in waits]
 
 
-async def test_where_there_is_nobody_to_ask_a_call_that_needs_it_is_refused(tmp_path: Path) -> None:
+async def test_without_an_owner_to_ask_a_call_that_needs_approval_is_refused(tmp_path: Path) -> None:
     skill(tmp_path / "skills", "metadata:\n  approval: required\n")
     assert "nobody here to ask" in (await results(tmp_path, Policy(), None))[0]
 
@@ -299,7 +299,7 @@ async def test_an_approval_of_another_call_runs_nothing(tmp_path: Path) -> None:
     assert await results(tmp_path, Policy(), one) == ["1", "two was not run: the owner approved another call"]
 
 
-def test_a_name_that_is_no_skill_and_no_tool_is_found(tmp_path: Path) -> None:
+def test_a_name_in_the_approval_setting_that_is_neither_skill_nor_tool_is_found(tmp_path: Path) -> None:
     skill(tmp_path, "")
     assert SkillLibrary(tmp_path).unknown(["demo", "one", "shel_exec"]) == ("shel_exec",)
 
@@ -314,7 +314,7 @@ VALUES = st.recursive(
 
 
 @given(st.text(), st.dictionaries(st.text(), VALUES, max_size=4))
-def test_a_calls_digest_survives_the_way_over_the_network(tool: str, arguments: dict[str, Any]) -> None:
+def test_a_calls_digest_survives_the_network(tool: str, arguments: dict[str, Any]) -> None:
     call = ApprovalRequest("1", tool, arguments, digest_of(tool, arguments), 1.0)
     sent = json.loads(json.dumps(call.to_json(), ensure_ascii=False).encode("utf-8", "surrogatepass"))
     assert ApprovalRequest.from_json(sent).digest == call.digest
@@ -323,14 +323,14 @@ def test_a_calls_digest_survives_the_way_over_the_network(tool: str, arguments: 
 @pytest.mark.parametrize(
     "change", [{"tool": "file_ops"}, {"arguments": {"command": "rm -r /"}}, {"digest": "0" * 64}, {"arguments": []}]
 )
-def test_a_call_whose_digest_is_of_another_is_not_taken(change: dict[str, Any]) -> None:
+def test_a_call_with_the_digest_of_another_is_rejected(change: dict[str, Any]) -> None:
     call = ApprovalRequest("1", "shell_exec", {"command": "ls"}, digest_of("shell_exec", {"command": "ls"}), 1.0)
     assert ApprovalRequest.from_json(call.to_json()) == call
     with pytest.raises(ContractError):
         ApprovalRequest.from_json({**call.to_json(), **change})
 
 
-def test_what_is_shown_hides_nothing() -> None:
+def test_the_owner_sees_every_character_of_a_call() -> None:
     shown = shown_call({"command": "ls \u202e\u200b\x1b[2K\r\u00a0x\u3000", "n": 1, "two\nlines": "a\nb"})
     assert shown == (
         "command: ls \\u{202e}\\u{200b}\\u{1b}[2K\\u{d}\\u{a0}x\\u{3000}\nn: 1\ntwo\\nlines:\n    a\n    b"

@@ -15,7 +15,7 @@ from tests.support.fakes import GatedAgent
 
 
 class Instant:
-    """An agent that ends at once."""
+    """Ends at once."""
 
     def __init__(self, outcome: AgentOutcome | Exception) -> None:
         self._outcome = outcome
@@ -30,7 +30,7 @@ DONE = Instant(AgentOutcome(TaskState.COMPLETED, "done", {"n": 1}, None, Usage(1
 
 
 class Clock:
-    """Seconds that pass when a test says so."""
+    """A clock that moves when a test says so."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -56,7 +56,7 @@ def task(task_id: str = "t1", description: str = "do it", **more: Any) -> TaskRe
 
 
 class Gate:
-    """A gated agent, for use from the test's thread."""
+    """A gated agent, controlled from the test's thread."""
 
     def __init__(self, loop: BackgroundLoop) -> None:
         self._loop = loop
@@ -76,7 +76,7 @@ class Gate:
         self._loop.call_soon(self.agent.release.set)
 
 
-def test_a_task_runs_and_its_result_has_all_that_is_known(loop: BackgroundLoop) -> None:
+def test_a_task_runs_and_its_result_is_complete(loop: BackgroundLoop) -> None:
     runs = executor(loop, clock=Clock())
     runs.submit(task())
     result = runs.wait("t1", 10)
@@ -192,13 +192,13 @@ def test_a_task_cancelled_before_its_first_step_ends_as_cancelled(loop: Backgrou
     assert result.state is TaskState.CANCELLED
 
 
-def test_an_ended_task_stays_as_it_is_when_it_is_cancelled(loop: BackgroundLoop) -> None:
+def test_cancelling_an_ended_task_changes_nothing(loop: BackgroundLoop) -> None:
     runs = executor(loop)
     runs.submit(task())
     assert runs.wait("t1", 10) is runs.cancel("t1")
 
 
-def test_an_agent_that_breaks_is_a_failed_task_and_the_next_one_runs(
+def test_an_agent_that_raises_is_a_failed_task_and_the_next_task_runs(
     loop: BackgroundLoop, caplog: pytest.LogCaptureFixture
 ) -> None:
     agents = iter([Instant(ZeroDivisionError("oh")), DONE])
@@ -214,7 +214,7 @@ def test_an_agent_that_breaks_is_a_failed_task_and_the_next_one_runs(
     assert fine.success
 
 
-def test_an_agent_that_cannot_be_made_is_a_failed_task_that_says_why(loop: BackgroundLoop) -> None:
+def test_an_agent_that_cannot_be_made_is_a_failed_task_with_the_reason(loop: BackgroundLoop) -> None:
     def create(request: TaskRequest) -> Agent:
         raise LLMConfigurationError("set VOLC_API_KEY")
 
@@ -243,7 +243,7 @@ def test_a_task_that_cannot_be_handed_to_the_loop_leaves_the_worker_free(
     assert result.state is TaskState.COMPLETED
 
 
-def test_results_are_kept_bounded_in_number(loop: BackgroundLoop) -> None:
+def test_a_limited_number_of_results_is_kept(loop: BackgroundLoop) -> None:
     runs = executor(loop, results_kept=2)
     for number in range(4):
         runs.submit(task(f"t{number}"))
@@ -254,7 +254,7 @@ def test_results_are_kept_bounded_in_number(loop: BackgroundLoop) -> None:
     assert runs.wait("t3", 0) is not None
 
 
-def test_results_are_kept_bounded_in_time(loop: BackgroundLoop) -> None:
+def test_results_are_kept_for_a_limited_time(loop: BackgroundLoop) -> None:
     clock = Clock()
     runs = executor(loop, results_ttl=60.0, monotonic=clock)
     runs.submit(task())
@@ -297,7 +297,7 @@ def test_a_stopping_worker_takes_no_task_and_lets_the_running_one_end(loop: Back
     assert result.success
 
 
-def test_a_stopping_worker_ends_a_task_whose_grace_is_over_and_says_so(loop: BackgroundLoop) -> None:
+def test_a_stopping_worker_cancels_a_task_after_its_grace_time_and_says_so(loop: BackgroundLoop) -> None:
     gate = Gate(loop)
     runs = executor(loop, gate.agent)
     runs.submit(task("t1"))

@@ -1,4 +1,4 @@
-"""A worker as its owner runs it: a process, with the real sandbox, driven by a scripted model over real sockets."""
+"""A worker as its owner runs it: a process with the real sandbox, and a scripted model over real sockets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def worker(directory: Path, model: ScriptedLLM, **settings: str) -> Iterator[Run
 
 
 def sleepers(running: Running) -> list[int]:
-    """The processes below the worker that sleep."""
+    """Return the sleeping processes below the worker."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -51,7 +51,7 @@ def _is_below(pid: int, ancestor: int) -> bool:
 
 
 def asleep(running: Running) -> list[int]:
-    """Wait until all three of the task's commands sleep; the test's time limit ends that otherwise."""
+    """Wait until all three processes of the task sleep; the test's time limit ends a wait in vain."""
     while len(sleepers(running)) < 3:
         pass
     return sleepers(running)
@@ -59,14 +59,14 @@ def asleep(running: Running) -> list[int]:
 
 @pytest.fixture
 def model() -> Iterator[ScriptedLLM]:
-    # Two commands at the same time, one of which has put its sleep into the background.
+    # Two commands at the same time; one of them has a sleep in the background.
     commands = (call("shell_exec", {"command": f"{SLEEP} & {SLEEP}"}), call("shell_exec", {"command": SLEEP}))
     with ScriptedLLM(tool_calls(*commands), text("not reached")) as model:
         yield model
 
 
 @pytest.mark.parametrize("sandbox", ["bwrap", "off"])
-def test_a_cancelled_tasks_processes_are_all_gone_when_the_answer_comes(
+def test_all_processes_of_a_cancelled_task_are_gone_when_the_answer_arrives(
     tmp_path: Path, model: ScriptedLLM, sandbox: str
 ) -> None:
     with worker(tmp_path, model, PIBOT_SANDBOX=sandbox) as running:
@@ -79,7 +79,7 @@ def test_a_cancelled_tasks_processes_are_all_gone_when_the_answer_comes(
         assert ask(running.port, "GET", "/health").json()["current_task"] is None
 
 
-def test_on_sigterm_the_running_task_ends_as_cancelled_with_its_processes_and_its_caller_is_told(
+def test_on_sigterm_the_running_task_is_cancelled_with_its_processes_and_its_caller_gets_that_result(
     tmp_path: Path, model: ScriptedLLM
 ) -> None:
     with worker(tmp_path, model, PIBOT_STOP_GRACE="0.1") as running:
@@ -112,7 +112,7 @@ def test_a_killed_worker_takes_its_commands_along(tmp_path: Path, model: Scripte
     assert not Path(f"/proc/{running.process.pid}").exists()
 
 
-def test_the_guides_log_tells_the_tasks_story(tmp_path: Path) -> None:
+def test_the_guides_log_file_has_the_events_of_a_task_in_order(tmp_path: Path) -> None:
     with ScriptedLLM(tool_calls(call("shell_exec", {"command": "echo hi"})), text("done")) as model:
         with worker(tmp_path, model) as running:
             ask(running.port, "POST", "/task", TASK, headers={"Prefer": "wait=60"})
@@ -136,7 +136,7 @@ def test_a_worker_leaves_no_core_dump_since_it_holds_the_key(tmp_path: Path) -> 
     assert line.split()[4] == "0"
 
 
-def test_every_start_warns_of_a_sandbox_that_is_off_and_of_an_approval_that_nothing_waits_for(tmp_path: Path) -> None:
+def test_each_start_warns_of_a_sandbox_that_is_off_and_of_unknown_names_in_the_approval_setting(tmp_path: Path) -> None:
     with ScriptedLLM() as model:
         with worker(tmp_path, model, PIBOT_SANDBOX="off", PIBOT_APPROVE="shel_exec,shell_exec,write_file"):
             pass

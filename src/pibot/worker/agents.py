@@ -1,4 +1,4 @@
-"""The agent of each task: its own workspace, its own freshly imported skills, its own conversation."""
+"""Make the agent of each task, with what a worker's tasks need."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ Clear = Callable[[Path], Awaitable[None]]
 
 
 class TaskAgents:
-    """Makes the agent of each task: its own workspace, its own freshly imported skills, its own conversation.
+    """Makes an agent for each task, with a workspace, freshly imported skills and a conversation of its own.
 
     Args:
         library: the skills of this machine.
-        commands: how skills run commands.
-        create_llm: makes the model's client, on the first task.
+        commands: runs the skills' commands.
+        create_llm: makes the model's client; called on the first task.
         system_prompt: the text of ``worker_soul.md``.
-        workspaces: the folder in which each task gets one, for as long as it runs.
-        budget: how far a task may go; a task's own timeout replaces ``max_seconds``.
+        workspaces: the folder in which each task gets its workspace for as long as it runs.
+        budget: the limits of a task; a task's own timeout replaces ``max_seconds``.
         options: the owner's settings for skills.
-        clear: removes from a workspace what another user has left there; None where commands run as this one.
-        approvals: where calls that need the owner's approval wait.
+        clear: removes what another user left in a workspace; None where commands run as this user.
+        approvals: keeps the tool calls that wait for the owner's approval.
     """
 
     def __init__(
@@ -72,18 +72,18 @@ class TaskAgents:
         return _TaskAgent(self, self._llm)
 
     async def close(self) -> None:
-        """Give back the model client's connections."""
+        """Close the model client's connections."""
         if self._llm is not None:
             await self._llm.close()
 
     async def run(self, request: TaskRequest, llm: LLMClient) -> AgentOutcome:
-        """Run one task in a workspace that is there only for it."""
+        """Run one task in a workspace that exists only for it."""
         from pibot.agent_core import ToolAgent
 
         workspace = self._workspaces / request.task_id
         if workspace.exists():
             await self._remove(workspace)  # left behind by a power cut
-        # Where commands run as another user, the folder above brings the group that both are in, and the umask is set.
+        # Where commands run as another user, the parent folder gives the workspace the group that both users share.
         workspace.mkdir(parents=True, mode=0o700 if self._clear is None else 0o770)
         approvals = self._approvals.for_task(request.task_id)
         try:
@@ -96,12 +96,12 @@ class TaskAgents:
             await self._remove(workspace)
 
     async def _remove(self, folder: Path) -> None:
-        """Remove a workspace, whatever its task has made of it. What can't be removed is logged and stays."""
+        """Remove a workspace, whatever its task did to it. What can't be removed is logged and stays."""
         import asyncio
 
         try:
             shutil.rmtree(folder)
-        except (OSError, RecursionError):  # folders nested a thousand deep, or without permissions
+        except (OSError, RecursionError):  # folders nested a thousand deep, or closed ones
             if self._clear is not None:
                 try:
                     await self._clear(folder)
@@ -131,7 +131,7 @@ def _remove_by_force(folder: Path) -> None:
 def create_task_agents(
     settings: Settings, library: SkillLibrary, approvals: WorkerApprovals | None = None
 ) -> TaskAgents:
-    """Put together what a worker's tasks need.
+    """Make a worker's :class:`TaskAgents` from its settings.
 
     Raises:
         SettingsError: ``worker_soul.md`` can't be read.
@@ -140,7 +140,7 @@ def create_task_agents(
     def create_llm() -> LLMClient:
         from pibot.llm_client import create_llm_client
 
-        # A provider on the internet is neither believed by the fleet's CA nor shown this worker's certificate.
+        # Only the hub is checked against the fleet's CA and shown this worker's certificate; a provider is not.
         return create_llm_client(
             settings.llm, ssl_context=client_tls(settings) if settings.asks_hub_for_model else None
         )
@@ -164,7 +164,7 @@ def create_task_agents(
 
 
 def _commands(settings: Settings) -> tuple[CommandRunner, Optional[Clear]]:
-    """What runs commands: the sandbox service where there is one, else this process."""
+    """Choose what runs commands: the sandbox service if one is set, else this process."""
     if settings.sandbox != "off" and settings.sandbox_socket is not None:
         from pibot.sandbox.remote import RemoteSandbox
 

@@ -1,4 +1,4 @@
-"""The calls of a worker's tasks that wait for the owner, and what the owner decides of them."""
+"""The tool calls of a worker's tasks that wait for the owner's approval, and the owner's decisions."""
 
 from __future__ import annotations
 
@@ -20,91 +20,91 @@ if TYPE_CHECKING:
 log = logging.getLogger("pibot.worker")
 
 TASKS_KEPT = 20
-"""Ended tasks whose decided calls are remembered, for a decision that comes twice."""
+"""Tasks whose decided calls are kept, for a decision that arrives twice."""
 
 MAX_ARGUMENT_CHARS = 50_000
-"""Characters of the arguments of one call, as JSON: more than that nobody reads before saying yes."""
+"""The longest arguments of a call, in characters of JSON: nobody reads more than that before approving."""
 
 
-class _Asked:
-    """One call."""
+class _ApprovalEntry:
+    """One tool call that waits or waited for approval."""
 
-    __slots__ = ("decision", "over", "request", "wake")
+    __slots__ = ("closed", "decision", "request", "wake")
 
     def __init__(self, request: ApprovalRequest, wake: Callable[[], None]) -> None:
         self.request = request
         self.wake = wake
         self.decision: Decision | None = None
-        self.over = False
+        self.closed = False
 
 
 class WorkerApprovals:
-    """Where the calls of a worker wait. Its methods may be called from any thread.
+    """All tool calls of this worker that wait for approval. Its methods may be called from any thread.
 
     Args:
-        seconds: how long a call waits; then it counts as refused.
-        clock: seconds since the epoch.
+        seconds: how long a call may wait; after that it counts as refused.
+        clock: returns seconds since the epoch.
     """
 
     def __init__(self, seconds: float, clock: Clock = time.time) -> None:
         self.seconds = seconds
         self.on_pending_call: Callable[[str], None] = lambda task_id: None
-        """Called with the task's id when a call of it begins to wait."""
+        """Called with a task's id when a call of it begins to wait."""
         self._clock = clock
         self._lock = threading.Lock()
-        self._tasks: OrderedDict[str, list[_Asked]] = OrderedDict()
-        self._pauses: dict[str, _Pause] = {}
+        self._tasks: OrderedDict[str, list[_ApprovalEntry]] = OrderedDict()
+        self._timers: dict[str, _WaitTimer] = {}
 
     def waiting(self, task_id: str) -> tuple[ApprovalRequest, ...]:
-        """The task's calls that wait now."""
+        """Return the task's calls that wait now."""
         with self._lock:
-            return tuple(a.request for a in self._tasks.get(task_id, ()) if a.decision is None and not a.over)
+            return tuple(a.request for a in self._tasks.get(task_id, ()) if a.decision is None and not a.closed)
 
     def asked(self, task_id: str) -> int:
-        """How many calls of the task have waited or do."""
+        """Count the calls of the task that wait or have waited."""
         with self._lock:
             return len(self._tasks.get(task_id, ()))
 
     def waited(self, task_id: str) -> float:
-        """Seconds for which the running task has waited for the owner."""
-        pause = self._pauses.get(task_id)
-        return 0.0 if pause is None else pause.waited()
+        """Return the seconds for which the running task has waited for the owner."""
+        timer = self._timers.get(task_id)
+        return 0.0 if timer is None else timer.waited()
 
     def decide(self, task_id: str, approval_id: str, decision: Decision) -> None:
-        """Let a call be run, or refuse it. The same decision may come again.
+        """Approve or refuse a call. The same decision may arrive again.
 
         Raises:
-            ApprovalNotFound: the task has asked for no such call.
-            ApprovalConflict: the decision is about another call, or the other decision was made before.
-            ApprovalOver: the call does not wait any more.
+            ApprovalNotFound: no such call of the task waits or waited.
+            ApprovalConflict: the decision is about another call, or contradicts an earlier one.
+            ApprovalOver: the call no longer waits.
         """
         with self._lock:
-            asked = next((a for a in self._tasks.get(task_id, ()) if a.request.approval_id == approval_id), None)
-            if asked is None:
+            entry = next((a for a in self._tasks.get(task_id, ()) if a.request.approval_id == approval_id), None)
+            if entry is None:
                 raise ApprovalNotFound(f"no call {approval_id!r} of task {task_id!r} waits for approval here")
-            if decision.digest != asked.request.digest:
+            if decision.digest != entry.request.digest:
                 raise ApprovalConflict(
-                    f"the call that waits is not the one that was decided on: its digest is {asked.request.digest}; "
+                    f"the waiting call is not the one that was decided on: its digest is {entry.request.digest}; "
                     "look at it again"
                 )
-            if asked.decision is not None and not asked.over:
-                if asked.decision.approved == decision.approved:
+            if entry.decision is not None and not entry.closed:
+                if entry.decision.approved == decision.approved:
                     return
-                was = "approved" if asked.decision.approved else "refused"
+                was = "approved" if entry.decision.approved else "refused"
                 raise ApprovalConflict(f"the call was {was} before")
-            if asked.over:
+            if entry.closed:
                 raise ApprovalOver("the call does not wait any more: its task or its time has ended")
-            asked.decision = decision
-            asked.wake()
+            entry.decision = decision
+            entry.wake()
 
     def for_task(self, task_id: str) -> TaskApprovals:
-        """What the tools of one task ask, and its agent; call it in the loop."""
-        self._pauses[task_id] = _Pause()
-        return TaskApprovals(self, task_id, self._pauses[task_id])
+        """Return the approvals of one task. Call this in the loop, once a task."""
+        self._timers[task_id] = _WaitTimer()
+        return TaskApprovals(self, task_id, self._timers[task_id])
 
     # --- for TaskApprovals ---
 
-    def _add(self, task_id: str, tool: str, arguments: Mapping[str, Any], wake: Callable[[], None]) -> _Asked:
+    def _add(self, task_id: str, tool: str, arguments: Mapping[str, Any], wake: Callable[[], None]) -> _ApprovalEntry:
         with self._lock:
             if task_id not in self._tasks:
                 self._tasks[task_id] = []
@@ -113,37 +113,40 @@ class WorkerApprovals:
             calls = self._tasks[task_id]
             number = str(len(calls) + 1)
             request = ApprovalRequest(number, tool, arguments, digest_of(tool, arguments), self._clock())
-            calls.append(_Asked(request, wake))
-            asked = calls[-1]
-        event(log, "approval_asked", task=task_id, tool=tool, digest=asked.request.digest)
+            calls.append(_ApprovalEntry(request, wake))
+            entry = calls[-1]
+        event(log, "approval_asked", task=task_id, tool=tool, digest=entry.request.digest)
         self.on_pending_call(task_id)
-        return asked
+        return entry
 
-    def _end(self, asked: _Asked) -> Decision | None:
-        """No more decisions are taken; the one that was, if any."""
+    def _end(self, entry: _ApprovalEntry) -> Decision | None:
+        """Close a call to decisions, and return the one that was made, if any."""
         with self._lock:
-            asked.over = asked.over or asked.decision is None
-            return asked.decision
+            entry.closed = entry.closed or entry.decision is None
+            return entry.decision
 
-    def _forget_pause(self, task_id: str) -> None:
-        self._pauses.pop(task_id, None)
+    def _forget_timer(self, task_id: str) -> None:
+        self._timers.pop(task_id, None)
 
 
-class _Pause:
-    """How long a task has waited for people, several calls at a time counting once. Used in the loop; read anywhere."""
+class _WaitTimer:
+    """Measures how long a task has waited for approvals; calls that wait at the same time count once.
+
+    Change it in the loop only; :meth:`waited` may be read from any thread.
+    """
 
     def __init__(self, monotonic: Clock = time.monotonic) -> None:
         self._monotonic = monotonic
         self._calls = 0
         self._since = 0.0
         self._before = 0.0
-        self._nobody: asyncio.Event | None = None
+        self._all_decided: asyncio.Event | None = None
 
     def begin(self) -> None:
         import asyncio
 
-        self._nobody = self._nobody or asyncio.Event()
-        self._nobody.clear()
+        self._all_decided = self._all_decided or asyncio.Event()
+        self._all_decided.clear()
         if not self._calls:
             self._since = self._monotonic()
         self._calls += 1
@@ -152,86 +155,86 @@ class _Pause:
         self._calls -= 1
         if not self._calls:
             self._before += self._monotonic() - self._since
-            assert self._nobody is not None
-            self._nobody.set()
+            assert self._all_decided is not None
+            self._all_decided.set()
 
     def waited(self) -> float:
         return self._before + (self._monotonic() - self._since if self._calls else 0.0)
 
-    async def over(self) -> None:
-        if self._nobody is not None:
-            await self._nobody.wait()
+    async def all_decided(self) -> None:
+        if self._all_decided is not None:
+            await self._all_decided.wait()
 
 
 class TaskApprovals:
-    """One task's way to the owner, within its loop.
+    """The approvals of one task. Use it within the loop.
 
     Args:
-        desk: where its calls wait.
+        calls: keeps the waiting calls of all tasks.
         task_id: the task.
-        pause: counts how long.
+        timer: measures how long the task waits.
     """
 
-    def __init__(self, desk: WorkerApprovals, task_id: str, pause: _Pause) -> None:
-        self._desk = desk
+    def __init__(self, calls: WorkerApprovals, task_id: str, timer: _WaitTimer) -> None:
+        self._calls = calls
         self._task_id = task_id
-        self._pause = pause
+        self._timer = timer
 
     async def ask(self, tool: str, arguments: Mapping[str, Any]) -> Decision:
-        """Wait until the owner has decided on a call, or its time is up.
+        """Wait until the owner decides on a call, or its time is up.
 
         Returns:
-            What was decided, with the digest of the call that it is about.
+            The decision, with the digest of the call that it is about. A call whose time is up counts as refused.
         """
         import asyncio
 
         text = json.dumps(arguments)
-        unfit = _why_not_shown(arguments, len(text))
-        if unfit is not None:
-            return Decision("", approved=False, reason=unfit)
+        problem = _why_not_shown(arguments, len(text))
+        if problem is not None:
+            return Decision("", approved=False, reason=problem)
         loop, decided = asyncio.get_running_loop(), asyncio.Event()
-        # A copy of its own, so that what was shown can't be changed while it waits.
-        asked = self._desk._add(self._task_id, tool, json.loads(text), lambda: _call_soon(loop, decided.set))
-        self._pause.begin()
-        # No wait_for: before Python 3.12 a cancellation that comes with the decision is lost in it, and the call runs.
-        timer = loop.call_later(self._desk.seconds, decided.set)
+        # A copy, so that the arguments that the owner sees can't change meanwhile.
+        entry = self._calls._add(self._task_id, tool, json.loads(text), lambda: _call_soon(loop, decided.set))
+        self._timer.begin()
+        # Not wait_for: before Python 3.12 it loses a cancellation that arrives with the decision, and the call runs.
+        timer = loop.call_later(self._calls.seconds, decided.set)
         try:
             await decided.wait()
         finally:
             timer.cancel()
-            self._pause.end()
-            decision = self._desk._end(asked)
+            self._timer.end()
+            decision = self._calls._end(entry)
         event(log, "approval_decided", task=self._task_id, tool=tool, approved=bool(decision and decision.approved))
         if decision is not None:
             return decision
-        reason = f"nobody decided within {self._desk.seconds:g} seconds (PIBOT_APPROVAL_SECONDS)"
-        return Decision(asked.request.digest, approved=False, reason=reason)
+        reason = f"nobody decided within {self._calls.seconds:g} seconds (PIBOT_APPROVAL_SECONDS)"
+        return Decision(entry.request.digest, approved=False, reason=reason)
 
     def waited(self) -> float:
-        """Seconds for which the task has waited for the owner, up to now."""
-        return self._pause.waited()
+        """Return the seconds for which the task has waited for the owner until now."""
+        return self._timer.waited()
 
     async def all_decided(self) -> None:
-        """Returns when no call of the task waits."""
-        await self._pause.over()
+        """Wait until no call of the task waits."""
+        await self._timer.all_decided()
 
     def close(self) -> None:
-        """The task has ended."""
-        self._desk._forget_pause(self._task_id)
+        """Forget how long the task waited; it has ended."""
+        self._calls._forget_timer(self._task_id)
 
 
 def _why_not_shown(arguments: Mapping[str, Any], length: int) -> str | None:
-    """Why nobody can be asked about a call with these arguments; None where somebody can.
+    """Return why the owner can't be shown a call with these arguments; None if the owner can.
 
-    What does not come through to the master as it is would not be the call that was asked about: the master does not
-    take it, and the task would wait for a decision that nobody can make.
+    The master rejects a call that JSON changes on the way, since its digest no longer matches. The task would then wait
+    for a decision that nobody can make.
     """
     if length > MAX_ARGUMENT_CHARS:
-        return f"nobody can look at arguments of {length} characters; {MAX_ARGUMENT_CHARS} are allowed"
+        return f"the owner can't check arguments of {length} characters; {MAX_ARGUMENT_CHARS} are allowed"
     try:
         json.dumps(arguments, ensure_ascii=False, allow_nan=False).encode()
     except ValueError:  # half of a surrogate pair, or a number that JSON does not have
-        return "its arguments hold a broken character or number, which nobody can be shown; send them without it"
+        return "its arguments hold a broken character or number, which the owner can't be shown; send them without it"
     return None
 
 

@@ -1,4 +1,4 @@
-"""Runs tasks one at a time, each in a fresh agent."""
+"""Run tasks one at a time, each in a fresh agent."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("pibot.worker")
 
 CANCEL_WAIT = 30.0
-"""Seconds that a cancelled task gets to end its processes before the caller is told that it hangs."""
+"""Seconds that a cancelled task may take to end its processes; after that the cancel fails with an error."""
 
 
 class _Entry:
-    """One task that this worker has taken."""
+    """One task that this worker accepted."""
 
     __slots__ = ("cancel_reason", "done", "finished_at", "news", "request", "result", "running", "started_at")
 
@@ -49,24 +49,24 @@ class _Entry:
         self.running: asyncio.Future[AgentOutcome] | None = None
         self.cancel_reason: str | None = None
         self.done: Future[TaskResult] = Future()
-        self.news: Future[None] = Future()  # done when the task has ended, or a call of it begins to wait
+        self.news: Future[None] = Future()  # done when the task ends, or a tool call of it begins to wait
         self.result: TaskResult | None = None
         self.started_at = 0.0
         self.finished_at = 0.0
 
 
 class TaskExecutor:
-    """Runs one task at a time and keeps the results of the last ones. Its methods may be called from any thread.
+    """Runs one task at a time and keeps the latest results. Its methods may be called from any thread.
 
     Args:
-        worker_id: this worker's name, as results carry it.
-        create_agent: makes the agent of one task; called in the loop, so imports that cost wait for the first task.
-        loop: where agents run.
-        results_kept: how many ended tasks are remembered.
-        results_ttl: seconds that they are remembered.
-        approvals: where calls wait that need the owner's approval.
-        clock: seconds since the epoch, for the times that results carry.
-        monotonic: seconds, for ages.
+        worker_id: this worker's name, for the results.
+        create_agent: makes the agent of a task. Called in the loop, so that costly imports wait for the first task.
+        loop: the loop in which agents run.
+        results_kept: ended tasks to keep.
+        results_ttl: seconds to keep them.
+        approvals: keeps the tool calls that wait for the owner's approval.
+        clock: returns seconds since the epoch, for the times in results.
+        monotonic: returns seconds, for ages.
     """
 
     def __init__(
@@ -98,23 +98,23 @@ class TaskExecutor:
 
     @property
     def current_task(self) -> str | None:
-        """The id of the task that runs now."""
+        """The id of the running task; None if there is none."""
         current = self._current
         return None if current is None else current.request.task_id
 
     def ended(self) -> Mapping[TaskState, int]:
-        """How many tasks have ended since the start, by how they ended."""
+        """Count the tasks that have ended since the start, by state."""
         with self._lock:
             return dict(self._ended)
 
     def submit(self, request: TaskRequest) -> None:
-        """Take a task and start it. A task that was taken before, with the same body, is not run again.
+        """Accept a task and start it. A task with the same id and body as an earlier one is not run again.
 
         Raises:
-            TaskConflict: its id was taken before, with another body.
+            TaskConflict: its id came before with another body.
             WorkerBusy: another task runs.
-            ShuttingDown: no more tasks are taken.
-            RuntimeError: its loop's thread could not be started, or was stopped; the task was not taken.
+            ShuttingDown: the worker is stopping.
+            RuntimeError: the loop's thread could not be started, or was stopped; the task was not accepted.
         """
         with self._lock:
             known = self._lookup(request.task_id)
@@ -133,21 +133,21 @@ class TaskExecutor:
         try:
             self._loop.call_soon(self._start, entry)
         except BaseException:
-            with self._lock:  # nothing of it was started, so it may be sent again
+            with self._lock:  # it was not started, so the caller may send it again
                 self._current = None
                 del self._entries[request.task_id]
             raise
         event(log, "task_started", task=request.task_id, skills=",".join(request.skills) or "-")
 
     def wait(self, task_id: str, seconds: float, *, asked: int | None = None) -> TaskResult | None:
-        """The task's result, waiting for it up to ``seconds``; None where it still runs.
+        """Wait up to ``seconds`` for the task's result, and return it; None if the task still runs.
 
         Args:
-            asked: how many of its calls that wait for approval the caller knows of; with a new one the waiting is
-                over. None for all there have been.
+            asked: the number of its tool calls, waiting or decided, that the caller knows of: a further one ends the
+                wait. None if it knows of all so far.
 
         Raises:
-            TaskNotFound: no such task is known here.
+            TaskNotFound: this worker does not know the task.
         """
         entry, news = self._known(task_id)
         if entry.result is None and seconds > 0 and (asked is None or self._approvals.asked(task_id) <= asked):
@@ -156,31 +156,31 @@ class TaskExecutor:
         return entry.result
 
     def approvals(self, task_id: str) -> PendingCalls:
-        """The calls of a task that wait for the owner, and what is known of the waiting.
+        """Return the tool calls of a task that wait for the owner, and how long the task has waited.
 
         Raises:
-            TaskNotFound: no such task is known here.
+            TaskNotFound: this worker does not know the task.
         """
         self._known(task_id)
-        desk = self._approvals
-        return PendingCalls(desk.asked(task_id), desk.waited(task_id), desk.waiting(task_id))
+        approvals = self._approvals
+        return PendingCalls(approvals.asked(task_id), approvals.waited(task_id), approvals.waiting(task_id))
 
     def decide(self, task_id: str, approval_id: str, decision: Decision) -> None:
-        """Let a call that waits be run, or refuse it.
+        """Approve or refuse a waiting tool call.
 
         Raises:
-            TaskNotFound: no such task is known here.
+            TaskNotFound: this worker does not know the task.
             ApprovalNotFound, ApprovalConflict, ApprovalOver: see :meth:`WorkerApprovals.decide`.
         """
         self._known(task_id)
         self._approvals.decide(task_id, approval_id, decision)
 
     def cancel(self, task_id: str, reason: str = "cancelled by request") -> TaskResult:
-        """End a task, and return how it ended once its last process is gone. An ended task stays as it is.
+        """Cancel a task, and return its result once its last process is gone. An ended task keeps its result.
 
         Raises:
-            TaskNotFound: no such task is known here.
-            PibotError: it did not end within :data:`CANCEL_WAIT` seconds.
+            TaskNotFound: this worker does not know the task.
+            PibotError: the task did not end within :data:`CANCEL_WAIT` seconds.
         """
         result = self.wait(task_id, 0.0)
         if result is not None:
@@ -193,7 +193,7 @@ class TaskExecutor:
         return entry.result
 
     def stop(self, grace: float) -> None:
-        """Take no new task; let the running one end within ``grace`` seconds, else end it as cancelled."""
+        """Accept no more tasks; give the running one ``grace`` seconds to end, then cancel it."""
         with self._lock:
             self._stopping = True
             entry = self._current
@@ -202,12 +202,14 @@ class TaskExecutor:
         event(log, "waiting_for_task", task=entry.request.task_id, grace=grace)
         self._await(entry, grace)
         if entry.result is None:
-            self.cancel(entry.request.task_id, f"{self.worker_id} was stopped, and the task's {grace:g} s were up")
+            self.cancel(
+                entry.request.task_id, f"{self.worker_id} was stopped, and the task did not end within its {grace:g} s"
+            )
 
     # --- in the loop ---
 
     def _start(self, entry: _Entry) -> None:
-        """Start one task's agent; :meth:`_finish` follows, whatever becomes of it."""
+        """Start a task's agent. However it ends, :meth:`_record` is called."""
         import asyncio
 
         entry.started_at = self._clock()
@@ -216,7 +218,7 @@ class TaskExecutor:
             return
         try:
             entry.running = asyncio.ensure_future(self._create_agent(entry.request).run(entry.request))
-        except Exception as exc:  # noqa: BLE001  # _broken logs what is no sentence of PiBot's own
+        except Exception as exc:  # noqa: BLE001  # _broken logs what is not a PibotError
             self._record(entry, _broken(entry.request, exc))
         else:
             entry.running.add_done_callback(partial(self._finish, entry))
@@ -275,7 +277,7 @@ class TaskExecutor:
         return self._entries.get(task_id)
 
     def _evict(self) -> None:
-        """Forget the oldest ended tasks; they lie at the front, the running one at the end."""
+        """Forget the oldest ended tasks. They are at the front, and the running one at the end."""
         oldest_allowed = self._monotonic() - self._results_ttl
         while self._entries:
             entry = next(iter(self._entries.values()))
@@ -285,10 +287,10 @@ class TaskExecutor:
                 return
             del self._entries[entry.request.task_id]
 
-    # --- without it ---
+    # --- without the lock ---
 
     def _known(self, task_id: str) -> tuple[_Entry, Future[None]]:
-        """A task, and what is done when there is news of it."""
+        """Return a task's entry, and the future that its next news completes."""
         with self._lock:
             entry = self._lookup(task_id)
             if entry is not None:
@@ -298,7 +300,7 @@ class TaskExecutor:
         )
 
     def _tell_waiters(self, task_id: str) -> None:
-        """A call of the task begins to wait."""
+        """Wake the callers of :meth:`wait`: a tool call of the task begins to wait."""
         with self._lock:
             entry = self._entries.get(task_id)
             if entry is None or entry.result is not None:
@@ -313,7 +315,7 @@ class TaskExecutor:
 
 
 def _broken(request: TaskRequest, exc: BaseException) -> AgentOutcome:
-    """The outcome of an agent that raised: a sentence of PiBot's own, or a defect, which is logged."""
+    """Return the outcome of an agent that raised. Log the error if it is a defect and no PibotError."""
     if isinstance(exc, PibotError):
         return AgentOutcome(TaskState.FAILED, error=str(exc))
     log.error("task_broke task=%s", request.task_id, exc_info=exc)
