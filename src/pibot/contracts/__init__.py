@@ -11,6 +11,7 @@ from pibot.contracts.access import (
     Caller,
     Scope,
 )
+from pibot.contracts.addresses import WorkerAddress
 from pibot.contracts.approvals import (
     ApprovalRequest,
     Decision,
@@ -63,7 +64,6 @@ from pibot.contracts.workers import (
     HostReading,
     NoWorkerKind,
     NoWorkerReason,
-    WorkerAddress,
     WorkerHealth,
     WorkerReport,
     WorkerState,

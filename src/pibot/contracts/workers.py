@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Callable, TypeVar
 
+from pibot.contracts.addresses import WorkerAddress
 from pibot.contracts.basics import JsonObject
 
 T = TypeVar("T")
@@ -18,21 +19,6 @@ class WorkerState(Enum):
     IDLE = "idle"
     BUSY = "busy"
     OFFLINE = "offline"
-
-
-@dataclass(frozen=True)
-class WorkerAddress:
-    """Where a worker listens. People and results name the worker by its id."""
-
-    worker_id: str
-    host: str
-    port: int = 5000
-    scheme: str = "http"
-
-    @property
-    def url(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}"
 
 
 @dataclass(frozen=True)

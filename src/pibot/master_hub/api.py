@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, cast
 from flask import Blueprint, Response, request
 
 from pibot import __version__
-from pibot.contracts import Decision, JsonObject, Scope, WorkerState, WorkerStatus, valid_id
+from pibot.contracts import Decision, JsonObject, Scope, WorkerAddress, WorkerState, WorkerStatus, valid_id
 from pibot.errors import InvalidRequest, OutOfScope
 from pibot.master_components.store.accounts import DAYS_KEPT
 from pibot.master_components.store.records import Job, Submission
 from pibot.master_components.store.spending import rounded
 from pibot.master_components.store.states import ENDED_JOBS, JobState, StepState
 from pibot.master_hub.access import SubmitLimit
-from pibot.master_hub.membership import address_from_json
 from pibot.settings import is_loopback
 from pibot.web import WaitingRoom, answer, current_caller, error, json_body, needs, network_of, wait_preference
 
@@ -134,7 +133,7 @@ def _add_worker_routes(api: Blueprint, hub: HubService) -> None:
     @api.post("/workers")
     @needs(Scope.WORKER)
     def join() -> Response:
-        address = address_from_json(json_body())
+        address = WorkerAddress.from_json(json_body())
         _refuse_another(address.worker_id)
         if keyless and not (is_loopback(request.remote_addr or "") and is_loopback(address.host)):
             return error(

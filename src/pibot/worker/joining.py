@@ -9,7 +9,7 @@ import threading
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from pibot.contracts import Refusal
+from pibot.contracts import Refusal, WorkerAddress
 from pibot.logs import event
 from pibot.settings import Settings, is_loopback
 from pibot.tls import client_tls, connect, problem_of
@@ -89,7 +89,7 @@ class Joining:
             connection.connect()
             body = None
             if method == "POST":
-                body = json.dumps({"worker_id": self._settings.worker_id, "url": self._own_url(connection)}).encode()
+                body = json.dumps(self._own_address(connection).to_json()).encode()
             headers = {"Content-Type": "application/json"}
             if self._settings.api_key is not None:
                 headers["Authorization"] = f"Bearer {self._settings.api_key.reveal()}"
@@ -100,11 +100,11 @@ class Joining:
         finally:
             connection.close()
 
-    def _own_url(self, connection: http.client.HTTPConnection) -> str:
-        """Return the URL at which the hub reaches this worker."""
+    def _own_address(self, connection: http.client.HTTPConnection) -> WorkerAddress:
+        """Return the address at which the hub reaches this worker."""
         host = str(connection.sock.getsockname()[0])
         if self._host not in ("0.0.0.0", "::"):  # nosec B104 # compared, not bound
             if is_loopback(self._host) and not is_loopback(host):
                 raise ValueError("this worker listens on loopback only; set PIBOT_API_KEY so that the hub can reach it")
             host = self._host
-        return f"{self._settings.scheme}://{f'[{host}]' if ':' in host else host}:{self._port}"
+        return WorkerAddress(self._settings.worker_id, host, self._port, self._settings.scheme)

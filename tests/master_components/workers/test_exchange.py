@@ -72,6 +72,7 @@ class Time:
 
 @contextlib.asynccontextmanager
 async def serving(worker: Scripted, time: Time | None = None) -> AsyncIterator[WorkerPool]:
+    """Serve the worker's answers on a port, and return a pool of that worker."""
     time = time or Time()
     server = await asyncio.start_server(worker.serve, "127.0.0.1", 0)
     worker.address = WorkerAddress("worker-1", "127.0.0.1", server.sockets[0].getsockname()[1])
@@ -179,7 +180,7 @@ async def test_a_task_of_the_guides_pool_takes_one_request() -> None:
         assert (result["success"], worker.asked) == (True, [POST])
 
 
-# --- workers that fail again and again ---
+# --- workers that lose several tasks ---
 
 
 async def test_a_worker_that_forgets_several_tasks_is_set_aside_and_one_result_brings_it_back() -> None:
