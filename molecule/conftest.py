@@ -87,11 +87,13 @@ class Lab:
         assert done.returncode == 0 or not check, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
 
-    def playbook(self, *arguments: str, fails: bool = False) -> str:
-        """What ansible-playbook prints, run as an owner runs it: in the folder ansible/, with the lab's inventory."""
+    def playbook(self, *arguments: str, fails: bool = False, checkout: Path = ROOT) -> str:
+        """Run ansible-playbook as an owner does, in a checkout's folder ansible/, and return what it prints."""
         command = ["ansible-playbook", "--inventory", str(INVENTORY), *arguments]
         environ = {**os.environ, "ANSIBLE_NOCOLOR": "1"}
-        done = subprocess.run(command, cwd=ROOT / "ansible", env=environ, capture_output=True, text=True, check=False)  # nosec B603 # no shell; ansible-playbook
+        done = subprocess.run(
+            command, cwd=checkout / "ansible", env=environ, capture_output=True, text=True, check=False
+        )  # nosec B603 # no shell; ansible-playbook
         if (done.returncode != 0) is not fails:
             pytest.fail(f"{' '.join(arguments)} ended with {done.returncode}:\n{(done.stdout + done.stderr)[-8000:]}")
         return done.stdout
