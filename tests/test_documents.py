@@ -12,8 +12,11 @@ import pytest
 from click.testing import CliRunner
 
 from pibot.cli import commands
+from pibot.contracts import CommandResult, ToolCall, ToolContext
 from pibot.master_components.store.records import Submission
 from pibot.settings.catalog import KNOWN_SETTINGS
+from pibot.tool_registry import SkillLibrary
+from tests.skills.support import FakeCommands
 from tests.support.processes import ROOT
 
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -77,6 +80,19 @@ def test_the_two_readmes_have_the_same_headings_and_commands() -> None:
     assert code_blocks(english) == code_blocks(chinese)
     assert len(list(rows(english))) == len(list(rows(chinese)))
     assert re.findall(r"\]\((?!README)([^)]+)\)", english) == re.findall(r"\]\((?!README)([^)]+)\)", chinese)
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/skills.md"])
+async def test_the_skill_that_the_documents_show_works(name: str, tmp_path: Path) -> None:
+    page, tools = (re.findall(rf"^```{kind}\n(.*?)^```", read(name), re.M | re.S)[0] for kind in ("markdown", "python"))
+    folder = tmp_path / "dice"
+    folder.mkdir()
+    (folder / "SKILL.md").write_text(page)
+    (folder / "tools.py").write_text(tools)
+    box = SkillLibrary(tmp_path).load(["dice"], ToolContext("t1", tmp_path, FakeCommands(CommandResult(0, ""))))
+    result = await box.execute(ToolCall("c1", "roll", {"sides": 20}))
+    assert not result.is_error, result.content
+    assert int(result.content) in range(1, 21)
 
 
 # --- Settings -------------------------------------------------------------------------------------------------------
