@@ -1,4 +1,4 @@
-"""What every scenario's tests share: any host by its name, real connections and requests, and no silent skipping."""
+"""Fixtures of every scenario's tests: hosts by name, real connections and requests; a skipped test fails the run."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 INVENTORY = ROOT / "molecule" / "lab" / "inventory.py"
 
-# Tries to connect with the standard library alone and says how it ended. A closed firewall drops the packet, so
-# there is no answer; a port where nobody listens answers with a refusal.
+# Connects with the standard library alone and prints the result. A closed firewall drops the packet; a port that no
+# program listens on refuses it.
 PROBE = """
 import socket, sys
 try:
@@ -43,19 +43,19 @@ _outcomes: Counter[str] = Counter()
 
 
 class Answer(NamedTuple):
-    """What came back over HTTP."""
+    """An HTTP response: its status and its decoded JSON."""
 
     status: int
     body: Any
 
 
 class Lab:
-    """The lab from outside: its folder, its key, a shell on a host, a playbook, a request.
+    """Access to the lab from this computer: its keys, a shell on a host, a playbook, a request.
 
     Attributes:
-        state: the lab's own folder on this computer.
-        hosts: what the inventory knows of each host.
-        ports: the SSH ports of hosts that a test has moved.
+        state: the lab's folder on this computer.
+        hosts: the inventory's variables of each host.
+        ports: the SSH ports that a test has changed.
     """
 
     def __init__(self) -> None:
@@ -66,21 +66,21 @@ class Lab:
 
     @property
     def key(self) -> str:
-        """The key that the first run of the playbook made."""
+        """The fleet's key, which the first run of the playbook made."""
         return (self.state / "secrets" / "api_key").read_text().strip()
 
     def key_of(self, name: str) -> str:
-        """What that host asks its callers for: a worker has a key of its own."""
+        """Return the key that the host asks its callers for: each worker has its own."""
         if not name.startswith("worker-"):
             return self.key
         return (self.state / "secrets" / f"worker_token_{name.rpartition('-')[2]}").read_text().strip()
 
     def url(self, name: str, path: str = "") -> str:
-        """Where that host serves its API."""
+        """Return the URL of `path` on that host."""
         return f"http://{self.hosts[name]['ansible_host']}:5000{path}"
 
     def shell(self, name: str, command: str, stdin: str = "", check: bool = True) -> str:
-        """What a command prints, run as `pi` over SSH."""
+        """Run a command as `pi` over SSH and return its output."""
         port = str(self.ports.get(name, 22))
         ssh = ["ssh", "-F", str(self.state / "ssh_config"), "-p", port, name, command]
         done = subprocess.run(ssh, input=stdin, capture_output=True, text=True, check=False)  # nosec B603 # no shell here; a test's own command
@@ -88,7 +88,7 @@ class Lab:
         return done.stdout
 
     def playbook(self, *arguments: str, fails: bool = False, checkout: Path = ROOT) -> str:
-        """Run ansible-playbook as an owner does, in a checkout's folder ansible/, and return what it prints."""
+        """Run ansible-playbook as an owner does, in a checkout's folder ansible/, and return its output."""
         command = ["ansible-playbook", "--inventory", str(INVENTORY), *arguments]
         environ = {**os.environ, "ANSIBLE_NOCOLOR": "1"}
         done = subprocess.run(
@@ -99,7 +99,7 @@ class Lab:
         return done.stdout
 
     def ask(self, name: str, path: str, body: object = None, *, key: str | None = None, wait: int = 0) -> Answer:
-        """One request from this computer."""
+        """Send one request from this computer."""
         request = urllib.request.Request(self.url(name, path), None if body is None else json.dumps(body).encode())
         if key is not None:
             request.add_header("Authorization", f"Bearer {key}")
@@ -114,14 +114,14 @@ class Lab:
                 return Answer(error.code, json.load(error))
 
     def curl(self, source: str, url: str, *arguments: str) -> Any:
-        """What curl on the host `source` prints, decoded."""
+        """Run curl on the host `source` and return the decoded JSON."""
         quoted = " ".join(f"'{argument}'" for argument in ("curl", "-sS", "--max-time", "90", *arguments, url))
         return json.loads(self.shell(source, quoted))
 
 
 @pytest.fixture(scope="session")
 def lab() -> Lab:
-    """The lab from outside."""
+    """Return the lab."""
     return Lab()
 
 
@@ -159,14 +159,14 @@ def connect(on: Callable[[str], Host], address: Callable[[str], str]) -> Callabl
 def reboot(on: Callable[[str], Host]) -> Callable[[str], None]:
     """Reboot a host from inside and return when it has booted: `reboot("worker-1")`.
 
-    The boot is recognised by the start of PID 1, since all containers show the same boot_id.
+    A new boot shows in the start time of PID 1; all containers show the same boot_id.
     """
     booted = "cut -d ' ' -f 22 /proc/1/stat && systemctl is-system-running --wait"
 
     def get(name: str) -> None:
         before = on(name).run(booted).stdout
         deadline = time.monotonic() + 60
-        with contextlib.suppress(RuntimeError):  # how testinfra says that the connection broke
+        with contextlib.suppress(RuntimeError):  # testinfra raises it when the connection breaks
             on(name).run("sudo systemctl --no-block reboot")
         while time.monotonic() < deadline:
             try:
@@ -183,7 +183,7 @@ def reboot(on: Callable[[str], Host]) -> Callable[[str], None]:
 
 @pytest.fixture(scope="session")
 def healthy(lab: Lab) -> Callable[[str], Any]:
-    """Return a host's health once it says that it is healthy, asked from the host itself: `healthy("worker-1")`."""
+    """Wait until a host is healthy, asked from the host itself, and return its health: `healthy("worker-1")`."""
 
     def get(name: str) -> Any:
         deadline = time.monotonic() + 60
@@ -198,7 +198,7 @@ def healthy(lab: Lab) -> Callable[[str], Any]:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Count how the tests ended."""
+    """Count the outcomes."""
     if report.when == "call" or report.skipped:
         _outcomes[report.outcome] += 1
 
@@ -206,7 +206,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Fail a run in which a test was skipped or none ran.
 
-    A mistyped group in `testinfra_hosts` skips its tests, and pytest calls that a success.
+    A mistyped group in `testinfra_hosts` skips its tests, and pytest counts that as a success.
     """
     if session.config.option.collectonly or exitstatus != pytest.ExitCode.OK:
         return
@@ -215,10 +215,10 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Say why a run without failures is none that counts."""
+    """Explain why a run without failed tests failed."""
     if _outcomes["skipped"]:
         terminalreporter.write_line(
-            f"{_outcomes['skipped']} skipped: on the lab every test runs. Is each group in testinfra_hosts "
-            f"a group of molecule/lab/inventory.py?",
+            f"{_outcomes['skipped']} skipped, but in the lab every test must run: check that each group "
+            f"in testinfra_hosts is a group of molecule/lab/inventory.py",
             red=True,
         )

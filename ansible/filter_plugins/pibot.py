@@ -247,42 +247,42 @@ def host_problems(
     checks = [
         (
             "debian" in facts["family"],
-            f"it runs {facts['os']}; PiBot wants Raspberry Pi OS or Debian 11 or newer",
+            f"it runs {facts['os']}: install Raspberry Pi OS or Debian, 11 or newer",
         ),
         (
             facts["architecture"] in architectures and facts["machine"] != "armv6l",
-            f"its architecture is {facts['architecture']} on {facts['machine']}; there are wheels for "
-            f"{', '.join(architectures)} (from ARMv7 on)",
+            f"its architecture is {facts['architecture']} on {facts['machine']}, and there are wheels only for"
+            f" {', '.join(architectures)} from ARMv7 on: use a newer board",
         ),
         (
             _version(python) >= _version(min_python),
-            f"its python3 is {python or 'missing'}; PiBot wants {min_python} or newer, so install a newer"
-            " Raspberry Pi OS",
+            f"its python3 is {python or 'missing'}, and PiBot needs {min_python}: install a newer Raspberry Pi OS",
         ),
         (
             memory >= min_memory_mb,
-            f"it has {memory} MB of memory; PiBot wants {min_memory_mb}",
+            f"it has {memory} MB of memory, and PiBot needs {min_memory_mb}: use a board with more",
         ),
         (
             disk >= min_disk_mb,
-            f"only {disk} MB are free in /home; PiBot wants {min_disk_mb}, so remove something or take a larger card",
+            f"only {disk} MB are free in /home, and PiBot needs {min_disk_mb}: delete something or use a larger card",
         ),
         (
             skew <= max_clock_skew,
-            f"its clock is {skew} s away from the one here; sudo timedatectl set-ntp true, and wait a minute",
+            f"its clock is {skew} s away from this computer's: run 'sudo timedatectl set-ntp true' on it and wait a"
+            " minute",
         ),
-        (bool(facts["systemd"]), "it has no systemd"),
+        (bool(facts["systemd"]), "it has no systemd, which runs PiBot: install Raspberry Pi OS or Debian"),
         (
             bool(facts["netfilter"]),
-            "the modules of its running kernel are gone, as after an upgrade, and ufw needs them; reboot it first",
+            "the modules of its running kernel are missing, as after an upgrade, and ufw needs them: reboot it first",
         ),
         (
             1024 <= port < 65536 and port != rehearsal_port,
-            f"pibot_port is {port}; take one from 1024 to 65535, and not {rehearsal_port}, where the offline model is",
+            f"pibot_port is {port}: set one from 1024 to 65535, but not {rehearsal_port}, which the offline model uses",
         ),
         (
             unit in (facts["units"] or ()) or port not in (facts["listening"] or ()),
-            f"another program listens on its port {port} (sudo ss -tlnp shows which one); stop that, or set pibot_port",
+            f"another program listens on its port {port}: stop it ('sudo ss -tlnp' names it), or set pibot_port",
         ),
     ]
     return [problem for good, problem in checks if not good]
@@ -319,39 +319,37 @@ def fleet_problems(
     checks = [
         (
             model == "rehearsal" or str(model_key) not in PLACEHOLDER_KEYS,
-            "there is no key for the model: set pibot_volc_api_key in group_vars/all/vault.yml or VOLC_API_KEY in the"
-            " environment here, or try it out with the offline model: -e pibot_model=rehearsal",
+            "there is no key for the model: set pibot_volc_api_key in group_vars/all/vault.yml, or VOLC_API_KEY in this"
+            " computer's environment, or use the offline model with -e pibot_model=rehearsal",
         ),
-        (len(masters) == 1, f"the inventory names {len(masters)} hosts in [master]; it must be one"),
-        (not both, "it is in both [master] and [workers], and both want the same port; one machine has one role"),
-        (
-            role == "master" or number > 0,
-            "its name ends in no number; give it one of its own in the inventory with pibot_number=4",
-        ),
+        (len(masters) == 1, f"the inventory has {len(masters)} hosts in [master]: name exactly one"),
+        (not both, "it is in both [master] and [workers], which need the same port: leave it in one of them"),
+        (role == "master" or number > 0, "its name ends in no number: give it one in the inventory, as pibot_number=4"),
         # The master's settings name all workers, also those outside --limit.
         (
             role == "worker" or min(numbers, default=1) > 0,
-            "the inventory has a worker whose name ends in no number; give it one of its own with pibot_number=4",
+            "a worker in the inventory has a name that ends in no number: give it one, as pibot_number=4",
         ),
         (
             len(set(numbers)) == len(numbers),
-            f"two workers have the same number: {', '.join(str(each) for each in numbers)}",
+            f"two workers have the same number ({', '.join(str(each) for each in numbers)}): give one of them another"
+            " pibot_number",
         ),
         # The master recognises a worker by its token, and grants rights by it.
         (
             len({str(key) for key in keys}) == len(keys),
-            "the pibot_worker_token of a worker is that of another too, or the key of the fleet; give each its own on"
-            " its line, or none, and one is made",
+            "a worker's pibot_worker_token is also another worker's or the fleet's key: give each worker its own, or"
+            " none and one is made",
         ),
         (
             is_ipv4(master_address),
-            f"the firewall needs the IPv4 address of the master, and {master_address} is none;"
-            " add pibot_address=… to its line",
+            f"the firewall needs the master's IPv4 address, and {master_address} is none: add pibot_address=… to its"
+            " line",
         ),
         (
             model != "rehearsal" or gateway or not named,
-            f"the offline model opens to the IPv4 addresses of the workers, and {named[0] if named else ''} is none;"
-            " add pibot_address=… to its line",
+            "the offline model opens its port to the workers' IPv4 addresses, and"
+            f" {named[0] if named else ''} is none: add pibot_address=… to its line",
         ),
     ]
     return [problem for good, problem in checks if not good]

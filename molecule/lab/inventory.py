@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""The lab's inventory: the guide's four machines and one outside host, as Ansible's dynamic inventory.
+"""Dynamic Ansible inventory of the lab: the guide's four machines and one outside host.
 
-It is a program because a computer may hold two labs at once (`make up` and `molecule test`), each with a name and a
-network of its own:
+It is a program because one computer may run two labs at once (`make up` and `molecule test`), each with its own name
+and network:
 
     PIBOT_LAB          the name (pibot-lab)
     PIBOT_LAB_NETWORK  the first three octets of its /24 network (10.213.10)
 
-The groups and the hosts' names are those of ansible/inventory.ini; the last octets are the guide's.
+Groups and host names are those of ansible/inventory.ini; the last octets are the guide's.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# host: (last octet, Debian release, group). Mixed releases, as a real home has them.
+# host: (last octet, Debian release, group). Mixed releases, as in a real home.
 HOSTS = {
     "pibot-master": (113, "trixie", "master"),
     "worker-1": (66, "bookworm", "workers"),
     "worker-2": (67, "bullseye", "workers"),
     "worker-3": (68, "trixie", "workers"),
-    # Not of the fleet: another machine in the same house, which must find the workers' doors closed.
+    # Not in the fleet: another machine in the same home, which must not reach the workers.
     "outside": (200, "bookworm", "outsiders"),
 }
 
 
 def inventory(name: str, network: str) -> dict[str, object]:
-    """Return the lab's hosts in the form of `ansible-inventory --list`.
+    """Return the lab's hosts as `ansible-inventory --list` prints them.
 
     Args:
-        name: the lab's name; the containers are called after it.
+        name: the lab's name, which the containers' names begin with.
         network: the first three octets of its /24 network.
     """
     state = ROOT / ".cache" / "lab" / name
@@ -61,19 +61,19 @@ def inventory(name: str, network: str) -> dict[str, object]:
             "vars": {
                 "ansible_user": "pi",
                 "ansible_ssh_private_key_file": f"{state}/id_ed25519",
-                # Not the user's own ~/.ssh/config: it must not decide how the lab is reached.
+                # Not the user's own ~/.ssh/config, which could change how Ansible reaches the lab.
                 "ansible_ssh_common_args": f"-F {state}/ssh_config",
-                # Connections kept open end with the lab, so none outlives the host it led to.
+                # In the lab's folder, so that down.sh finds the open connections and closes them with the lab.
                 "ansible_control_path_dir": f"{state}/cp",
-                # The key of this lab's fleet ends with the lab.
+                # Also in the lab's folder, which down.sh removes.
                 "pibot_secrets_dir": f"{state}/secrets",
-                # The offline model: a lab needs no key.
+                # The offline model needs no key.
                 "pibot_model": "rehearsal",
                 "pibot_tls": os.environ.get("PIBOT_LAB_TLS") == "1",
                 "pibot_env": {
-                    # A worker fetches nothing from the house it stands in, but the lab's page is served there.
+                    # A worker fetches nothing from its own network by default, but the lab serves its test page there.
                     "PIBOT_WEB_ALLOW": f"{network}.0/24",
-                    # A worker that is silent for so long has lost its task; the default has patience with Wi-Fi.
+                    # The default is longer, for Wi-Fi; here the failover tests would wait for it.
                     "PIBOT_LEASE_SECONDS": "15",
                 },
             },

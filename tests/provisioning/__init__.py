@@ -1,1 +1,1 @@
-"""What Ansible runs, without Ansible."""
+"""Tests, without Ansible, of what Ansible and the scripts run."""

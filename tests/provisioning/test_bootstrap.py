@@ -1,4 +1,4 @@
-"""scripts/bootstrap.sh takes a Python that is new enough for what it makes, or says which one it wants."""
+"""scripts/bootstrap.sh uses a Python that is new enough, or says which one it needs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from tests.provisioning.support import ROOT
 
-# An interpreter that says it is of another version, and makes no environment.
+# An interpreter that claims another version and makes no environment.
 STAND_IN = """#!{python}
 import sys
 sys.version_info = (3, {minor}, 2, "final", 0)
@@ -24,7 +24,7 @@ TOOLS = ["cat", "cut", "dirname", "flock", "rm", "sh", "sha256sum"]
 
 
 class Machine:
-    """A PATH with what the script calls and nothing else; stand-ins are the only Pythons."""
+    """A PATH with only the programs that the script calls; its Pythons are stand-ins."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -41,7 +41,7 @@ class Machine:
         program.chmod(0o755)
 
     def bootstrap(self, lock: str, **environment: str) -> str:
-        """Run the script, which must fail since a stand-in makes no environment; return what it said."""
+        """Run the script, which must fail since a stand-in makes no environment; return its error output."""
         done = subprocess.run(
             [str(ROOT / "scripts" / "bootstrap.sh"), lock, str(self.folder / "venv")],
             env={"PATH": str(self.bin), "HOME": str(self.folder), **environment},
@@ -58,24 +58,24 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
 
 
-def test_python3_is_taken_where_it_is_new_enough(machine: Machine) -> None:
+def test_python3_is_used_if_it_is_new_enough(machine: Machine) -> None:
     machine.add_python("python3", 11)
     machine.add_python("python3.13", 13)
     assert "with Python 3.11 from requirements/ansible.txt" in machine.bootstrap("ansible")
 
 
-def test_ansible_gets_the_newest_python_where_python3_is_too_old_for_it(machine: Machine) -> None:
+def test_ansible_gets_the_newest_python_if_python3_is_too_old(machine: Machine) -> None:
     for name, minor in (("python3", 9), ("python3.10", 10), ("python3.11", 11), ("python3.12", 12)):
         machine.add_python(name, minor)
     assert "with Python 3.12 from requirements/ansible.txt" in machine.bootstrap("ansible")
 
 
-def test_what_is_too_old_for_ansible_will_do_for_pibot_itself(machine: Machine) -> None:
+def test_pibot_itself_uses_a_python_that_is_too_old_for_ansible(machine: Machine) -> None:
     machine.add_python("python3", 9)
     assert "with Python 3.9 from requirements/runtime.txt" in machine.bootstrap("runtime")
 
 
-def test_a_computer_without_a_python_for_ansible_is_told_which_one_it_wants(machine: Machine) -> None:
+def test_without_a_python_for_ansible_the_message_says_which_one_is_needed(machine: Machine) -> None:
     machine.add_python("python3", 10)
     assert machine.bootstrap("ansible").splitlines() == [
         "bootstrap: Ansible needs Python 3.11 or newer and python3 is 3.10: "
@@ -83,11 +83,11 @@ def test_a_computer_without_a_python_for_ansible_is_told_which_one_it_wants(mach
     ]
 
 
-def test_the_python_that_is_named_is_not_replaced_by_another(machine: Machine) -> None:
+def test_a_named_python_is_not_replaced_by_another(machine: Machine) -> None:
     machine.add_python("python3", 13)
     machine.add_python("mine", 9)
     assert "Ansible needs Python 3.11 or newer and mine is 3.9" in machine.bootstrap("ansible", PYTHON="mine")
 
 
-def test_a_computer_without_any_python_is_told_so(machine: Machine) -> None:
+def test_without_any_python_the_message_says_so(machine: Machine) -> None:
     assert "PiBot needs Python 3.9 or newer and python3 does not run" in machine.bootstrap("runtime")

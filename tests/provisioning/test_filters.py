@@ -316,7 +316,7 @@ def test_a_fleet_without_the_models_key_is_refused_unless_it_uses_the_offline_mo
         ({"masters": ["zero"]}, "[master] and [workers]"),
         ({"role": "worker", "number": 0}, "pibot_number=4"),
         ({"workers": [{**WORKERS[0], "number": 0}]}, "pibot_number=4"),
-        ({"workers": [WORKERS[0], WORKERS[0]]}, "the same number: 1, 1"),
+        ({"workers": [WORKERS[0], WORKERS[0]]}, "the same number (1, 1)"),
         ({"keys": ["fleet", "one", "one"]}, "pibot_worker_token"),
         ({"keys": ["fleet", "fleet"]}, "pibot_worker_token"),
         ({"master_address": "pibot.local"}, "pibot.local"),

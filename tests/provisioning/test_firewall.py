@@ -1,4 +1,4 @@
-"""The commands that the firewall's module would run, for what ufw says about itself."""
+"""pibot_ufw plans its commands from what ufw prints, in an order that never locks anybody out."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def plan_removal(state: Any, *, switched_on: bool) -> list[str]:
     return [" ".join(command) for command in pibot_ufw.plan_removal(state, switched_on)]
 
 
-def test_ufws_own_words_are_understood() -> None:
+def test_the_output_of_ufw_is_parsed() -> None:
     state = firewall("allow 22/tcp comment 'pibot: SSH'", "limit 2222/tcp", "deny from 10.0.0.0/8")
     assert state.active
     assert state.incoming == "deny"
@@ -51,17 +51,17 @@ def test_ufws_own_words_are_understood() -> None:
         ('DEFAULT_INPUT_POLICY="ACCEPT"', "allow"),
     ],
 )
-def test_a_firewall_that_is_off_tells_its_policy_in_its_file(defaults: str, incoming: str) -> None:
+def test_the_policy_of_a_disabled_firewall_is_read_from_its_file(defaults: str, incoming: str) -> None:
     assert firewall(status=INACTIVE, defaults=defaults).incoming == incoming
 
 
-def test_where_there_is_no_ufw_yet_a_check_shows_the_whole_plan() -> None:
+def test_a_check_without_ufw_shows_the_whole_plan() -> None:
     state = pibot_ufw.Firewall.parse("", "", "")
     assert len(plan(state)) == 3
     assert plan_removal(state, switched_on=False) == []
 
 
-def test_a_bare_host_gets_ssh_first_and_the_switch_last() -> None:
+def test_a_fresh_host_gets_ssh_first_and_the_firewall_enabled_last() -> None:
     state = firewall(status=INACTIVE, defaults='DEFAULT_INPUT_POLICY="ACCEPT"')
     assert plan(state, ssh_ports=(2222,)) == [
         "allow 2222/tcp comment pibot: SSH",
@@ -75,12 +75,12 @@ def test_a_comment_is_one_argument() -> None:
     assert ["allow", "22/tcp", "comment", "pibot: SSH"] in pibot_ufw.plan(firewall(), [22], [])
 
 
-def test_a_second_run_runs_nothing() -> None:
+def test_a_second_run_changes_nothing() -> None:
     assert plan(firewall("allow 22/tcp comment 'pibot: SSH'", f"{RULE} comment 'pibot: tasks from the master'")) == []
 
 
 @pytest.mark.parametrize("owners", ["allow 22/tcp", "limit 22/tcp", "allow 22", "allow OpenSSH", "limit OpenSSH"])
-def test_an_ssh_rule_of_the_owners_makes_ours_unnecessary(owners: str) -> None:
+def test_an_ssh_rule_of_the_owner_makes_ours_unnecessary(owners: str) -> None:
     assert plan(firewall(owners), rules=()) == []
 
 
@@ -97,12 +97,12 @@ NARROW = [
 
 
 @pytest.mark.parametrize("owners", NARROW)
-def test_an_owner_who_lets_ssh_in_from_some_alone_is_not_overruled(owners: str) -> None:
+def test_the_owners_limit_of_ssh_to_some_addresses_is_respected(owners: str) -> None:
     assert plan(firewall(owners), rules=()) == []
 
 
 @pytest.mark.parametrize("owners", NARROW)
-def test_a_narrow_rule_is_not_enough_where_it_may_not_be_what_let_us_in(owners: str) -> None:
+def test_a_narrow_ssh_rule_is_not_enough_if_something_else_may_have_let_us_in(owners: str) -> None:
     ssh = "allow 22/tcp comment pibot: SSH"
     assert plan(firewall(owners, status=INACTIVE), rules=()) == [ssh, "--force enable"]
     assert plan(firewall(owners, status=ACTIVE.replace("deny", "allow")), rules=())[0] == ssh
@@ -119,28 +119,28 @@ def test_a_narrow_rule_is_not_enough_where_it_may_not_be_what_let_us_in(owners: 
         ("fd00::/64", "allow from fd00::/64 to any port 5000 proto tcp"),
     ],
 )
-def test_a_network_is_written_as_ufw_shows_it_so_that_a_second_run_does_not_close_it(given: str, shown: str) -> None:
+def test_a_network_is_written_as_ufw_prints_it_so_that_a_second_run_keeps_the_rule(given: str, shown: str) -> None:
     rule = {"from": given, "port": 5000, "why": "the API"}
     assert plan(firewall("allow 22/tcp"), rules=(rule,)) == [f"{shown} comment pibot: the API"]
     assert plan(firewall("allow 22/tcp", f"{shown} comment 'pibot: the API'"), rules=(rule,)) == []
 
 
-def test_what_is_no_address_is_refused_before_anything_is_run() -> None:
+def test_a_source_that_is_no_address_is_refused_before_any_command_runs() -> None:
     with pytest.raises(ValueError, match=r"worker-1\.local"):
         plan(firewall(), rules=({"from": "worker-1.local", "port": 5009, "why": "x"},))
 
 
-def test_an_old_rule_of_ours_goes_after_the_new_one_is_there_and_the_owners_stay() -> None:
+def test_our_old_rule_is_removed_after_the_new_one_is_added_and_the_owners_stay() -> None:
     old = "allow from 192.168.10.9 to any port 5000 proto tcp"
     state = firewall("allow 22/tcp", f"{old} comment 'pibot: tasks from the master'", "allow 9100/tcp comment 'mine'")
     assert plan(state) == [f"{RULE} comment pibot: tasks from the master", f"--force delete {old}"]
 
 
-def test_a_firewall_of_the_owners_that_rejects_stays_so() -> None:
+def test_the_owners_reject_policy_stays() -> None:
     assert plan(firewall("allow 22/tcp", RULE, status=ACTIVE.replace("deny", "reject"))) == []
 
 
-def test_removal_from_a_firewall_that_we_switched_on_switches_it_off_before_ssh_is_closed() -> None:
+def test_removal_disables_a_firewall_that_we_enabled_before_it_closes_ssh() -> None:
     state = firewall("allow 22/tcp comment 'pibot: SSH'", f"{RULE} comment 'pibot: x'", "allow 9100/tcp comment 'mine'")
     assert plan_removal(state, switched_on=True) == [
         "--force disable",
@@ -149,12 +149,12 @@ def test_removal_from_a_firewall_that_we_switched_on_switches_it_off_before_ssh_
     ]
 
 
-def test_removal_gives_back_the_policy_that_was_there() -> None:
+def test_removal_restores_the_policy_from_before() -> None:
     state = firewall("allow 22/tcp", f"{RULE} comment 'pibot: x'")
     commands = [" ".join(command) for command in pibot_ufw.plan_removal(state, switched_on=False, had_allowed=True)]
     assert commands == ["default allow incoming", f"--force delete {RULE}"]
 
 
-def test_removal_from_the_owners_firewall_leaves_it_on_with_ssh_open() -> None:
+def test_removal_leaves_the_owners_firewall_enabled_with_ssh_open() -> None:
     state = firewall("allow 22/tcp comment 'pibot: SSH'", f"{RULE} comment 'pibot: tasks from the master'")
     assert plan_removal(state, switched_on=False) == [f"--force delete {RULE}"]

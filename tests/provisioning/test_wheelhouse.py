@@ -1,4 +1,4 @@
-"""The archives that nodes install from: what goes into them, and what is built anew."""
+"""wheelhouse.py builds the archives that nodes install from, and rebuilds only what has changed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ wheelhouse = load(SCRIPT)
 
 PI_TARGETS = ["3.9.2,armhf,2.31", "3.11.2,arm64,2.36", "3.13.5,amd64,2.41"]
 
-# Writes down how it was called, and a file for each requirement.
+# Records how it was called, and writes a file for each requirement.
 FAKE_PIP = """
 import json, os, sys
 from pathlib import Path
@@ -102,8 +102,8 @@ def test_only_x86_has_the_oldest_platform_names() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "3.11,arm64,2.36", "2.7.18,arm64,2.36", "3.11.2,armv6,2.36", "3.11.2,arm64,musl"])
-def test_what_is_no_target_is_refused_with_an_example(text: str) -> None:
-    with pytest.raises(wheelhouse.BuildError, match=r"is no target; one looks like 3\.11\.2,arm64,2\.36"):
+def test_a_malformed_target_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(wheelhouse.BuildError, match=r"is not a target; write one like 3\.11\.2,arm64,2\.36"):
         wheelhouse.Target.parse(text)
 
 
@@ -124,7 +124,7 @@ def test_the_real_lock_gives_each_kind_of_node_every_package_once(python: str, a
     assert "colorama" not in versions  # for Windows
 
 
-def test_a_lock_names_no_wheel_twice_for_one_node_although_versions_differ_between_nodes() -> None:
+def test_a_lock_with_versions_for_different_nodes_names_one_for_each_node() -> None:
     lock = """\
 a==1 ; python_full_version < '3.10' \\
     --hash=sha256:11
@@ -139,7 +139,7 @@ a==2 ; python_full_version >= '3.10' \\
 
 
 @pytest.mark.parametrize("name", ["soul.md", "src/pibot/cli.py", "skills/dice/SKILL.md", "requirements/runtime.txt"])
-def test_other_content_is_another_release(workshop: Workshop, name: str) -> None:
+def test_changed_content_makes_another_release(workshop: Workshop, name: str) -> None:
     before = workshop.release()
     assert before.startswith("1.2.3-")
     workshop.write(name, "something else\n")
@@ -147,19 +147,19 @@ def test_other_content_is_another_release(workshop: Workshop, name: str) -> None
 
 
 @pytest.mark.parametrize("name", ["README.md", "LICENSE"])
-def test_other_words_are_no_other_release(workshop: Workshop, name: str) -> None:
+def test_a_changed_readme_or_license_makes_no_other_release(workshop: Workshop, name: str) -> None:
     before = workshop.release()
     workshop.write(name, "better words\n")
     assert workshop.release() == before
 
 
-def test_a_file_of_another_name_is_another_release(workshop: Workshop) -> None:
+def test_a_renamed_file_makes_another_release(workshop: Workshop) -> None:
     before = workshop.release()
     (workshop.source / "skills" / "dice").rename(workshop.source / "skills" / "cards")
     assert workshop.release() != before
 
 
-def test_what_python_leaves_behind_makes_no_other_release(workshop: Workshop) -> None:
+def test_compiled_files_and_tests_make_no_other_release(workshop: Workshop) -> None:
     before = workshop.release()
     workshop.write("src/pibot/__pycache__/cli.cpython-311.pyc", "compiled")
     workshop.write("tests/test_something.py", "not shipped")
@@ -179,13 +179,13 @@ def test_a_second_build_does_nothing_and_needs_no_pip(workshop: Workshop) -> Non
     assert len(workshop.calls()) == len(PI_TARGETS) + 2
 
     def no_pip() -> Any:
-        raise AssertionError("pip was looked for")
+        raise AssertionError("a second build needs no pip")
 
     second = workshop.build(find_pip=no_pip)
     assert second == {**first, "changed": False}
 
 
-def test_changed_code_is_built_anew_but_downloads_nothing_again(workshop: Workshop) -> None:
+def test_changed_code_is_rebuilt_without_another_download(workshop: Workshop) -> None:
     first = workshop.build()
     workshop.write("src/pibot/cli.py", "another")
     before = len(workshop.calls())
@@ -195,7 +195,7 @@ def test_changed_code_is_built_anew_but_downloads_nothing_again(workshop: Worksh
     assert set(second["archives"].values()).isdisjoint(first["archives"].values())
 
 
-def test_a_new_kind_of_node_costs_only_its_own_download(workshop: Workshop) -> None:
+def test_a_new_kind_of_node_needs_only_its_own_download(workshop: Workshop) -> None:
     workshop.build("3.11.2,arm64,2.36")
     before = len(workshop.calls())
     workshop.build("3.11.2,arm64,2.36", "3.9.2,armhf,2.31")
@@ -215,7 +215,7 @@ def test_pibots_own_wheel_is_built_with_locked_tools_alone(workshop: Workshop, m
     assert wheel["settings"] == {"PIP_CONFIG_FILE": "/dev/null"}
 
 
-def test_a_download_that_fails_is_one_sentence_and_leaves_nothing_half_done(workshop: Workshop) -> None:
+def test_a_failed_download_is_reported_in_one_sentence_and_leaves_no_partial_files(workshop: Workshop) -> None:
     (workshop.pip_folder / "broken").write_text("No matching distribution found for flask==1")
     with pytest.raises(wheelhouse.BuildError) as failure:
         workshop.build("3.11.2,arm64,2.36")
@@ -235,7 +235,7 @@ def test_without_pip_the_program_says_what_to_install(workshop: Workshop, monkey
         workshop.build(find_pip=wheelhouse.Pip.find)
 
 
-def test_the_program_prints_one_line_for_what_is_wrong() -> None:
+def test_the_program_reports_an_error_in_one_line() -> None:
     lock = ROOT / "requirements" / "runtime.txt"
     argv = [
         sys.executable,
@@ -248,7 +248,7 @@ def test_the_program_prints_one_line_for_what_is_wrong() -> None:
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stdout == ""
-    assert re.fullmatch(r"wheelhouse: '3\.11\.2,mips,2\.36' is no target; .*\n", done.stderr)
+    assert re.fullmatch(r"wheelhouse: '3\.11\.2,mips,2\.36' is not a target; .*\n", done.stderr)
 
 
 def make_wheel(folder: Path, tag: str) -> str:
@@ -264,7 +264,7 @@ def make_wheel(folder: Path, tag: str) -> str:
 
 @pytest.fixture
 def local_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that the real pip takes wheels from, and from nowhere else."""
+    """Return a folder that is the only place where the real pip finds wheels."""
     folder = tmp_path / "index"
     folder.mkdir()
     monkeypatch.setenv("PIP_NO_INDEX", "1")

@@ -1,4 +1,4 @@
-"""Escapes from a task's command under the real units. Each is tried by the owner's user as well, where it succeeds."""
+"""A task's command cannot escape under the real units. Each escape must succeed for the owner's user."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ if TYPE_CHECKING:
 testinfra_hosts = ["pibot-master"]
 
 WORKERS = ("worker-1", "worker-2", "worker-3")
-"""A release of Debian each, and so a bubblewrap of its own."""
+"""Each has another release of Debian, and so another bubblewrap."""
 
 FOLDER = "/home/pi/pibot-worker"
 PYTHON = "/usr/bin/python3 -c"
 FORKS = "import os, time; [os.fork() or time.sleep(2) or os._exit(0) for _ in range(100)]"
 
-# Commands that end with 0 where they succeed. They hold no backtick, which would end them for the offline model.
+# Commands that exit with 0 if they succeed. They contain no backtick, which ends a command for the offline model.
 ESCAPES = {
     "read the settings": f"grep -qs KEY {FOLDER}/.env || sudo -n grep -q KEY {FOLDER}/.env",
     "read the log": f"grep -qs worker_ready {FOLDER}/worker.log || sudo -n grep -q worker_ready {FOLDER}/worker.log",
-    "look at the tasks' folders": f"ls {FOLDER}/workspace || sudo -n ls {FOLDER}/workspace",
+    "list the tasks' folders": f"ls {FOLDER}/workspace || sudo -n ls {FOLDER}/workspace",
     "read the environment of the worker": (
         "P=$(pgrep -f worker_task_executor | tail -n 1) && "
         "(cat /proc/$P/environ; sudo -n cat /proc/$P/environ) | grep -qa INVOCATION_ID"
     ),
-    "look into the homes": "ls /home/pi/.profile || sudo -n ls /root/.profile",
-    "read the keys that may log in": "grep -q ssh- /home/pi/.ssh/authorized_keys",
+    "list the homes": "ls /home/pi/.profile || sudo -n ls /root/.profile",
+    "read the public keys that may log in": "grep -q ssh- /home/pi/.ssh/authorized_keys",
     "read the machine's accounts": "grep -q sshd /etc/passwd",
-    "look at the sockets and credentials in /run": "ls /run/systemd",
-    "look at the machine's logs and disks": "ls /var/log /boot",
+    "list the sockets and credentials in /run": "ls /run/systemd",
+    "list the machine's logs and boot files": "ls /var/log /boot",
     "see the machine's processes": "pgrep -x sshd",
     "signal the machine's processes": "P=$(pgrep -x sshd | tail -n 1) && sudo -n kill -0 $P",
     "become root": "sudo -n true",
     "change the code of the worker": f"sudo -n touch {FOLDER}/releases/x && sudo -n rm {FOLDER}/releases/x",
-    "change the standing orders": f"sudo -n touch {FOLDER}/worker_soul.md",
+    "change the system prompt": f"sudo -n touch {FOLDER}/worker_soul.md",
     "change the owner's home": "touch /home/pi/x && rm /home/pi/x",
     "change the system": "sudo -n touch /usr/local/bin/x && sudo -n rm /usr/local/bin/x",
-    "plant a periodic job": "sudo -n touch /etc/cron.d/x && sudo -n rm /etc/cron.d/x",
+    "add a cron job": "sudo -n touch /etc/cron.d/x && sudo -n rm /etc/cron.d/x",
     "make a namespace of users": "unshare -Ur true",
     "mount something": "sudo -n unshare -m mount -t tmpfs none /mnt",
     "trace a process": f"{PYTHON} 'import ctypes, sys; sys.exit(ctypes.CDLL(None).ptrace(0, 0, 0, 0) != 0)'",
@@ -56,9 +56,9 @@ ESCAPES = {
 
 
 class Tried(NamedTuple):
-    """Which escapes succeeded.
+    """Whether each escape succeeded.
 
-    Args:
+    Attributes:
         by_owner: in the shell of the owner's user.
         by_task: in a task.
     """
@@ -68,7 +68,7 @@ class Tried(NamedTuple):
 
 
 def script(lab: Lab) -> str:
-    """All escapes, one after the other, with a line for how each ended."""
+    """Return a script that tries all escapes and prints a line with each result."""
     master = lab.hosts["pibot-master"]["ansible_host"]
     lines = [
         f"({command.replace('MASTER', master)}) >/dev/null 2>&1 && echo {number}=yes || echo {number}=no"
@@ -85,11 +85,11 @@ def read(printed: str) -> dict[str, bool]:
 
 
 def run(lab: Lab, name: str, command: str) -> str:
-    """What a task's command prints on that worker, sent there by the master with the worker's own key."""
+    """Run a command in a task on that worker, sent by the master with the worker's key; return its output."""
     key = lab.shell(name, f"sudo sed -n 's/^PIBOT_API_KEY=//p' {FOLDER}/.env").strip()
     task = {"task_id": f"escape-{uuid4().hex}", "description": f"Run `{command}`", "skills": ["shell_exec"]}
     headers = ("-H", f"Authorization: Bearer {key}", "-H", "Prefer: wait=60")
-    # The task comes on standard input: it holds quotes of both kinds.
+    # On standard input, since the task contains both kinds of quotes.
     words = " ".join(f"'{word}'" for word in ("curl", "-sS", "--max-time", "90", *headers, "-d", "@-"))
     answer = json.loads(lab.shell("pibot-master", f"{words} {lab.url(name, '/task')}", json.dumps(task)))
     assert answer["success"] is True, answer
@@ -98,7 +98,7 @@ def run(lab: Lab, name: str, command: str) -> str:
 
 @pytest.fixture(scope="module")
 def tried(lab: Lab) -> Callable[[str], Tried]:
-    """How the escapes ended on a worker; each is tried once there."""
+    """Return the results of the escapes on a worker; each is tried once there."""
     known: dict[str, Tried] = {}
 
     def get(name: str) -> Tried:
@@ -113,7 +113,7 @@ def tried(lab: Lab) -> Callable[[str], Tried]:
 @pytest.mark.parametrize("escape", ESCAPES)
 @pytest.mark.parametrize("name", WORKERS)
 def test_a_tasks_command_can_not(name: str, escape: str, tried: Callable[[str], Tried]) -> None:
-    assert tried(name).by_owner[escape], "the escape does not succeed without the sandbox either: it shows nothing"
+    assert tried(name).by_owner[escape], "the escape fails without the sandbox too, so it proves nothing"
     assert not tried(name).by_task[escape]
 
 

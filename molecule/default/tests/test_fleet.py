@@ -1,4 +1,4 @@
-"""The provisioned fleet, as its owner, its workers and a stranger meet it."""
+"""The provisioned fleet, as its owner, its workers and a stranger see it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ UNITS = {"pibot-master": "pibot-master", **dict.fromkeys(WORKERS, "pibot-worker"
 FOLDERS = {"pibot-master": "/home/pi/pibot", **dict.fromkeys(WORKERS, "/home/pi/pibot-worker")}
 
 WORKER_PSS_BUDGET_KB = 46 * 1000
-"""What a worker may take once it has run a task."""
+"""PSS that a worker may use after it has run a task."""
 
 
-# --- who gets through ---
+# --- the firewall ---
 
 
 @pytest.mark.parametrize("name", WORKERS)
@@ -49,12 +49,12 @@ def test_the_owners_computer_reaches_the_masters_health_without_a_key(lab: Lab) 
 
 
 @pytest.mark.parametrize("source", ["outside", "worker-2", "worker-3"])
-def test_a_workers_door_is_closed_to_all_but_the_master(source: str, connect: Callable[[str, str, int], str]) -> None:
+def test_a_workers_port_is_closed_to_all_but_the_master(source: str, connect: Callable[[str, str, int], str]) -> None:
     assert connect("pibot-master", "worker-1", 5000) == "open"
     assert connect(source, "worker-1", 5000) == "dropped"
 
 
-def test_a_workers_door_is_closed_to_the_owners_computer_too(lab: Lab) -> None:
+def test_a_workers_port_is_closed_to_the_owners_computer_too(lab: Lab) -> None:
     with pytest.raises(TimeoutError):
         socket.create_connection((lab.hosts["worker-1"]["ansible_host"], 5000), timeout=3)
 
@@ -69,8 +69,8 @@ def test_ssh_stays_open_to_everybody(name: str, connect: Callable[[str, str, int
     assert connect("outside", name, 22) == "open"
 
 
-def test_the_owners_own_rules_stay(on: Callable[[str], Host], connect: Callable[[str, str, int], str]) -> None:
-    assert connect("outside", "worker-2", 9100) == "refused"  # open, but nobody listens
+def test_the_owners_rules_stay(on: Callable[[str], Host], connect: Callable[[str, str, int], str]) -> None:
+    assert connect("outside", "worker-2", 9100) == "refused"  # open, but no program listens
     assert "SSH of the owner" in on("worker-2").check_output("sudo ufw status")
 
 
@@ -101,7 +101,7 @@ def test_neither_the_master_nor_a_worker_runs_a_task_for_a_caller_without_the_ke
 
 
 @pytest.mark.parametrize("name", UNITS)
-def test_the_settings_are_for_pi_alone(name: str, on: Callable[[str], Host]) -> None:
+def test_only_pi_can_read_the_settings(name: str, on: Callable[[str], Host]) -> None:
     env = on(name).file(f"{FOLDERS[name]}/.env")
     with on(name).sudo():
         assert (env.user, env.mode) == ("pi", 0o600)
@@ -109,19 +109,19 @@ def test_the_settings_are_for_pi_alone(name: str, on: Callable[[str], Host]) -> 
     assert "Permission denied" in on(name).run(f"sudo -u nobody cat {FOLDERS[name]}/.env").stderr
 
 
-def test_the_keys_are_kept_for_the_owner_alone_and_are_in_no_log(lab: Lab) -> None:
+def test_only_the_owner_can_read_the_keys_and_no_log_contains_them(lab: Lab) -> None:
     kept = [path for path in (lab.state / "secrets").iterdir() if path.is_file()]
     assert {path.name for path in kept} >= {"api_key", "worker_token_1", "worker_token_2", "worker_token_3"}
     assert {path.stat().st_mode & 0o777 for path in kept} == {0o600}
     keys = "\n".join({lab.key_of(name) for name in UNITS})
     for name in UNITS:
-        # On standard input: sudo would write them into the journal itself.
+        # On standard input, since sudo would write them into the journal.
         found = lab.shell(name, "sudo grep -rlFf - /var/log /run/log /etc ~/*/logs ~/*/worker.log", keys, check=False)
         assert found == ""
 
 
 @pytest.mark.parametrize("name", WORKERS)
-def test_a_worker_has_neither_the_fleets_key_nor_the_models_nor_anothers(name: str, lab: Lab) -> None:
+def test_a_worker_has_neither_the_fleets_key_nor_the_models_nor_another_workers(name: str, lab: Lab) -> None:
     env = lab.shell(name, f"cat {FOLDERS[name]}/.env")
     own = lab.key_of(name)
     assert re.findall(r"^(\w+_KEY)=(.*)$", env, re.MULTILINE) == [("VOLC_API_KEY", own), ("PIBOT_API_KEY", own)]
@@ -144,7 +144,7 @@ def test_the_unit_is_enabled_and_runs_as_pi(name: str, unit: str, on: Callable[[
 
 def test_the_units_come_back_after_kill_9(on: Callable[[str], Host], healthy: Callable[[str], Any]) -> None:
     before = {name: on(name).service(unit).systemd_properties["MainPID"] for name, unit in UNITS.items()}
-    for name, process in before.items():  # all at once: each unit waits some seconds before it starts again
+    for name, process in before.items():  # all at once, since each unit waits some seconds before it restarts
         on(name).check_output(f"sudo kill -9 {process}")
     for name, unit in UNITS.items():
         assert healthy(name)["status"] == "healthy"
@@ -166,7 +166,7 @@ def test_unit_and_firewall_come_back_after_a_reboot(
 
 
 @pytest.mark.parametrize(("name", "unit"), UNITS.items())
-def test_the_units_limits_and_hardening_hold(name: str, unit: str, on: Callable[[str], Host]) -> None:
+def test_a_unit_has_its_limits_and_hardening(name: str, unit: str, on: Callable[[str], Host]) -> None:
     properties = on(name).service(unit).systemd_properties
     assert properties["Restart"] == "always"
     assert properties["StartLimitIntervalUSec"] == "0"
@@ -178,7 +178,7 @@ def test_the_units_limits_and_hardening_hold(name: str, unit: str, on: Callable[
 @pytest.mark.parametrize("name", WORKERS)
 def test_the_agent_can_change_neither_its_code_nor_the_system(name: str, on: Callable[[str], Host]) -> None:
     pid = on(name).service("pibot-worker").systemd_properties["MainPID"]
-    # What the kernel lets this process do; a container's root may not step into its view to try.
+    # Read from the kernel: a container's root may not enter the process's view to try it.
     mounts = [line.split() for line in on(name).check_output(f"sudo cat /proc/{pid}/mountinfo").splitlines()]
     access = {fields[4].rstrip("/"): fields[5].split(",")[0] for fields in mounts}
 
@@ -188,10 +188,10 @@ def test_the_agent_can_change_neither_its_code_nor_the_system(name: str, on: Cal
         )
 
     home, folder = "/home/pi", "/home/pi/pibot-worker"
-    shut = ("/etc", home, folder, f"{folder}/.env", f"{folder}/releases")
-    assert {accessible(path) for path in shut} == {"ro"}
+    read_only = ("/etc", home, folder, f"{folder}/.env", f"{folder}/releases")
+    assert {accessible(path) for path in read_only} == {"ro"}
     assert {accessible(f"{folder}/{name}") for name in ("logs", "workspace")} == {"rw"}
-    # Nothing else of the user's home is there.
+    # The rest of the user's home is hidden.
     assert "tmpfs" in next(fields for fields in mounts if fields[4] == home)
 
 
@@ -211,7 +211,7 @@ def test_a_worker_that_has_run_a_task_is_within_its_memory_budget(
     assert int(pss) <= WORKER_PSS_BUDGET_KB
 
 
-def test_logs_are_where_the_guide_looks_for_them(lab: Lab) -> None:
+def test_logs_are_where_the_guide_expects_them(lab: Lab) -> None:
     assert "hub_ready" in lab.shell("pibot-master", "cat ~/pibot/logs/master_$(date +%Y%m%d).log")
     assert "worker_ready" in lab.shell("worker-1", "cat ~/pibot-worker/worker.log")
     assert "worker_ready" in lab.shell("worker-1", "sudo journalctl -u pibot-worker --no-pager")

@@ -1,6 +1,6 @@
 """The guide's tests 1 to 5 and its three validations, with its own commands and scripts, on the provisioned machines.
 
-The commands run on the master, for a worker's door is closed to everybody else; and they show that worker's own key.
+The commands run on the master, since the workers' ports are closed to other hosts, and send that worker's own key.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def run_script(lab: Lab, name: str) -> str:
 
 @pytest.fixture(scope="module")
 def page(lab: Lab) -> Iterator[str]:
-    """A page on the outside host, in the place of https://example.com: the lab reaches no internet."""
+    """Serve a page on the outside host instead of https://example.com, since the lab reaches no internet."""
     title = "<html><head><title>Example Domain</title></head><body><p>For documentation.</p></body></html>"
     start = (
         "mkdir -p /tmp/page && cat >/tmp/page/index.html && cd /tmp/page"
@@ -68,7 +68,7 @@ def test_2_a_simple_task_is_accepted_and_lists_the_home_directory(lab: Lab) -> N
     assert re.search(r"^total \d+$", got["output"], re.MULTILINE), got["output"]
 
 
-def test_3_a_network_task_returns_the_pages_title(lab: Lab, page: str) -> None:
+def test_3_a_network_task_returns_the_title_of_a_page(lab: Lab, page: str) -> None:
     description = f"Download {page} and return the title"
     post(lab, "worker-2", {"task_id": "test_download", "description": description, "skills": ["web_fetch"]})
     got = result(lab, "worker-2", "test_download")
@@ -98,7 +98,7 @@ def test_workers_are_independent(lab: Lab) -> None:
     assert "worker-2" in missing["error"]
 
 
-def test_a_task_remembers_nothing_of_another(lab: Lab) -> None:
+def test_a_task_knows_nothing_of_an_earlier_one(lab: Lab) -> None:
     post(lab, "worker-1", {"task_id": "mem1", "description": "Remember this: secret123", "skills": []})
     assert result(lab, "worker-1", "mem1")["success"] is True
     post(lab, "worker-1", {"task_id": "mem2", "description": "What did I say?", "skills": []})
@@ -111,5 +111,5 @@ def test_all_workers_handle_tasks_at_the_same_time(lab: Lab) -> None:
         post(lab, name, body)
     results = [result(lab, name, f"par-{name}") for name in WORKERS]
     assert all(r["success"] for r in results)
-    # At some moment all three were running.
+    # All three ran at the same time.
     assert max(r["started_at"] for r in results) < min(r["finished_at"] for r in results)

@@ -1,4 +1,4 @@
-"""The lab itself: without what these tests say, nothing that is proved on its hosts would hold for real machines."""
+"""The lab itself: what tests prove on its hosts holds for real machines only if these tests pass."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 testinfra_hosts = ["lab"]
 
-# What a worker does with an untrusted command, in the options that bubblewrap 0.4 (bullseye) knows too.
+# How a worker runs an untrusted command, with options that bubblewrap 0.4 (bullseye) has too.
 SANDBOXED = (
     "sudo systemd-run --quiet --wait --pipe -p User=pi -p NoNewPrivileges=yes -p ProtectSystem=strict"
     " bwrap --unshare-all --die-with-parent --ro-bind /usr /usr --symlink usr/bin /bin --symlink usr/lib /lib"
@@ -40,7 +40,7 @@ def test_every_host_is_held_to_the_memory_of_a_zero_2w(host: Host) -> None:
     assert int(limit) == 512 * 2**20
 
 
-def test_every_host_made_an_ssh_key_of_its_own(on: Callable[[str], Host]) -> None:
+def test_every_host_has_its_own_ssh_key(on: Callable[[str], Host]) -> None:
     keys = {on(name).check_output("cat /etc/ssh/ssh_host_ed25519_key.pub") for name in OCTETS}
     assert len(keys) == len(OCTETS)
 
@@ -56,7 +56,7 @@ def test_the_outside_host_reaches_ssh(target: str, connect: Callable[[str, str, 
 
 
 def test_the_owners_firewall_drops_what_the_owner_did_not_allow(connect: Callable[[str, str, int], str]) -> None:
-    assert connect("outside", "worker-2", 9100) == "refused"  # allowed, but nobody listens
+    assert connect("outside", "worker-2", 9100) == "refused"  # allowed, but no program listens
     assert connect("outside", "worker-2", 9101) == "dropped"
 
 

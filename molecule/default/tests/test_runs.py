@@ -1,4 +1,4 @@
-"""Runs of the playbook on a fleet that works: cut off in the middle, only looked at, talkative."""
+"""Runs of the playbook on a working fleet: interrupted, in check mode, with verbose output."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def process(lab: Lab) -> str:
     return lab.shell("worker-1", "systemctl show --property MainPID --value pibot-worker").strip()
 
 
-def test_what_a_run_that_was_cut_off_has_written_is_taken_up_by_the_next_one(lab: Lab) -> None:
+def test_a_run_restarts_the_worker_for_settings_that_an_interrupted_run_wrote(lab: Lab) -> None:
     lab.playbook(*ONE_WORKER)
     started = process(lab)
-    # As if a run had been cut off between its .env and the restart.
+    # As if a run had been interrupted between writing the .env and the restart.
     lab.shell("worker-1", f"echo PIBOT_MAX_STEPS=19 | sudo tee -a {ENV}")
     settings = {
         "PIBOT_WEB_ALLOW": f"{lab.hosts['worker-1']['ansible_host'].rsplit('.', 1)[0]}.0/24",
@@ -32,7 +32,7 @@ def test_what_a_run_that_was_cut_off_has_written_is_taken_up_by_the_next_one(lab
     }
     extra = ("-e", json.dumps({"pibot_env": settings}))
     printed = lab.playbook(*ONE_WORKER, *extra)
-    assert "changed=1" in printed  # the restart, and nothing that was written
+    assert "changed=1" in printed  # only the restart
     again = process(lab)
     assert again not in ("0", started)
     assert "changed=0" in lab.playbook(*ONE_WORKER, *extra)
@@ -41,7 +41,7 @@ def test_what_a_run_that_was_cut_off_has_written_is_taken_up_by_the_next_one(lab
     assert "MAX_STEPS" not in lab.shell("worker-1", f"cat {ENV}")
 
 
-def test_a_check_of_an_update_goes_through_and_changes_nothing(lab: Lab, tmp_path: Path) -> None:
+def test_a_check_of_an_update_succeeds_and_changes_nothing(lab: Lab, tmp_path: Path) -> None:
     soul = tmp_path / "soul.md"
     soul.write_text("You are another.\n")
     before = process(lab)
@@ -50,12 +50,12 @@ def test_a_check_of_an_update_goes_through_and_changes_nothing(lab: Lab, tmp_pat
     printed = lab.playbook("site.yml", "--check", "--diff", *extra)
     assert "+You are another." in printed
     assert "PIBOT_API_KEY" not in printed
-    assert not secrets.exists()  # as on a computer that has no key of the fleet yet
+    assert not secrets.exists()  # so the check ran without the fleet's key
     assert process(lab) == before
     assert "another" not in lab.shell("worker-1", "cat ~/pibot-worker/worker_soul.md")
 
 
-def test_no_run_prints_a_key_however_talkative_it_is(lab: Lab) -> None:
+def test_a_run_prints_no_key_even_with_verbose_output(lab: Lab) -> None:
     printed = lab.playbook("site.yml", "-vvvv", "--diff", "--limit", "worker-1,pibot-master")
     assert re.search(r"failed=0", printed)
     assert [name for name in ("pibot-master", "worker-1", "worker-2") if lab.key_of(name) in printed] == []

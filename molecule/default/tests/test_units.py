@@ -1,4 +1,4 @@
-"""The units as the machine's last line: what their processes may do, and who may look into whom."""
+"""The units' hardening: what their processes may do, and what other users see of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ testinfra_hosts = ["pibot-master"]
 WORKERS = ("worker-1", "worker-2", "worker-3")
 WORKER_PSS_BUDGET_KB = 46 * 1000
 
-# As "systemd-analyze security" counts, where 0 is shut and 10 is open: secrets at 1.5, bubblewrap at 3.0.
+# The highest exposure by "systemd-analyze security" (0 best, 10 worst): 1.5 with keys, 3.0 with bubblewrap.
 SCORES = [
     ("pibot-master", "pibot-master.service", 1.5),
     ("pibot-master", "pibot-rehearsal.service", 1.5),
@@ -29,7 +29,7 @@ SCORES = [
     *((name, "pibot-sandbox.service", 3.0) for name in WORKERS),
 ]
 
-# Runs a script, given on standard input, as the very unit would run its program.
+# Runs a script from standard input exactly as the unit would run its program.
 AS_UNIT = r"""
 set -eu
 cat > /run/pibot-probe.sh
@@ -55,7 +55,7 @@ systemctl daemon-reload
 
 @pytest.fixture
 def as_unit(lab: Lab) -> Callable[[str, str, str], str]:
-    """What a script prints that runs as that unit: `as_unit("worker-1", "pibot-worker.service", "id")`."""
+    """Run a script as that unit and return its output: `as_unit("worker-1", "pibot-worker.service", "id")`."""
 
     def get(name: str, unit: str, script: str) -> str:
         return lab.shell(name, f"sudo sh -c {shlex.quote(AS_UNIT)} {unit}", script)
@@ -64,7 +64,7 @@ def as_unit(lab: Lab) -> Callable[[str, str, str], str]:
 
 
 def run_task(lab: Lab, name: str, description: str = "List files in home directory", *, wait: int = 60) -> Any:
-    """A task that runs a command, sent to that worker from the master."""
+    """Send a task that runs a command to that worker from the master, and return its result."""
     body = json.dumps({"task_id": f"units-{uuid4().hex}", "description": description, "skills": ["shell_exec"]})
     headers = ("-H", f"Authorization: Bearer {lab.key_of(name)}", "-H", f"Prefer: wait={wait}")
     return lab.curl("pibot-master", lab.url(name, "/task"), *headers, "-d", body)
@@ -79,7 +79,9 @@ def pss_kb(on: Callable[[str], Host], name: str, process: str) -> int:
 
 
 @pytest.mark.parametrize(("name", "unit", "most"), SCORES)
-def test_the_unit_is_as_shut_as_its_work_allows(name: str, unit: str, most: float, on: Callable[[str], Host]) -> None:
+def test_a_unit_is_hardened_as_far_as_its_work_allows(
+    name: str, unit: str, most: float, on: Callable[[str], Host]
+) -> None:
     said = on(name).check_output(f"systemd-analyze security --no-pager {unit}")
     score = re.search(r"Overall exposure level for \S+: ([\d.]+)", said)
     assert score is not None, said
@@ -104,7 +106,7 @@ def test_a_task_runs_its_command_as_the_user_without_keys(name: str, lab: Lab, o
         *((name, "pibot-worker.service", "/home/pi/pibot-worker") for name in WORKERS),
     ],
 )
-def test_what_holds_the_keys_can_change_neither_its_code_nor_its_settings_and_become_nobody_else(
+def test_a_unit_with_keys_can_change_neither_its_code_nor_its_settings_and_become_no_other_user(
     name: str, unit: str, folder: str, as_unit: Callable[[str, str, str], str]
 ) -> None:
     script = f"""
@@ -118,7 +120,7 @@ def test_what_holds_the_keys_can_change_neither_its_code_nor_its_settings_and_be
     mv .env env 2>/dev/null && echo could move .env
     sudo -n id -un 2>/dev/null
     unshare --user true 2>/dev/null && echo could make a namespace
-    ls /run/user /run/dbus /home/pi/.ssh 2>/dev/null && echo sees what it need not
+    ls /run/user /run/dbus /home/pi/.ssh 2>/dev/null && echo sees more than it needs
     grep -E '^(CapPrm|CapBnd|NoNewPrivs):' /proc/self/status | tr -d '\\t' | tr '\\n' ' '
     ulimit -c
     """
@@ -130,7 +132,7 @@ def test_what_holds_the_keys_can_change_neither_its_code_nor_its_settings_and_be
 
 
 @pytest.mark.parametrize("name", WORKERS)
-def test_what_runs_commands_has_no_keys_no_homes_and_no_network(
+def test_the_unit_that_runs_commands_has_no_keys_no_homes_and_no_network(
     name: str, as_unit: Callable[[str, str, str], str]
 ) -> None:
     script = """
@@ -153,7 +155,7 @@ def test_what_runs_commands_has_no_keys_no_homes_and_no_network(
 
 
 @pytest.mark.parametrize(("name", "unit"), [("pibot-master", "pibot-master"), *((n, "pibot-worker") for n in WORKERS)])
-def test_the_keys_in_its_memory_are_closed_to_other_programs_of_its_user(
+def test_other_programs_of_its_user_cannot_read_the_keys_in_a_units_memory(
     name: str, unit: str, on: Callable[[str], Host]
 ) -> None:
     process = main_process(on, name, unit)
@@ -183,7 +185,7 @@ def test_without_its_socket_the_worker_refuses_commands_and_says_what_to_do(
 
 
 @pytest.mark.parametrize("name", WORKERS)
-def test_without_work_the_sandbox_service_ends_itself_and_its_socket_stays(
+def test_the_sandbox_service_stops_itself_when_idle_and_its_socket_stays(
     name: str, lab: Lab, on: Callable[[str], Host]
 ) -> None:
     folder = "/run/systemd/system/pibot-sandbox.service.d"
@@ -203,7 +205,7 @@ def test_without_work_the_sandbox_service_ends_itself_and_its_socket_stays(
         on(name).check_output(f"sudo rm -r {folder}; {reload}")
 
 
-# As a task does it: files of the worker's and of its commands, side by side in one folder.
+# As in a task: the worker and its commands write files into one folder.
 TWO_USERS = r"""
 cd /home/pi/pibot-worker && current/venv/bin/python -I - <<'END'
 import asyncio, shutil
@@ -235,7 +237,7 @@ def test_the_worker_and_its_commands_work_on_the_same_files(name: str, as_unit: 
     assert printed.splitlines() == ["ran", "command", "worker", "both can write", "removed"]
 
 
-def test_a_command_leaves_nothing_when_its_agent_is_killed_and_the_sandbox_service_lives(
+def test_a_command_leaves_nothing_behind_when_its_worker_is_killed_and_the_sandbox_service_is_not(
     lab: Lab, on: Callable[[str], Host], healthy: Callable[[str], Any]
 ) -> None:
     name = "worker-2"
@@ -245,6 +247,6 @@ def test_a_command_leaves_nothing_when_its_agent_is_killed_and_the_sandbox_servi
     on(name).check_output("timeout 20 sh -c 'until pgrep -u pibot-sandbox -x sleep; do :; done'")
     on(name).check_output(f"sudo kill -9 {main_process(on, name, 'pibot-worker')}")
     on(name).check_output("timeout 20 sh -c 'while pgrep -u pibot-sandbox -x sleep; do :; done'")
-    # It is this one that ended the command: systemd restarts both some seconds later.
+    # The same process still: it ended the command, and systemd restarts both only some seconds later.
     assert main_process(on, name, "pibot-sandbox") == sandbox
     assert healthy(name)["status"] == "healthy"

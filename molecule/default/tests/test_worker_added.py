@@ -1,4 +1,4 @@
-"""A worker that is added to the inventory joins with one run; taken off, it leaves its machine as it was."""
+"""A worker that is added to the inventory joins with one run; an uninstall leaves its machine as it was before."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 testinfra_hosts = ["outside"]
 
-# What an owner would miss, or find left over.
+# What an uninstall must leave unchanged: packages, users, files, the firewall.
 STATE = (
     "dpkg-query -W -f '${db:Status-Abbrev} ${Package}\\n' | grep ^ii; cat /etc/passwd;"
     " sudo find /etc/systemd/system /usr/local /home /var/lib -maxdepth 2 -name '*pibot*'; sudo ufw status"
@@ -22,9 +22,9 @@ STATE = (
 
 @pytest.fixture(scope="module")
 def added(tmp_path_factory: pytest.TempPathFactory, lab: Lab) -> Iterator[Path]:
-    """An inventory with one line more, for the machine that was a stranger so far.
+    """Write an inventory that adds the outside host as worker-4.
 
-    Its owner has moved SSH to 2222 and likes another shell, and it has no bubblewrap.
+    Its SSH also listens on 2222, its user has another shell, and it has no bubblewrap.
     """
     address = lab.hosts["outside"]["ansible_host"]
     inventory = tmp_path_factory.mktemp("inventory") / "added.ini"
@@ -43,7 +43,7 @@ def added(tmp_path_factory: pytest.TempPathFactory, lab: Lab) -> Iterator[Path]:
     known_hosts.write_text(lines)
 
 
-def test_a_new_worker_joins_with_one_run_and_leaves_without_a_trace(
+def test_a_new_worker_joins_with_one_run_and_an_uninstall_leaves_no_trace(
     lab: Lab, added: Path, connect: Callable[[str, str, int], str]
 ) -> None:
     before = lab.shell("outside", STATE)
@@ -65,7 +65,7 @@ def test_a_new_worker_joins_with_one_run_and_leaves_without_a_trace(
 
     uninstall = ("--inventory", str(added), "playbooks/uninstall.yml", "--limit", "worker-4")
     refused = lab.playbook(*uninstall, fails=True)
-    assert "Say that you mean it with -e pibot_uninstall=yes" in refused
+    assert "add -e pibot_uninstall=yes" in refused
     assert lab.curl("pibot-master", lab.url("outside", "/health"))["status"] == "healthy"
 
     lab.playbook(*uninstall, "-e", "pibot_uninstall=yes")

@@ -1,4 +1,4 @@
-"""Bad days: a cut network, a host without power, a master that restarts. Every job ends with its result even so."""
+"""Every job completes despite a cut network, a host without power or a master that restarts."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 testinfra_hosts = ["pibot-master"]
 
 PATIENCE = 180.0
-"""Seconds until a test gives up on what it waits for."""
+"""Seconds that a test waits for anything."""
 
 
-def until(what: str, look: Callable[[], Any]) -> Any:
-    """The first answer of `look` that is true; it may raise OSError before."""
+def until(what: str, ask: Callable[[], Any]) -> Any:
+    """Call `ask` until its answer is true and return that; it may raise OSError before."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         try:
-            answer = look()
+            answer = ask()
         except OSError:
             answer = None
         if answer:
             return answer
         time.sleep(0.3)
-    pytest.fail(f"{what} did not come about within {PATIENCE:g} s")
+    pytest.fail(f"{what} did not happen within {PATIENCE:g} s")
 
 
 def submit(lab: Lab, seconds: int) -> str:
@@ -41,28 +41,28 @@ def submit(lab: Lab, seconds: int) -> str:
 
 
 def step(lab: Lab, job: str) -> Any:
-    """The job's one subtask."""
+    """Return the job's only step."""
     (only,) = lab.ask("pibot-master", f"/task/{job}", key=lab.key).body["job"]["subtasks"]
     return only
 
 
 def holder(lab: Lab, job: str) -> str:
-    """The worker that runs the job now, once there is one."""
+    """Wait until a worker runs the job and return its name."""
     return str(until("a lease", lambda: step(lab, job)["status"] == "leased" and step(lab, job)["worker_id"]))
 
 
 def ended(lab: Lab, job: str) -> Any:
-    """The job's subtask, once the job has ended."""
+    """Wait until the job has ended and return its step."""
 
-    def look() -> bool:
+    def has_ended() -> bool:
         return lab.ask("pibot-master", f"/task/{job}/result", key=lab.key, wait=10).status == 200
 
-    until(f"the end of {job}", look)
+    until(f"the end of {job}", has_ended)
     return step(lab, job)
 
 
-def well_again(lab: Lab) -> None:
-    """Wait until the master can reach all its workers."""
+def all_workers_back(lab: Lab) -> None:
+    """Wait until the master reaches all its workers."""
     until("three workers", lambda: lab.ask("pibot-master", "/health").body["workers"]["offline"] == 0)
 
 
@@ -72,7 +72,7 @@ def podman(lab: Lab, *arguments: str) -> None:
 
 
 def check_failover(lost: str, record: Any) -> None:
-    """The subtask was done by another worker than the one that was lost, and what happened can be read."""
+    """Check that another worker completed the step, and that the lost attempt has a reason."""
     assert record["status"] == "completed"
     first, second = record["attempts"]
     assert first["worker_id"] == lost
@@ -81,8 +81,8 @@ def check_failover(lost: str, record: Any) -> None:
     assert second["error"] is None
 
 
-def test_a_task_whose_workers_network_is_cut_is_done_by_another(lab: Lab) -> None:
-    well_again(lab)
+def test_another_worker_completes_a_step_when_the_first_ones_network_is_cut(lab: Lab) -> None:
+    all_workers_back(lab)
     master = lab.hosts["pibot-master"]["ansible_host"]
     job = submit(lab, 10)
     lost = holder(lab, job)
@@ -92,10 +92,12 @@ def test_a_task_whose_workers_network_is_cut_is_done_by_another(lab: Lab) -> Non
         check_failover(lost, ended(lab, job))
     finally:
         lab.shell(lost, "; ".join(f"sudo iptables -D {rule} -j DROP" for rule in rules))
-    well_again(lab)
+    all_workers_back(lab)
 
 
-def test_a_task_whose_host_loses_power_is_done_by_another(lab: Lab, healthy: Callable[[str], Any]) -> None:
+def test_another_worker_completes_a_step_when_the_first_ones_host_loses_power(
+    lab: Lab, healthy: Callable[[str], Any]
+) -> None:
     job = submit(lab, 10)
     lost = holder(lab, job)
     podman(lab, "kill", lab.hosts[lost]["lab_container"])
@@ -105,10 +107,10 @@ def test_a_task_whose_host_loses_power_is_done_by_another(lab: Lab, healthy: Cal
         podman(lab, "start", lab.hosts[lost]["lab_container"])
     until(f"SSH on {lost}", lambda: lab.shell(lost, "systemctl is-system-running --wait", check=False) == "running\n")
     assert healthy(lost)["current_task"] is None
-    well_again(lab)
+    all_workers_back(lab)
 
 
-def test_jobs_end_though_the_master_is_rebooted_and_no_task_is_run_twice(
+def test_jobs_complete_though_the_master_is_rebooted_and_no_step_runs_twice(
     lab: Lab, reboot: Callable[[str], None]
 ) -> None:
     jobs = [submit(lab, 6) for _ in range(6)]
@@ -117,5 +119,5 @@ def test_jobs_end_though_the_master_is_rebooted_and_no_task_is_run_twice(
     reboot("pibot-master")
     records = [ended(lab, job) for job in jobs]
     assert [record["status"] for record in records] == ["completed"] * 6
-    # A worker that went on meanwhile is asked for what it has: that is no other attempt.
+    # A worker keeps its task meanwhile, and the master fetches the result: that is no second attempt.
     assert [len(record["attempts"]) for record in records] == [1] * 6

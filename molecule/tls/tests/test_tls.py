@@ -1,4 +1,4 @@
-"""HTTPS with a CA of the fleet's own: who believes whom, tried with real handshakes."""
+"""HTTPS with the fleet's own CA: which side trusts which, with real handshakes."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def address(lab: Lab, name: str) -> str:
 
 
 def trusting(lab: Lab) -> ssl.SSLContext:
-    """As a browser that was given the fleet's CA."""
+    """Return a context that trusts the fleet's CA, as a browser that was given it."""
     return ssl.create_default_context(cafile=lab.state / "secrets" / "tls" / "ca.crt")
 
 
 def ask(lab: Lab, context: ssl.SSLContext, path: str, **headers: str) -> tuple[int, bytes]:
-    """One request to the master from this computer."""
+    """Send one request to the master from this computer."""
     connection = http.client.HTTPSConnection(address(lab, "pibot-master"), 5000, timeout=20, context=context)
     try:
         connection.request("GET", path, headers=headers)
@@ -46,13 +46,13 @@ def ask(lab: Lab, context: ssl.SSLContext, path: str, **headers: str) -> tuple[i
 
 
 def curl(lab: Lab, name: str, arguments: str, path: str = "/health") -> str:
-    """What curl on the master makes of that host: the status, or curl's own word for what went wrong."""
+    """Request `path` of that host with curl on the master; return the status, or curl's error."""
     url = f"https://{address(lab, name)}:5000{path}"
     command = f"curl -sS --max-time 20 -o /dev/null -w '%{{http_code}}' {arguments} {url} 2>&1"
     return lab.shell("pibot-master", command, check=False)
 
 
-def test_who_has_the_ca_gets_the_dashboards_log_in_and_who_has_not_sees_that_it_is_unknown(lab: Lab) -> None:
+def test_only_a_client_that_has_the_ca_trusts_the_dashboard(lab: Lab) -> None:
     assert ask(lab, trusting(lab), "/health")[0] == 200
     status, page = ask(lab, trusting(lab), "/login", Accept="text/html")
     assert (status, b'type="password"' in page) == (200, True)
@@ -69,7 +69,7 @@ def test_the_certificate_is_for_every_name_of_the_master(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("name", ["pibot-master", *WORKERS])
-def test_plain_http_is_gone(name: str, lab: Lab) -> None:
+def test_plain_http_is_refused(name: str, lab: Lab) -> None:
     asked = f"curl -sS --max-time 20 -o /dev/null -w '%{{http_code}}' http://{address(lab, name)}:5000/health"
     assert lab.shell("pibot-master", asked, check=False) in ("000", "400")
 
@@ -88,37 +88,37 @@ def test_a_worker_refuses_the_certificate_of_another_worker(lab: Lab, on: Callab
     try:
         shown = "--cacert ~/pibot/tls/ca.crt --cert /tmp/other.pem"
         assert curl(lab, "worker-1", shown)[-3:] in ("000", "403")
-        assert curl(lab, "worker-2", shown) == "200"  # its own: so it may ask itself for its health
+        assert curl(lab, "worker-2", shown) == "200"  # its own: a worker may ask itself for its health
     finally:
         lab.shell("pibot-master", "rm /tmp/other.pem")
 
 
-def test_a_workers_token_is_nothing_without_the_workers_certificate(lab: Lab) -> None:
+def test_a_workers_token_is_refused_without_the_workers_certificate(lab: Lab) -> None:
     token = f"-X POST -d '{{}}' -H 'Authorization: Bearer {lab.key_of('worker-1')}'"
     models = "/v1/chat/completions"
     assert curl(lab, "pibot-master", f"--cacert ~/pibot/tls/ca.crt {token}", models) in ("401", "403")
     shown = "--cacert ~/pibot-worker/tls/ca.crt --cert ~/pibot-worker/tls/host.crt --key ~/pibot-worker/tls/host.key"
     url = f"https://{address(lab, 'pibot-master')}:5000{models}"
     asked = f"curl -sS -o /dev/null -w '%{{http_code}}' {shown} {token} {url}"
-    assert lab.shell("worker-1", asked) == "400"  # an empty body is no conversation
+    assert lab.shell("worker-1", asked) == "400"  # the certificate is accepted, the empty body is not
 
 
-def test_a_job_runs_from_end_to_end(lab: Lab) -> None:
+def test_a_job_runs_end_to_end_over_https(lab: Lab) -> None:
     assert "total" in lab.shell("pibot-master", "pibot run 'List files in home directory' 2>&1")
     status: Any = json.loads(lab.shell("pibot-master", "pibot status --json"))
     assert {worker["url"].partition(":")[0] for worker in status["workers"]} == {"https"}
 
 
-def test_a_certificate_that_ends_soon_is_made_anew_by_the_next_run_and_served(lab: Lab) -> None:
+def test_the_next_run_renews_a_certificate_that_ends_soon_and_the_master_serves_it(lab: Lab) -> None:
     at = (address(lab, "pibot-master"), 5000)
     before = ssl.get_server_certificate(at)
-    # A new one has fewer days than that, so it counts as one that ends soon.
+    # More days than a new one is valid for, so every certificate counts as ending soon.
     lab.playbook("site.yml", "--limit", "pibot-master", "-e", "pibot_tls_renew_days=900")
     assert ssl.get_server_certificate(at) != before
     assert ask(lab, trusting(lab), "/health")[0] == 200
 
 
-def test_a_check_goes_through_where_a_host_has_no_key_yet(lab: Lab, tmp_path: Path) -> None:
+def test_a_check_succeeds_where_a_host_has_no_key_yet(lab: Lab, tmp_path: Path) -> None:
     secrets = tmp_path / "secrets"
     shutil.copytree(lab.state / "secrets", secrets)
     (secrets / "tls" / "worker-3.key").unlink()

@@ -1,4 +1,4 @@
-"""Every key is changed while the fleet works, and no job is lost."""
+"""rotate-keys.yml replaces every key while the fleet works, and no job is lost."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ WORKERS = ("worker-1", "worker-2", "worker-3")
 
 
 def good_key(lab: Lab) -> str:
-    """The key that the master takes now: while the keys are changed that is the one before too."""
+    """Return a key that the master accepts now: during a rotation also the old one."""
     before = lab.state / "secrets" / "previous" / "api_key"
     return before.read_text().strip() if before.exists() else lab.key
 
 
 def run_a_job(lab: Lab, job_id: str) -> Any:
-    """Have the fleet run a job of two seconds, and return how it ended."""
+    """Run a job of two seconds and return its final status."""
     body = {"job_id": job_id, "description": "Sleep for 2 seconds", "skills": ["shell_exec"]}
     persist(lambda: lab.ask("pibot-master", "/task", body, key=good_key(lab)))
     while True:
@@ -32,7 +32,7 @@ def run_a_job(lab: Lab, job_id: str) -> Any:
             return answer.body["status"]
 
 
-def test_all_keys_change_while_the_fleet_works_and_no_job_is_lost(lab: Lab) -> None:
+def test_a_rotation_replaces_all_keys_and_loses_no_job(lab: Lab) -> None:
     old = {name: lab.key_of(name) for name in ("pibot-master", *WORKERS)}
     stamp = int(time.time())
     with ThreadPoolExecutor(5) as pool:
@@ -44,7 +44,7 @@ def test_all_keys_change_while_the_fleet_works_and_no_job_is_lost(lab: Lab) -> N
                 ends.append(run_a_job(lab, f"rotate-{stamp}-{caller}-{len(ends)}"))
             return ends
 
-        # More callers than workers: a worker always has a task when its turn comes.
+        # More callers than workers, so a worker always has a task when its token is replaced.
         callers = [pool.submit(keep_busy, caller) for caller in range(4)]
         ends = [end for caller in callers for end in caller.result()]
     rotation.result()

@@ -1,6 +1,6 @@
-"""Updates: a good release goes through with no job lost, a broken one stops at the first host, and there is a way back.
+"""Updates: a good release loses no job, a broken one stops at the first host, and a rollback returns to the old one.
 
-The tests build on each other, as the days of a fleet do.
+The tests run in order; each continues from the state that the one before left.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HOSTS = (*WORKERS, "pibot-master")
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of this checkout, as far as a release is made from it."""
+    """Copy the part of this checkout that a release is built from."""
     copy = tmp_path_factory.mktemp("checkout")
     for folder in ("src", "skills", "requirements"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
@@ -35,18 +35,18 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def release(lab: Lab, name: str) -> str:
-    """The release that a host runs."""
+    """Return the release that a host runs."""
     folder = "pibot" if name == "pibot-master" else "pibot-worker"
     return lab.shell(name, f"readlink ~/{folder}/current").strip()
 
 
 def process(lab: Lab, name: str) -> str:
-    """The main process of a worker."""
+    """Return the id of a worker's main process."""
     return lab.shell(name, "systemctl show --property MainPID --value pibot-worker").strip()
 
 
 def persist(request: Callable[[], Any]) -> Any:
-    """What a patient client gets: the master is away for a moment while it is switched over."""
+    """Retry a request for 60 s: the master is away for a moment while it switches to another release."""
     deadline = time.monotonic() + 60
     while True:
         try:
@@ -60,7 +60,7 @@ def persist(request: Callable[[], Any]) -> Any:
 
 
 def run_a_job(lab: Lab, job_id: str) -> Any:
-    """Have the fleet run a job of two seconds, and return its record."""
+    """Run a job of two seconds and return its record."""
     body = {"job_id": job_id, "description": "Sleep for 2 seconds", "skills": ["shell_exec"]}
     persist(lambda: lab.ask("pibot-master", "/task", body, key=lab.key))
     while True:
@@ -69,10 +69,10 @@ def run_a_job(lab: Lab, job_id: str) -> Any:
             return persist(lambda: lab.ask("pibot-master", f"/task/{job_id}", key=lab.key)).body["job"]
 
 
-def test_a_good_release_goes_through_and_no_job_is_lost(lab: Lab, checkout: Path) -> None:
+def test_an_update_to_a_good_release_loses_no_job(lab: Lab, checkout: Path) -> None:
     before = release(lab, "pibot-master")
     package = checkout / "src/pibot/__init__.py"
-    package.write_text(f"{package.read_text()}# A release of its own.\n")
+    package.write_text(f"{package.read_text()}# Another release.\n")
     stamp = int(time.time())
     with ThreadPoolExecutor(5) as pool:
         update = pool.submit(lab.playbook, "site.yml", "-e", f"pibot_app_source={checkout}")
@@ -83,7 +83,7 @@ def test_a_good_release_goes_through_and_no_job_is_lost(lab: Lab, checkout: Path
                 jobs.append(run_a_job(lab, f"during-{stamp}-{caller}-{len(jobs)}"))
             return jobs
 
-        # More callers than workers: a worker that is switched over always has a task.
+        # More callers than workers, so a worker always has a task when it switches.
         callers = [pool.submit(keep_busy, caller) for caller in range(4)]
         jobs = [job for caller in callers for job in caller.result()]
     update.result()
@@ -97,7 +97,7 @@ def test_a_good_release_goes_through_and_no_job_is_lost(lab: Lab, checkout: Path
         assert lab.shell(name, f"readlink ~/{folder}/previous").strip() == before
 
 
-def test_a_broken_release_is_rolled_back_on_the_first_host_and_reaches_no_other(lab: Lab, checkout: Path) -> None:
+def test_a_broken_release_is_rolled_back_on_the_first_host_and_reaches_no_other_host(lab: Lab, checkout: Path) -> None:
     good = release(lab, "worker-1")
     others = {name: (release(lab, name), process(lab, name)) for name in WORKERS[1:]}
     broken = checkout / "src/pibot/worker/process.py"
@@ -111,8 +111,8 @@ def test_a_broken_release_is_rolled_back_on_the_first_host_and_reaches_no_other(
     printed = lab.playbook(*arguments, fails=True)
 
     broken.write_text(text)
-    assert "pibot-worker on worker-1 did not get well" in printed
-    assert "broken on purpose" in printed  # the journal's own words
+    assert "pibot-worker on worker-1 did not become healthy" in printed
+    assert "broken on purpose" in printed  # from the journal
     assert f"It runs {Path(good).name} again" in printed
     assert release(lab, "worker-1") == good
     health = lab.curl("pibot-master", lab.url("worker-1", "/health"))
@@ -122,7 +122,7 @@ def test_a_broken_release_is_rolled_back_on_the_first_host_and_reaches_no_other(
     assert run_a_job(lab, f"after-{int(time.time())}")["status"] == "completed"
 
 
-def test_roll_back_goes_back_on_purpose(lab: Lab) -> None:
+def test_the_rollback_playbook_returns_to_the_previous_release(lab: Lab) -> None:
     (now,) = {release(lab, name) for name in HOSTS}
     lab.playbook("playbooks/rollback.yml")
     (back,) = {release(lab, name) for name in HOSTS}

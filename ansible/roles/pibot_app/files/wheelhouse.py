@@ -3,13 +3,13 @@
 
     wheelhouse.py --source CHECKOUT --lock FILE --cache FOLDER TARGET ...
 
-A TARGET is what a node said about itself: ``3.9.2,armhf,2.31`` (Python, Debian architecture, glibc). For each of them
-there is one archive with every wheel that this node needs: the locked requirements, downloaded with their hashes
-checked, and PiBot itself, built with tools that are locked in the same way (requirements/build.txt). Archives are kept
-in the cache under a name that changes with their content, so a second run builds nothing. Prints JSON: the release's
-name, the archive of each target, and whether anything was built.
+A TARGET is what a node reports about itself: ``3.9.2,armhf,2.31`` (Python, Debian architecture, glibc). Each target
+gets one archive with every wheel that such a node needs: the locked requirements, downloaded with their hashes checked,
+and PiBot itself, built with tools that are locked in the same way (requirements/build.txt). The cache keeps archives
+under names that change with their content, so a second run builds nothing. Prints JSON: the release's name, the archive
+of each target, and whether anything was built.
 
-Wants Python 3.9 with ``packaging``, which comes with Ansible, and ``pip``.
+Needs Python 3.9 with ``packaging``, which comes with Ansible, and ``pip``.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-# dpkg's name of an architecture, and the one that wheels bear. A Zero 2W with the 32-bit system is armhf.
+# dpkg's name of an architecture: the wheels' name. A Zero 2W with the 32-bit system is armhf.
 MACHINES = {"arm64": "aarch64", "armhf": "armv7l", "amd64": "x86_64"}
 
-# What the wheel is built from, beside the package itself.
+# What the wheel is built from.
 APP_FILES = ("pyproject.toml", "README.md", "LICENSE", "soul.md", "worker_soul.md")
 APP_FOLDERS = ("src/pibot", "skills")
-# What the build wants and nothing on a host reads: a better word in it is no other release.
+# Needed by the build, but not read on a host: a change of them makes no new release.
 WORDS = ("README.md", "LICENSE")
 
 DOWNLOAD = (
@@ -52,7 +52,7 @@ DOWNLOAD = (
 
 
 class BuildError(Exception):
-    """The archives can't be built; the text says why and what to do."""
+    """The archives can't be built. The message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Target:
     def parse(cls, text: str) -> Target:
         match = re.fullmatch(r"(3\.\d+)(\.\d+\w*),(\w+),2\.(\d+)", text)
         if match is None or match[3] not in MACHINES:
-            raise BuildError(f"{text!r} is no target; one looks like 3.11.2,arm64,2.36 ({', '.join(MACHINES)})")
+            raise BuildError(f"{text!r} is not a target; write one like 3.11.2,arm64,2.36 ({', '.join(MACHINES)})")
         return cls(text, match[1], MACHINES[match[3]], int(match[4]))
 
     @property
@@ -77,7 +77,7 @@ class Target:
 
     @property
     def platforms(self) -> list[str]:
-        """The platform tags that this node accepts. ``pip download`` takes each one literally, so all are named."""
+        """Return the platform tags that this node accepts: all, since ``pip download`` matches each literally."""
         tags = [f"manylinux_2_{minor}_{self.machine}" for minor in range(self.glibc, 4, -1)]
         tags.append(f"manylinux2014_{self.machine}")
         if self.machine == "x86_64":
@@ -86,7 +86,7 @@ class Target:
 
     @property
     def markers(self) -> dict[str, str]:
-        """What the lock's conditions see there. pip would ask the computer that it runs on instead."""
+        """Return the values for the lock's conditions on this node. pip would take those of this computer instead."""
         return {
             "implementation_name": "cpython",
             "implementation_version": self.text.split(",")[0],
@@ -104,7 +104,7 @@ class Target:
 
 
 def locked_requirements(lock: str, target: Target) -> str:
-    """The part of the lock that holds on ``target``, with its hashes and without its conditions."""
+    """Return the part of the lock that applies to ``target``, with its hashes and without its conditions."""
     lines = []
     for block in re.split(r"\n(?=\S)", re.sub(r"(?m)^\s*#.*\n?", "", lock)):
         if not block.strip():
@@ -117,7 +117,7 @@ def locked_requirements(lock: str, target: Target) -> str:
 
 
 def app_files(source: Path) -> Iterator[Path]:
-    """The files that make up a release, in a fixed order."""
+    """Yield the files that a release is built from, in a fixed order."""
     yield from (source / name for name in APP_FILES)
     for folder in APP_FOLDERS:
         for path in sorted((source / folder).rglob("*")):
@@ -130,7 +130,7 @@ def short_hash(text: str) -> str:
 
 
 def release_name(source: Path, lock: str) -> str:
-    """The version and a hash of what a host runs, so that equal content is the same release."""
+    """Return the version with a hash of what a host runs, so that equal content is the same release."""
     digest = hashlib.sha256(lock.encode())
     for path in app_files(source):
         if str(path.relative_to(source)) in WORDS:
@@ -139,20 +139,25 @@ def release_name(source: Path, lock: str) -> str:
         digest.update(path.read_bytes() + b"\0")
     version = re.search(r'(?m)^version = "([^"]+)"', (source / "pyproject.toml").read_text())
     if version is None:
-        raise BuildError(f"{source / 'pyproject.toml'} names no version")
+        raise BuildError(f"{source / 'pyproject.toml'} names no version; is {source} PiBot's checkout?")
     return f"{version[1]}-{digest.hexdigest()[:10]}"
 
 
 @dataclass(frozen=True)
 class Pip:
-    """How pip is called here."""
+    """How to call pip on this computer.
+
+    Attributes:
+        command: its command line.
+        version: what ``pip --version`` prints, which names its Python too.
+    """
 
     command: list[str]
-    version: str  # as it tells it itself, with its Python's
+    version: str
 
     @classmethod
     def find(cls) -> Pip:
-        """This Python's own, or where it has none (Ansible from pipx, say) the system's."""
+        """Return this Python's pip, or the system's if it has none, as with Ansible from pipx."""
         for python in (sys.executable, "python3"):
             command = [python, "-m", "pip"]
             try:
@@ -174,7 +179,7 @@ class Pip:
 
 
 def download(pip: Pip, requirements: str, target: Target, folder: Path) -> None:
-    """Put the locked wheels for ``target`` into ``folder``. It appears under its name only when it is whole."""
+    """Download the locked wheels for ``target`` into ``folder``, which appears only when it is complete."""
     if folder.is_dir():
         return
     with tempfile.TemporaryDirectory(dir=folder.parent) as new:
@@ -190,22 +195,22 @@ def download(pip: Pip, requirements: str, target: Target, folder: Path) -> None:
 
 
 def download_tools(pip: Pip, lock_file: Path, folder: Path) -> None:
-    """Put what PiBot's wheel is built with into ``folder``, for the Python that pip runs on."""
+    """Download the build tools of PiBot's wheel into ``folder``, for the Python that pip runs on."""
     if folder.is_dir():
         return
     with tempfile.TemporaryDirectory(dir=folder.parent) as new:
         pip.run(
-            "downloading what PiBot's wheel is built with",
+            "downloading the build tools of PiBot's wheel",
             *(*DOWNLOAD, "--requirement", str(lock_file), "--dest", f"{new}/wheels"),
         )
         Path(new, "wheels").rename(folder)
 
 
 def build_app(pip: Pip, source: Path, tools: Path, folder: Path) -> None:
-    """Build PiBot's own wheel from a clean copy of its files, with nothing but ``tools``, whose hashes were checked."""
+    """Build PiBot's wheel from a clean copy of its files with ``tools`` alone, whose hashes were checked."""
     if folder.is_dir():
         return
-    # A setting of the owner's (PIP_FIND_LINKS, pip.conf) must not bring in a build tool that is not locked.
+    # The owner's settings for pip (PIP_FIND_LINKS, pip.conf) must not bring in a build tool that is not locked.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
     environment["PIP_CONFIG_FILE"] = os.devnull
     with tempfile.TemporaryDirectory(dir=folder.parent) as new:
@@ -223,7 +228,7 @@ def build_app(pip: Pip, source: Path, tools: Path, folder: Path) -> None:
 
 
 def pack(archive: Path, folders: list[Path]) -> None:
-    """Make one archive of all wheels. Not compressed: wheels are already."""
+    """Pack all wheels of ``folders`` into one archive, not compressed since wheels are."""
     if archive.is_file():
         return
     with tempfile.TemporaryDirectory(dir=archive.parent) as new:
@@ -237,10 +242,10 @@ def pack(archive: Path, folders: list[Path]) -> None:
 def build(
     source: Path, lock_file: Path, cache: Path, targets: list[Target], find_pip: Callable[[], Pip] = Pip.find
 ) -> dict[str, object]:
-    """Build what is missing in the cache and say where it is.
+    """Build the archives that the cache lacks, and return the release's name, the archives and whether one was built.
 
     Raises:
-        BuildError: there is no pip, or it failed.
+        BuildError: pip is missing or failed.
     """
     lock = lock_file.read_text()
     release = release_name(source, lock)
@@ -250,7 +255,7 @@ def build(
     changed = not all(archive.is_file() for archive in archives.values())
     if changed:
         with (cache / "lock").open("w") as turn, ThreadPoolExecutor(max_workers=4) as pool:
-            fcntl.flock(turn, fcntl.LOCK_EX)  # another run may build the same
+            fcntl.flock(turn, fcntl.LOCK_EX)  # another run may be building the same
             pip = find_pip()
             tools = cache / f"tools-{short_hash(tools_lock.read_text() + pip.version)}"
             app = cache / f"app-{release}"
@@ -275,8 +280,8 @@ def build(
 def main() -> int:
     parser = argparse.ArgumentParser(description="Build the archives that the nodes install from.")
     parser.add_argument("--source", type=Path, required=True, help="PiBot's checkout")
-    parser.add_argument("--lock", type=Path, required=True, help="the requirements with their hashes")
-    parser.add_argument("--cache", type=Path, required=True, help="where archives are kept")
+    parser.add_argument("--lock", type=Path, required=True, help="locked requirements with their hashes")
+    parser.add_argument("--cache", type=Path, required=True, help="folder for archives")
     parser.add_argument("targets", nargs="+", metavar="PYTHON,ARCHITECTURE,GLIBC")
     arguments = parser.parse_args()
     try:

@@ -1,5 +1,16 @@
 #!/usr/bin/python
-"""Ansible module: PiBot's part of a host's ufw, in one pass and in an order that can't lock anybody out."""
+"""Ansible module: PiBot's part of a host's ufw, in one pass and in an order that can't lock anybody out.
+
+Why not community.general.ufw:
+
+* It applies state, default, rule and logging in that order, so one task with ``state: enabled`` and a rule enables the
+  firewall before it allows SSH. Separate tasks avoid that, but each costs an SSH round trip on a slow Pi.
+* ``default`` runs on every run, even if nothing differs, and can drop the connection that Ansible came in on
+  (community.general issue 1843). This module runs ufw only where something differs.
+* It does not know which rules are ours. A rule whose task is gone would stay open for ever; here a comment marks ours,
+  and those that are no longer wanted are removed.
+* Its check mode fails on a fresh host, where ufw is not installed yet.
+"""
 
 from __future__ import annotations
 
@@ -14,35 +25,35 @@ DOCUMENTATION = r"""
 module: pibot_ufw
 short_description: Keep PiBot's part of the uncomplicated firewall
 description:
-  - Allows SSH first, then PiBot's own rules, then denies what else comes in, and switches the firewall on last.
-  - Rules of PiBot are those whose comment starts with C(pibot). One that is no longer wanted is removed. All others are
-    the owner's and stay, and one of the owner's that says the same makes PiBot's unnecessary.
-  - Runs ufw only where something differs, since ufw's own commands interrupt what is connected.
+  - Allows SSH first, then PiBot's callers, then denies all other incoming traffic, and enables the firewall last.
+  - PiBot's rules are those whose comment starts with C(pibot). Those that are no longer wanted are removed. All others
+    are the owner's and stay. PiBot adds no rule that the owner has already.
+  - Changes ufw only where something differs, since ufw's own commands interrupt connections.
 options:
   state:
-    description: V(absent) removes PiBot's rules, and switches the firewall off if PiBot had switched it on.
+    description: V(absent) removes PiBot's rules, and disables the firewall if PiBot enabled it.
     choices: [present, absent]
     default: present
     type: str
   ssh_ports:
-    description: The ports of SSH, which stay open to everybody.
+    description: Ports of SSH, which stay open to everybody.
     type: list
     elements: int
     default: []
   rules:
-    description: What to allow, each with C(from) (an address or network), C(port) and C(why).
+    description: What to allow. Each has C(from) (an address or network), C(port) and C(why).
     type: list
     elements: dict
     default: []
   marker:
-    description: The file that tells that PiBot has switched the firewall on.
+    description: File that records that PiBot enabled the firewall.
     type: path
     default: /var/lib/pibot/firewall-switched-on
 author: [PiBot (@pibot)]
 """
 
 EXAMPLES = r"""
-- name: A worker that takes tasks from its master alone
+- name: Let only the master reach a worker
   pibot_ufw:
     ssh_ports: [22]
     rules: [{from: 192.168.10.113, port: 5000, why: tasks from the master}]
@@ -50,7 +61,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 commands:
-  description: What was run, or would be in check mode.
+  description: The ufw commands that ran, or would run in check mode.
   returned: always
   type: list
   elements: str
@@ -61,15 +72,21 @@ DEFAULTS_FILE = Path("/etc/default/ufw")
 
 @dataclass(frozen=True)
 class Firewall:
-    """ufw as it is."""
+    """The state of a host's ufw.
+
+    Attributes:
+        active: whether it is enabled.
+        incoming: the policy for incoming traffic that no rule names: deny, reject or allow.
+        rules: each rule's comment by its text, which ufw prints the same way whether it is enabled or not.
+    """
 
     active: bool
-    incoming: str  # what happens to what no rule names: deny, reject or allow
-    rules: dict[str, str]  # a rule in ufw's own words, which are the same whether it is on or off, and its comment
+    incoming: str
+    rules: dict[str, str]
 
     @classmethod
     def parse(cls, status: str, added: str, defaults: str) -> Firewall:
-        """Read what ``ufw status verbose`` and ``ufw show added`` print, and /etc/default/ufw. Empty without ufw."""
+        """Parse the output of ``ufw status verbose`` and ``ufw show added``, and /etc/default/ufw; empty if missing."""
         rules = {}
         for line in added.splitlines():
             match = re.match(r"ufw (.+?)(?: comment '(.*)')?$", line)
@@ -79,7 +96,7 @@ class Firewall:
         configured = re.search(r'^DEFAULT_INPUT_POLICY="?(\w+)', defaults, re.MULTILINE)
         if told:
             incoming = told.group(1)
-        elif configured:  # an inactive ufw doesn't tell
+        elif configured:  # an inactive ufw does not print its policy
             incoming = {"DROP": "deny", "REJECT": "reject"}.get(configured.group(1), "allow")
         else:
             incoming = "deny"
@@ -87,10 +104,10 @@ class Firewall:
 
 
 def allowing(source: str, port: int) -> str:
-    """The rule that lets ``source`` (an address or a network) reach ``port``, in the words in which ufw will show it.
+    """Return the rule that lets ``source``, an address or a network, reach ``port``, as ufw will print it.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: ``source`` is neither.
     """
     network = ipaddress.ip_network(source.strip(), strict=False)
     if network.prefixlen == 0:
@@ -100,10 +117,10 @@ def allowing(source: str, port: int) -> str:
 
 
 def owner_keeps_ssh(firewall: Firewall, port: int) -> bool:
-    """Whether the owner's rules keep SSH open already, so that one of PiBot's is not needed.
+    """Say whether the owner's rules already keep SSH open, so that PiBot needs none.
 
-    A rule for some addresses alone is enough where the owner's firewall is on and denies: it has let in the connection
-    that this runs over. It does not push out a rule of PiBot's that may have done that instead.
+    A rule for some addresses alone is enough if the owner's firewall is enabled and denies: it let in the connection
+    that this runs over. It does not replace a rule of PiBot's, which may have let it in instead.
     """
     owners = [rule for rule, comment in firewall.rules.items() if not comment.startswith("pibot")]
     profile = "|{}OpenSSH" if port == 22 else ""
@@ -115,7 +132,7 @@ def owner_keeps_ssh(firewall: Firewall, port: int) -> bool:
 
 
 def plan(firewall: Firewall, ssh_ports: list[int], rules: list[dict[str, Any]]) -> list[list[str]]:
-    """The commands, in order: SSH, then the rules, then the old ones away, then deny, then on."""
+    """Return the commands, in order: allow SSH, add rules, remove old ones, deny the rest, enable."""
     wanted = {}
     for port in ssh_ports:
         if not owner_keeps_ssh(firewall, port):
@@ -136,7 +153,13 @@ def plan(firewall: Firewall, ssh_ports: list[int], rules: list[dict[str, Any]]) 
 
 
 def plan_removal(firewall: Firewall, switched_on: bool, had_allowed: bool = False) -> list[list[str]]:
-    """The commands, in order: off and open as it was before PiBot, and PiBot's rules away, with SSH's last."""
+    """Return the commands that undo PiBot's part: disable, restore the policy, remove PiBot's rules, SSH's last.
+
+    Args:
+        firewall: the state now.
+        switched_on: whether PiBot enabled the firewall.
+        had_allowed: whether the policy was "allow" before PiBot.
+    """
     commands = []
     if switched_on and firewall.active:
         commands.append(["--force", "disable"])
@@ -145,13 +168,13 @@ def plan_removal(firewall: Firewall, switched_on: bool, had_allowed: bool = Fals
     ours = [rule for rule, comment in firewall.rules.items() if comment.startswith("pibot")]
     for rule in sorted(ours, key=lambda rule: firewall.rules[rule] == "pibot: SSH"):
         if firewall.rules[rule] == "pibot: SSH" and not switched_on:
-            continue  # the owner's firewall stays on, and this may be the only door
+            continue  # the owner's firewall stays on, and this may be the only rule for SSH
         commands.append(["--force", "delete", *rule.split()])
     return commands
 
 
 def ufw_of(module: Any) -> Callable[..., str] | None:
-    """A function that runs ufw and returns what it printed; None where there is no ufw."""
+    """Return a function that runs ufw and returns its output; None if ufw is not installed."""
     program = module.get_bin_path("ufw", opt_dirs=["/usr/sbin"])
     if program is None:
         return None
@@ -165,7 +188,7 @@ def ufw_of(module: Any) -> Callable[..., str] | None:
 
 
 def main() -> None:
-    # Not at the top, so that the planning can be imported where there is no Ansible.
+    # Not at the top, so that tests can import the planning without Ansible.
     from ansible.module_utils.basic import AnsibleModule
 
     module = AnsibleModule(
@@ -180,9 +203,9 @@ def main() -> None:
     present = module.params["state"] == "present"
     ufw = ufw_of(module)
     if ufw is None and present and not module.check_mode:
-        module.fail_json(msg="ufw is not installed: the role pibot_base comes before this one")
+        module.fail_json(msg="ufw is not installed on this host; run the role pibot_base first")
     if present and not module.params["ssh_ports"]:
-        module.fail_json(msg="ssh_ports is empty: without SSH nobody could come back")
+        module.fail_json(msg="ssh_ports is empty, which would lock everybody out; name the port of SSH")
     firewall = Firewall.parse(
         ufw("status", "verbose") if ufw else "",
         ufw("show", "added") if ufw else "",
@@ -199,9 +222,9 @@ def main() -> None:
         commands = plan_removal(firewall, marker.exists(), had_allowed.exists())
     if ufw and not module.check_mode:
         if present and not firewall.active:
-            marker.write_text("PiBot has switched ufw on; an uninstall switches it off again.\n")
+            marker.write_text("PiBot enabled ufw; an uninstall disables it.\n")
         if present and firewall.incoming == "allow":
-            had_allowed.write_text("ufw let in what no rule names; an uninstall has it do so again.\n")
+            had_allowed.write_text("ufw allowed incoming traffic by default; an uninstall restores that.\n")
         for command in commands:
             ufw(*command)
     before = sorted(f"{rule} # {comment}" for rule, comment in firewall.rules.items())
