@@ -176,6 +176,7 @@ class Exchange:
             self._sent_at, self._sendings = self._monotonic(), self._sendings + 1
             body = self._terms.request.to_json()
             return await self._requests.request(self._worker_id, "POST", "/task", body, wait=wait)
+        # The worker ends the wait when it has more calls than we know of (docs/decisions.md, D57).
         query = "" if self._terms.on_pending is None else f"?asked={self._pending.asked}"
         path = f"/task/{self._task_id}/result{query}"
         return await self._requests.request(self._worker_id, "GET", path, wait=wait)
@@ -187,7 +188,7 @@ class Exchange:
             await self._terms.on_pending(task.pending.calls)
 
     async def _on_unknown(self) -> None:
-        """Send the task again where the worker can't have run it; otherwise the exchange is over."""
+        """Send the task again if the worker can't have run it, else end the exchange (docs/decisions.md, D28)."""
         may_send = self._stage is _Stage.RESUMED
         if self._stage in (_Stage.UNSENT, _Stage.UNSURE) and self._sendings < MAX_SENDINGS:
             may_send = await self._never_arrived()

@@ -54,7 +54,7 @@ class GuidePool:
     def get_status_summary(self) -> dict[str, Any]:
         """Return ``total``, ``idle``, ``busy``, ``offline`` and ``workers``, as of each worker's last answer.
 
-        A worker that was never asked counts as idle.
+        A worker that was never asked counts as idle (docs/decisions.md, D33).
         """
         statuses = self._pool.statuses()
         summary: dict[str, Any] = {"total": len(statuses)}
@@ -107,7 +107,7 @@ class GuidePool:
         return _no_result(task.task_id, TaskState.FAILED, problems)
 
     def _terms(self, task: TaskRequest, deadline: float) -> ExchangeTerms:
-        """Give one execution an id of its own: a worker does not run an id again that it has seen."""
+        """Give one execution an id of its own, since a worker runs no id twice (docs/decisions.md, D6)."""
         left = max(0.001, deadline - self._monotonic())  # a caller that has left wants no result
         request = TaskRequest(
             f"{task.task_id[:80]}.{secrets.token_hex(6)}",

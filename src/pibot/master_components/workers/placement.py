@@ -26,8 +26,10 @@ class FitnessLimits:
     memory: int = 60 * MEGABYTE
 
 
+# The margins keep a worker at a limit from changing state with each report (docs/decisions.md, D35).
+
 COOLER = 5.0
-"""Degrees below the limit at which a hot worker is fit again, so that it does not flap."""
+"""Degrees below the limit at which a hot worker is fit again."""
 
 MORE_MEMORY = 20 * MEGABYTE
 """Bytes above the limit at which a worker short of memory is fit again."""

@@ -59,7 +59,7 @@ class WorkerQueue:
         self, timeout: float | None, avoid: Collection[str], skills: Collection[str], queue_key: QueueKey
     ) -> str:
         """Reserve a worker; see :meth:`WorkerPool.acquire`."""
-        if not self._ever_any:  # where all have left, one may return: a worker that restarts leaves and joins again
+        if not self._ever_any:  # where all have left, one may return (docs/decisions.md, D32)
             raise NoWorkers(
                 "no worker is known; set WORKER_1_IP (and WORKER_2_IP …) to your workers' addresses, "
                 "or PIBOT_HUB_URL on each worker"

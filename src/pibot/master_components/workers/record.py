@@ -23,7 +23,7 @@ MAX_ASIDE = 600.0
 
 
 class Breaker:
-    """The circuit breaker of one worker.
+    """The circuit breaker of one worker. It counts lost tasks, not missed health polls (docs/decisions.md, D34).
 
     When its time is over, the worker gets one task as a trial, since it runs one at a time. If it loses that task too,
     it is set aside for twice as long; a result resets the breaker.
@@ -102,7 +102,7 @@ class WorkerRecord:
         return not (self.drained or self.leaving or self.unfit_reasons) and self.has(skills)
 
     def answered(self, epoch: float, now: float) -> None:
-        """Note an answer, whatever it says."""
+        """Note an answer. Whatever it says, it is a sign of life (docs/decisions.md, D26)."""
         self.last_seen = epoch
         self.last_answer = now
         self._unanswered = 0
