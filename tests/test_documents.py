@@ -14,10 +14,14 @@ from click.testing import CliRunner
 from pibot.cli import commands
 from pibot.contracts import CommandResult, ToolCall, ToolContext
 from pibot.master_components.store.records import Submission
+from pibot.master_hub import HubService, create_hub_app
 from pibot.settings.catalog import KNOWN_SETTINGS
 from pibot.tool_registry import SkillLibrary
+from pibot.web.keys import needed
 from tests.skills.support import FakeCommands
+from tests.support.fleet import settings_for
 from tests.support.processes import ROOT
+from tests.support.scripted_llm import ScriptedLLM
 
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 TEXTS = [ROOT / "README.md", ROOT / "README.zh-CN.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS]
@@ -156,6 +160,26 @@ def test_each_route_is_in_the_overview_of_the_api(heading: str, room: str) -> No
     routes = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
     part = section(read("docs/http-api.md"), heading)
     assert {cells[0].strip("`") for cells in rows(part) if re.match(r"`(GET|POST|DELETE) ", cells[0])} == routes
+
+
+BRACES = str.maketrans("<>", "{}")
+
+
+def test_the_overview_says_which_scope_each_route_of_the_master_needs(tmp_path: Path) -> None:
+    with ScriptedLLM() as llm:
+        settings = settings_for(tmp_path, llm)
+        service = HubService(settings)
+        app = create_hub_app(service, settings)
+        service.close()
+    scopes = {
+        f"{method} {rule.rule.translate(BRACES)}": needed(app.view_functions[rule.endpoint], method).value
+        for rule in app.url_map.iter_rules()
+        for method in rule.methods or ()
+    }
+    part = section(read("docs/http-api.md"), "## The master")
+    routes = {cells[0].strip("`"): cells[1] for cells in rows(part) if re.match(r"`(GET|POST|DELETE) ", cells[0])}
+    open_to_all = {"GET /health", "GET /openapi.json"}
+    assert routes == {route: "none" if route in open_to_all else scopes[route] for route in routes}
 
 
 def test_the_overview_names_the_fields_of_a_job() -> None:
