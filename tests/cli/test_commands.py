@@ -4,14 +4,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.fleet import Fleet, fleet, plan, step
-from tests.support.processes import clean_environment
+from tests.support.processes import pibot, pibot_command
 from tests.support.scripted_llm import text
 from tests.support.workers import closed_port
 
@@ -24,54 +23,38 @@ def running(tmp_path: Path) -> Iterator[Fleet]:
         yield running
 
 
-def command(
-    *arguments: str, url: str = "http://127.0.0.1:9", key: str | None = KEY
-) -> tuple[list[str], dict[str, str]]:
-    environment = clean_environment(PIBOT_HUB_URL=url)
-    if key is not None:
-        environment["PIBOT_API_KEY"] = key
-    return [sys.executable, "-m", "pibot", *arguments], environment
-
-
-def pibot(
-    *arguments: str, url: str = "http://127.0.0.1:9", key: str | None = KEY, stdin: str = ""
-) -> subprocess.CompletedProcess[str]:
-    argv, environment = command(*arguments, url=url, key=key)
-    return subprocess.run(argv, input=stdin, capture_output=True, text=True, env=environment, timeout=60)
-
-
 # --- run ---
 
 
-def test_run_prints_the_answer_alone_and_the_progress_beside_it(running: Fleet) -> None:
+def test_run_prints_the_answer_to_stdout_and_the_progress_to_stderr(running: Fleet) -> None:
     running.llm.enqueue(plan(step("a", "first"), step("b", "second", "a")), text("All done."))
-    done = pibot("run", "do two things", url=running.url)
+    done = running.pibot("run", "do two things")
     assert (done.returncode, done.stdout) == (0, "All done.\n")
     for part in ("The plan (moderate): 2 steps", "b: second [no skills] — after a", "✓ a completed on worker-"):
         assert part in done.stderr
 
 
 def test_run_ends_with_1_when_the_job_failed_and_says_why(running: Fleet) -> None:
-    done = pibot("run", "--skills", "", "fail at this", url=running.url)
+    done = running.pibot("run", "--skills", "", "fail at this")
     assert done.returncode == 1
     assert "pibot: the job failed" in done.stderr
     assert "it was told to fail" in done.stderr
 
 
 def test_run_with_json_prints_the_result_and_nothing_else(running: Fleet) -> None:
-    done = pibot("run", "--json", "--skills", "shell_exec", "say hello", url=running.url)
+    done = running.pibot("run", "--json", "--skills", "shell_exec", "say hello")
     assert (done.returncode, done.stderr) == (0, "")
     result = json.loads(done.stdout)
     assert (result["success"], result["output"]) == (True, "did: say hello")
 
 
 def test_run_reads_the_description_from_standard_input(running: Fleet) -> None:
-    done = pibot("run", "--skills", "", "-", url=running.url, stdin="from a pipe\n")
+    done = running.pibot("run", "--skills", "", "-", stdin="from a pipe\n")
     assert done.stdout == "did: from a pipe\n\n"
 
 
 def test_run_without_waiting_prints_the_jobs_id(running: Fleet) -> None:
-    done = pibot("run", "--no-wait", "--skills", "", "later", url=running.url)
+    done = running.pibot("run", "--no-wait", "--skills", "", "later")
     assert done.returncode == 0
     assert running.result(done.stdout.strip())["success"] is True
 
@@ -82,7 +65,7 @@ def _heed_ctrl_c() -> None:
 
 
 def test_ctrl_c_leaves_the_job_running_and_says_how_to_go_on(running: Fleet) -> None:
-    argv, environment = command("run", "--skills", "", "hold on", url=running.url)
+    argv, environment = pibot_command("run", "--skills", "", "hold on", url=running.url, key=KEY)
     process = subprocess.Popen(argv, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=_heed_ctrl_c)
     running.gate.wait_for_a_task()
     assert process.stderr is not None
@@ -102,56 +85,56 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_go_on(running: Fleet) -> 
 
 def test_status_shows_hub_model_jobs_and_workers(running: Fleet) -> None:
     running.result(running.submit("something"))
-    done = pibot("status", url=running.url)
+    done = running.pibot("status")
     assert done.returncode == 0
     for part in (f"hub      {running.url}", "model    scripted-model", "jobs     1 completed", "worker-2     idle"):
         assert part in done.stdout
-    assert json.loads(pibot("status", "--json", url=running.url).stdout)["hub"]["status"] == "healthy"
+    assert json.loads(running.pibot("status", "--json").stdout)["hub"]["status"] == "healthy"
 
 
-def test_jobs_lists_the_newest_first_and_by_status(running: Fleet) -> None:
-    assert "pibot run" in pibot("jobs", url=running.url).stdout
+def test_jobs_lists_the_newest_first_and_filters_by_status(running: Fleet) -> None:
+    assert "pibot run" in running.pibot("jobs").stdout
     for description in ("one", "fail two"):
         running.result(running.submit(description))
-    lines = pibot("jobs", url=running.url).stdout.splitlines()
+    lines = running.pibot("jobs").stdout.splitlines()
     assert [line.split()[1] for line in lines] == ["failed", "completed"]
-    assert len(json.loads(pibot("jobs", "--status", "failed", "--json", url=running.url).stdout)) == 1
-    wrong = pibot("jobs", "--status", "lost", url=running.url)
+    assert len(json.loads(running.pibot("jobs", "--status", "failed", "--json").stdout)) == 1
+    wrong = running.pibot("jobs", "--status", "lost")
     assert (wrong.returncode, "status must be one of" in wrong.stderr) == (5, True)
 
 
 def test_job_shows_plan_steps_and_answer(running: Fleet) -> None:
     job_id = running.submit("show me")
     running.result(job_id)
-    done = pibot("job", job_id, url=running.url)
+    done = running.pibot("job", job_id)
     for part in (f"{job_id} completed: show me", "The plan (simple): 1 step", "✓ step-1", "did: show me"):
         assert part in done.stdout
-    assert json.loads(pibot("job", "--json", job_id, url=running.url).stdout)["job_id"] == job_id
+    assert json.loads(running.pibot("job", "--json", job_id).stdout)["job_id"] == job_id
 
 
-def test_status_tells_what_is_wrong_with_the_jobs_database(running: Fleet) -> None:
-    assert "problem" not in pibot("status", url=running.url).stdout
+def test_status_shows_damage_of_the_job_database(running: Fleet) -> None:
+    assert "problem" not in running.pibot("status").stdout
     running.service.store.database.damage = "the job database jobs.db is damaged (page 20); stop the hub, then move it"
-    assert "problem  the job database jobs.db is damaged" in pibot("status", url=running.url).stdout
+    assert "problem  the job database jobs.db is damaged" in running.pibot("status").stdout
 
 
 def test_cancel_ends_a_job(running: Fleet) -> None:
     job_id = running.submit("hold it")
     running.gate.wait_for_a_task()
-    assert pibot("cancel", job_id, url=running.url).stdout == f"{job_id} cancelled\n"
+    assert running.pibot("cancel", job_id).stdout == f"{job_id} cancelled\n"
     assert running.result(job_id)["status"] == "cancelled"
 
 
 @pytest.mark.parametrize("job_id", ["nope", "../workers", "a/b?c#d"])
-def test_an_unknown_job_is_one_line(running: Fleet, job_id: str) -> None:
-    done = pibot("job", job_id, url=running.url)
+def test_an_unknown_job_is_reported_in_one_line(running: Fleet, job_id: str) -> None:
+    done = running.pibot("job", job_id)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (5, "", 1)
 
 
 # --- what goes wrong ---
 
 
-def test_a_hub_that_is_not_there_is_said_with_what_to_do() -> None:
+def test_an_unreachable_hub_is_reported_with_what_to_do() -> None:
     with closed_port() as port:
         done = pibot("status", url=f"http://127.0.0.1:{port}")
     assert (done.returncode, done.stdout) == (3, "")
@@ -160,32 +143,32 @@ def test_a_hub_that_is_not_there_is_said_with_what_to_do() -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_a_wrong_key_is_said_with_its_variable(running: Fleet) -> None:
+def test_a_wrong_key_is_reported_with_its_variable(running: Fleet) -> None:
     for key in (None, "wrong", "ключ"):
         done = pibot("run", "x", url=running.url, key=key)
         assert (done.returncode, "PIBOT_API_KEY" in done.stderr) == (4, True)
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:5000", "ftp://x", "http://", "http://x:70000", "http://[::1"])
-def test_an_address_that_is_none_is_a_usage_error(url: str) -> None:
+def test_an_invalid_address_is_a_usage_error(url: str) -> None:
     done = pibot("status", url=url)
     assert (done.returncode, "PIBOT_HUB_URL must be like" in done.stderr) == (2, True)
 
 
-def test_a_request_that_the_hub_refuses_is_its_own_sentence(running: Fleet) -> None:
-    done = pibot("run", "--skills", "telepathy", "x", url=running.url)
+def test_the_hubs_refusal_is_printed_in_its_own_words(running: Fleet) -> None:
+    done = running.pibot("run", "--skills", "telepathy", "x")
     assert (done.returncode, "unknown skill 'telepathy'" in done.stderr) == (5, True)
 
 
-def test_a_setting_that_does_not_fit_is_one_line_that_names_it() -> None:
-    argv, environment = command("worker")
+def test_an_invalid_setting_is_reported_in_one_line_that_names_it() -> None:
+    argv, environment = pibot_command("worker")
     done = subprocess.run(argv, env={**environment, "PIBOT_SANDBOX": "docker"}, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (2, "pibot: PIBOT_SANDBOX must be one of bwrap, off, not 'docker'\n")
 
 
-def test_a_process_that_would_be_open_to_all_without_a_key_refuses_to_start(tmp_path: Path) -> None:
+def test_a_process_that_would_be_open_to_everyone_refuses_to_start(tmp_path: Path) -> None:
     for kind in ("worker", "hub"):
-        argv, environment = command(kind, "--host", "0.0.0.0", "--port", "0", key=None)
+        argv, environment = pibot_command(kind, "--host", "0.0.0.0", "--port", "0")
         done = subprocess.run(argv, env=environment, capture_output=True, text=True, cwd=tmp_path, timeout=60)
         assert (done.returncode, "PIBOT_API_KEY" in done.stderr) == (2, True), done.stderr
 
@@ -198,22 +181,22 @@ def test_help_names_every_command_and_every_exit_code() -> None:
     assert pibot("fly").returncode == 2
 
 
-def test_a_worker_is_drained_and_undrained_and_the_status_says_so(running: Fleet) -> None:
-    drained = pibot("drain", "worker-2", url=running.url)
+def test_drain_and_undrain_show_in_the_status(running: Fleet) -> None:
+    drained = running.pibot("drain", "worker-2")
     assert (drained.returncode, drained.stdout) == (0, "worker-2 draining\n")
-    status = pibot("status", url=running.url).stdout
+    status = running.pibot("status").stdout
     (line,) = [line for line in status.splitlines() if line.startswith("worker-2")]
     assert line.endswith("draining")
-    assert pibot("undrain", "worker-2", url=running.url).stdout == "worker-2 active\n"
-    unknown = pibot("drain", "worker-9", url=running.url)
+    assert running.pibot("undrain", "worker-2").stdout == "worker-2 active\n"
+    unknown = running.pibot("drain", "worker-9")
     assert unknown.returncode == 5
     assert "no worker 'worker-9'; there are: worker-1, worker-2" in unknown.stderr
 
 
-def test_a_jobs_page_on_the_terminal_says_what_its_steps_wait_for(running: Fleet) -> None:
+def test_job_shows_what_its_steps_wait_for(running: Fleet) -> None:
     for worker in ("worker-1", "worker-2"):
-        pibot("drain", worker, url=running.url)
+        running.pibot("drain", worker)
     job_id = running.submit("look")
     assert "step-1 ready, waits: worker-1 is being drained; worker-2 is being drained" in (
-        pibot("job", job_id, url=running.url).stdout
+        running.pibot("job", job_id).stdout
     )

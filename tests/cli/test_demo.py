@@ -106,7 +106,7 @@ def test_the_demo_stays_until_ctrl_c_and_leaves_nothing(clone: Path, environment
     assert left_over(environment) == []
 
 
-def test_a_killed_demo_takes_its_children_and_its_folder_along(clone: Path, environment: dict[str, str]) -> None:
+def test_a_killed_demo_leaves_no_process_and_no_folder(clone: Path, environment: dict[str, str]) -> None:
     argv = [str(clone / ".venv" / "bin" / "python"), "-m", "pibot", "demo"]
     process = subprocess.Popen(argv, cwd=clone, env=environment, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -120,7 +120,7 @@ def test_a_killed_demo_takes_its_children_and_its_folder_along(clone: Path, envi
     until(lambda: not left_over(environment))
 
 
-def test_a_taken_port_is_one_line_that_names_the_variable(clone: Path, environment: dict[str, str]) -> None:
+def test_a_taken_port_is_reported_with_its_variable(clone: Path, environment: dict[str, str]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -141,7 +141,7 @@ def test_a_taken_port_is_one_line_that_names_the_variable(clone: Path, environme
     assert left_over(environment) == []
 
 
-def test_a_placeholder_key_is_refused_with_where_to_put_the_real_one(clone: Path, environment: dict[str, str]) -> None:
+def test_a_placeholder_key_is_refused_with_the_name_of_its_variable(clone: Path, environment: dict[str, str]) -> None:
     done = subprocess.run(
         ["make", "demo", "ONCE=1"],
         cwd=clone,

@@ -50,26 +50,26 @@ def watch(*answers: object) -> tuple[JsonObject, list[str]]:
     return follow(hub, "job-1", said.append, patience=30, clock=time, pause=time.pause), said
 
 
-def test_a_hub_that_is_away_for_a_while_is_asked_again_and_that_is_said_once() -> None:
+def test_an_unreachable_hub_is_tried_again_and_reported_once() -> None:
     result, said = watch(RUNNING, GONE, GONE, GONE, RUNNING, RESULT)
     assert result == RESULT
     assert len(said) == 1
     assert "does not answer" in said[0]
 
 
-def test_a_hub_that_stays_away_is_given_up() -> None:
+def test_following_ends_when_the_hub_stays_unreachable() -> None:
     with pytest.raises(HubError) as raised:
         watch(RUNNING, *[GONE] * 40)
     assert raised.value.exit_code == UNREACHABLE
 
 
-def test_a_refusal_is_not_asked_again() -> None:
+def test_a_refused_request_is_not_repeated() -> None:
     with pytest.raises(HubError) as raised:
         watch(HubError("the hub asks for its key", REFUSED), RESULT)
     assert raised.value.exit_code == REFUSED
 
 
-def test_nothing_that_a_model_or_a_page_wrote_can_steer_the_terminal() -> None:
+def test_text_of_a_model_or_a_page_cannot_control_the_terminal() -> None:
     assert printable("a\x1b[2Jb\x07\x9b31m\u202e\r\nc\td") == "a\ufffd[2Jb\ufffd\ufffd31m\ufffd\nc\td"
     step: JsonObject = {
         "task_id": "step-1",
@@ -84,7 +84,7 @@ def test_nothing_that_a_model_or_a_page_wrote_can_steer_the_terminal() -> None:
     assert "fine" in line
 
 
-def test_each_lost_attempt_and_what_a_step_waits_for_is_told_once() -> None:
+def test_each_lost_attempt_and_each_wait_of_a_step_is_shown_once() -> None:
     lost = {"number": 1, "worker_id": "worker-1", "error": "worker-1: no sign of life for 60 s"}
     step = {"task_id": "s", "status": "ready", "worker_id": "worker-1", "attempts": [lost], "error": None, "output": ""}
     waits = {"waiting_for": "worker-2 is set aside until 08:00:00 UTC (lost)", "waiting_for_kind": "unavailable"}
@@ -100,7 +100,7 @@ def test_each_lost_attempt_and_what_a_step_waits_for_is_told_once() -> None:
         assert changes(job, seen) == []
 
 
-def test_a_call_that_waits_for_the_owner_is_said_once_with_what_to_type() -> None:
+def test_a_call_that_waits_for_approval_is_shown_once_with_the_command_to_type() -> None:
     approval = {"approval_id": "a", "task_id": "s1", "tool": "shell_exec", "arguments": {"command": "ls"}}
     job: JsonObject = {
         "job_id": "job-1",

@@ -31,7 +31,7 @@ def hub(*retry_after: str) -> Iterator[tuple[HubClient, Sequence[float]]]:
         yield HubClient(Settings(hub_url=f"http://127.0.0.1:{port}"), slept.append), slept
 
 
-def test_it_asks_again_when_the_hub_says() -> None:
+def test_it_repeats_the_request_after_the_time_that_the_hub_names() -> None:
     with hub("3", "60") as (client, slept):
         assert client.post("/task", {}) == {"success": True}
         assert slept == [3, 60]
@@ -40,7 +40,7 @@ def test_it_asks_again_when_the_hub_says() -> None:
 @pytest.mark.parametrize(
     ("waits", "waited"), [(["100", "21"], [100]), (["3600"], []), (["x"], []), (["-1"], []), (["9" * 5000], [])]
 )
-def test_it_gives_up_where_that_would_take_too_long(waits: list[str], waited: list[int]) -> None:
+def test_it_gives_up_if_that_would_take_too_long(waits: list[str], waited: list[int]) -> None:
     with hub(*waits) as (client, slept):
         with pytest.raises(HubError, match="too many") as caught:
             client.post("/task", {})

@@ -52,7 +52,7 @@ def submit(fleet: Fleet, **more: Any) -> str:
     return fleet.submit("do the deed", skills=["shell_exec"], **more)
 
 
-def test_the_owner_approves_by_the_command_and_only_then_it_is_run(fleet: Fleet) -> None:
+def test_a_call_runs_only_after_the_owner_approves_it_with_the_command(fleet: Fleet) -> None:
     job_id = submit(fleet)
     approval = fleet.waiting_call(job_id)
     assert (approval["tool"], approval["arguments"]) == ("shell_exec", {"command": COMMAND})
@@ -74,7 +74,7 @@ def test_the_owner_approves_by_the_command_and_only_then_it_is_run(fleet: Fleet)
     assert again.status == 409
 
 
-def test_the_owner_refuses_and_the_model_hears_it(fleet: Fleet) -> None:
+def test_the_model_learns_why_the_owner_refused(fleet: Fleet) -> None:
     job_id = submit(fleet)
     fleet.waiting_call(job_id)
     refused = fleet.pibot("approve", job_id, "--refuse", "--reason", "not on a weekday", "--yes")
@@ -83,7 +83,7 @@ def test_the_owner_refuses_and_the_model_hears_it(fleet: Fleet) -> None:
     assert fleet.result(job_id)["output"] == heard
 
 
-def test_a_command_that_was_changed_after_it_was_shown_is_not_run(fleet: Fleet) -> None:
+def test_an_approval_of_another_command_runs_nothing(fleet: Fleet) -> None:
     job_id = submit(fleet)
     approval = fleet.waiting_call(job_id)
     shown = digest_of("shell_exec", {"command": "ls"})
@@ -101,7 +101,7 @@ def test_a_command_that_was_changed_after_it_was_shown_is_not_run(fleet: Fleet) 
     assert (late.status, "does not wait any more" in late.json()["error"]) == (410, True)
 
 
-def test_waiting_is_not_the_tasks_time_but_the_jobs(fleet: Fleet) -> None:
+def test_waiting_for_approval_counts_against_the_jobs_limit_but_not_the_tasks(fleet: Fleet) -> None:
     patient = submit(fleet)
     fleet.waiting_call(patient)
     assert fleet.ask("GET", f"/task/{patient}/result", Prefer="wait=5").status == 202  # its task has 2 s, its lease 3 s
@@ -115,7 +115,7 @@ def test_waiting_is_not_the_tasks_time_but_the_jobs(fleet: Fleet) -> None:
     assert fleet.ask("GET", "/approvals").json()["approvals"] == []
 
 
-def test_a_hub_that_was_killed_still_knows_what_waits(fleet: Fleet) -> None:
+def test_a_waiting_call_survives_a_killed_hub(fleet: Fleet) -> None:
     job_id = submit(fleet)
     approval = fleet.waiting_call(job_id)
     fleet.processes.hub.process.kill()
@@ -126,7 +126,7 @@ def test_a_hub_that_was_killed_still_knows_what_waits(fleet: Fleet) -> None:
     assert fleet.result(job_id)["status"] == "completed"
 
 
-def test_a_call_dies_with_its_worker_and_the_next_attempt_asks_anew(fleet: Fleet) -> None:
+def test_a_waiting_call_ends_with_its_worker_and_the_next_attempt_asks_again(fleet: Fleet) -> None:
     job_id = submit(fleet)
     first = fleet.waiting_call(job_id)
     worker = fleet.processes.workers["worker-1"].process

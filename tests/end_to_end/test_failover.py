@@ -75,7 +75,7 @@ def ended(fleet: Fleet, job_id: str) -> dict[str, Any]:
     return fleet.job(job_id)
 
 
-def test_a_killed_workers_task_is_finished_by_another_and_the_lost_attempt_is_told(fleet: Fleet) -> None:
+def test_another_worker_finishes_a_killed_workers_step_and_the_lost_attempt_is_shown(fleet: Fleet) -> None:
     job_id = submit(fleet)
     died = holder(fleet, job_id)
     fleet.processes.workers[died].process.kill()
@@ -92,7 +92,7 @@ def test_a_killed_workers_task_is_finished_by_another_and_the_lost_attempt_is_to
     assert "no sign of life" in page
 
 
-def test_a_stopped_workers_late_result_is_evidence_and_changes_nothing(fleet: Fleet, model: HeldModel) -> None:
+def test_a_stopped_workers_late_result_is_recorded_and_changes_nothing(fleet: Fleet, model: HeldModel) -> None:
     job_id = submit(fleet)
     stopped = holder(fleet, job_id)
     fleet.processes.workers[stopped].process.send_signal(signal.SIGSTOP)
@@ -112,7 +112,7 @@ def test_a_stopped_workers_late_result_is_evidence_and_changes_nothing(fleet: Fl
 
 
 @pytest.mark.parametrize("answered_meanwhile", [False, True])
-def test_a_network_that_is_away_for_less_than_a_lease_costs_no_attempt(
+def test_a_network_failure_shorter_than_a_lease_costs_no_attempt(
     tmp_path: Path, llm: ScriptedLLM, model: HeldModel, answered_meanwhile: bool
 ) -> None:
     with contextlib.ExitStack() as parts:
@@ -138,7 +138,7 @@ def test_a_network_that_is_away_for_less_than_a_lease_costs_no_attempt(
 
 
 @pytest.mark.parametrize("finished_meanwhile", [False, True])
-def test_after_a_hub_was_killed_its_workers_result_is_fetched_and_nothing_runs_twice(
+def test_a_restarted_hub_fetches_its_workers_result_and_runs_nothing_twice(
     fleet: Fleet, model: HeldModel, finished_meanwhile: bool
 ) -> None:
     job_id = submit(fleet)
@@ -157,7 +157,7 @@ def test_after_a_hub_was_killed_its_workers_result_is_fetched_and_nothing_runs_t
     assert set(fleet.workers()) == {"worker-1", "worker-2"}  # those that had joined are known after the restart
 
 
-def test_a_worker_that_is_stopped_leaves_and_one_that_is_drained_gets_nothing(fleet: Fleet, model: HeldModel) -> None:
+def test_a_terminated_worker_leaves_and_a_drained_one_gets_nothing(fleet: Fleet, model: HeldModel) -> None:
     fleet.processes.workers["worker-2"].process.terminate()
     fleet.until(lambda: set(fleet.workers()) == {"worker-1"})
     assert fleet.ask("POST", "/workers/worker-1/drain").json()["status"] == "draining"

@@ -39,7 +39,7 @@ def pibot(directory: Path, environment: dict[str, str], *arguments: str) -> subp
     return subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_a_fleet_over_tls_does_a_job_and_serves_no_one_else(tmp_path: Path) -> None:
+def test_a_fleet_over_tls_does_a_job_and_refuses_other_clients(tmp_path: Path) -> None:
     authority = Authority(tmp_path / "ca")
     master, worker_1, worker_2 = (authority.certify(name) for name in (MASTER, "worker-1", "worker-2"))
     make_skills(tmp_path / "hub" / "skills")

@@ -137,7 +137,7 @@ def test_a_task_remembers_nothing_of_another(guides_nodes: Nodes) -> None:
     assert "secret123" not in json.dumps(result(worker, "mem2"))
 
 
-def test_nothing_of_one_task_is_in_what_the_model_is_sent_for_the_next(tmp_path: Path) -> None:
+def test_a_tasks_model_calls_hold_nothing_of_an_earlier_task(tmp_path: Path) -> None:
     with ScriptedLLM(text("I will remember."), text("Nothing that I know of.")) as model:
         arguments = ["-m", "pibot.worker_task_executor", "--port", "0", "--worker-id", "worker-1"]
         with serving_process(tmp_path / "worker", arguments, clean_environment(**model.environ())) as worker:

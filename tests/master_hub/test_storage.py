@@ -15,7 +15,6 @@ from pibot import __version__
 from pibot.errors import StoreError, StoreUnwritable
 from pibot.master_components.store.copies import copy_of
 from pibot.master_components.store.records import Submission
-from tests.cli.test_commands import pibot
 from tests.master_hub.test_run_hub import ready, start
 from tests.support.fleet import Fleet, fleet, hub, settings_for
 from tests.support.scripted_llm import ScriptedLLM
@@ -42,7 +41,7 @@ def test_past_the_bound_a_job_is_refused_for_now_and_nothing_accepted_is_dropped
         page = parts.ask("GET", "/dashboard/data").json()
         form = f"token={page['token']}&description=one+more".encode()
         from_page = parts.ask("POST", "/dashboard/submit", form, Content_Type="application/x-www-form-urlencoded")
-        command = pibot("run", "--skills", "", "one more", url=parts.url, key=None)
+        command = parts.pibot("run", "--skills", "", "one more")
         parts.gate.open()
         ends = [parts.result(job_id)["status"] for job_id in ("first", second)]
         later = parts.result(parts.submit("one more"))
@@ -180,10 +179,10 @@ def test_a_jobs_record_holds_its_plan_attempts_and_events(running: Fleet, tmp_pa
 
     answer = running.ask("GET", f"/task/{job_id}/export")
     record = answer.json()
-    printed = pibot("export", job_id, url=running.url, key=None)
-    written = pibot("export", job_id, "--output", str(tmp_path / "job.json"), url=running.url, key=None)
-    nowhere = pibot("export", job_id, "--output", str(tmp_path / "no" / "job.json"), url=running.url, key=None)
-    unknown = pibot("export", "nope", url=running.url, key=None)
+    printed = running.pibot("export", job_id)
+    written = running.pibot("export", job_id, "--output", str(tmp_path / "job.json"))
+    nowhere = running.pibot("export", job_id, "--output", str(tmp_path / "no" / "job.json"))
+    unknown = running.pibot("export", "nope")
 
     assert answer.status == 200
     assert record["version"] == __version__

@@ -65,7 +65,7 @@ def test_other_wordings_are_understood(text: str, name: str) -> None:
     "text",
     ["Dance a jig", "Write a poem", "What is the weather?", "memory", "List files in /tmp sorted by size", "", "read"],
 )
-def test_what_a_rule_fits_in_part_only_is_not_taken_for_understood(text: str) -> None:
+def test_a_text_that_a_rule_fits_only_in_part_fits_no_rule(text: str) -> None:
     assert find_rule(text) is None
 
 
@@ -92,11 +92,11 @@ def test_what_a_rule_fits_in_part_only_is_not_taken_for_understood(text: str) ->
         ("List files in . and list files in ./a.", [("list", ()), ("list", ())]),
     ],
 )
-def test_a_job_is_split_into_its_parts_and_what_they_wait_for(text: str, expected: list[object]) -> None:
+def test_a_job_is_split_into_parts_with_their_dependencies(text: str, expected: list[object]) -> None:
     assert names(text) == expected
 
 
-def test_a_quoted_text_stays_as_it_is_and_other_space_is_evened_out() -> None:
+def test_spaces_are_reduced_but_not_in_a_quoted_text() -> None:
     parts = split("Write 'a  b\n c' to x.txt\n\n\n   and   read   x.txt")
     assert [part.text for part in parts] == ["Write 'a  b\n c' to x.txt", "read x.txt"]
 
@@ -117,17 +117,17 @@ def test_a_quoted_text_stays_as_it_is_and_other_space_is_evened_out() -> None:
     ],
 )
 @pytest.mark.timeout(30)
-def test_no_text_takes_long(text: str) -> None:
+def test_no_text_takes_long_to_split(text: str) -> None:
     split(text)
 
 
 @given(st.text(max_size=300), st.sampled_from([", ", " and ", "; ", "\n", " then ", ". "]), st.text(max_size=300))
-def test_any_text_has_parts_that_need_earlier_ones_only(one: str, joint: str, two: str) -> None:
+def test_parts_of_any_text_depend_on_earlier_ones_only(one: str, joint: str, two: str) -> None:
     for place, part in enumerate(split(one + joint + two)):
         assert all(0 <= need < place for need in part.needs)
 
 
-def test_a_text_of_nothing_has_one_part_without_a_rule() -> None:
+def test_an_empty_text_has_one_part_without_a_rule() -> None:
     for text in ("", "   ", "\n", ";"):
         assert [part.match for part in split(text)] == [None]
 
@@ -169,6 +169,6 @@ def test_arithmetic_has_its_usual_value(text: str) -> None:
 
 @pytest.mark.parametrize("text", NO_ARITHMETIC)
 @pytest.mark.timeout(10)
-def test_what_is_no_arithmetic_or_too_large_is_refused(text: str) -> None:
+def test_an_expression_that_is_not_arithmetic_or_too_large_is_refused(text: str) -> None:
     with pytest.raises((ValueError, ZeroDivisionError, OverflowError)):
         arithmetic(text)

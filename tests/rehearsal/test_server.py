@@ -86,12 +86,12 @@ def test_the_same_request_gets_the_same_answer(client: FlaskClient) -> None:
     assert complete(client, LISTING, tools=[SHELL]) == complete(client, LISTING, tools=[SHELL])
 
 
-def test_no_tool_is_called_where_the_caller_forbids_it(client: FlaskClient) -> None:
+def test_it_calls_no_tool_if_the_request_forbids_it(client: FlaskClient) -> None:
     got = complete(client, LISTING, tools=[SHELL], tool_choice="none")
     assert got["choices"][0]["finish_reason"] == "stop"
 
 
-def test_a_tools_answer_to_an_earlier_question_is_not_taken_for_the_new_one(client: FlaskClient) -> None:
+def test_a_tools_answer_to_an_earlier_message_is_not_used_for_the_new_one(client: FlaskClient) -> None:
     got = complete(client, LISTING, ASKING, ANSWERED, {"role": "assistant", "content": "done"}, LISTING, tools=[SHELL])
     assert got["choices"][0]["finish_reason"] == "tool_calls"
 
@@ -120,7 +120,7 @@ def events(port: int, *messages: dict[str, Any], **more: Any) -> list[Any]:
     return [json.loads(line.removeprefix("data: ")) for line in lines[:-2]]
 
 
-def test_a_streamed_text_comes_in_pieces_that_make_the_whole(port: int) -> None:
+def test_the_pieces_of_a_streamed_text_make_the_whole(port: int) -> None:
     got = events(port, user("Hello"))
     assert got[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
     pieces = [e["choices"][0]["delta"].get("content", "") for e in got]
@@ -130,7 +130,7 @@ def test_a_streamed_text_comes_in_pieces_that_make_the_whole(port: int) -> None:
     assert {(e["id"], e["object"], e["model"]) for e in got} == {(got[0]["id"], "chat.completion.chunk", MODEL_NAME)}
 
 
-def test_a_streamed_tool_call_comes_in_pieces_that_make_the_whole(port: int) -> None:
+def test_the_pieces_of_a_streamed_tool_call_make_the_whole(port: int) -> None:
     got = events(port, LISTING, tools=[SHELL])
     deltas = [d for e in got for d in e["choices"][0]["delta"].get("tool_calls", [])]
     assert (deltas[0]["index"], deltas[0]["type"], deltas[0]["function"]["name"]) == (0, "function", "shell_exec")
@@ -139,7 +139,7 @@ def test_a_streamed_tool_call_comes_in_pieces_that_make_the_whole(port: int) -> 
     assert got[-1]["choices"][0]["finish_reason"] == "tool_calls"
 
 
-def test_the_usage_is_streamed_where_it_is_asked_for(port: int) -> None:
+def test_the_usage_is_streamed_on_request(port: int) -> None:
     got = events(port, user("Hello"), stream_options={"include_usage": True})
     assert got[-1]["choices"] == []
     assert got[-1]["usage"]["total_tokens"] == got[-1]["usage"]["prompt_tokens"] + got[-1]["usage"]["completion_tokens"]
@@ -212,14 +212,14 @@ def test_a_broken_request_is_refused_as_openai_does(
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff", b"nonsense", b"NaN", b"[" * 100_000])
-def test_a_body_that_is_no_json_is_refused(client: FlaskClient, data: bytes) -> None:
+def test_a_body_that_is_not_json_is_refused(client: FlaskClient, data: bytes) -> None:
     response = client.post("/v1/chat/completions", data=data)
     assert response.status_code == 400
     assert response.json["error"]["type"] == "invalid_request_error"  # type: ignore[index]
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", "/x", 404), ("GET", "/v1/chat/completions", 405)])
-def test_what_is_not_there_is_an_error_in_openais_form(
+def test_an_unknown_path_or_method_is_an_error_in_openais_form(
     client: FlaskClient, method: str, path: str, status: int
 ) -> None:
     response = client.open(path, method=method)

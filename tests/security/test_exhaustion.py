@@ -87,7 +87,7 @@ def nobodys_folder() -> Iterator[Path]:
 
 
 @as_root  # who alone can become the other user whose processes the kernel counts
-def test_a_fork_bomb_fills_only_its_own_number_of_processes(nobodys_folder: Path) -> None:
+def test_a_fork_bomb_fills_only_its_own_limit_of_processes(nobodys_folder: Path) -> None:
     # 400 sleepers are bearable should the limit not hold.
     attack = python(FORKS)
     limited = as_nobody(lambda: attacked(replace(HIGH, processes=64), attack, nobodys_folder))
@@ -104,14 +104,14 @@ async def test_a_flood_of_output_is_ended(workspace: Path) -> None:
     assert (workspace / "succeeded").exists()
 
 
-async def test_a_burner_of_processor_time_is_ended_by_its_limit(workspace: Path) -> None:
+async def test_a_command_that_burns_processor_time_is_ended_by_its_limit(workspace: Path) -> None:
     attack = "trap '' XCPU TERM; i=0; while ((i < 100000000)); do ((i++)); done"
     burned = await attacked(CommandLimits(cpu_seconds=1), attack, workspace)
     assert burned.exit_code == -9
     assert not burned.timed_out
 
 
-async def test_a_burner_that_takes_no_signal_is_ended_at_the_deadline_with_all_its_processes(workspace: Path) -> None:
+async def test_a_command_that_ignores_signals_is_ended_at_the_deadline_with_all_its_processes(workspace: Path) -> None:
     token = f"pibot-test-{uuid4().hex}"
     burner = f"bash -c 'trap \"\" TERM INT HUP XCPU; while :; do :; done; : {token}'"
     burned = await attacked(DEFAULT_COMMAND_LIMITS, f"echo begun; setsid {burner} & {burner}", workspace, timeout=1.0)
@@ -119,7 +119,7 @@ async def test_a_burner_that_takes_no_signal_is_ended_at_the_deadline_with_all_i
     assert processes_with(token) == []
 
 
-async def test_a_crash_leaves_no_image_of_the_memory_on_the_disk(workspace: Path) -> None:
+async def test_a_crash_leaves_no_core_dump_on_the_disk(workspace: Path) -> None:
     crashed = await attacked(HIGH, "ulimit -c; ulimit -c unlimited; kill -SEGV $$", workspace)
     assert crashed.output.startswith("0\n")
     assert "cannot modify limit" in crashed.output

@@ -155,7 +155,7 @@ def test_nothing_is_answered_to_a_caller_with(headers: tuple[str, ...], target: 
     assert statuses(raw(target.open_port, sent)) in ([200], [400])
 
 
-def test_the_key_in_the_address_or_in_the_body_lets_nobody_in(target: Target) -> None:
+def test_a_key_in_the_address_or_the_body_is_not_accepted(target: Target) -> None:
     for path in (f"/metrics?key={KEY}&access_token={KEY}", f"/metrics#{KEY}"):
         assert statuses(raw(target.port, request(f"GET {path} HTTP/1.1", "Connection: close")))[0] in (*REFUSED, 400)
     body = json.dumps({"description": "x", "key": KEY, "api_key": KEY, "skills": [], "task_id": "k"})
@@ -236,7 +236,7 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("sent", MALFORMED.values(), ids=list(MALFORMED))
-def test_a_request_that_is_none_breaks_nothing(sent: bytes, target: Target) -> None:
+def test_a_malformed_request_breaks_nothing(sent: bytes, target: Target) -> None:
     answer = raw(target.open_port, sent)
     assert all(400 <= status < 506 and status != 500 for status in statuses(answer)), answer
     assert is_well(target.open_port)
@@ -261,7 +261,7 @@ TRAVERSAL = [
 
 
 @pytest.mark.parametrize("path", TRAVERSAL)
-def test_no_file_is_served_by_its_way_up(path: str, target: Target) -> None:
+def test_no_file_is_served_through_a_path_that_leads_up(path: str, target: Target) -> None:
     answer = raw(target.open_port, request(f"GET {path} HTTP/1.1", "Connection: close"))
     assert statuses(answer)[0] in (308, 400, 404)
     assert not re.search(rb"root:|hatchling|create_hub_app", answer)
@@ -308,7 +308,7 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("headers", FOREIGN.values(), ids=list(FOREIGN))
-def test_a_browser_changes_nothing_at_the_word_of(headers: tuple[str, ...], target: Target) -> None:
+def test_a_browser_changes_nothing_for(headers: tuple[str, ...], target: Target) -> None:
     path = "/task/none-such/cancel"
     length = ("Content-Length: 0", "Connection: close")
     assert statuses(raw(target.open_port, request(f"POST {path} HTTP/1.1", *headers, *length))) == [403]
@@ -318,7 +318,7 @@ def test_a_browser_changes_nothing_at_the_word_of(headers: tuple[str, ...], targ
 @pytest.mark.parametrize(
     "host", ["evil.example", "127.0.0.1.evil.example", "evil.example:5000", "localhost.evil.example"]
 )
-def test_a_name_on_the_internet_that_points_here_is_not_answered(host: str, target: Target) -> None:
+def test_a_request_for_an_internet_name_that_points_here_is_not_answered(host: str, target: Target) -> None:
     sent = b"GET /metrics HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n"
     assert statuses(raw(target.open_port, sent % host.encode())) == [403]
     assert statuses(raw(target.open_port, sent % b"127.0.0.1")) == [200]

@@ -217,9 +217,7 @@ def unguarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 @pytest.mark.parametrize("page", PAGES.values(), ids=list(PAGES))
-def test_a_page_makes_the_worker_do_nothing_though_the_model_obeys_its_order_to(
-    page: Page, shipped: World, unguarded: World
-) -> None:
+def test_a_page_does_no_harm_though_the_model_obeys_its_order_to(page: Page, shipped: World, unguarded: World) -> None:
     output = shipped.visit(page.orders, page.skills)
     assert not page.harm(shipped)
     assert shipped.secret not in shipped.seen_by_the_model() + shipped.left_the_machine() + output

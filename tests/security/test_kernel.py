@@ -180,7 +180,7 @@ print("typed")
 """
 
 
-def test_a_command_types_nothing_into_the_terminal_of_who_started_the_service(workspace: Path) -> None:
+def test_a_command_types_nothing_into_the_terminal_that_the_service_was_started_in(workspace: Path) -> None:
     def attack(**options: object) -> str:
         """Give the attack the terminal itself, as its standard input, in a process whose terminal it is."""
         read_end, write_end = os.pipe()
@@ -203,7 +203,7 @@ def test_a_command_types_nothing_into_the_terminal_of_who_started_the_service(wo
         pytest.skip("this kernel lets nobody type into a terminal (dev.tty.legacy_tiocsti)")
 
 
-async def test_a_command_types_nothing_into_a_terminal_that_it_was_left(workspace: Path) -> None:
+async def test_a_command_types_nothing_into_a_terminal_that_it_inherits(workspace: Path) -> None:
     terminal, other = pty.openpty()
     try:
         name = os.ttyname(other)

@@ -84,7 +84,7 @@ async def test_a_command_does_not_reach_a_port_by_ipv6(workspace: Path) -> None:
     await is_shut_out(SPEAK, workspace, "::1")
 
 
-async def test_a_command_sends_out_no_secret_in_a_question_for_a_name(workspace: Path) -> None:
+async def test_a_command_sends_no_secret_in_a_dns_query(workspace: Path) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as resolver:
         resolver.bind(("127.0.0.1", 0))
         resolver.setblocking(False)

@@ -79,7 +79,7 @@ async def test_a_command_changes_no_limit_of_a_process_of_the_host(victim: int, 
     assert "limited" not in found.boxed
 
 
-async def test_a_command_makes_itself_no_last_to_be_ended_when_memory_runs_out(workspace: Path) -> None:
+async def test_a_command_cannot_exempt_itself_from_the_out_of_memory_killer(workspace: Path) -> None:
     found = await both("echo 0 > /proc/self/oom_score_adj; cat /proc/self/oom_score_adj", workspace)
     assert found.boxed.endswith("1000\n")
     if os.geteuid() == 0:
@@ -147,7 +147,9 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("otherwise", BROKEN.values(), ids=list(BROKEN))
-async def test_no_command_is_run_bare_where_bubblewrap(otherwise: str | None, tmp_path: Path, workspace: Path) -> None:
+async def test_no_command_runs_unconfined_where_bubblewrap(
+    otherwise: str | None, tmp_path: Path, workspace: Path
+) -> None:
     program = tmp_path / "bwrap"
     if otherwise is not None:
         program.write_text(f'#!/bin/sh\ncase "$*" in *--help) echo --disable-userns --size;; *) {otherwise};; esac\n')

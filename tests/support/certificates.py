@@ -1,4 +1,4 @@
-"""A fleet's CA and certificates for tests, as the playbook makes them."""
+"""Make a CA and certificates for tests, as the playbook makes them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pibot.settings import Settings
 
 @dataclass(frozen=True)
 class Files:
-    """Where a host's certificate, its key and the CA's certificate are."""
+    """The files of a host: its certificate, its key and the CA's certificate."""
 
     cert: Path
     key: Path
@@ -27,7 +27,7 @@ class Files:
         return Settings(tls_cert=self.cert, tls_key=self.key, tls_ca=self.ca)
 
     def context(self, *, shown: bool = True) -> ssl.SSLContext:
-        """What a client believes, and shows if it shows any."""
+        """Return a client's context, which trusts the CA and, if ``shown``, presents the certificate."""
         context = ssl.create_default_context(cafile=str(self.ca))
         if shown:
             context.load_cert_chain(self.cert, self.key)
@@ -35,10 +35,10 @@ class Files:
 
 
 class Authority:
-    """A CA.
+    """A certificate authority.
 
     Args:
-        folder: gets its files.
+        folder: for its files.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -49,11 +49,11 @@ class Authority:
         self._authority.cert_pem.write_to_path(str(self.ca))
 
     def certify(self, name: str, *addresses: str, days: int = 30) -> Files:
-        """A certificate of that common name.
+        """Issue a certificate with this common name.
 
         Args:
-            addresses: its other names; 127.0.0.1 by default.
-            days: how long it is good for; less than 0 for one that was.
+            addresses: its alternative names; 127.0.0.1 by default.
+            days: until it expires; negative for one that has expired.
         """
         ends = datetime.now(timezone.utc) + timedelta(days=days)
         begins = ends - timedelta(days=400)

@@ -1,10 +1,10 @@
-"""Clocks whose time is their test's."""
+"""Clocks that a test sets."""
 
 from __future__ import annotations
 
 
 class FakeClock:
-    """Seconds that pass when its test says so."""
+    """A clock whose seconds pass only when the test sets ``now``."""
 
     def __init__(self, now: float = 1_800_000_000.0) -> None:
         self.now = now

@@ -1,4 +1,4 @@
-"""Collaborators for unit tests, where a real one would only be in the way."""
+"""Fake collaborators for unit tests."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from pibot.contracts import (
 
 
 def said(text: str, *, tokens: int = 10, finish_reason: str = "stop") -> Completion:
-    """The model says ``text``."""
+    """Make the completion in which the model says ``text``."""
     return Completion(text, (), Usage(tokens, 0, 1), finish_reason, "fake")
 
 
 def asked(*calls: ToolCall, tokens: int = 10) -> Completion:
-    """The model asks for tools."""
+    """Make the completion in which the model asks for these tool calls."""
     return Completion("", calls, Usage(tokens, 0, 1), "tool_calls", "fake")
 
 
 class FakeLLM:
-    """A model whose answers are enqueued; an exception among them is raised. It keeps what it was sent."""
+    """A model that gives the enqueued answers, raises the exceptions among them, and records the messages."""
 
     model = "fake"
 
@@ -44,7 +44,7 @@ class FakeLLM:
     ) -> Completion:
         self.sent.append(tuple(messages))
         if not self.answers:
-            await asyncio.Event().wait()  # it never answers
+            await asyncio.Event().wait()  # never answers
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
@@ -55,7 +55,7 @@ class FakeLLM:
 
 
 class FakeTools:
-    """Tools that answer what a function says, and keep what they were asked."""
+    """Tools that answer with what a function returns, and record their calls."""
 
     def __init__(self, execute: Callable[[ToolCall], Any], instructions: str = "") -> None:
         self.specs: tuple[ToolSpec, ...] = (ToolSpec("tool", "a tool", {"type": "object", "properties": {}}),)
@@ -72,7 +72,7 @@ class FakeTools:
 
 
 class GatedAgent:
-    """An agent that ends when its test says so, and notes that it was cancelled."""
+    """An agent that ends when the test sets ``release``, and records whether it was cancelled."""
 
     def __init__(self) -> None:
         self.started = asyncio.Event()

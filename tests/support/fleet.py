@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import json
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +24,7 @@ from pibot.worker.api import create_worker_app
 from pibot.worker.approvals import WorkerApprovals
 from pibot.worker_task_executor import TaskExecutor
 from tests.support import scripted_llm as model
-from tests.support.processes import ROOT, clean_environment
+from tests.support.processes import ROOT, pibot
 from tests.support.scripted_llm import ScriptedLLM
 from tests.support.serving import Answer, ask, serving
 from tests.support.waiting import Changes
@@ -144,9 +143,7 @@ class Fleet:
 
     def pibot(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """Run the ``pibot`` command against this hub."""
-        environment = clean_environment(PIBOT_HUB_URL=self.url, **({"PIBOT_API_KEY": self.key} if self.key else {}))
-        argv = [sys.executable, "-m", "pibot", *arguments]
-        return subprocess.run(argv, input=stdin, capture_output=True, text=True, env=environment, timeout=60)
+        return pibot(*arguments, url=self.url, key=self.key, stdin=stdin)
 
     def poll_workers(self) -> None:
         """Have the hub ask each worker for its health now."""
@@ -159,21 +156,21 @@ class Fleet:
         return str(answer.json()["job_id"])
 
     def result(self, job_id: str) -> Any:
-        """Wait for the job's result."""
+        """Wait for the job's result, and return it."""
         answer = self.ask("GET", f"/task/{job_id}/result", Prefer="wait=60")
         assert answer.status == 200, answer.body
         return answer.json()
 
     def job(self, job_id: str) -> dict[str, Any]:
-        """The job's record."""
+        """Return the job's record."""
         return dict(self.ask("GET", f"/task/{job_id}").json()["job"])
 
     def workers(self) -> dict[str, dict[str, Any]]:
-        """What the hub knows of each worker, by the workers' ids."""
+        """Return the record of each worker, by its id."""
         return {worker["id"]: worker for worker in self.ask("GET", "/workers").json()["workers"]}
 
     def events(self) -> list[str]:
-        """The sentences of the dashboard's latest events."""
+        """Return the texts of the dashboard's latest events."""
         return [str(event["text"]) for event in self.ask("GET", "/dashboard/data").json()["events"]]
 
     def until(self, condition: Callable[[], T]) -> T:
@@ -233,7 +230,7 @@ def settings_for(tmp_path: Path, llm: ScriptedLLM, **changes: Any) -> Settings:
         skills_dir=skills if skills.exists() else make_skills(skills),
         workspace_dir=tmp_path / "workspace",
         soul=ROOT / "soul.md",
-        hot_celsius=1000.0,  # this computer is no Pi
+        hot_celsius=1000.0,  # a desktop may be hotter than a Pi may be
         min_memory_mb=0,
     ).replace(**changes)
 
@@ -297,5 +294,5 @@ def fleet(
             yield Fleet(port, llm, key, Changes(), service=service, gate=gate)
         finally:
             gate.open()
-            with ThreadPoolExecutor() as threads:  # at once, because a server takes up to half a second to end
+            with ThreadPoolExecutor() as threads:  # in parallel, since each server takes up to half a second to stop
                 list(threads.map(contextlib.ExitStack.close, reversed(parts)))

@@ -1,4 +1,4 @@
-"""A command run by another user than root, whose processes the kernel counts."""
+"""Run a command as a user other than root, since the kernel limits only those users' processes."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ NOBODY = 65534
 
 
 def as_nobody(run: Callable[[], Coroutine[Any, Any, CommandResult]]) -> str:
-    """The output of ``run()``, awaited in a forked process that has become nobody.
+    """Await ``run()`` in a forked process that has become nobody, and return the command's output.
 
-    It goes on with the modules that are loaded, since nobody may not read root's interpreter.
+    A fork keeps the loaded modules, which matters since nobody may not read root's interpreter.
     """
     for folder in Path(__file__).resolve().parents:
         if not folder.stat().st_mode & 0o001:
             pytest.skip(f"{folder} is closed to other users")
     read_end, write_end = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of fork beside threads: the child makes its own loop
+        warnings.simplefilter("ignore", DeprecationWarning)  # about a fork with threads; the child makes its own loop
         pid = os.fork()
     if pid == 0:
         try:

@@ -13,7 +13,7 @@ def plan(**needs: tuple[str, ...]) -> TaskPlan:
 
 
 class FakePlanner:
-    """Plans what its test says, and lists the results as the answer."""
+    """Returns the test's plan or raises its error, and answers with a list of the results."""
 
     def __init__(self, plan: TaskPlan | Exception) -> None:
         self.plan = plan

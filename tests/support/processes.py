@@ -18,6 +18,9 @@ ROOT = Path(__file__).resolve().parents[2]
 READY_SECONDS = 120.0
 """How long a process may take until it serves, on a busy machine."""
 
+NOWHERE = "http://127.0.0.1:9"
+"""An address at which no hub listens."""
+
 
 def clean_environment(**more: str) -> dict[str, str]:
     """Return this process's environment with ``more``, and without any setting of PiBot's."""
@@ -74,6 +77,20 @@ class _Output:
         with self._changed:
             self._ended = True
             self._changed.notify_all()
+
+
+def pibot_command(*arguments: str, url: str = NOWHERE, key: str | None = None) -> tuple[list[str], dict[str, str]]:
+    """Return the command line and environment of ``pibot`` for the hub at ``url``."""
+    own = {"PIBOT_HUB_URL": url} if key is None else {"PIBOT_HUB_URL": url, "PIBOT_API_KEY": key}
+    return [sys.executable, "-m", "pibot", *arguments], clean_environment(**own)
+
+
+def pibot(
+    *arguments: str, url: str = NOWHERE, key: str | None = None, stdin: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run ``pibot`` to its end."""
+    argv, environment = pibot_command(*arguments, url=url, key=key)
+    return subprocess.run(argv, input=stdin, capture_output=True, text=True, env=environment, timeout=60)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""A cable that can be pulled: passes TCP connections on to a port, until its test cuts them."""
+"""A TCP proxy that a test can cut, like a network cable."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 
 class Relay:
-    """Listens on a free port of 127.0.0.1 and passes everything on to ``target``.
+    """Listens on a free port of 127.0.0.1 and passes connections on to the port ``target``.
 
     Attributes:
         port: where it listens.
@@ -25,7 +25,7 @@ class Relay:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
-        """Break all connections, and each new one, until :meth:`mend`."""
+        """Break all connections and every new one, until :meth:`mend`."""
         with self._lock:
             self._cut = True
             for end in self._open:
@@ -38,7 +38,7 @@ class Relay:
             self._cut = False
 
     def close(self) -> None:
-        """Break everything and listen no more."""
+        """Break all connections, and stop listening."""
         self.cut()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -85,7 +85,7 @@ def _copy(source: socket.socket, sink: socket.socket) -> None:
 
 @contextlib.contextmanager
 def relay(target: int) -> Iterator[Relay]:
-    """A relay for as long as the block lasts."""
+    """Run a relay until the block ends."""
     cable = Relay(target)
     try:
         yield cable

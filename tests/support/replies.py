@@ -1,4 +1,4 @@
-"""What a scripted model may answer; see :mod:`tests.support.scripted_llm`, which exports all of it."""
+"""The replies of the scripted model. Import them from :mod:`tests.support.scripted_llm`."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ class Delivery(Enum):
 
     WHOLE = "whole"
     CHUNKED = "chunked"
-    RESET = "reset"  # the connection is reset (RST) before a byte of the answer
+    RESET = "reset"  # a reset (RST) before a byte of the answer
     TRUNCATED = "truncated"  # the headers and half of the body, then the connection is closed
-    STALLED = "stalled"  # the headers and half of the body, then nothing until the client goes away
-    HANG = "hang"  # nothing at all until the client goes away
+    STALLED = "stalled"  # the headers and half of the body, then nothing until the client disconnects
+    HANG = "hang"  # nothing until the client disconnects
 
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer of the server. Made by the functions below.
+    """One answer of the server. Make it with the functions below.
 
     Args:
         status: the HTTP status.
         body: the bytes of the body.
-        headers: more headers; ``Content-Type`` is ``application/json`` unless it is here.
+        headers: further headers; ``Content-Type`` is ``application/json`` unless given here.
         delivery: how it reaches the client.
-        held_until: it is sent when this event is set.
-        hang_up: the connection is closed after it, without a ``Connection: close`` that would announce that.
+        held_until: send it when this event is set.
+        hang_up: close the connection afterwards, without announcing it by ``Connection: close``.
     """
 
     status: int = 200
@@ -57,13 +57,13 @@ def raw(
     content_type: str = "application/json",
     headers: Mapping[str, str] | None = None,
 ) -> Reply:
-    """These very bytes."""
+    """Reply with exactly these bytes."""
     data = body.encode() if isinstance(body, str) else body
     return Reply(status, data, {"Content-Type": content_type, **(headers or {})})
 
 
 def reply_json(value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Reply:
-    """``value`` as JSON, whatever it is."""
+    """Reply with any value as JSON."""
     return raw(json.dumps(value), status=status, headers=headers)
 
 
@@ -74,14 +74,14 @@ def completion(
     usage: Mapping[str, Any] | None = _AUTO,
     model: str = MODEL,
 ) -> Reply:
-    """A whole ``chat.completion`` object.
+    """Reply with a ``chat.completion`` object.
 
     Args:
-        message: the first choice's message; ``role`` is added.
-        more_messages: those of further choices.
-        finish_reason: every choice's.
+        message: the first choice's message, without ``role``.
+        more_messages: the messages of further choices.
+        finish_reason: of every choice.
         usage: 10 + 5 tokens by default; None leaves the field out.
-        model: the name the server answers with.
+        model: the model's name in the answer.
     """
     body: dict[str, Any] = {
         "id": "chatcmpl-scripted",
@@ -101,20 +101,20 @@ def completion(
 
 
 def text(content: Any, **options: Any) -> Reply:
-    """The model says ``content`` (text, or anything a bad server may put there). Options as for :func:`completion`."""
+    """Reply with ``content``: text, or anything that a bad server may send. Options as for :func:`completion`."""
     return completion({"content": content}, **options)
 
 
 def call(
     name: Any, arguments: Mapping[str, Any] | str | None = None, *, call_id: Any = _AUTO, as_object: bool = False
 ) -> dict[str, Any]:
-    """One tool call for :func:`tool_calls`.
+    """Make one tool call for :func:`tool_calls`.
 
     Args:
         name: the tool's name.
-        arguments: encoded as JSON text, as the protocol wants it; a ``str`` is sent as it is, so it may be broken.
+        arguments: sent as JSON text, as the protocol requires; a ``str`` is sent unchanged, so it may be broken.
         call_id: made from the name by default; None leaves the field out.
-        as_object: send the arguments as an object, against the protocol, as some servers do.
+        as_object: send the arguments as an object, which some servers do against the protocol.
     """
     sent: Any = arguments if isinstance(arguments, str) or as_object else json.dumps(dict(arguments or {}))
     body: dict[str, Any] = {"type": "function", "function": {"name": name, "arguments": sent}}
@@ -126,13 +126,13 @@ def call(
 
 
 def tool_calls(*calls: Mapping[str, Any], content: Any = None, **options: Any) -> Reply:
-    """The model asks for tools. Options as for :func:`completion`."""
+    """Reply with tool calls. Options as for :func:`completion`."""
     options.setdefault("finish_reason", "tool_calls")
     return completion({"content": content, "tool_calls": list(calls)}, **options)
 
 
 def stream(*parts: str, usage: Mapping[str, Any] | None = None, model: str = MODEL) -> Reply:
-    """A streamed answer: server-sent events, one chunk a part, then ``[DONE]``. For requests with ``stream: true``."""
+    """Reply to ``stream: true`` with server-sent events: one chunk for each part, then ``[DONE]``."""
 
     def chunk(choices: list[dict[str, Any]], **more: Any) -> str:
         head = {"id": "chatcmpl-scripted", "object": "chat.completion.chunk", "created": 0, "model": model}
@@ -156,7 +156,7 @@ def error(
     retry_after: float | str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Reply:
-    """An error in the protocol's form. ``retry_after``: seconds, or an HTTP-date as text."""
+    """Reply with an error in the protocol's form. ``retry_after``: seconds, or an HTTP-date as text."""
     more = dict(headers or {})
     if retry_after is not None:
         more["Retry-After"] = str(retry_after)
@@ -165,35 +165,35 @@ def error(
 
 
 def html(page: str = "<html><body><h1>502 Bad Gateway</h1></body></html>", *, status: int = 200) -> Reply:
-    """A page where JSON should be, as proxies and log-in portals send."""
+    """Reply with a page instead of JSON, as proxies and log-in portals do."""
     return raw(page, status=status, content_type="text/html; charset=utf-8")
 
 
 def redirect(location: str, *, status: int = 307) -> Reply:
-    """Somewhere else."""
+    """Redirect to ``location``."""
     return raw(b"", status=status, headers={"Location": location})
 
 
 def reset() -> Reply:
-    """The connection is reset before a byte of the answer."""
+    """Reset the connection before a byte of the answer."""
     return Reply(delivery=Delivery.RESET)
 
 
 def truncated(reply: Reply | None = None) -> Reply:
-    """The headers and half of the body of ``reply``, then the connection is closed."""
+    """Send the headers and half of the body of ``reply``, then close the connection."""
     return dataclasses.replace(reply or text("this will be cut"), delivery=Delivery.TRUNCATED)
 
 
 def stalled(reply: Reply | None = None) -> Reply:
-    """The headers and half of the body of ``reply``, then nothing until the client goes away."""
+    """Send the headers and half of the body of ``reply``, then nothing until the client disconnects."""
     return dataclasses.replace(reply or text("this will stall"), delivery=Delivery.STALLED)
 
 
 def hang() -> Reply:
-    """Nothing at all until the client goes away."""
+    """Send nothing until the client disconnects."""
     return Reply(delivery=Delivery.HANG)
 
 
 def held(reply: Reply, event: threading.Event) -> Reply:
-    """``reply``, once ``event`` is set (stopping the server sets it, too)."""
+    """Send ``reply`` once ``event`` is set. Stopping the server sets it too."""
     return dataclasses.replace(reply, held_until=event)

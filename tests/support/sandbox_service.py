@@ -1,4 +1,4 @@
-"""The sandbox service as systemd would start it: a process that is handed its listening socket."""
+"""Run the sandbox service as systemd does: as a process that inherits its listening socket."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pibot.sandbox.remote import RemoteSandbox
 
-# Hands over the socket as descriptor 3, as sd_listen_fds(3) has it.
+# Passes the socket as descriptor 3, as sd_listen_fds(3) describes.
 _HAND_OVER = """
 import os, sys
 fd = int(sys.argv[1])
@@ -29,9 +29,9 @@ class Served:
 
     Args:
         path: of its socket.
-        runner: a client of it.
-        process: its process.
-        listener: the socket; it goes on when the process has ended, as systemd keeps it.
+        runner: a client of the service.
+        process: the service's process.
+        listener: the socket, which stays open after the process has ended, as systemd's does.
     """
 
     path: Path
@@ -44,7 +44,7 @@ class Served:
 def sandbox_service(
     folder: Path, workspaces: Path, *arguments: str, client: str | None = None, program: str = _HAND_OVER
 ) -> Iterator[Served]:
-    """Start a service whose socket is in ``folder``, and end it."""
+    """Run a service with its socket in ``folder`` until the block ends."""
     path = folder / "sandbox.socket"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))

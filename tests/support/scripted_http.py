@@ -1,4 +1,4 @@
-"""The HTTP server under :mod:`tests.support.scripted_llm`: one that can also break the protocol on purpose."""
+"""The HTTP server of :mod:`tests.support.scripted_llm`, which can break the protocol on purpose."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tests.support.replies import Delivery, Reply
 
 @dataclass(frozen=True)
 class RecordedRequest:
-    """One request as it came over the wire.
+    """One request, as received.
 
     Args:
-        method: ``POST`` …
-        path: with its query.
-        headers: names in lower case.
+        method: such as ``POST``.
+        path: with the query.
+        headers: with their names in lower case.
         body: the bytes.
-        connection: the number of the connection that it came on, from 1; equal numbers mean keep-alive worked.
+        connection: the number of its connection, from 1. Requests on a kept-alive connection have the same number.
     """
 
     method: str
@@ -38,27 +38,27 @@ class RecordedRequest:
 
     @functools.cached_property
     def json(self) -> dict[str, Any]:
-        """The body, decoded."""
+        """The decoded body."""
         return cast("dict[str, Any]", json.loads(self.body))
 
     @property
     def messages(self) -> list[dict[str, Any]]:
-        """The conversation that the model was shown."""
+        """The messages that the model got."""
         return cast("list[dict[str, Any]]", self.json["messages"])
 
     @property
     def tool_names(self) -> list[str]:
-        """The names of the tools that the model was told of."""
+        """The names of the tools that the model was offered."""
         return [tool["function"]["name"] for tool in self.json.get("tools", [])]
 
     @property
     def authorization(self) -> str:
-        """The header of that name; empty where there was none."""
+        """The ``Authorization`` header; empty if there is none."""
         return self.headers.get("authorization", "")
 
 
 class ScriptedHTTPServer(socketserver.ThreadingTCPServer):
-    """Accepts until stopped, a thread a connection; knows its connections so that it can end them."""
+    """Serves each connection in a thread, and can shut all connections down."""
 
     allow_reuse_address = True
     request_queue_size = 128
@@ -84,8 +84,8 @@ class ScriptedHTTPServer(socketserver.ThreadingTCPServer):
             if self._stopping:
                 return
             self._stopping = True
-        socket.create_connection(cast("tuple[str, int]", self.server_address)).close()  # wakes the accept
-        self._accepts_no_more.wait()  # else a thread could be joined below that was not started yet
+        socket.create_connection(cast("tuple[str, int]", self.server_address)).close()  # wakes accept()
+        self._accepts_no_more.wait()  # otherwise server_close() could join a thread that has not started yet
         with self._lock:
             for connection in self._open:
                 _shutdown(connection)
@@ -104,31 +104,31 @@ class ScriptedHTTPServer(socketserver.ThreadingTCPServer):
             self._open.discard(connection)
 
     def reset(self, connection: socket.socket) -> None:
-        """Have the connection closed with an RST when its handler ends."""
+        """Close the connection with an RST when its handler ends."""
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._to_reset.add(connection)
 
     def shutdown_request(self, request: Any) -> None:
-        if request in self._to_reset:  # an orderly shutdown would send a FIN before
+        if request in self._to_reset:  # shutdown() would send a FIN first
             self._to_reset.discard(request)
             request.close()
         else:
             super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away while it was answered is nothing to report; its test knows."""
+        """Print nothing: clients that disconnect early are part of the tests."""
 
 
 def _shutdown(connection: socket.socket) -> None:
     try:
         connection.shutdown(socket.SHUT_RDWR)
     except OSError:
-        return  # the peer was faster
+        return  # the client has closed it already
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # headers and body are two writes: without this each answer may take 40 ms
+    disable_nagle_algorithm = True  # headers and body are two writes, and with the algorithm an answer may take 40 ms
     server: ScriptedHTTPServer
 
     def setup(self) -> None:
@@ -176,7 +176,7 @@ class _Handler(BaseHTTPRequestHandler):
         if reply.delivery is Delivery.CHUNKED:
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
-            for part in reply.body.split(b"\n\n"):  # the last one is empty: the chunk that ends the body
+            for part in reply.body.split(b"\n\n"):  # the last part is empty, and makes the chunk that ends the body
                 data = part + b"\n\n" if part else b""
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
             return
@@ -193,9 +193,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _wait_until_gone(self) -> None:
         self.close_connection = True
-        with contextlib.suppress(ConnectionError):  # gone with an RST is gone, too
+        with contextlib.suppress(ConnectionError):  # an RST is a disconnect too
             self.request.recv(1)  # returns when the client closes, or when the server is stopped
         self.server.client_gone()
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Requests are recorded, not printed."""
+        """Print nothing: requests are recorded."""

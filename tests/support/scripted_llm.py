@@ -1,6 +1,6 @@
 """A scripted model: a real HTTP server on 127.0.0.1 that speaks the OpenAI chat-completions protocol.
 
-Nothing of it is a mock: requests come over sockets, so what it records is what a provider would have got::
+It is no mock: requests come over sockets, and it records what a provider would receive::
 
     with ScriptedLLM() as server:
         server.enqueue(
@@ -11,14 +11,14 @@ Nothing of it is a mock: requests come over sockets, so what it records is what 
         assert server.requests[1].messages[-1] == {"role": "tool", ...}
         server.assert_done()
 
-Each ``POST …/chat/completions`` takes the next enqueued reply. Where the order of requests is not known
-(several workers at once), hand in a function of the request instead: ``server.answer_with(function)``; it is asked
-when nothing is enqueued. A request that finds neither is answered 400, which no client retries, and counts as
-unexpected. ``GET …/models`` is always answered. Everything is recorded.
+Each ``POST …/chat/completions`` takes the next enqueued reply. If the order of requests is not known (several workers
+at once), use ``server.answer_with(function)``: the function of the request answers when nothing is enqueued. Without
+either, the request is answered 400, which no client retries, and counts as unexpected. ``GET …/models`` always works.
+The server records every request.
 
 Replies: :func:`text`, :func:`tool_calls` (of :func:`call`), :func:`completion`, :func:`stream`, :func:`error`,
 :func:`html`, :func:`reply_json`, :func:`raw`, :func:`redirect`, and the broken ones: :func:`reset`,
-:func:`truncated`, :func:`stalled`, :func:`hang`. Any of them can be held back with ``held(reply, event)``.
+:func:`truncated`, :func:`stalled`, :func:`hang`. ``held(reply, event)`` delays any of them.
 """
 
 from __future__ import annotations
@@ -72,18 +72,18 @@ __all__ = [
     "truncated",
 ]
 
-API_KEY = "sk-test-9c41f0be27aa53d8"  # the form of a key, and none
+API_KEY = "sk-test-9c41f0be27aa53d8"  # has the form of a key, but is none
 
 Answer = Callable[[RecordedRequest], Reply]
 
 
 class ScriptedLLM:
-    """The server. It listens from construction on; use it as a context manager, or call :meth:`close`.
+    """The server, which listens from construction on. Use it as a context manager, or call :meth:`close`.
 
     Attributes:
-        requests: every chat completion asked for, in order of arrival.
-        other_requests: everything else, such as ``GET /v1/models``.
-        unexpected: the requests that found no reply.
+        requests: the requests for chat completions, in order of arrival.
+        other_requests: all other requests, such as ``GET /v1/models``.
+        unexpected: the requests without a reply.
         port: where it listens, on 127.0.0.1.
         url: the base URL for a client, ending in ``/v1``.
     """
@@ -108,40 +108,39 @@ class ScriptedLLM:
     # what a test calls
 
     def enqueue(self, *replies: Reply) -> None:
-        """Add replies, each for one request, in this order."""
+        """Add replies. Each answers one request, in this order."""
         with self._lock:
             self._script.extend(replies)
 
     def answer_with(self, answer: Answer | Reply) -> None:
-        """Have ``answer`` (a function of the request, or one reply for all) serve requests once nothing is enqueued.
+        """Answer requests with a function of the request, or with one reply for all, when nothing is enqueued.
 
-        The function runs in a thread of the server, several at once where requests come at once. What it raises is
-        raised again by :meth:`close`.
+        The function runs in the server's threads, maybe several times at once. :meth:`close` raises its errors again.
         """
         with self._lock:
             self._answer = (lambda _: answer) if isinstance(answer, Reply) else answer
 
     def wait_for_requests(self, number: int, timeout: float = 10.0) -> Sequence[RecordedRequest]:
-        """Block until ``number`` chat completions were asked for. From a coroutine: ``await asyncio.to_thread(…)``."""
+        """Wait for ``number`` requests for chat completions. From a coroutine: ``await asyncio.to_thread(…)``."""
         self._wait(lambda: len(self.requests) >= number, timeout, f"{number} requests")
         return tuple(self.requests)
 
     def wait_for_disconnects(self, number: int, timeout: float = 10.0) -> None:
-        """Block until ``number`` clients have gone away from a :func:`hang` or :func:`stalled`."""
+        """Wait until ``number`` clients have disconnected from a :func:`hang` or :func:`stalled`."""
         self._wait(lambda: self._gone >= number, timeout, f"{number} disconnects")
 
     def assert_done(self) -> None:
-        """Fail unless every enqueued reply was taken and no request was unexpected."""
+        """Check that every enqueued reply was used and no request was unexpected."""
         with self._lock:
             assert not self._script, f"{len(self._script)} replies were never asked for: {list(self._script)}"
             assert not self.unexpected, f"unexpected requests: {self.unexpected}"
 
     def environ(self, **more: str) -> dict[str, str]:
-        """The variables that point a process at this server."""
+        """Return the environment variables with which a process uses this server."""
         return {"VOLC_API_KEY": API_KEY, "VOLC_BASE_URL": self.url, "MODEL_NAME": MODEL, **more}
 
     def close(self) -> None:
-        """Stop, drop every connection, and raise what a function given to :meth:`answer_with` raised."""
+        """Stop the server, drop all connections, and raise the error of a function given to :meth:`answer_with`."""
         with self._lock:
             self._closed = True
             for event in self._held:

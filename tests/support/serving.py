@@ -1,4 +1,4 @@
-"""Real servers on 127.0.0.1 for tests, and real requests to them."""
+"""Run real servers on 127.0.0.1, and send real requests to them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LIMITS = ConnectionLimits()
 def serving(
     app: Any, *, threads: int = 10, port: int = 0, limits: ConnectionLimits = LIMITS, handshake: Any = None
 ) -> Iterator[int]:
-    """Serve a WSGI app on a free port (or ``port``), with the product's own server; the port is what you get."""
+    """Serve a WSGI app with the product's server on a free port, or on ``port``; yields the port."""
     server = Server(app, host="127.0.0.1", port=port, threads=threads, limits=limits, handshake=handshake)
     server.start()
     try:
@@ -29,7 +29,7 @@ def serving(
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back."""
+    """A response."""
 
     status: int
     headers: Mapping[str, str]
@@ -49,11 +49,11 @@ def ask(
     headers: Mapping[str, str] | None = None,
     timeout: float = 30.0,
 ) -> Answer:
-    """One request on a connection of its own.
+    """Send one request on a new connection.
 
     Args:
-        body: bytes are sent as they are, anything else as JSON; no Content-Type is sent, as by the guide's ``curl``.
-        key: shown as a bearer token.
+        body: bytes are sent unchanged, anything else as JSON. No Content-Type is sent, like the guide's ``curl``.
+        key: sent as a bearer token.
     """
     sent = dict(headers or {})
     if key is not None:

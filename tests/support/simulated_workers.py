@@ -1,4 +1,4 @@
-"""Workers in memory, as a pool sees them over HTTP, and a network to them that its test cuts."""
+"""Simulate workers in memory behind a network that the test can cut."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.clocks import FakeClock
 
 
 class Link(Enum):
-    """How a worker can be reached."""
+    """The state of the network to one worker."""
 
     UP = "up"
     REFUSED = "takes no connection"
@@ -21,20 +21,20 @@ class Link(Enum):
 
 
 class SimulatedWorker:
-    """One worker: one task at a time, which ends when its test says so.
+    """One worker, which runs one task at a time until the test ends it.
 
     Args:
         name: its id.
-        skills: what it has.
+        skills: their names.
         clock: seconds.
         started: called with the worker and the body of each task that it starts.
 
     Attributes:
-        cuts: how many more answers are lost on their way.
-        refusals: how many more tasks it refuses.
-        elsewhere: it runs somebody else's task.
-        starts: how often it was started.
-        said: every result that it came to.
+        cuts: how many of the next answers get lost.
+        refusals: how many of the next tasks it refuses.
+        elsewhere: whether it runs another hub's task.
+        starts: how often it was restarted.
+        said: all its results.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class SimulatedWorker:
         self._clock = clock
         self._up_since = clock.now
         self._started = started
-        self._waiting: dict[asyncio.Future[None], None] = {}  # in the order of their coming
+        self._waiting: dict[asyncio.Future[None], None] = {}  # in the order of arrival
 
     @property
     def address(self) -> WorkerAddress:
@@ -67,7 +67,7 @@ class SimulatedWorker:
     # --- what happens to it ---
 
     def finish(self, state: TaskState) -> None:
-        """Its task ends."""
+        """End its task in this state."""
         assert self.running is not None
         error = None if state is TaskState.COMPLETED else f"it is {state.value}"
         output = f"{self.running} on {self.name}, {len(self.said)}"
@@ -77,14 +77,14 @@ class SimulatedWorker:
         self.wake()
 
     def restart(self) -> None:
-        """It forgets all, and its connections break."""
+        """Forget all tasks, and break the connections."""
         self.starts += 1
         self.running, self.elsewhere, self._results = None, False, {}
         self._up_since = self._clock.now
         self.wake()
 
     def connect(self, link: Link) -> None:
-        """It can be reached in another way from now on."""
+        """Change the network to this worker."""
         self.link = link
         self.wake()
 
@@ -94,7 +94,7 @@ class SimulatedWorker:
                 waiting.set_result(None)
 
     async def change(self, timeout: float) -> None:
-        """Return when something has changed, or after ``timeout`` seconds."""
+        """Wait for a change, for up to ``timeout`` seconds."""
         changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[changed] = None
         try:
@@ -103,7 +103,7 @@ class SimulatedWorker:
             del self._waiting[changed]
 
     def has_result(self, start: str) -> bool:
-        """Whether it can be asked for the result of a task whose id starts so."""
+        """Return whether it has the result of a task whose id starts with ``start``."""
         return any(task_id.startswith(start) for task_id in self._results)
 
     # --- its API ---
@@ -168,7 +168,7 @@ class SimulatedNetwork:
         given_up = now() + (wait + ANSWER_MARGIN if wait else timeout)
         await asyncio.sleep(0)
         while True:
-            link = Link(worker.link)  # it may be another by now
+            link = Link(worker.link)  # it may have changed meanwhile
             if link is Link.REFUSED or worker.starts != starts:
                 raise WorkerUnreachable(worker.name, "the connection broke")
             if link is Link.UP:

@@ -1,4 +1,4 @@
-"""The scripted model of the tests does what its users rely on."""
+"""The scripted model does what the tests rely on."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.scripted_llm import (
 
 
 class Caller:
-    """A client of nothing but the standard library, over one connection."""
+    """A client on one connection, made of the standard library only."""
 
     def __init__(self, server: ScriptedLLM) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
@@ -40,7 +40,7 @@ class Caller:
         self._connection.close()
 
 
-def test_replies_come_in_their_order_over_one_connection_and_requests_are_recorded() -> None:
+def test_replies_come_in_order_over_one_connection_and_requests_are_recorded() -> None:
     with ScriptedLLM(text("one")) as server:
         server.enqueue(tool_calls(call("now")), error(429, retry_after=3))
         caller = Caller(server)
@@ -66,7 +66,7 @@ def test_a_function_of_the_request_answers_once_nothing_is_enqueued() -> None:
     assert b"to 1" in bodies[1]
 
 
-def test_what_the_function_raises_reaches_the_test() -> None:
+def test_an_error_of_the_answering_function_reaches_the_test() -> None:
     def broken(request: RecordedRequest) -> Reply:
         raise KeyError("not in the script")
 
@@ -92,12 +92,12 @@ def test_a_request_without_a_reply_is_refused_and_counts_as_unexpected() -> None
             server.assert_done()
 
 
-def test_a_reply_that_nobody_asked_for_is_told() -> None:
+def test_an_enqueued_reply_that_no_request_took_fails_the_test() -> None:
     with ScriptedLLM(text("x")) as server, pytest.raises(AssertionError, match="never asked for"):
         server.assert_done()
 
 
-def test_another_path_is_no_completion() -> None:
+def test_a_request_for_another_path_is_not_a_completion() -> None:
     with ScriptedLLM(text("x")) as server:
         caller = Caller(server)
 
@@ -130,7 +130,7 @@ def test_broken_answers_are_really_broken() -> None:
             caller.close()
 
 
-def test_a_held_reply_waits_for_its_event_and_stopping_lets_go() -> None:
+def test_a_held_reply_waits_for_its_event_or_the_end_of_the_server() -> None:
     for release_by_stopping in (False, True):
         event = threading.Event()
         server = ScriptedLLM(held(text("late"), event))
@@ -140,7 +140,7 @@ def test_a_held_reply_waits_for_its_event_and_stopping_lets_go() -> None:
         def ask(caller: Caller = caller, statuses: list[int] = statuses) -> None:
             try:
                 statuses.append(caller.ask()[0])
-            except (ConnectionError, http.client.HTTPException):  # the stop may be faster than the answer
+            except (ConnectionError, http.client.HTTPException):  # the server may stop before it answers
                 statuses.append(0)
 
         asking = threading.Thread(target=ask)

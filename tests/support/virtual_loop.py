@@ -1,4 +1,4 @@
-"""An event loop whose time is its test's, and which goes on one turn at a time."""
+"""An event loop whose time the test sets, and which runs one turn at a time."""
 
 from __future__ import annotations
 
@@ -12,32 +12,31 @@ from tests.support.clocks import FakeClock
 T = TypeVar("T")
 
 MOST_TURNS = 5_000
-"""Turns without any time going by after which the loop is taken to go round and round."""
+"""Turns without passing time after which the loop counts as endless."""
 
 
 SHORTEST = 1e-6
-"""Seconds until a timer goes off, at least."""
+"""The least seconds until a timer fires."""
 
 
 class _Selector:
-    """Nothing is ever read or written here."""
+    """A selector without any files."""
 
     def select(self, timeout: float | None) -> list[Any]:
         return []
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
-    """Callbacks and timers, no files and no threads: what is done in a thread is done in the loop, one call in a turn.
+    """An event loop with callbacks and timers, without files and threads: it runs a thread's calls itself, one a turn.
 
     Args:
         clock: the loop's time.
-        moves_too: clocks that go on as it does.
+        moves_too: clocks that advance with it.
 
     Attributes:
-        eager: what is to be done in a thread is done before its caller goes on; else a turn later, where a cancelled
-            one is not done at all.
-        killed: nothing is done in a thread any more.
-        errors: what nobody else was told of.
+        eager: whether a thread's call runs at once. Otherwise it runs a turn later, unless it is cancelled before.
+        killed: whether threads' calls are dropped.
+        errors: the errors that no caller received.
     """
 
     def __init__(self, clock: FakeClock, *moves_too: FakeClock) -> None:
@@ -54,7 +53,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return self._clocks[0].now
 
     def call_at(self, when: float, callback: Callable[..., object], *args: Any, **more: Any) -> asyncio.TimerHandle:  # type: ignore[override]
-        # What sleeps for less than the clock's precision would do so for ever.
+        # A sleep shorter than the clock's precision would never end.
         return super().call_at(max(when, self.time() + SHORTEST), callback, *args, **more)
 
     def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
@@ -78,7 +77,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
             return
         try:
             result = call()
-        except Exception as exc:  # noqa: BLE001  # its caller gets it
+        except Exception as exc:  # noqa: BLE001  # goes to its caller
             self.call_soon(_answer, future, None, exc)
         else:
             self.call_soon(_answer, future, result, None)
@@ -86,29 +85,29 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def _process_events(self, event_list: object) -> None:
         pass
 
-    # --- driving it ---
+    # --- what a test calls ---
 
     @property
     def is_quiet(self) -> bool:
-        """Whether nothing happens before time goes by."""
+        """Whether nothing is left to do before time passes."""
         when = self._next_timer()
         return not self._ready and (when is None or when > self.time())  # type: ignore[attr-defined]
 
     def turn(self) -> None:
-        """Do what is ready now; what that makes ready waits for the next turn."""
+        """Run everything that is ready now, but not what becomes ready meanwhile."""
         self.call_soon(self.stop)
         self.run_forever()
 
     def settle(self) -> None:
-        """Go on until time must go by."""
+        """Run turns until nothing is left to do before time passes."""
         for _ in range(MOST_TURNS):
             if self.is_quiet:
                 return
             self.turn()
-        raise AssertionError(f"the loop goes round and round: {asyncio.all_tasks(self)}")
+        raise AssertionError(f"the loop does not settle: {asyncio.all_tasks(self)}")
 
     def pass_time(self, seconds: float) -> None:
-        """Let time go by, from one timer to the next."""
+        """Let time pass, from one timer to the next."""
         end = self.time() + seconds
         self.settle()
         while True:
@@ -121,7 +120,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.settle()
 
     def run(self, coroutine: Coroutine[Any, Any, T], seconds: float = 0.0) -> T:
-        """What ``coroutine`` comes to within ``seconds``."""
+        """Run ``coroutine`` for up to ``seconds``, and return its result."""
         task = self.create_task(coroutine)
         self.settle()
         if not task.done():
@@ -130,7 +129,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return task.result()
 
     def kill(self) -> None:
-        """End all that goes on here, with nothing done any more."""
+        """Cancel all tasks, run no more of the threads' calls, and close the loop."""
         self.killed = True
         for _ in range(MOST_TURNS):
             going_on = asyncio.all_tasks(self)

@@ -1,4 +1,4 @@
-"""Waiting for a state that a server only tells when it is asked."""
+"""Wait for a state that can only be found out by asking a server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ASK_AGAIN = 0.1
 
 
 class Changes:
-    """Lets a test repeat a question whenever something has happened, instead of all the time.
+    """Repeats a question to a server when something has happened, instead of continuously.
 
     :meth:`note` and :meth:`until` may be called from any thread.
     """
@@ -51,5 +51,5 @@ class Changes:
 
 
 def until(condition: Callable[[], T], *, within: float = 60.0) -> T:
-    """Like :meth:`Changes.until`, where nothing tells of changes."""
+    """Wait like :meth:`Changes.until` if nothing reports changes."""
     return Changes().until(condition, within=within)

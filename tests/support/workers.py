@@ -1,4 +1,4 @@
-"""Real workers for tests: the product's API and executor over a real server, with an agent that the test decides on."""
+"""Run real workers: the product's API and executor on a real server, with an agent that the test controls."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Behaviour = Callable[[TaskRequest], "AgentOutcome"]
 
 
 def echo(request: TaskRequest) -> AgentOutcome:
-    """Completes at once; the output is the description."""
+    """Complete at once, with the description as output."""
     return AgentOutcome(TaskState.COMPLETED, output=request.description)
 
 
@@ -43,12 +43,12 @@ class _Agent:
 
 @dataclass
 class RunningWorker:
-    """A worker that runs.
+    """A running worker. Its tasks whose description starts with "wait" wait for :meth:`release`.
 
     Attributes:
-        requests: every task that an agent was made for.
-        waiting: how many tasks began to wait for :meth:`release`; those whose description starts with "wait".
-        cancelled: how many of them were cancelled.
+        requests: the tasks that its agents have begun.
+        waiting: how many tasks have begun to wait.
+        cancelled: how many of those were cancelled.
     """
 
     address: WorkerAddress
@@ -73,19 +73,19 @@ class RunningWorker:
         self.server.start()
 
     def stop(self) -> None:
-        """End it; :meth:`start` brings it back on the same port with no memory of its tasks, as a reboot does."""
+        """Stop it. :meth:`start` starts it again on the same port, without its tasks, like a reboot."""
         self.executor.stop(0.0)
         self.server.stop()
         self.loop.stop()
 
     def release(self) -> None:
-        """Let the tasks that wait go on."""
+        """Let the waiting tasks continue."""
         self.loop.call_soon(self.gate.set)
 
 
 @contextlib.contextmanager
 def workers(count: int, settings: Settings | None = None, behaviour: Behaviour = echo) -> Iterator[list[RunningWorker]]:
-    """``count`` workers on free ports, called worker-1 and so on."""
+    """Run workers named worker-1 to worker-``count`` on free ports."""
     running: list[RunningWorker] = []
     try:
         for number in range(1, count + 1):
@@ -102,7 +102,7 @@ def workers(count: int, settings: Settings | None = None, behaviour: Behaviour =
 
 @contextlib.contextmanager
 def closed_port() -> Iterator[int]:
-    """A port on 127.0.0.1 that nobody listens on, kept from others."""
+    """Reserve a port of 127.0.0.1 on which nothing listens."""
     import socket
 
     with socket.socket() as reserved:
