@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Installs a worker in an emulated arm64 userland with the playbook that real Pis get, and asks it for its health.
+# Installs a worker in an emulated arm64 userland with the playbook for real Pis, and checks its health.
 #
 #   scripts/lab/arm64.sh [bookworm|trixie|bullseye]
 #
-# It shows that the pushed wheels are those of this architecture and that they install and run there, without a network.
-# There is no systemd and no firewall: qemu emulates programs, not a machine. What a unit would start is started by
-# systemctl.sh instead. Wants root or sudo, and .venv-ansible.
+# It proves that the copied wheels are for this architecture and install and run there without a network. There is no
+# systemd and no firewall, since qemu emulates programs, not a machine; systemctl.sh starts the unit's command instead.
+# Needs root or sudo, and .venv-ansible.
 set -euo pipefail
 # shellcheck source=scripts/lab/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -16,8 +16,8 @@ state=$LAB_ROOT/.cache/lab/arm64
 root=$state/root
 wheels=$LAB_CACHE/arm64-wheels
 
-# Runs the rest of this script in a process, mount and network namespace of its own: whatever happens, no mount and no
-# process stays behind, and nothing can be fetched.
+# Runs the rest of this script in new process, mount and network namespaces: no mount and no process stays behind, even
+# after a failure, and nothing can be downloaded.
 alone() {
     as_root unshare --mount --net --pid --fork --kill-child --mount-proc \
         env -i PATH="$LAB_ROOT/.venv-ansible/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" HOME=/root \
@@ -44,8 +44,8 @@ END
     say "the worker runs on $(chroot "$root" /home/pi/pibot-worker/current/venv/bin/python -c \
         'import platform; print(platform.machine(), "with Python", platform.python_version())')"
     health=$(curl --silent --show-error --fail --max-time 60 http://127.0.0.1:5000/health)
-    say "it says of itself: $health"
-    [[ $health = *'"healthy"'* ]] || die "that is not healthy."
+    say "its health: $health"
+    [[ $health = *'"healthy"'* ]] || die "the worker is not healthy: see /var/log in $root."
 }
 
 if [ "${1:-}" = --alone ]; then
@@ -54,9 +54,9 @@ if [ "${1:-}" = --alone ]; then
 fi
 
 release=${1:-bookworm}
-[[ " ${LAB_RELEASES[*]} " = *" $release "* ]] || die "there is no release '$release'; take one of ${LAB_RELEASES[*]}."
+[[ " ${LAB_RELEASES[*]} " = *" $release "* ]] || die "there is no release '$release': use one of ${LAB_RELEASES[*]}."
 [ -x "$LAB_ROOT/.venv-ansible/bin/ansible-playbook" ] ||
-    die ".venv-ansible is missing; make it with scripts/bootstrap.sh ansible .venv-ansible"
+    die ".venv-ansible is missing: make it with scripts/bootstrap.sh ansible .venv-ansible"
 need_root
 for program in mmdebstrap arch-test qemu-aarch64-static; do
     command -v "$program" >/dev/null || missing=yes
@@ -65,7 +65,7 @@ done
     "$LAB_ROOT/scripts/apt-install.sh" mmdebstrap arch-test debian-archive-keyring qemu-user-static binfmt-support
 [ -e /proc/sys/fs/binfmt_misc/register ] || as_root mount -t binfmt_misc none /proc/sys/fs/binfmt_misc
 [ -e /proc/sys/fs/binfmt_misc/qemu-aarch64 ] || as_root update-binfmts --enable qemu-aarch64 ||
-    die "this kernel runs no programs of another architecture (binfmt_misc)."
+    die "this computer's kernel can't run arm64 programs: it needs binfmt_misc, so load that module or use another computer."
 
 mkdir -p "$LAB_CACHE" "$state"
 exec 9>"$LAB_CACHE/arm64.lock"
@@ -73,13 +73,13 @@ flock 9
 SECONDS=0
 find_mirrors
 need_archive "$release" arm64
-say "unpacking it ($SECONDS s)"
+say "unpacking the image ($SECONDS s)"
 as_root rm -rf --one-file-system "$root"
 mkdir "$root"
 as_root tar --extract --numeric-owner --file "$archive" --directory "$root"
 as_root install -m 0755 "$LAB_ROOT/scripts/lab/systemctl.sh" "$root/usr/bin/systemctl"
 
-# On this computer and with a network, as the playbook would do it; there it finds the archive made.
+# On this computer, which has a network. Later, without one, the playbook finds the archive in its cache.
 target=$(as_root chroot "$root" sh -c "python3 -c 'import platform; print(platform.python_version(), end=\",arm64,\")' &&
     getconf GNU_LIBC_VERSION | cut -d ' ' -f 2")
 say "building the wheels for $target ($SECONDS s)"

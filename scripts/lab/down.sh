@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Removes every trace of the lab: connections, hosts, network, keys. With --images its images too, so that only the
-# archives in the cache folder stay. Can be run twice, and without anything of the lab there.
+# Removes all of the lab: connections, hosts, network, keys; with --images its images too. The archives in the cache
+# folder stay. Succeeds if there is nothing to remove.
 set -euo pipefail
 # shellcheck source=scripts/lab/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-# The lab's own settings for podman, where it got as far as having some.
+# Runs podman with the lab's configuration, if the lab got far enough to have one.
 lab_podman() {
     local conf=$LAB_STATE/containers.conf
     if [ -e "$conf" ]; then
@@ -29,15 +29,15 @@ if command -v podman >/dev/null; then
     if lab_podman network exists "$LAB_NAME"; then
         bridge=$(lab_podman network inspect --format '{{.NetworkInterface}}' "$LAB_NAME")
         lab_podman network rm "$LAB_NAME" >/dev/null
-        # podman leaves the bridge behind where it failed to start the first host.
+        # podman leaves the bridge behind if it failed to start the first host.
         [ ! -e "/sys/class/net/$bridge" ] || as_root ip link delete "$bridge"
         say "removed the network"
     fi
     if [ "${1:-}" = --images ]; then
         mapfile -t images < <(lab_podman images --quiet --filter "reference=$LAB_IMAGE")
-        # Another lab may be up; its images stay with it.
+        # Fails if another lab still uses them, which is fine.
         if [ "${#images[@]}" -gt 0 ] && lab_podman rmi "${images[@]}" >/dev/null 2>&1; then
-            say "removed the images; their archives stay in $LAB_CACHE, so that the next start is quick"
+            say "removed the images; their archives stay in $LAB_CACHE, for a quick next start"
         fi
     fi
 fi

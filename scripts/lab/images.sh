@@ -6,7 +6,7 @@ set -euo pipefail
 # shellcheck source=scripts/lab/archive.sh
 . "$LAB_ROOT/scripts/lab/archive.sh"
 
-# Makes the image of one release: from podman if it is there, else from the cache folder, else from Debian.
+# Makes sure that podman has the image of one release ($1), from the cache folder or else from Debian's packages.
 image() {
     local release=$1 hash archive image
     hash=$(recipe_hash "$release" "$own_architecture")

@@ -1,8 +1,8 @@
 # shellcheck shell=bash disable=SC2034 # the names are for the scripts that source this file
-# What the lab's scripts share. Sourced, never run.
+# Names and functions of the lab's scripts. Sourced, never run.
 #
 # PIBOT_LAB        the lab's name: the prefix of its containers and the name of its network
-# PIBOT_LAB_CACHE  where the images' archives are kept between runs
+# PIBOT_LAB_CACHE  the folder for the images' archives, which stay between runs
 
 LAB_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 LAB_NAME=${PIBOT_LAB:-pibot-lab}
@@ -19,7 +19,7 @@ die() {
     exit 1
 }
 
-# Runs a command as root. sudo asks for a password only where somebody can type one.
+# Runs a command as root. sudo may ask for a password only if there is a terminal to type it in.
 as_root() {
     if [ "$(id -u)" -eq 0 ]; then
         "$@"
@@ -32,10 +32,10 @@ as_root() {
 
 need_root() {
     if [ "$(id -u)" -ne 0 ] && ! command -v sudo >/dev/null; then
-        die "the lab needs root for containers that boot systemd; run this as root, or install sudo."
+        die "the lab needs root for containers that boot systemd: run this as root, or install sudo."
     fi
-    as_root true || die "the lab needs root for containers that boot systemd, and sudo refused; run this as root."
+    as_root true || die "the lab needs root for containers that boot systemd, and sudo refused: run this as root."
 }
 
 [[ $LAB_NAME =~ ^pibot-[a-z0-9-]{1,20}$ ]] ||
-    die "PIBOT_LAB is '$LAB_NAME'; a lab's name is pibot- and then up to 20 small letters, digits and hyphens."
+    die "PIBOT_LAB is '$LAB_NAME': use pibot- and up to 20 small letters, digits and hyphens."

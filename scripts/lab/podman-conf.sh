@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# podman-conf.sh IMAGE: prints a containers.conf with which podman can boot the lab's hosts on this computer.
+# podman-conf.sh IMAGE: prints a containers.conf with which podman can boot systemd on this computer.
 #
-# The OCI runtime is found by trying, because it depends on the control groups: crun refuses a computer with hybrid
-# ones, where runc works; with version 2 both do.
+# Tries each OCI runtime, because the right one depends on the control groups: on hybrid ones crun refuses and runc works;
+# on version 2 both work.
 set -euo pipefail
 # shellcheck source=scripts/lab/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 image=${1:?usage: podman-conf.sh IMAGE}
 
-# Prints a limit: this computer's own, but at most $2. podman asks for more by itself, which is refused where even root
-# may not raise a limit; and podman 4 takes its own number of processes down to 32768 first.
+# Prints this computer's own limit of a kind ($1), but at most $2. By default podman asks for more, which fails where even
+# root may not raise a limit; and podman 4 lowers its own number of processes to 32768 first.
 limit() {
     local value
     value=$(ulimit "-H$1")
@@ -23,14 +23,14 @@ limit() {
 configuration() {
     cat <<END
 [containers]
-# A host's /etc/hosts is its own, as on a real machine, and no copy of this computer's.
+# Each host has its own /etc/hosts, as a real machine has, not a copy of this computer's.
 base_hosts_file = "none"
 default_ulimits = ["nofile=$(limit n 65536)", "nproc=$(limit u 32768)"]
 
 [engine]
 runtime = "$1"
 END
-    # Without systemd there is nobody to ask for a control group, and no journal.
+    # Without systemd on this computer there is no manager for control groups, and no journal.
     [ -d /run/systemd/system ] || printf 'cgroup_manager = "cgroupfs"\nevents_logger = "file"\n'
     printf '\n[network]\nnetwork_backend = "netavark"\n'
 }
@@ -48,4 +48,4 @@ for runtime in crun runc; do
     fi
     complaints+=" With $runtime: ${complaint//$'\n'/ }."
 done
-die "podman cannot start a container with a memory limit on this computer.${complaints:- Neither crun nor runc is installed.}"
+die "podman can't start a container with a memory limit on this computer.${complaints:- Install crun or runc.}"

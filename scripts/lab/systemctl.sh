@@ -1,6 +1,6 @@
 #!/bin/sh
-# What stands in for systemctl where there is no systemd to boot (scripts/lab/arm64.sh): it starts the command of a unit,
-# in the unit's folder and as its user, and knows nothing else of what a unit says.
+# Stands in for systemctl where systemd can't boot (scripts/lab/arm64.sh). It starts a unit's command in the unit's folder
+# and as its user, and ignores the unit's other directives.
 set -eu
 
 for unit; do :; done # the last argument
