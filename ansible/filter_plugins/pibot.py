@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 DEFAULT_PORT = 5000
-"""PiBot's port where nothing sets another; a worker on it needs no WORKER_N_PORT."""
+"""PiBot's default port; a worker on it needs no WORKER_N_PORT."""
 
 PLACEHOLDER_KEYS = ("", "your_volc_api_key_here", "your_api_key")
-"""What stands for a missing key of the model in the guide's examples."""
+"""Values of the model's key that count as none: the guide's examples have these placeholders."""
 
 # --- the fleet's members ---
 
@@ -27,7 +27,7 @@ def number(host: str, given: object = None) -> int:
 
 
 def _int(value: object) -> int:
-    """Return `value` as an integer, or 0 where it is none: a check that names the bad value follows."""
+    """Return `value` as an integer, or 0 if it is not one; the problem that names it is reported later."""
     text = str(value).strip()
     return int(text) if re.fullmatch(r"-?[0-9]+", text) else 0
 
@@ -85,7 +85,7 @@ def tokens(fleet: Sequence[Mapping[str, Any]], given: Sequence[object], kept: Se
 
 
 def files_in(folder: str) -> list[str]:
-    """Return the paths of the files in `folder` on this computer, sorted; none where there is no such folder."""
+    """Return the paths of the files in `folder` on this computer, sorted; an empty list if it does not exist."""
     return sorted(str(path) for path in Path(folder).glob("*") if path.is_file())
 
 
@@ -146,7 +146,7 @@ def read_paths(env: Mapping[str, Any]) -> list[str]:
 
 
 def any_in_homes(paths: Iterable[str], home: str) -> bool:
-    """Say whether one of `paths` lies in a home: /home, /root or `home`."""
+    """Return whether one of `paths` is in a home: /home, /root or `home`."""
     homes = ("/home", "/root", home.rstrip("/"))
     return any(path == folder or path.startswith(f"{folder}/") for path in paths for folder in homes)
 
@@ -229,18 +229,18 @@ def host_problems(
     rehearsal_port: int,
     unit: str,
 ) -> list[str]:
-    """Return why a host can't serve, each reason as a sentence with what to do; empty where it can.
+    """Return why a host can't serve, each reason as a sentence that says what to do; an empty list if it can.
 
     Args:
-        facts: what probe.sh said, and `skew`, the seconds between the host's clock and this computer's.
-        architectures: what `dpkg --print-architecture` may say.
-        min_python: the oldest Python that will do.
-        min_memory_mb: megabytes of memory that a host must have.
+        facts: the answer of probe.sh, and `skew`, the seconds between the host's clock and this computer's.
+        architectures: those that PiBot installs on, as `dpkg --print-architecture` names them.
+        min_python: the oldest Python that PiBot runs on.
+        min_memory_mb: megabytes of memory that a host needs.
         min_disk_mb: megabytes that must be free in /home.
-        max_clock_skew: seconds that the clocks may differ by.
-        port: the port that PiBot takes there.
-        rehearsal_port: the offline model's port, which PiBot's own must not be.
-        unit: PiBot's unit there. Where it exists, it is what listens on `port`.
+        max_clock_skew: seconds that the clocks may differ.
+        port: PiBot's port on the host.
+        rehearsal_port: the offline model's port, which `port` must not be.
+        unit: PiBot's unit on the host. If it exists, it is the program that listens on `port`.
     """
     python = facts["python"]
     memory, disk, skew = (_int(facts[name]) for name in ("memory_mb", "disk_mb", "skew"))
@@ -300,12 +300,12 @@ def fleet_problems(
     gateway: bool,
     keys: Sequence[object] = (),
 ) -> list[str]:
-    """Return why the inventory can't work for this host, each reason as a sentence with what to do.
+    """Return why the inventory can't work for this host, each reason as a sentence that says what to do.
 
     Args:
         fleet: the workers, as `workers` describes them.
-        role: what this host is, `master` or `worker`.
-        number: this worker's number; 0 where it has none.
+        role: this host's role, `master` or `worker`.
+        number: this worker's number, or 0.
         masters: the hosts in [master].
         master_address: the master's address.
         model: the model's name.
@@ -356,7 +356,7 @@ def fleet_problems(
 
 
 class FilterModule:
-    """What Ansible asks a file in filter_plugins/ for."""
+    """Registers the functions above as filters with the prefix `pibot_`; Ansible looks for this class."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         functions = (

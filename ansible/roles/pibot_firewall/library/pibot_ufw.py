@@ -92,10 +92,10 @@ class Firewall:
             match = re.match(r"ufw (.+?)(?: comment '(.*)')?$", line)
             if match:
                 rules[match.group(1)] = match.group(2) or ""
-        told = re.search(r"Default: (\w+) \(incoming\)", status)
+        printed = re.search(r"Default: (\w+) \(incoming\)", status)
         configured = re.search(r'^DEFAULT_INPUT_POLICY="?(\w+)', defaults, re.MULTILINE)
-        if told:
-            incoming = told.group(1)
+        if printed:
+            incoming = printed.group(1)
         elif configured:  # an inactive ufw does not print its policy
             incoming = {"DROP": "deny", "REJECT": "reject"}.get(configured.group(1), "allow")
         else:
@@ -117,7 +117,7 @@ def allowing(source: str, port: int) -> str:
 
 
 def owner_keeps_ssh(firewall: Firewall, port: int) -> bool:
-    """Say whether the owner's rules already keep SSH open, so that PiBot needs none.
+    """Return whether the owner's rules already keep SSH open, so that PiBot needs none.
 
     A rule for some addresses alone is enough if the owner's firewall is enabled and denies: it let in the connection
     that this runs over. It does not replace a rule of PiBot's, which may have let it in instead.
