@@ -40,7 +40,7 @@ async def run(llm: FakeLLM, tools: FakeTools | None = None, **budget: float) -> 
     return await agent.run(TASK)
 
 
-async def test_a_task_without_tools_is_one_question() -> None:
+async def test_a_task_without_tools_takes_one_model_call() -> None:
     llm = FakeLLM(said(final(data={"n": 1})))
     outcome = await run(llm)
     assert outcome == AgentOutcome(TaskState.COMPLETED, "done", {"n": 1}, None, Usage(10, 0, 1), 1)
@@ -59,7 +59,7 @@ async def test_a_tools_result_goes_back_to_the_model() -> None:
     assert (answer.role, answer.tool_call_id, unmarked(answer.content)) == ("tool", "c1", "a.txt b.txt")
 
 
-async def test_a_tools_result_is_marked_as_data_with_a_boundary_of_the_tasks_own() -> None:
+async def test_a_tools_result_is_marked_as_data_with_the_tasks_own_boundary() -> None:
     seen = []
     for _ in range(2):
         llm = FakeLLM(asked(call("web_fetch")), said(final()))
@@ -93,7 +93,7 @@ async def test_a_tools_result_cannot_close_its_mark_even_where_it_knows_the_boun
     assert "owner" not in content.splitlines()[0]
 
 
-async def test_calls_of_one_answer_run_at_the_same_time_and_are_answered_in_their_order() -> None:
+async def test_tool_calls_of_one_answer_run_at_the_same_time_and_their_results_keep_the_order() -> None:
     entered: list[str] = []
     everyone = asyncio.Event()
 
@@ -109,14 +109,14 @@ async def test_calls_of_one_answer_run_at_the_same_time_and_are_answered_in_thei
     assert [unmarked(m.content) for m in llm.sent[1][-2:]] == ["result c1", "result c2"]
 
 
-async def test_a_failed_call_is_shown_to_the_model_as_an_error_and_the_loop_goes_on() -> None:
+async def test_the_model_sees_a_failed_tool_call_as_an_error_and_the_loop_continues() -> None:
     llm = FakeLLM(asked(call("lss")), said(final(output="corrected")))
     tools = FakeTools(lambda c: ToolResult(c.call_id, "there is no tool 'lss'", is_error=True))
     assert (await run(llm, tools)).output == "corrected"
     assert unmarked(llm.sent[1][-1].content) == "ERROR: there is no tool 'lss'"
 
 
-async def test_more_calls_than_a_small_machine_can_take_at_once_are_refused_one_by_one() -> None:
+async def test_tool_calls_beyond_the_limit_of_one_answer_are_refused_one_by_one() -> None:
     calls = [call(number=n) for n in range(MAX_CALLS_PER_STEP + 2)]
     llm = FakeLLM(asked(*calls), said(final()))
     tools = FakeTools(lambda c: "ok")
@@ -136,7 +136,7 @@ async def test_more_calls_than_a_small_machine_can_take_at_once_are_refused_one_
         'I am finished. {"success": true, "data": {"n": 1}, "output": "done"}',
     ],
 )
-async def test_the_final_json_is_found_also_in_prose_and_in_a_code_fence(text: str) -> None:
+async def test_the_final_json_is_found_in_prose_and_in_a_code_fence_too(text: str) -> None:
     outcome = await run(FakeLLM(said(text)))
     assert (outcome.state, outcome.output, outcome.data) == (TaskState.COMPLETED, "done", {"n": 1})
 
@@ -154,12 +154,12 @@ async def test_a_reported_failure_is_a_failed_task_with_its_reason() -> None:
     assert outcome.data == {"tried": 3}
 
 
-async def test_a_failure_without_a_reason_is_still_said() -> None:
+async def test_a_reported_failure_without_a_reason_still_has_an_error() -> None:
     outcome = await run(FakeLLM(said('{"success": false}')))
     assert (outcome.state, outcome.error) == (TaskState.FAILED, "the agent reports a failure")
 
 
-async def test_data_and_output_of_other_types_are_kept_in_a_form_that_fits() -> None:
+async def test_data_and_output_of_other_types_are_converted() -> None:
     outcome = await run(FakeLLM(said('{"success": true, "data": [1, 2], "output": {"a": 1}}')))
     assert (outcome.output, outcome.data) == ('{"a": 1}', {"value": [1, 2]})
 
@@ -169,7 +169,7 @@ async def test_an_answer_cut_by_the_models_limit_says_so() -> None:
     assert "reached its length limit" in outcome.output
 
 
-async def test_an_empty_answer_is_asked_for_again_once() -> None:
+async def test_the_model_is_called_again_once_after_an_empty_answer() -> None:
     assert (await run(FakeLLM(said(" "), said(final())))).output == "done"
     outcome = await run(FakeLLM(said(""), said("")))
     assert (outcome.state, outcome.error) == (TaskState.FAILED, "the model gave an empty answer twice")
@@ -178,14 +178,14 @@ async def test_an_empty_answer_is_asked_for_again_once() -> None:
 # --- budgets ---
 
 
-async def test_the_step_budget_is_checked_before_each_question() -> None:
+async def test_the_step_budget_is_checked_before_each_model_call() -> None:
     llm = FakeLLM(*[asked(call()) for _ in range(9)])
     outcome = await run(llm, max_steps=3)
     assert (outcome.state, outcome.steps, len(llm.sent)) == (TaskState.FAILED, 3, 3)
     assert "PIBOT_MAX_STEPS" in (outcome.error or "")
 
 
-async def test_the_token_budget_is_checked_before_each_question() -> None:
+async def test_the_token_budget_is_checked_before_each_model_call() -> None:
     llm = FakeLLM(*[asked(call(), tokens=60) for _ in range(9)])
     outcome = await run(llm, max_tokens=100)
     assert (len(llm.sent), outcome.usage.total_tokens) == (2, 120)
@@ -198,7 +198,7 @@ async def test_the_time_budget_ends_a_model_that_never_answers() -> None:
     assert outcome.error == "the task's 0.02 seconds were up at step 1"
 
 
-async def test_the_time_budget_ends_a_tool_and_keeps_what_was_used() -> None:
+async def test_the_time_budget_ends_a_tool_and_the_usage_is_still_reported() -> None:
     ended: list[str] = []
 
     async def forever(c: ToolCall) -> str:
@@ -212,13 +212,13 @@ async def test_the_time_budget_ends_a_tool_and_keeps_what_was_used() -> None:
     assert (outcome.state, outcome.usage, ended) == (TaskState.TIMEOUT, Usage(10, 0, 1), ["c1"])
 
 
-async def test_output_and_data_beyond_their_budget_are_cut_and_said_to_be() -> None:
+async def test_output_and_data_beyond_their_budget_are_cut_and_say_so() -> None:
     outcome = await run(FakeLLM(said(final(output="x" * 500, data={"y": "z" * 500}))), max_output_chars=100)
     assert outcome.output == "x" * 100 + "\n[400 more characters were cut]"
     assert outcome.data == {"note": "the data was dropped: it had more than 100 characters"}
 
 
-async def test_a_model_that_cannot_be_asked_is_a_failed_task_that_says_why() -> None:
+async def test_a_failed_model_call_is_a_failed_task_with_the_reason() -> None:
     outcome = await run(FakeLLM(LLMUnavailable("127.0.0.1:9 refused the connection")))
     assert outcome.state is TaskState.FAILED
     assert outcome.error == "the model could not be asked: 127.0.0.1:9 refused the connection"

@@ -41,7 +41,7 @@ def test_a_pis_readings_are_in_plain_units(tmp_path: Path) -> None:
     }
 
 
-def test_a_reading_that_is_not_there_is_none(tmp_path: Path) -> None:
+def test_a_missing_reading_is_none(tmp_path: Path) -> None:
     reading = read_host(tmp_path).to_json()
     assert reading.pop("processors") == processors()
     assert set(reading.values()) == {None}

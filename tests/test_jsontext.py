@@ -1,4 +1,4 @@
-"""The JSON object in a model's answer is found, whatever stands around it."""
+"""The JSON object in a model's answer is found, whatever text is around it."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ json_values = st.recursive(
         ('{"a": "never closed', None),
     ],
 )
-def test_the_object_is_found_in_what_surrounds_it(text: str, expected: dict[str, Any] | None) -> None:
+def test_the_object_is_found_in_the_text_around_it(text: str, expected: dict[str, Any] | None) -> None:
     assert extract_json_object(text) == expected
 
 
-def test_an_object_inside_a_broken_off_one_does_not_pass_for_the_whole() -> None:
+def test_an_object_inside_one_that_is_cut_off_is_not_returned() -> None:
     assert extract_json_object('{"subtasks": [{"task_id": "one"}, {"task_id": "two"}') is None
 
 
-def test_an_object_with_one_of_the_wanted_keys_goes_before_a_later_one_without() -> None:
+def test_an_object_with_a_wanted_key_wins_over_a_later_one_without() -> None:
     text = '{"success": true} An example of a record: {"name": "x"}'
     assert extract_json_object(text, keys=("success", "output")) == {"success": True}
     assert extract_json_object(text) == {"name": "x"}
@@ -68,7 +68,7 @@ def test_any_object_survives_any_prose_around_it(
 
 
 @given(st.text(alphabet='{}[]":,\\ a1\n'))
-def test_no_text_makes_it_fail(text: str) -> None:
+def test_no_text_raises(text: str) -> None:
     found = extract_json_object(text)
     assert found is None or isinstance(found, dict)
 
@@ -76,8 +76,8 @@ def test_no_text_makes_it_fail(text: str) -> None:
 @pytest.mark.parametrize(
     "piece", ["{", '{"a":', '{"', '{"a":"', '{"\\"', '{"a":{"b":1},', '{"a":[', "{}", '{"a":1}', '{"a":"\\', "{{}"]
 )
-def test_a_long_hostile_text_ends_the_search(piece: str) -> None:
-    """Quadratic reading of these 2 MB would take minutes; the test's timeout would end it."""
+def test_a_long_hostile_text_is_searched_quickly(piece: str) -> None:
+    """A quadratic search of these 2 MB would take minutes, and the test's timeout would end it."""
     found = extract_json_object(piece * (2_000_000 // len(piece)))
     assert found is None or found in ({}, {"a": 1}, {"b": 1})
 
@@ -88,13 +88,13 @@ def test_an_object_behind_many_broken_ones_is_found() -> None:
 
 def test_numbers_of_thousands_of_digits_and_deep_nesting_end_the_search_quietly() -> None:
     assert extract_json_object('{"a": 1} ' + '{"b":' * 100_000) == {"a": 1}
-    # Python from 3.11 on refuses such a number; before, it is one.
+    # Python 3.11 and later refuse such a number; earlier versions parse it.
     found = extract_json_object('{"a": 1} {"b": ' + "9" * 5_000 + "}")
     assert found is not None
     assert found.keys() in ({"a"}, {"b"})
 
 
-def test_half_an_escaped_emoji_is_replaced_because_it_can_not_be_stored_or_sent() -> None:
+def test_half_an_escaped_emoji_is_replaced_since_it_can_not_be_stored_or_sent() -> None:
     found = extract_json_object(r'{"output": "half \ud83d", "data": {"\udfff": ["whole \ud83d\ude00"]}}')
 
     assert found == {"output": "half ?", "data": {"?": ["whole \N{GRINNING FACE}"]}}

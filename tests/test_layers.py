@@ -1,4 +1,4 @@
-"""The layers of CONTRIBUTING.md hold, and importing a module does nothing. The table there is the one source."""
+"""The code keeps the layers and rooms of CONTRIBUTING.md's tables, and importing a module does nothing."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ FREE_FOR_SKILLS = {"pibot.contracts", "pibot.errors"}
 
 
 def table() -> list[tuple[int, list[str]]]:
-    """Each row of the table in CONTRIBUTING.md: a layer and its top-level modules, in their order."""
+    """Return the rows of the layer table: each layer's top-level modules, in order."""
     rows = re.findall(r"^\| (\d) \| ([^|]*) \|", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
     return [(int(layer), re.findall(r"`(\w+)`", names)) for layer, names in rows]
 
 
 def modules() -> dict[str, Path]:
-    """Dotted name to file, for every module of the package."""
+    """Return the file of every module of the package, by dotted name."""
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = ("pibot", *path.relative_to(PACKAGE).with_suffix("").parts)
@@ -34,7 +34,7 @@ def modules() -> dict[str, Path]:
 
 
 def imports(name: str, path: Path, known: set[str]) -> Iterator[str]:
-    """The modules of ``known`` that ``path`` imports anywhere: in functions and under TYPE_CHECKING too."""
+    """Return the modules of ``known`` that ``path`` imports, in functions and under TYPE_CHECKING too."""
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -52,7 +52,7 @@ def imports(name: str, path: Path, known: set[str]) -> Iterator[str]:
 
 
 def top(name: str) -> str:
-    """``pibot.master_hub.api`` belongs to ``master_hub``; the package itself, which holds the version, to nobody."""
+    """Return the top-level module: ``master_hub`` for ``pibot.master_hub.api``, an empty text for ``pibot`` itself."""
     return name.partition(".")[2].partition(".")[0]
 
 
@@ -64,7 +64,7 @@ RANK = {name: (layer, place) for layer, names in table() for place, name in enum
 
 
 def rooms() -> dict[str, set[str]]:
-    """Each row of the table of rooms in CONTRIBUTING.md: a room, and what beside it it may import."""
+    """Return the rows of the room table: each room, and the parts of its package that it may import."""
     rows = re.findall(r"^\| `(\w+\.\w+)` \|([^|]*)\|", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
     return {
         room: {f"{room.partition('.')[0]}.{name}" for name in re.findall(r"`(\w+)`", beside)} for room, beside in rows
@@ -75,11 +75,11 @@ ROOMS = rooms()
 
 
 def room_of(name: str) -> str:
-    """``pibot.master_components.store.jobs`` is in ``master_components.store``; empty for a module in no room."""
+    """Return ``master_components.store`` for ``pibot.master_components.store.jobs``; empty for a module in no room."""
     return next((room for room in ROOMS if f"{name}.".startswith(f"pibot.{room}.")), "")
 
 
-def test_every_module_has_its_row_in_the_table_and_every_row_its_module() -> None:
+def test_every_module_has_a_row_in_the_table_and_every_row_a_module() -> None:
     assert {top(name) for name in MODULES if top(name)} == set(RANK)
 
 
@@ -90,11 +90,11 @@ def test_a_module_imports_only_from_lower_layers_from_its_left_or_its_own_packag
     assert [other for other in sorted(others) if RANK[other] > RANK[own]] == []
 
 
-def test_no_module_imports_itself_in_a_circle() -> None:
+def test_modules_do_not_import_each_other_in_a_circle() -> None:
     graphlib.TopologicalSorter(GRAPH).prepare()  # raises CycleError, which names the circle
 
 
-def test_every_folder_within_a_package_is_a_room_of_the_table() -> None:
+def test_every_folder_within_a_package_has_a_row_in_the_table_of_rooms() -> None:
     folders = {".".join(path.parent.relative_to(PACKAGE).parts) for path in PACKAGE.glob("*/*/*.py")}
     assert {room for room in folders if "." in room} == {
         room for room in ROOMS if (PACKAGE / room.replace(".", "/")).is_dir()
@@ -103,14 +103,14 @@ def test_every_folder_within_a_package_is_a_room_of_the_table() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(name for name in MODULES if room_of(name)))
-def test_a_room_imports_only_the_rooms_of_its_row_and_nothing_that_puts_them_together(name: str) -> None:
+def test_a_room_imports_only_the_rooms_of_its_row(name: str) -> None:
     own = room_of(name)
     package = own.partition(".")[0]
     others = {other for other in GRAPH[name] if top(other) == package and room_of(other) != own}
     assert {room_of(other) or other.partition(".")[2] for other in others} <= ROOMS[own]
 
 
-def test_the_rooms_stand_on_each_other_without_a_circle() -> None:
+def test_rooms_do_not_import_each_other_in_a_circle() -> None:
     graphlib.TopologicalSorter(ROOMS).prepare()  # raises CycleError, which names the circle
 
 
@@ -119,7 +119,7 @@ def test_a_skill_imports_only_contracts_and_errors(path: Path) -> None:
     assert set(imports(path.parent.name, path, set(MODULES))) <= FREE_FOR_SKILLS
 
 
-# Runs apart, so that nothing is imported yet. An audit hook sees what the interpreter itself does.
+# Runs in a fresh process, in which nothing is imported yet. An audit hook reports what the interpreter does.
 _PROBE = """
 import importlib, json, os, sys, threading
 seen = []

@@ -1,4 +1,4 @@
-"""What can be said of the locks without the internet; `make audit` asks for known vulnerabilities."""
+"""Check the locks without the internet; `make audit` looks up known vulnerabilities."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.processes import ROOT
 
 LOCKS = sorted(path.name for path in (ROOT / "requirements").glob("*.txt"))
 TOGETHER = ("runtime.txt", "openai.txt", "dev.txt", "build.txt")
-"""Locks of which more than one may be installed into the same environment."""
+"""Locks that may be installed into one environment together."""
 
 NODES = list(product(("3.9", "3.10", "3.11", "3.12", "3.13"), ("x86_64", "aarch64", "armv7l")))
 
@@ -40,7 +40,7 @@ def entries(lock: str) -> Iterator[Entry]:
 
 
 def environment(python: str, machine: str) -> dict[str, str]:
-    """The values of markers on a Linux machine of that kind."""
+    """Return the values of the environment markers on such a Linux machine."""
     fixed = {"platform_system": "Linux", "sys_platform": "linux", "os_name": "posix", "extra": ""}
     versions = {"python_version": python, "python_full_version": f"{python}.5", "platform_machine": machine}
     implementation = {"implementation_name": "cpython", "platform_python_implementation": "CPython"}
@@ -53,7 +53,7 @@ def environment(python: str, machine: str) -> dict[str, str]:
 
 
 def chosen(lock: str, python: str, machine: str) -> dict[str, list[str]]:
-    """Each package's versions that pip would install there."""
+    """Return the versions of each package that pip would install there."""
     found: dict[str, list[str]] = {}
     where = environment(python, machine)
     for entry in entries(lock):
@@ -96,7 +96,7 @@ def test_a_package_has_the_same_version_in_every_lock(python: str, machine: str)
 
 
 @pytest.mark.parametrize(("python", "machine"), NODES)
-def test_the_runtimes_lock_has_what_pibot_asks_for(python: str, machine: str) -> None:
+def test_the_runtimes_lock_has_the_packages_that_pibot_requires(python: str, machine: str) -> None:
     asked = re.findall(r'^    "([^"]+)",$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     wanted = [Requirement(text) for text in asked if re.match(r"[a-z-]+\[?.*>=", text)]
     assert len(wanted) >= 7
@@ -107,6 +107,6 @@ def test_the_runtimes_lock_has_what_pibot_asks_for(python: str, machine: str) ->
 
 
 @pytest.mark.system
-def test_what_is_installed_here_fits_together() -> None:
+def test_the_installed_packages_are_compatible() -> None:
     checked = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout + checked.stderr

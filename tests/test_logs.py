@@ -49,7 +49,7 @@ def test_the_masters_log_has_the_guides_name(tmp_path: Path) -> None:
     assert "hello" in file.read_text()
 
 
-def test_a_new_day_is_a_new_file_and_old_days_go(tmp_path: Path) -> None:
+def test_each_day_has_its_file_and_old_ones_are_removed(tmp_path: Path) -> None:
     for day in ("20200101", "20200102", "20200103"):
         (tmp_path / f"master_{day}.log").write_text("old")
     (tmp_path / "master_plan.log").write_text("somebody else's")
@@ -63,7 +63,7 @@ def test_a_new_day_is_a_new_file_and_old_days_go(tmp_path: Path) -> None:
     assert [(tmp_path / n).read_text() for n in names[:2]] == ["later\n", "later still\n"]
 
 
-def test_the_workers_log_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_workers_log_files_have_a_limited_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "WORKER_LOG_BYTES", 1000)
     logs.configure("worker", tmp_path)
     for _ in range(200):

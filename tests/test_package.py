@@ -1,4 +1,4 @@
-"""The wheel, which is what a node installs: it holds all that a worker and a hub need, in any folder."""
+"""The wheel that a node installs holds everything that a worker and a hub need, in any folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.system
 
 @pytest.fixture(scope="module")
 def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel's content, built from a copy so that the build leaves nothing in the work tree."""
+    """The unpacked wheel, built from a copy so that the build leaves nothing in the work tree."""
     folder = tmp_path_factory.mktemp("package")
     source = folder / "source"
     for name in ("src", "skills"):
@@ -34,7 +34,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("role", ["worker", "hub"])
-def test_what_is_installed_serves_from_an_empty_folder(role: str, unpacked: Path, tmp_path: Path) -> None:
+def test_the_installed_package_serves_from_an_empty_folder(role: str, unpacked: Path, tmp_path: Path) -> None:
     environment = clean_environment(PYTHONPATH=str(unpacked))
     argv = ["-m", "pibot", role, "--port", "0"]
     with serving_process(tmp_path / "node", argv, environment, port_pattern=r"listen=\S+:(\d+)") as node:

@@ -1,4 +1,4 @@
-"""docs/security.md names a test for every threat, and each of them is there."""
+"""docs/security.md names a test for every threat, and each named test exists."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def functions(path: str) -> set[str]:
     return {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))}
 
 
-def test_each_test_that_is_named_exists() -> None:
+def test_each_named_test_exists() -> None:
     missing = [f"{path}::{name}" for path, name in NAMED if name and name not in functions(path)]
     assert missing == []
     assert all((ROOT / path).is_file() for path, _ in NAMED)
 
 
-def test_each_threat_names_what_shows_its_control() -> None:
+def test_each_threat_names_a_test_of_its_control() -> None:
     table = TEXT.partition("## Threats")[2].partition("\n## ")[0]
     rows = [line.strip("|").split(" | ") for line in table.splitlines() if line.startswith("|")][2:]
     assert len(rows) > 20

@@ -73,7 +73,7 @@ def make_app() -> Flask:
 
 @pytest.fixture(scope="module")
 def worker_port(worker_1: Files) -> Iterator[int]:
-    """A server that lets in whom worker-1 does."""
+    """A server that admits the same clients as worker-1."""
     handshake = server_tls(worker_1.settings(), peers={MASTER, "worker-1"})
     with serving(make_app(), threads=2, handshake=handshake, limits=PATIENT) as port:
         yield port
@@ -81,7 +81,7 @@ def worker_port(worker_1: Files) -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def hub_port(master: Files) -> Iterator[int]:
-    """A server that lets in whom the hub does."""
+    """A server that admits the same clients as the hub."""
     with serving(make_app(), handshake=server_tls(master.settings(), peers=None), limits=PATIENT) as port:
         yield port
 
@@ -100,35 +100,31 @@ REFUSED = (ssl.SSLError, ConnectionError, http.client.HTTPException)
 # --- a worker ---
 
 
-def test_the_master_is_served_and_so_is_the_worker_itself(worker_port: int, master: Files, worker_1: Files) -> None:
+def test_a_worker_serves_the_master_and_itself(worker_port: int, master: Files, worker_1: Files) -> None:
     assert get(worker_port, master.context()) == (200, b'{"peer": "pibot-master", "scheme": "https"}\n')
     assert get(worker_port, worker_1.context()) == (200, b'{"peer": "worker-1", "scheme": "https"}\n')
 
 
-def test_a_client_without_a_certificate_is_refused_by_a_worker(worker_port: int, master: Files) -> None:
+def test_a_worker_refuses_a_client_without_a_certificate(worker_port: int, master: Files) -> None:
     with pytest.raises(REFUSED):
         get(worker_port, master.context(shown=False))
 
 
-def test_another_worker_is_refused_by_a_worker_and_the_log_says_who(
+def test_a_worker_refuses_another_worker_and_logs_its_name(
     worker_1: Files, worker_2: Files, caplog: pytest.LogCaptureFixture
 ) -> None:
     handshake = server_tls(worker_1.settings(), peers={MASTER, "worker-1"})
     with serving(make_app(), handshake=handshake, limits=PATIENT) as port, pytest.raises(REFUSED):
         get(port, worker_2.context())
-    assert "'worker-2' is not one that may ask here" in caplog.text
+    assert "'worker-2' is not allowed to connect here" in caplog.text
 
 
-def test_an_address_in_a_certificate_that_looks_like_the_masters_name_makes_no_master(
-    worker_port: int, authority: Authority
-) -> None:
+def test_a_masters_name_among_a_certificates_addresses_does_not_count(worker_port: int, authority: Authority) -> None:
     with pytest.raises(REFUSED):
         get(worker_port, authority.certify("worker-3", MASTER, "127.0.0.1").context())
 
 
-def test_a_master_of_another_ca_is_refused_by_a_worker(
-    worker_port: int, other_authority: Authority, worker_1: Files
-) -> None:
+def test_a_worker_refuses_a_master_of_another_ca(worker_port: int, other_authority: Authority, worker_1: Files) -> None:
     context = worker_1.context(shown=False)
     false = other_authority.certify(MASTER)
     context.load_cert_chain(false.cert, false.key)
@@ -136,15 +132,13 @@ def test_a_master_of_another_ca_is_refused_by_a_worker(
         get(worker_port, context)
 
 
-def test_an_expired_certificate_of_the_master_is_refused_by_a_worker(worker_port: int, authority: Authority) -> None:
+def test_a_worker_refuses_an_expired_certificate_of_the_master(worker_port: int, authority: Authority) -> None:
     with pytest.raises(REFUSED):
         get(worker_port, authority.certify(MASTER, days=-1).context())
 
 
 @pytest.mark.parametrize("sent", [b"", b"\x16", b"\x16\x03\x01\x02\x00\x01"])
-def test_silent_connections_beside_it_keep_nobody_from_being_served(
-    worker_port: int, master: Files, sent: bytes
-) -> None:
+def test_silent_connections_do_not_block_others(worker_port: int, master: Files, sent: bytes) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(20):
             silent = stack.enter_context(socket.create_connection(("127.0.0.1", worker_port), timeout=20))
@@ -152,7 +146,7 @@ def test_silent_connections_beside_it_keep_nobody_from_being_served(
         assert get(worker_port, master.context())[0] == 200
 
 
-def test_a_handshake_that_does_not_come_in_time_ends_the_connection(worker_1: Files) -> None:
+def test_a_handshake_that_takes_too_long_ends_the_connection(worker_1: Files) -> None:
     handshake = server_tls(worker_1.settings(), peers={MASTER})
     with serving(make_app(), handshake=handshake, limits=ConnectionLimits(head=0.1)) as port:  # noqa: SIM117
         with socket.create_connection(("127.0.0.1", port), timeout=20) as silent:
@@ -170,20 +164,22 @@ def test_plain_http_is_answered_400(worker_port: int) -> None:
     assert b"HTTPS only" in got
 
 
-def test_who_is_refused_is_logged_once_a_second_at_most(worker_1: Files, caplog: pytest.LogCaptureFixture) -> None:
+def test_refused_connections_are_logged_once_a_second_at_most(
+    worker_1: Files, caplog: pytest.LogCaptureFixture
+) -> None:
     now = [100.0]
     tls = server_tls(worker_1.settings(), peers={MASTER})
     assert tls is not None
     tls._clock = lambda: now[0]
     for _ in range(5):
-        tls.tell("192.168.10.9", "no certificate")
+        tls.log_refusal("192.168.10.9", "no certificate")
     now[0] += 1
-    tls.tell("192.168.10.9", "no certificate")
+    tls.log_refusal("192.168.10.9", "no certificate")
     assert [record.getMessage().split()[0] for record in caplog.records] == ["tls_refused"] * 2
-    assert "untold=4" in caplog.records[1].getMessage()
+    assert "suppressed=4" in caplog.records[1].getMessage()
 
 
-def test_old_tls_and_compression_are_not_spoken(worker_1: Files) -> None:
+def test_old_tls_versions_and_compression_are_refused(worker_1: Files) -> None:
     tls = server_tls(worker_1.settings(), peers={MASTER})
     assert tls is not None
     client = client_tls(worker_1.settings())
@@ -194,7 +190,7 @@ def test_old_tls_and_compression_are_not_spoken(worker_1: Files) -> None:
         assert all("ECDHE" in suite["name"] or suite["name"].startswith("TLS_") for suite in context.get_ciphers())
 
 
-def test_a_large_answer_comes_whole(worker_port: int, master: Files) -> None:
+def test_a_large_answer_arrives_whole(worker_port: int, master: Files) -> None:
     assert len(get(worker_port, master.context(), "/large")[1]) == 3_000_000
 
 
@@ -209,7 +205,7 @@ def test_a_connection_serves_many_requests(worker_port: int, master: Files) -> N
 # --- the hub ---
 
 
-def test_a_browser_without_a_certificate_is_served_by_the_hub(hub_port: int, master: Files) -> None:
+def test_the_hub_serves_a_browser_without_a_certificate(hub_port: int, master: Files) -> None:
     assert get(hub_port, master.context(shown=False)) == (200, b'{"peer": null, "scheme": "https"}\n')
 
 
@@ -222,7 +218,7 @@ def test_a_workers_token_counts_only_with_its_own_certificate(
         assert (status, b"only with the certificate of worker-1" in body) == (403, True)
 
 
-# --- who asks ---
+# --- clients ---
 
 
 async def ask_worker(files: Files, port: int) -> int:
@@ -234,18 +230,18 @@ async def ask_worker(files: Files, port: int) -> int:
         await client.close()
 
 
-async def test_the_pool_asks_a_worker_over_tls(worker_port: int, master: Files) -> None:
+async def test_the_pool_reaches_a_worker_over_tls(worker_port: int, master: Files) -> None:
     assert await ask_worker(master, worker_port) == 200
 
 
-async def test_the_pool_believes_no_worker_of_another_ca(worker_port: int, other_authority: Authority) -> None:
+async def test_the_pool_rejects_a_worker_of_another_ca(worker_port: int, other_authority: Authority) -> None:
     with pytest.raises(WorkerNotReached, match=r"certificate is not accepted.*PIBOT_TLS_CA"):
         await ask_worker(other_authority.certify(MASTER), worker_port)
 
 
 # Python 3.9's asyncio leaves the transport of a connection that was refused to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-async def test_a_pool_that_a_worker_refuses_gets_a_workers_error(worker_port: int, worker_2: Files) -> None:
+async def test_a_pool_that_a_worker_refuses_gets_a_worker_error(worker_port: int, worker_2: Files) -> None:
     with pytest.raises(WorkerUnreachable):
         await ask_worker(worker_2, worker_port)
 
@@ -254,16 +250,16 @@ def status(port: int, host: str = "127.0.0.1", **settings: object) -> object:
     return HubClient(Settings(hub_url=f"https://{host}:{port}", **settings)).get("/health")  # type: ignore[arg-type]
 
 
-def test_the_command_asks_the_hub_with_the_ca_alone(hub_port: int, master: Files) -> None:
+def test_the_command_reaches_the_hub_with_the_ca_alone(hub_port: int, master: Files) -> None:
     assert status(hub_port, tls_ca=master.ca) == {"peer": None, "scheme": "https"}
 
 
-def test_the_command_says_what_to_do_about_a_hub_whose_certificate_it_can_not_believe(
+def test_the_command_says_what_to_do_about_a_hub_certificate_that_it_can_not_verify(
     hub_port: int, master: Files
 ) -> None:
-    with pytest.raises(HubError, match=r"can't be believed.*set PIBOT_TLS_CA to the file of the fleet's CA"):
+    with pytest.raises(HubError, match=r"can't be trusted.*set PIBOT_TLS_CA to the file of the fleet's CA"):
         status(hub_port)
-    with pytest.raises(HubError, match=r"can't be believed.*ask for a name or an address that is in it"):
+    with pytest.raises(HubError, match=r"can't be trusted.*ask for a name or an address that is in it"):
         status(hub_port, host="localhost", tls_ca=master.ca)
 
 
@@ -277,7 +273,7 @@ def test_the_command_says_that_a_hubs_certificate_has_expired(authority: Authori
 # --- the settings ---
 
 
-def test_where_a_ca_is_set_workers_are_asked_over_https(tmp_path: Path) -> None:
+def test_with_a_ca_the_workers_addresses_are_https(tmp_path: Path) -> None:
     environ = {"WORKER_1_IP": "192.168.10.66", "PIBOT_TLS_CA": "tls/ca.crt"}
     settings = Settings.load(environ, tmp_path)
     assert settings.workers[0].url == "https://192.168.10.66:5000"
@@ -291,7 +287,7 @@ def test_a_certificate_without_its_key_is_a_clear_error(tmp_path: Path) -> None:
         Settings.load({"PIBOT_TLS_CERT": "x.crt"}, tmp_path)
 
 
-def test_files_that_can_not_be_used_are_clear_errors(tmp_path: Path, master: Files, worker_1: Files) -> None:
+def test_unusable_files_are_clear_errors(tmp_path: Path, master: Files, worker_1: Files) -> None:
     with pytest.raises(SettingsError, match=r"PIBOT_TLS_CERT.*No such file"):
         server_tls(Settings(tls_cert=tmp_path / "no", tls_key=tmp_path / "no"), peers=None)
     with pytest.raises(SettingsError, match=r"PIBOT_TLS_CERT.*KEY_VALUES_MISMATCH|mismatch"):
@@ -310,7 +306,7 @@ def test_files_that_can_not_be_used_are_clear_errors(tmp_path: Path, master: Fil
         ({"VOLC_BASE_URL": "https://api.example.com/v1"}, False),
     ],
 )
-def test_the_certificate_is_shown_to_the_hub_and_to_no_provider(
+def test_the_certificate_is_presented_to_the_hub_and_to_no_provider(
     environ: dict[str, str], asks: bool, tmp_path: Path
 ) -> None:
     assert Settings.load(environ, tmp_path).asks_hub_for_model is asks

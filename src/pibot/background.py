@@ -1,4 +1,4 @@
-"""The one asyncio loop of a process, in a thread of its own, for views that must not await."""
+"""The one asyncio loop of a process, in a thread of its own, since Flask views never await."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ T = TypeVar("T")
 class BackgroundLoop:
     """An asyncio loop in a daemon thread, started on first use.
 
-    ``asyncio`` is imported then too: a process that only waits for its first task does without its 10 MB
-    (measured as PSS with Python 3.11).
+    ``asyncio`` is imported then too. It takes 10 MB (PSS, Python 3.11), which a worker without a task yet saves.
     """
 
     def __init__(self, name: str = "pibot-loop") -> None:
@@ -28,7 +27,7 @@ class BackgroundLoop:
         self._stopped = False
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        """Run ``coroutine`` in the loop, from any other thread.
+        """Run ``coroutine`` in the loop. Call this from another thread.
 
         Returns:
             A future to wait on; cancelling it cancels the coroutine.
@@ -46,11 +45,11 @@ class BackgroundLoop:
         return asyncio.run_coroutine_threadsafe(coroutine, loop)
 
     def call_soon(self, function: Callable[..., object], *args: object) -> None:
-        """Have the loop call ``function`` as soon as it can, from any thread."""
+        """Have the loop call ``function`` soon. Call this from any thread."""
         self.loop().call_soon_threadsafe(function, *args)
 
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The loop, started if it was not.
+        """Return the loop, and start it on the first call.
 
         Raises:
             RuntimeError: it was stopped, or its thread can't be started.
@@ -64,7 +63,7 @@ class BackgroundLoop:
             return self._loop
 
     def stop(self) -> None:
-        """End what still runs in the loop by cancelling it, then the loop and its thread. Calling it twice is fine."""
+        """Cancel what still runs in the loop, then end the loop and its thread. May be called twice."""
         with self._lock:
             self._stopped = True
             loop, self._loop = self._loop, None
@@ -77,7 +76,7 @@ class BackgroundLoop:
         import asyncio
 
         loop = asyncio.new_event_loop()
-        # Child processes are watched by threads on Python 3.9 to 3.11; that watcher needs nothing of the main thread.
+        # On Python 3.9 to 3.11 threads watch child processes, so the loop need not run in the main thread.
         thread = threading.Thread(target=self._main, args=(loop,), name=self._name, daemon=True)
         try:
             thread.start()

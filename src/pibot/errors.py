@@ -1,13 +1,13 @@
-"""Every exception that PiBot raises on purpose. One root, one sentence a class.
+"""The exceptions that PiBot raises on purpose, with one root.
 
-A message says what was wrong, where, and what to do about it; it never holds a key.
+A message says what is wrong, where, and what to do about it. It never holds a key.
 """
 
 from __future__ import annotations
 
 
 class PibotError(Exception):
-    """The root: catch this to catch everything that PiBot raises on purpose."""
+    """The root of all exceptions that PiBot raises on purpose."""
 
 
 class SettingsError(PibotError):
@@ -15,7 +15,7 @@ class SettingsError(PibotError):
 
 
 class InvalidRequest(PibotError):
-    """A caller sent something that does not fit; the message names the field."""
+    """A caller's request is malformed; the message names the field."""
 
     def __init__(self, message: str, *, field: str | None = None) -> None:
         super().__init__(message)
@@ -23,7 +23,7 @@ class InvalidRequest(PibotError):
 
 
 class OutOfScope(PibotError):
-    """The caller's key is not good for what was asked."""
+    """The caller's key does not have the scope that the request needs."""
 
 
 class WrongFormToken(PibotError):
@@ -31,7 +31,7 @@ class WrongFormToken(PibotError):
 
 
 class TooManyRequests(PibotError):
-    """The caller asks too often; the message says how often it may."""
+    """The caller sends requests too often; the message names the limit."""
 
     def __init__(self, message: str, *, retry_after: int) -> None:
         super().__init__(message)
@@ -39,14 +39,14 @@ class TooManyRequests(PibotError):
 
 
 class ContractError(PibotError):
-    """A peer's JSON does not have the agreed form."""
+    """JSON from another part of the fleet does not have the agreed form."""
 
 
 # --- skills and tools -------------------------------------------------------
 
 
 class SkillError(PibotError):
-    """A skill's folder is not usable: no SKILL.md, a broken front matter, a tools.py that fails."""
+    """A skill is unusable: no SKILL.md, a malformed front matter, a tools.py that fails."""
 
 
 class UnknownSkill(SkillError):
@@ -60,26 +60,26 @@ class UnknownSkill(SkillError):
 
 
 class ToolError(PibotError):
-    """A tool could not do what was asked; the text goes back to the model, which may try otherwise."""
+    """A tool could not do what the model asked. The message goes to the model, which may try something else."""
 
 
 class SandboxUnavailable(ToolError):
-    """Commands cannot be confined on this machine, so they are not run at all."""
+    """This machine can't confine commands, so none is run."""
 
 
 # --- the model --------------------------------------------------------------
 
 
 class LLMError(PibotError):
-    """A chat completion could not be had."""
+    """A model call failed."""
 
 
 class LLMConfigurationError(LLMError, SettingsError):
-    """The model's key, address or name is missing or a placeholder; the message says where to put it."""
+    """The model's key, address or name is missing or a placeholder; the message says where to set it."""
 
 
 class LLMRejected(LLMError):
-    """The model's server refused the request for good: a wrong key, an unknown model, a bad request."""
+    """The model's server refused the request, and would again: a wrong key, an unknown model, a bad request."""
 
     def __init__(self, message: str, *, status: int) -> None:
         super().__init__(message)
@@ -87,18 +87,18 @@ class LLMRejected(LLMError):
 
 
 class LLMUnavailable(LLMError):
-    """The model's server could not be reached, or kept failing until the retries were used up."""
+    """The model's server could not be reached, or failed until the retries were used up."""
 
 
 class LLMProtocolError(LLMError):
-    """The model's server answered with something that is no chat completion."""
+    """The model's server answered with something other than a chat completion."""
 
 
 # --- the worker -------------------------------------------------------------
 
 
 class WorkerBusy(PibotError):
-    """The worker runs another task; ask again when it has ended."""
+    """The worker runs another task; try again when that has ended."""
 
     def __init__(self, current_task: str | None) -> None:
         super().__init__(f"busy with task {current_task!r}")
@@ -106,37 +106,37 @@ class WorkerBusy(PibotError):
 
 
 class TaskConflict(PibotError):
-    """The same task id came again with another body."""
+    """A task's id arrived again with another body."""
 
 
 class TaskNotFound(PibotError):
-    """No task of that id is known here, or its result was dropped to make room."""
+    """This worker does not know a task with that id, or has dropped its result to make room."""
 
 
 class ShuttingDown(PibotError):
-    """The process is stopping and takes no new work."""
+    """The process is stopping and accepts no new work."""
 
 
-# --- a call that waits for the owner ----------------------------------------
+# --- approvals --------------------------------------------------------------
 
 
 class ApprovalNotFound(PibotError):
-    """No call of that id waits or waited."""
+    """No tool call with that id waits or waited for approval."""
 
 
 class ApprovalConflict(PibotError):
-    """The call is another than the one that was shown, or it was decided otherwise before."""
+    """The tool call differs from the one that the owner saw, or has the opposite decision already."""
 
 
 class ApprovalOver(PibotError):
-    """The call does not wait any more: its task or its time has ended."""
+    """The tool call does not wait any more: its task or its time has ended."""
 
 
 # --- the master's view of its workers --------------------------------------
 
 
 class WorkerError(PibotError):
-    """Something between the master and one worker went wrong."""
+    """A request of the master to a worker failed."""
 
     def __init__(self, worker_id: str, problem: str) -> None:
         super().__init__(f"{worker_id}: {problem}")
@@ -145,15 +145,15 @@ class WorkerError(PibotError):
 
 
 class WorkerUnreachable(WorkerError):
-    """The worker did not answer at all, or the connection broke before its answer was whole."""
+    """The worker did not answer, or the connection broke before the whole answer had arrived."""
 
 
 class WorkerNotReached(WorkerUnreachable):
-    """No connection to the worker came about, so nothing of the request got there."""
+    """No connection to the worker could be made, so the worker got nothing of the request."""
 
 
 class WorkerRejected(WorkerError):
-    """The worker refused the task for good (a wrong key, an unknown skill, a malformed field)."""
+    """The worker refused the task, and would again: a wrong key, an unknown skill, a malformed field."""
 
     def __init__(self, worker_id: str, problem: str, *, status: int | None = None) -> None:
         super().__init__(worker_id, problem)
@@ -161,50 +161,50 @@ class WorkerRejected(WorkerError):
 
 
 class UnknownWorker(PibotError):
-    """The hub knows no worker of that id."""
+    """The hub knows no worker with that id."""
 
 
 class WorkerConflict(PibotError):
-    """Another worker goes by that id already."""
+    """Another worker has that id already."""
 
 
 class NoWorkers(PibotError):
-    """The pool knows no worker at all."""
+    """The pool has no worker."""
 
 
 class PlanError(PibotError):
-    """What the model gave as a plan does not fit the schema; the text is shown to the model once."""
+    """The model's plan does not match the schema. The message goes to the model once, for a second try."""
 
 
 # --- the job store ----------------------------------------------------------
 
 
 class StoreError(PibotError):
-    """The job database could not do what was asked."""
+    """An operation of the job database failed."""
 
 
 class StoreUnwritable(StoreError):
-    """The job database can't be written now, as on a full disk; nothing was, and the same call may do later."""
+    """The job database can't be written now, as with a full disk. Nothing was written; the call may succeed later."""
 
 
 class StoreUnreadable(StoreError):
-    """The job database can't be read now, as after an error of the disk; the same call may do later."""
+    """The job database can't be read now, as after a disk error; the call may succeed later."""
 
 
 class QueueFull(StoreError):
-    """So many jobs have not ended that no more are taken for now."""
+    """Too many jobs have not ended, so no more are accepted for now."""
 
     retry_after = 30
-    """Seconds until it is worth asking again."""
+    """Seconds after which another try makes sense."""
 
 
 class JobNotFound(StoreError):
-    """No job of that id."""
+    """There is no job with that id."""
 
 
 class LeaseLost(StoreError):
-    """The token is not the lease's any more: the subtask was taken over, finished or cancelled."""
+    """The token is no longer the lease's: the step was leased again, finished or cancelled."""
 
 
 class IllegalTransition(StoreError):
-    """A job or subtask may not go from its state to the one asked for."""
+    """A job or a step can't go from its state to the requested one."""

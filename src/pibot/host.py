@@ -1,4 +1,4 @@
-"""What this machine reports of itself: memory, load, temperature. A reading that doesn't exist is None."""
+"""Read the machine's memory, load and temperature. A reading that doesn't exist is None."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pibot.contracts import HostReading
 
-# The bits of get_throttled that are about this moment. Higher ones are about some time since the start.
+# The bits of get_throttled for the present. The higher bits are for any time since the start.
 # Source: raspberrypi.com/documentation/computers/os.html, vcgencmd get_throttled.
 _THROTTLED = ((0, "under-voltage"), (1, "frequency capped"), (2, "throttled"), (3, "soft temperature limit"))
 _THROTTLED_FILE = "sys/devices/platform/soc/soc:firmware/get_throttled"
@@ -17,7 +17,7 @@ def read_host(root: Path = Path("/")) -> HostReading:
     """Read the machine's state from ``/proc`` and ``/sys``.
 
     Args:
-        root: where these are, for a tree of another machine.
+        root: the folder that holds both, for the files of another machine.
     """
     memory = _kilobytes(root / "proc/meminfo")
     process = _kilobytes(root / "proc/self/smaps_rollup")
@@ -36,7 +36,7 @@ def read_host(root: Path = Path("/")) -> HostReading:
 
 
 def _read(path: Path) -> str:
-    """The file's text; empty where there is no such reading on this machine."""
+    """Return the file's text; an empty one if this machine does not have it."""
     try:
         return path.read_text("ascii", "replace")
     except OSError:
@@ -44,7 +44,7 @@ def _read(path: Path) -> str:
 
 
 def _kilobytes(path: Path) -> dict[str, int]:
-    """The ``Name: n kB`` lines of a file in ``/proc``, in bytes."""
+    """Return the values of the ``Name: n kB`` lines of a file in ``/proc``, in bytes."""
     found = {}
     for line in _read(path).splitlines():
         name, _, rest = line.partition(":")
@@ -71,5 +71,5 @@ def _throttled(path: Path) -> tuple[str, ...] | None:
 
 
 def processors() -> int:
-    """How many processors this process may use."""
+    """Count the processors that this process may use."""
     return len(os.sched_getaffinity(0))

@@ -1,4 +1,4 @@
-"""Finding the JSON object that a model meant, in a text that also holds prose or code fences."""
+"""Find the JSON object that a model meant, in a text that also holds prose or code fences."""
 
 from __future__ import annotations
 
@@ -10,36 +10,34 @@ from typing import Any
 
 
 def _finite(text: str) -> float | None:
-    """A number as Python has it; None for what JSON cannot say, such as 1e999."""
+    """Parse a number; None for one that JSON can't express, such as 1e999."""
     number = float(text)
     return number if math.isfinite(number) else None
 
 
-# Not strict: models write bare line breaks into their strings. NaN and Infinity are no JSON and become null, so
-# that whatever is found here can be written out again for any reader.
+# Not strict: models write bare line breaks into their strings. NaN and Infinity become null, so that the result can
+# always be written as JSON again.
 _DECODER = json.JSONDecoder(strict=False, parse_float=_finite, parse_constant=lambda _: None)
 
 
 MAX_BREAKS = 1000
-"""Broken beginnings of an object after which the search ends: each costs the decoder's error a look at the whole text
-before it, and no answer that means something has so many."""
+"""Broken objects after which the search ends. Each costs time in proportion to the text before it, and no meaningful
+answer has so many."""
 
 
 def extract_json_object(text: str, *, keys: Collection[str] = ()) -> dict[str, Any] | None:
-    """Find the JSON object that a text is about.
+    """Find the JSON object that a model's answer is about.
 
-    The last object wins, for models think first and answer last; an object within another is never taken for
-    itself, not even where the outer one is broken off: half a plan must not pass for a whole one.
-
-    Where an object breaks, the search goes on behind the break, up to :data:`MAX_BREAKS` times.
+    The last object wins, since models think first and answer last. An object inside another is never returned on its
+    own, even if the outer one is cut off: a part of a plan must not pass for a whole one. After a broken object the
+    search goes on behind the break, up to :data:`MAX_BREAKS` times.
 
     Args:
-        text: a model's answer, with prose, code fences, and whatever else it holds.
-        keys: names of which the wanted object has at least one. Where an object has one, those without are
-            passed over; where none has, the last that is not empty is taken.
+        text: the model's answer, with prose, code fences and anything else.
+        keys: the wanted object has at least one of these names. If no object does, the last non-empty one wins.
 
     Returns:
-        The object; None where the text holds none.
+        The object; None if the text holds none.
     """
     best: dict[str, Any] | None = None
     best_rank = -1
@@ -55,7 +53,7 @@ def extract_json_object(text: str, *, keys: Collection[str] = ()) -> dict[str, A
             start = text.find("{", max(exc.pos, start + 1))
             continue
         except (RecursionError, ValueError):
-            break  # nested a thousand deep, or a number of thousands of digits: no model means that
+            break  # nested a thousand deep, or a number with thousands of digits
         rank = 2 if any(key in found for key in keys) else 1 if found else 0
         if rank >= best_rank:
             best, best_rank = found, rank
@@ -67,6 +65,6 @@ _SURROGATE = re.compile(r"(?i)\\ud[89a-f]")
 
 
 def _as_text(found: dict[str, Any]) -> dict[str, Any]:
-    """``found`` without lone surrogates, as half an escaped emoji leaves them: they can't be stored or sent."""
+    """Replace lone surrogates, which half an escaped emoji leaves: they can't be stored or sent."""
     clean: dict[str, Any] = json.loads(json.dumps(found, ensure_ascii=False).encode("utf-8", "replace"))
     return clean

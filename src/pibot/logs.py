@@ -1,4 +1,4 @@
-"""Logs: one line an event, with the ids that it is about, to stderr (the journal) and to the guide's files."""
+"""Log one line for each event, with its ids, to stderr (the journal) and to the files that the guide names."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pibot.errors import SettingsError
 FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
 WORKER_LOG_BYTES = 2 * 1024 * 1024
-"""Bytes of ``worker.log`` before it is rotated: small, because it lies on an SD card."""
+"""Size in bytes at which ``worker.log`` is rotated: small, because it is on an SD card."""
 
 WORKER_LOG_FILES = 3
-
+"""Rotated files of ``worker.log`` to keep."""
 
 MAX_VALUE_CHARS = 500
-"""Characters of one value in a line: an error may repeat what a model wrote."""
+"""The longest value in a line, in characters: an error may repeat what a model wrote."""
 
 
 def event(logger: logging.Logger, name: str, *, level: int = logging.INFO, **fields: object) -> None:
@@ -30,7 +30,7 @@ def event(logger: logging.Logger, name: str, *, level: int = logging.INFO, **fie
     Args:
         name: what happened, such as ``task_finished``.
         level: a level of :mod:`logging`.
-        fields: the ids and figures; one that is None is left out.
+        fields: ids and figures; a field that is None is left out.
     """
     if logger.isEnabledFor(level):
         parts = [name, *(f"{key}={_quoted(value)}" for key, value in fields.items() if value is not None)]
@@ -41,9 +41,9 @@ def configure(role: str, directory: Path | None, *, days: int = 14) -> None:
     """Send the process's log to stderr and to the guide's file for ``role``.
 
     Args:
-        role: ``master`` logs to ``logs/master_YYYYMMDD.log``, ``worker`` to ``worker.log``; any other to stderr alone.
-        directory: the folder of the file; None for the guide's own, in the working directory.
-        days: how many days of the master's files to keep.
+        role: ``master`` logs to ``logs/master_YYYYMMDD.log``, ``worker`` to ``worker.log``, any other to stderr alone.
+        directory: the folder of the file; None for the guide's, in the working directory.
+        days: days of the master's files to keep.
 
     Raises:
         SettingsError: the folder can't be written.
@@ -74,7 +74,7 @@ def configure(role: str, directory: Path | None, *, days: int = 14) -> None:
 
 
 class WorkerFileHandler(logging.handlers.RotatingFileHandler):
-    """The standard library's, without its three looks at the file system and its second formatting of each line."""
+    """The standard library's handler, without its three system calls and its second formatting for each line."""
 
     def shouldRollover(self, record: logging.LogRecord) -> int:  # noqa: N802
         if self.stream is None:
@@ -83,10 +83,10 @@ class WorkerFileHandler(logging.handlers.RotatingFileHandler):
 
 
 class OneLineFormatter(logging.Formatter):
-    """Times with the zone's offset, and no line break that a logged text could have brought in."""
+    """Formats times with the zone's offset, and escapes line breaks, so that no logged text can fake a line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        # Once for all handlers: of what a worker does for a short task, its two lines cost the most.
+        # Formatted once for all handlers: a short task costs a worker most in its two log lines.
         line: str | None = record.__dict__.get("pibot_line")
         if line is None:
             line = record.__dict__["pibot_line"] = super().format(record)
@@ -100,14 +100,14 @@ class OneLineFormatter(logging.Formatter):
 
 
 class DailyFileHandler(logging.FileHandler):
-    """Writes ``PREFIX_YYYYMMDD.log``, a new file each day, and keeps the newest ones.
+    """Writes ``PREFIX_YYYYMMDD.log``, a new file each day, and keeps the newest files.
 
-    The standard library's timed handler names the current file without its date; the guide's ``tail -f`` wants it.
+    The standard library's timed handler names the current file without its date, which the guide's ``tail -f`` needs.
 
     Args:
-        directory: made if it is not there.
-        prefix: the files' first part.
-        days: how many files to keep.
+        directory: the folder; made if it does not exist.
+        prefix: the first part of the files' names.
+        days: files to keep.
 
     Raises:
         OSError: the folder can't be written.
@@ -146,7 +146,7 @@ class DailyFileHandler(logging.FileHandler):
 
 
 def _is_stderr(path: Path) -> bool:
-    """Whether stderr goes to this very file, as in the guide's ``nohup … > worker.log 2>&1``: once is enough."""
+    """Whether stderr goes to this file already, as with the guide's ``nohup … > worker.log 2>&1``."""
     try:
         return os.path.samestat(os.fstat(sys.stderr.fileno()), path.stat())
     except (OSError, ValueError):

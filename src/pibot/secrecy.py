@@ -1,4 +1,4 @@
-"""What a process does so that its memory, where the keys are, stays its own."""
+"""Keep other processes out of this one's memory, where the keys are."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ _PR_SET_DUMPABLE = 4  # prctl(2)
 
 
 def keep_memory_private() -> None:
-    """No core dump of this process, and no look into it by others of its user: debuggers, ``/proc/PID/environ``.
+    """Forbid core dumps of this process, and debuggers and ``/proc/PID/environ`` to others of its user.
 
-    A program that it starts is not held to it: the kernel sets that anew with each exec.
+    This does not extend to programs that it starts: the kernel resets it with each exec.
 
     Raises:
         OSError: the kernel refused.
     """
-    # Not ctypes: this is the part of it that calls a function, a third of its memory.
+    # _ctypes is the part of ctypes that calls functions, with a third of its memory.
     import _ctypes
 
     soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
-    if soft != 0:  # a unit may have set it, and forbid the call
+    if soft != 0:  # a systemd unit may have set it to 0 already, and forbid the call
         resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
     prctl = _ctypes.dlsym(_ctypes.dlopen("libc.so.6", os.RTLD_NOW), "prctl")
     if _ctypes.call_function(prctl, (_PR_SET_DUMPABLE, 0, 0, 0, 0)) != 0:

@@ -1,7 +1,7 @@
-"""TLS between the machines of a fleet: what each shows, and whom it believes.
+"""TLS between the machines of a fleet: which certificate each presents, and which it accepts.
 
-Each certificate's common name says who it is: ``pibot-master``, or a worker's id. The other names in it are only
-addresses, some of which a host says of itself. Whether it may serve and ask (its extended key usage) OpenSSL looks at.
+A certificate's common name identifies its machine: ``pibot-master``, or a worker's id. The other names in it are only
+addresses, some of them claimed by the host itself. OpenSSL checks the extended key usage (server or client).
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ MASTER = "pibot-master"
 """The common name of the master's certificate."""
 
 PEER = "pibot.peer"
-"""Where a request's environment says the common name of the client's certificate."""
+"""The key of a request's WSGI environment for the common name of the client's certificate."""
 
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
-"""For TLS 1.2: forward secret and authenticated, as Mozilla's *intermediate* has them (Server Side TLS 5.7)."""
+"""For TLS 1.2: with forward secrecy and authenticated, as in Mozilla's *intermediate* (Server Side TLS 5.7)."""
 
 _HELLO = b"\x16"
-"""What a TLS connection begins with (RFC 8446, section 5.1)."""
+"""The first byte of a TLS connection (RFC 8446, section 5.1)."""
 
-_PLAIN = b"this port speaks HTTPS only; ask for https://\n"
+_PLAIN = b"this port speaks HTTPS only; use https://\n"
 
 
 def server_tls(settings: Settings, *, peers: Optional[Collection[str]]) -> Optional[ServerTls]:
-    """The server's side of TLS; None where ``PIBOT_TLS_CERT`` is not set.
+    """Return the server's side of TLS; None if ``PIBOT_TLS_CERT`` is not set.
 
     Args:
-        peers: with ``PIBOT_TLS_CA``, who may connect, by the common names of their certificates; None for everyone,
-            also without a certificate.
+        peers: with ``PIBOT_TLS_CA``, the common names that a client's certificate may have; None to admit every client,
+            even without a certificate.
 
     Raises:
         SettingsError: a file can't be used.
@@ -61,7 +61,7 @@ def server_tls(settings: Settings, *, peers: Optional[Collection[str]]) -> Optio
 
 
 def client_tls(settings: Settings) -> Optional[ssl.SSLContext]:
-    """What to show to the fleet's machines, and which of them to believe; None where ``PIBOT_TLS_CA`` is not set.
+    """Return the client's side of TLS to the fleet's machines; None if ``PIBOT_TLS_CA`` is not set.
 
     Raises:
         SettingsError: a file can't be used.
@@ -77,10 +77,10 @@ def client_tls(settings: Settings) -> Optional[ssl.SSLContext]:
 
 
 def connect(parts: SplitResult, context: Optional[ssl.SSLContext], timeout: float) -> http.client.HTTPConnection:
-    """A connection to an http or https address, not yet made.
+    """Return a connection to an http or https address. It is not opened yet.
 
     Args:
-        context: for https; the system's authorities are believed where it is None.
+        context: for https; None to accept the system's authorities.
         timeout: seconds.
     """
     assert parts.hostname is not None
@@ -90,11 +90,11 @@ def connect(parts: SplitResult, context: Optional[ssl.SSLContext], timeout: floa
 
 
 def problem_of(exc: BaseException) -> Optional[str]:
-    """What is wrong with the other side's certificate, and what to do; None where ``exc`` is about something else."""
-    looked_at: set[int] = set()
+    """Say what is wrong with the other side's certificate and what to do; None if ``exc`` is about something else."""
+    seen: set[int] = set()
     cause: Optional[BaseException] = exc
-    while cause is not None and id(cause) not in looked_at:
-        looked_at.add(id(cause))
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
         if why := getattr(cause, "verify_message", None):
             return f"its certificate is not accepted: {why}; {_advice(why)}"
         cause = cause.__cause__ or cause.__context__
@@ -112,12 +112,12 @@ def _advice(why: str) -> str:
 
 
 class ServerTls:
-    """Makes the handshake of each connection.
+    """Starts the handshake of each connection.
 
     Args:
-        context: of the server.
-        peers: who may connect, by common name; None for everyone.
-        clock: seconds.
+        context: the server's TLS context.
+        peers: the common names that may connect; None for everyone.
+        clock: returns seconds.
     """
 
     def __init__(
@@ -126,37 +126,37 @@ class ServerTls:
         self.context = context
         self.peers = peers
         self._clock = clock
-        self._told = float("-inf")
-        self._untold = 0
+        self._logged_at = float("-inf")
+        self._suppressed = 0
 
     def __call__(self) -> _Handshake:
         return _Handshake(self)
 
-    def tell(self, address: Any, problem: object) -> None:
-        """Log who was refused, at most once a second: whoever wants to could fill the disk else."""
-        if self._clock() - self._told < 1:
-            self._untold += 1
+    def log_refusal(self, address: Any, problem: object) -> None:
+        """Log a refused connection, at most once a second, so that nobody can fill the disk with them."""
+        if self._clock() - self._logged_at < 1:
+            self._suppressed += 1
             return
-        more = {"untold": self._untold} if self._untold else {}
-        self._told, self._untold = self._clock(), 0
+        more = {"suppressed": self._suppressed} if self._suppressed else {}
+        self._logged_at, self._suppressed = self._clock(), 0
         event(log, "tls_refused", level=logging.WARNING, address=address, error=problem, **more)
 
 
 class _Handshake:
-    """One connection's, going on as its parts come; never waits."""
+    """The handshake of one connection. It continues as data arrives, and never waits."""
 
     def __init__(self, tls: ServerTls) -> None:
         self._tls = tls
         self._begun = False
 
     def go_on(self, conn: Any) -> bool:
-        """Whether it is done.
+        """Continue the handshake, and return whether it is done.
 
         Args:
-            conn: gets the client's name, in ``ssl_env``.
+            conn: the connection; its ``ssl_env`` gets the client's common name.
 
         Raises:
-            OSError: it failed, or the client is none that is let in.
+            OSError: the handshake failed, or the client is not admitted.
         """
         channel = conn.channel
         if not self._begun:
@@ -169,11 +169,11 @@ class _Handshake:
         except channel.not_yet:
             return False
         except OSError as exc:
-            self._tls.tell(conn.remote_addr, getattr(exc, "verify_message", None) or exc)
+            self._tls.log_refusal(conn.remote_addr, getattr(exc, "verify_message", None) or exc)
             raise
         peer = _common_name(channel.socket.getpeercert())
         if self._tls.peers is not None and peer not in self._tls.peers:
-            self._tls.tell(conn.remote_addr, f"the certificate of {peer!r} is not one that may ask here")
+            self._tls.log_refusal(conn.remote_addr, f"the certificate's name {peer!r} is not allowed to connect here")
             raise ConnectionAbortedError
         conn.ssl_env = {"wsgi.url_scheme": "https", "HTTPS": "on", PEER: peer}
         return True
@@ -189,14 +189,14 @@ class _Handshake:
         return True
 
     def _refuse_plain(self, sock: socket.socket, address: Any) -> None:
-        sock.recv(65536)  # what stays unread would reset the connection, and the answer with it
+        sock.recv(65536)  # unread data would reset the connection, and lose the answer
         head = f"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: {len(_PLAIN)}\r\n"
         sock.send(head.encode() + b"Connection: close\r\n\r\n" + _PLAIN)
-        self._tls.tell(address, "a plain HTTP request, or something else that is not TLS")
+        self._tls.log_refusal(address, "a plain HTTP request, or something else that is not TLS")
 
 
 def _common_name(certificate: Any) -> Optional[str]:
-    """The one common name of a verified certificate, as ``getpeercert`` gives it."""
+    """Return the common name of a verified certificate from ``getpeercert``; None unless there is exactly one."""
     subject = (certificate or {}).get("subject", ())
     names = [value for part in subject for name, value in part if name == "commonName"]
     return names[0] if len(names) == 1 else None

@@ -147,7 +147,7 @@ async def test_any_other_exception_is_named_in_the_result_and_logged_with_its_tr
 ) -> None:
     result = await ask(one(tmp_path, context, FAILING), name)
     assert result.is_error
-    assert result.content.startswith(f"{name} failed by a defect of its own: {said}")
+    assert result.content.startswith(f"{name} failed because of a defect in it: {said}")
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
     assert record.exc_info is not None

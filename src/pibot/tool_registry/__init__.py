@@ -1,4 +1,7 @@
-"""Tools out of typed functions, and the skills that hold them: only those that a task names are imported."""
+"""The skills of a machine, and their typed functions as tools for a model. A task imports only the skills it names.
+
+Start reading at :mod:`pibot.tool_registry.library`.
+"""
 
 from __future__ import annotations
 

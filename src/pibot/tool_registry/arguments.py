@@ -1,7 +1,7 @@
-"""From what a model gives as arguments to what a function takes.
+"""Convert the arguments that a model gives to those that a function takes.
 
-Small models write ``"5"`` for 5 and ``"true"`` for true. Where only one reading makes sense it is taken; where
-none does, the model is told which argument was wrong, how, and what is expected.
+Small models write ``"5"`` for 5 and ``"true"`` for true. A value with one sensible reading is converted. For any other
+the error tells the model which argument is wrong, and what is expected.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _SHOWN_CHARS = 60
 
 
 class Misfit(Exception):
-    """A model's value does not fit; the text says what it is and what is expected, for the model."""
+    """An argument is wrong; the message tells the model what it gave and what is expected."""
 
 
 def fit_arguments(signature: Signature, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments to call the function with.
+    """Return the arguments to call the function with.
 
     Raises:
-        Misfit: something is missing, unknown or of the wrong type; all of it is named at once.
+        Misfit: arguments are missing, unknown or wrong; the message names all of them.
     """
     properties = signature.parameters["properties"]
     required = signature.parameters.get("required", [])
@@ -45,7 +45,7 @@ def fit_arguments(signature: Signature, given: Mapping[str, Any]) -> dict[str, A
         if name not in properties:
             known = ", ".join(properties) or "none"
             problems.append(f"there is no argument {_shown(name)} (the arguments are: {known})")
-        elif value is not None or name in required:  # null for one that may be left out is as good as that
+        elif value is not None or name in required:  # null for an optional argument means leaving it out
             try:
                 fitted[name] = _fit(properties[name], value)
             except Misfit as exc:
@@ -59,7 +59,7 @@ def fit_arguments(signature: Signature, given: Mapping[str, Any]) -> dict[str, A
 
 
 def expected(schema: Mapping[str, Any]) -> str:
-    """What a schema wants, in words."""
+    """Describe in words what a schema expects."""
     if "enum" in schema:
         return "one of " + ", ".join(json.dumps(value, ensure_ascii=False) for value in schema["enum"])
     if "anyOf" in schema:
@@ -73,12 +73,12 @@ def expected(schema: Mapping[str, Any]) -> str:
 
 
 def _fit(schema: Mapping[str, Any], value: Any) -> Any:
-    """``value`` as the schema wants it, read leniently where there is one sensible reading.
+    """Convert ``value`` to the schema's type, if there is one sensible reading.
 
     Raises:
         Misfit: there is none.
     """
-    # The alternative of the value's own type goes first, so that "007" stays a text where a text will do.
+    # Try the alternative of the value's own type first, so that "007" stays a text where a text is allowed.
     kind = _KINDS.get(type(value))
     for alternative in sorted(schema.get("anyOf", ()), key=lambda s: bool(s.get("type") != kind)):
         try:
@@ -120,7 +120,7 @@ _NOTHING: Any = object()
 
 def _string(value: Any) -> Any:
     if isinstance(value, str):
-        # Half an escaped emoji is no text: no file can have that name, and no command that argument.
+        # Half an escaped emoji can't be encoded: no file can have that name, and no command that argument.
         return value.encode("utf-8", "replace").decode("utf-8")
     return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else _NOTHING
 
@@ -151,7 +151,7 @@ def _boolean(value: Any) -> Any:
 
 
 def _decoded(value: Any) -> Any:
-    """A list or object that came as the text of its JSON."""
+    """Decode a list or an object that the model wrote as a JSON text."""
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         try:
             return json.loads(value)
@@ -183,6 +183,6 @@ _READERS: dict[str, Callable[[Any], Any]] = {
 
 
 def _shown(value: Any) -> str:
-    """A value in a message, not too long, with its kind where the text alone would not tell."""
+    """Return a value as JSON for a message, shortened."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…"

@@ -1,4 +1,4 @@
-"""The skills of a machine: folders with a ``SKILL.md`` and a ``tools.py``.
+"""The skills of a machine: folders that hold a ``SKILL.md`` and a ``tools.py``.
 
 ``SKILL.md`` follows the Agent Skills format (https://agentskills.io/specification): front matter with ``name`` and
 ``description``, then the instructions for the model.
@@ -30,12 +30,12 @@ _MAX_SKILL_BYTES = 100_000
 _serial = itertools.count(1)
 
 NO_MORE = Policy()
-"""An owner who allows nothing beyond what every skill may do."""
+"""The policy of an owner who allows nothing beyond what every skill may do."""
 
 
 @dataclass(frozen=True)
 class SkillInfo:
-    """What a planner or a person is told of a skill."""
+    """A skill's name and description, for the planner and for people."""
 
     name: str
     description: str
@@ -43,7 +43,7 @@ class SkillInfo:
 
 @dataclass(frozen=True)
 class _Page:
-    """A ``SKILL.md``, read."""
+    """The content of a ``SKILL.md``."""
 
     description: str
     instructions: str
@@ -51,11 +51,11 @@ class _Page:
 
 
 class SkillLibrary:
-    """The skills in one folder. Looking at it imports nothing; :meth:`load` imports what is named, and no more.
+    """The skills in one folder. Only :meth:`load` imports any code, and only that of the named skills.
 
     Args:
-        directory: its sub-folders are the skills. It need not exist: there are no skills then.
-        policy: what the owner says of them.
+        directory: the folder whose sub-folders are the skills. If it does not exist, there are no skills.
+        policy: what the owner allows skills to do.
     """
 
     def __init__(self, directory: Path, policy: Policy = NO_MORE) -> None:
@@ -64,7 +64,7 @@ class SkillLibrary:
         self._pages: dict[str, tuple[tuple[int, int, int], _Page]] = {}
 
     def names(self) -> tuple[str, ...]:
-        """The skills there are, sorted, by the look of their folders alone."""
+        """Return the names of the skills, sorted. A folder with both files counts as a skill, whatever they hold."""
         try:
             folders = sorted(entry.name for entry in self._directory.iterdir() if _NAME.match(entry.name))
         except (FileNotFoundError, NotADirectoryError):
@@ -74,17 +74,17 @@ class SkillLibrary:
         return tuple(name for name in folders if self._is_skill(name))
 
     def check(self, names: Iterable[str]) -> None:
-        """Make sure that every skill of ``names`` is here.
+        """Check that this machine has every skill in ``names``.
 
         Raises:
-            UnknownSkill: one is not; it says which ones are.
+            UnknownSkill: one is missing; the error lists the skills that are here.
         """
         for name in names:
             if not (_NAME.match(name) and self._is_skill(name)):
                 raise UnknownSkill(name, self.names())
 
     def unknown(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Which of ``names`` are neither a skill here nor a tool of one; nothing is imported to know that."""
+        """Return those of ``names`` that are neither a skill here nor a tool of one. Imports nothing."""
         known = set(self.names())
         for skill in tuple(known):
             try:
@@ -94,27 +94,27 @@ class SkillLibrary:
         return tuple(name for name in names if name not in known)
 
     def describe(self) -> tuple[SkillInfo, ...]:
-        """Name and description of every skill, from its front matter.
+        """Return name and description of every skill, from its front matter.
 
         Raises:
-            SkillError: a ``SKILL.md`` does not have the form.
+            SkillError: a ``SKILL.md`` is malformed.
         """
         return tuple(SkillInfo(name, self._page(name).description) for name in self.names())
 
     def load(self, names: Sequence[str], context: ToolContext, approvals: ApprovalGate | None = None) -> Toolbox:
         """Import the skills of one task and make its toolbox.
 
-        Each call imports anew, so that nothing of one task reaches another through a module's globals. It costs
-        a few milliseconds a skill, since Python keeps the compiled form.
+        Each call imports anew, so that a module's globals carry nothing from one task to another. Python caches the
+        compiled code, so this takes a few milliseconds a skill.
 
         Args:
-            names: skills; a name given twice counts once.
-            context: handed to the tools; they get its options read-only.
-            approvals: the way to the owner, for calls that need it.
+            names: the skills; a name given twice counts once.
+            context: the context for the tools; they get its options read-only.
+            approvals: asks the owner about calls that need approval.
 
         Raises:
-            UnknownSkill: a skill is not here.
-            SkillError: a skill is not usable; the message names the file and what is wrong in it.
+            UnknownSkill: this machine does not have a skill.
+            SkillError: a skill is unusable; the message names the file and what is wrong in it.
         """
         names = tuple(dict.fromkeys(names))
         self.check(names)
@@ -144,7 +144,7 @@ class SkillLibrary:
         module = _import(path, name)
         tools = []
         for attribute, function in vars(module).items():
-            # Neither what was imported into it, nor a second name for the same function.
+            # Skip what the module imports, and a second name for the same function.
             own = inspect.isfunction(function) and function.__module__ == module.__name__
             if attribute.startswith("_") or not own or function.__name__ != attribute:
                 continue
@@ -159,7 +159,7 @@ class SkillLibrary:
         return tools
 
     def _page(self, name: str) -> _Page:
-        """The skill's ``SKILL.md``, read again only where the file has changed."""
+        """Return the skill's ``SKILL.md``, read again only if the file has changed."""
         path = self._directory / name / "SKILL.md"
         try:
             status = path.stat()
@@ -178,23 +178,23 @@ class SkillLibrary:
 
 
 def _import(path: Path, name: str) -> ModuleType:
-    """Run a skill's ``tools.py`` as a new module that nobody else sees.
+    """Run a skill's ``tools.py`` as a new module that no other code can import.
 
-    It is a package too, so that at its top it may import the files beside it (``from .page import Page``).
+    The module is a package, so that its top level can import the files beside it (``from .page import Page``).
 
     Raises:
-        SkillError: it fails.
+        SkillError: the module raised.
     """
     module_name = f"_pibot_skill_{name.replace('-', '_')}_{next(_serial)}"
     spec = importlib.util.spec_from_file_location(module_name, path, submodule_search_locations=[str(path.parent)])
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    # dataclasses, typing and relative imports look a module up by its name while it is run; afterwards nobody should.
+    # dataclasses, typing and relative imports look a module up by its name while it runs; nothing should afterwards.
     sys.modules[module_name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as exc:  # whatever a skill raises while it is imported makes it unusable, and nothing else
+    except Exception as exc:  # any error while importing makes this skill unusable, not the worker
         raise SkillError(f"{path} can't be imported: {type(exc).__name__}: {exc}") from exc
     finally:
         for known in [m for m in sys.modules if m == module_name or m.startswith(f"{module_name}.")]:
@@ -206,7 +206,7 @@ def _read_page(text: str, name: str, path: Path) -> _Page:
     """Read a ``SKILL.md``.
 
     Raises:
-        SkillError: it does not have the form.
+        SkillError: it is malformed.
     """
     match = _FRONT_MATTER.match(text)
     if match is None:

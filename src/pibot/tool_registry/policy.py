@@ -1,4 +1,4 @@
-"""What a skill may do beyond what every skill may: its ``SKILL.md`` asks for it, and the owner allows it."""
+"""What a skill may do beyond the ordinary: its ``SKILL.md`` must ask for it, and the owner must allow it."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from pibot.contracts import CommandResult, CommandRunner, ToolContext
 from pibot.errors import ToolError
 
 _BOOLEANS: Mapping[Any, bool] = {True: True, False: False, "true": True, "false": False}
-"""The Agent Skills format has texts as the values of ``metadata``; YAML makes booleans of them."""
+"""In the Agent Skills format the values of ``metadata`` are texts; YAML turns them into booleans."""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What the owner of this machine says of its skills.
+    """What the owner of this machine allows its skills to do.
 
     Args:
-        network_skills: the skills whose commands may have the network, where their ``SKILL.md`` asks for it too.
-        approve: the skills, and the single tools, whose calls wait for the owner.
+        network_skills: skills whose commands may have the network, if their ``SKILL.md`` asks for it too.
+        approve: skills and single tools whose calls need the owner's approval.
     """
 
     network_skills: frozenset[str] = field(default_factory=frozenset)
@@ -29,11 +29,11 @@ class Policy:
 
 @dataclass(frozen=True)
 class SkillRules:
-    """What a skill's ``SKILL.md`` says of it.
+    """What a skill's ``SKILL.md`` asks for.
 
     Args:
-        network: its commands want the network.
-        approval: each call of its tools waits for the owner.
+        network: its commands need the network.
+        approval: each call of its tools needs the owner's approval.
     """
 
     network: bool = False
@@ -44,7 +44,7 @@ def read_rules(front: Mapping[str, Any]) -> SkillRules:
     """Read ``metadata`` of a ``SKILL.md``'s front matter.
 
     Raises:
-        ValueError: something in it does not fit; the text says what.
+        ValueError: a value is wrong; the message says which.
     """
     metadata = front.get("metadata") or {}
     if not isinstance(metadata, Mapping):
@@ -59,13 +59,13 @@ def read_rules(front: Mapping[str, Any]) -> SkillRules:
 
 
 def context_for(skill: str, rules: SkillRules, policy: Policy, context: ToolContext) -> ToolContext:
-    """The context that the tools of ``skill`` get."""
+    """Return the context for the tools of ``skill``: its command runner refuses the network unless it is allowed."""
     refusal = _no_network(skill, rules, policy)
     return replace(context, commands=_Commands(context.commands, refusal), network=refusal is None)
 
 
 def _no_network(skill: str, rules: SkillRules, policy: Policy) -> Optional[str]:
-    """Why the skill's commands may not have the network; None where they may."""
+    """Return why the skill's commands may not have the network; None if they may."""
     missing = []
     if not rules.network:
         missing.append("its SKILL.md does not ask for it (metadata: network: true)")
@@ -75,7 +75,7 @@ def _no_network(skill: str, rules: SkillRules, policy: Policy) -> Optional[str]:
 
 
 class _Commands:
-    """Runs commands for one skill, and none with the network where it may not have that."""
+    """Runs the commands of one skill, and refuses a command with the network if the skill may not have it."""
 
     def __init__(self, commands: CommandRunner, refusal: Optional[str]) -> None:
         self._commands = commands

@@ -1,4 +1,4 @@
-"""From a function's signature and docstring to what a model is told of it: a description and a JSON Schema."""
+"""Describe a function to a model: its docstring as the description, its signature as a JSON Schema."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _SIMPLE: dict[Any, str] = {str: "string", int: "integer", float: "number", bool:
 
 @dataclass(frozen=True)
 class Signature:
-    """What a tool takes.
+    """A tool's description and arguments.
 
     Args:
         description: the docstring up to its first section.
-        parameters: the JSON Schema of the arguments that a model gives.
-        context_parameters: the names of parameters that are filled with the task's :class:`ToolContext`.
-        or_none: arguments without a default that are None where the model leaves them out.
+        parameters: the JSON Schema of the arguments that the model gives.
+        context_parameters: the parameters that get the task's :class:`ToolContext`.
+        or_none: optional arguments without a default, which are None if the model leaves them out.
     """
 
     description: str
@@ -35,10 +35,10 @@ class Signature:
 
 
 def read_signature(function: Callable[..., Any]) -> Signature:
-    """Read what ``function`` takes from its annotations and its docstring.
+    """Read a tool's description and arguments from its docstring and annotations.
 
     Raises:
-        SkillError: it has no docstring, or a parameter whose type no model could be told of.
+        SkillError: it has no docstring, or a parameter of a type that JSON Schema can't describe.
     """
     where = f"{function.__name__}()"
     description, about = read_docstring(inspect.getdoc(function) or "")
@@ -46,7 +46,7 @@ def read_signature(function: Callable[..., Any]) -> Signature:
         raise SkillError(f"{where} has no docstring: its first paragraph tells the model what the tool does")
     try:
         hints = typing.get_type_hints(function)
-    except Exception as exc:  # whatever evaluating an annotation raises is the skill's mistake
+    except Exception as exc:  # evaluating an annotation may raise anything
         raise SkillError(f"{where}: an annotation can't be evaluated ({exc}); Python 3.9 wants Optional[X]") from exc
     properties: JsonObject = {}
     required: list[str] = []
@@ -83,7 +83,7 @@ def read_signature(function: Callable[..., Any]) -> Signature:
 
 
 def read_docstring(text: str) -> tuple[str, dict[str, str]]:
-    """Split a docstring into what stands before its first section, and what ``Args:`` says of each parameter."""
+    """Split a docstring into the text before its first section and the descriptions of the parameters."""
     description: list[str] = []
     about: dict[str, str] = {}
     section = argument = None
@@ -107,11 +107,11 @@ def read_docstring(text: str) -> tuple[str, dict[str, str]]:
 
 
 class _NoSchema(Exception):
-    """No JSON Schema stands for this type."""
+    """JSON Schema can't describe this type."""
 
 
 def _without_none(annotation: Any) -> tuple[Any, bool]:
-    """``Optional[X]`` as ``X`` and True. Models are not told of null: leaving the argument out says the same."""
+    """Return ``X`` and True for ``Optional[X]``. The schema leaves out null: the model omits the argument instead."""
     if _is_union(annotation):
         members = [a for a in typing.get_args(annotation) if a is not type(None)]
         if len(members) < len(typing.get_args(annotation)):
@@ -125,7 +125,7 @@ def _is_union(annotation: Any) -> bool:
 
 
 def _schema_of(annotation: Any) -> JsonObject:
-    """The JSON Schema of one type.
+    """Return the JSON Schema of a type.
 
     Raises:
         _NoSchema: there is none.
@@ -149,6 +149,6 @@ def _schema_of(annotation: Any) -> JsonObject:
         if args[0] is str:
             return {"type": "object", "additionalProperties": _schema_of(args[1])}
     raise _NoSchema(
-        f"{annotation!r} can't be told to a model; use str, int, float, bool, list[...], dict[str, ...], "
+        f"{annotation!r} can't be described to a model; use str, int, float, bool, list[...], dict[str, ...], "
         "Optional[...] or Literal[...]"
     )

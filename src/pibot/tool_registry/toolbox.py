@@ -1,4 +1,4 @@
-"""The tools of one task: checked, run, and answered in a form that a model can read and correct."""
+"""Run the tools of one task: check the arguments, call the function, and give the model a result to read."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("pibot.tools")
 
 MAX_RESULT_CHARS = 20_000
-"""Characters of one tool's output, about 5,000 tokens: a few of them still leave a small model room to think."""
+"""The longest result in characters, about 5,000 tokens: a few results must leave a small model room to think."""
 
 THREAD_GRACE = 20.0
-"""Seconds that a cancelled tool in a thread, which nobody can interrupt, is waited for."""
+"""Seconds to wait for a cancelled tool in a thread, which can't be interrupted."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class Tool:
 
     Args:
         skill: the skill's name.
-        function: what is called, by keyword.
-        signature: what it takes.
-        is_async: it is a coroutine function; others run in a thread.
-        context: what the function gets where it asks for its context.
-        needs_approval: each call waits for the owner.
+        function: the function, called with keyword arguments.
+        signature: its description and arguments.
+        is_async: whether it is a coroutine function; any other runs in a thread.
+        context: the context for functions that ask for it.
+        needs_approval: whether each call needs the owner's approval.
     """
 
     skill: str
@@ -57,19 +57,21 @@ class Tool:
 
 
 class ApprovalGate(Protocol):
-    """The way to the owner."""
+    """Asks the owner about tool calls."""
 
-    async def ask(self, tool: str, arguments: Mapping[str, Any]) -> Decision: ...
+    async def ask(self, tool: str, arguments: Mapping[str, Any]) -> Decision:
+        """Wait for the owner's decision on a call."""
+        ...
 
 
 class Toolbox:
     """The tools that one task may use.
 
     Args:
-        tools: names are unique.
-        instructions: the skills' own words to the model.
-        approvals: asked before a call that needs it; without it such a call is refused.
-        max_result_chars: characters of one result; the middle of a longer one is cut out.
+        tools: the tools; their names are unique.
+        instructions: the skills' instructions for the model.
+        approvals: asks the owner about calls that need approval; without it they are refused.
+        max_result_chars: the longest result in characters; a longer one loses its middle.
     """
 
     def __init__(
@@ -87,10 +89,10 @@ class Toolbox:
         self.specs: tuple[ToolSpec, ...] = tuple(tool.spec for tool in tools)
 
     async def execute(self, call: ToolCall) -> ToolResult:
-        """Run one call. Whatever goes wrong is a result that says so; nothing is raised.
+        """Run one tool call. A failure is a result for the model, not an exception.
 
         Raises:
-            asyncio.CancelledError: the caller was cancelled; the tool has ended by then, unless it is stuck in a
+            asyncio.CancelledError: the caller was cancelled. The tool has ended by then, unless it is stuck in a
                 thread for longer than :data:`THREAD_GRACE`.
         """
         tool = self._tools.get(call.name)
@@ -113,7 +115,7 @@ class Toolbox:
         return ToolResult(call.call_id, self._cut(_clean(text)), is_error)
 
     async def _refusal(self, tool: Tool, arguments: Mapping[str, Any]) -> str | None:
-        """Why a call may not be run, once the owner was asked; None where it may."""
+        """Ask the owner about a call, and return why it may not run; None if it may."""
         if self._approvals is None:
             return f"{tool.name} was not run: it needs the owner's approval, and there is nobody here to ask"
         decision = await self._approvals.ask(tool.name, arguments)
@@ -131,7 +133,7 @@ class Toolbox:
         return f"there is no tool {name!r}{hint} The tools are: {', '.join(self._tools)}"
 
     def _cut(self, text: str) -> str:
-        """``text`` within the limit, its middle cut out: how a thing begins and how it ends tell most about it."""
+        """Cut the middle out of a text beyond the limit: the beginning and the end tell most about it."""
         limit = self._max_result_chars
         if len(text) <= limit:
             return text
@@ -141,7 +143,7 @@ class Toolbox:
 
 
 def _usage(tool: Tool) -> str:
-    """The arguments of a tool in one line."""
+    """Describe the arguments of a tool in one line."""
     required = tool.signature.parameters.get("required", [])
     arguments = [
         f"{name} ({expected(schema)}{'' if name in required else ', may be left out'})"
@@ -161,7 +163,7 @@ async def _run_in_thread(tool: Tool, arguments: Mapping[str, Any]) -> tuple[str,
     import asyncio
 
     def call() -> tuple[str, bool]:
-        # Caught in here: a future can't carry StopIteration, and SystemExit in one ends the loop.
+        # Caught here: a future can't carry StopIteration, and SystemExit in one ends the loop.
         try:
             return _as_text(tool.function(**arguments)), False
         except (Exception, SystemExit) as exc:  # noqa: BLE001  # logged
@@ -177,7 +179,7 @@ async def _run_in_thread(tool: Tool, arguments: Mapping[str, Any]) -> tuple[str,
 
 
 async def _outlast(future: asyncio.Future[Any], tool: Tool) -> None:
-    """Wait for a cancelled tool's thread, so that it does not go on working for a task that is no more."""
+    """Wait for a cancelled tool's thread, so that it does not work on after its task has ended."""
     import asyncio
 
     loop = asyncio.get_running_loop()
@@ -186,7 +188,7 @@ async def _outlast(future: asyncio.Future[Any], tool: Tool) -> None:
         try:
             await asyncio.wait({future}, timeout=deadline - loop.time())
         except asyncio.CancelledError:
-            continue  # asked twice; the answer comes when the thread has ended
+            continue  # a second cancellation; the caller gets it when the thread has ended
     if not future.done():
         log.error(
             "tool_stuck tool=%s skill=%s: cancelled, still running after %g s", tool.name, tool.skill, THREAD_GRACE
@@ -197,7 +199,7 @@ def _failure(tool: Tool, exc: BaseException) -> str:
     if isinstance(exc, ToolError):
         return str(exc)
     log.error("tool_broke tool=%s skill=%s", tool.name, tool.skill, exc_info=exc)
-    return f"{tool.name} failed by a defect of its own: {type(exc).__name__}: {exc}"
+    return f"{tool.name} failed because of a defect in it: {type(exc).__name__}: {exc}"
 
 
 def _as_text(value: Any) -> str:
@@ -207,5 +209,5 @@ def _as_text(value: Any) -> str:
 
 
 def _clean(text: str) -> str:
-    """Without lone surrogates, which file names may hold and JSON on the wire may not."""
+    """Escape lone surrogates, which file names may hold and encoded JSON may not."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
