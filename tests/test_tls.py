@@ -215,7 +215,7 @@ def test_a_workers_token_counts_only_with_its_own_certificate(
     assert get(hub_port, worker_1.context(), "/v1/models", TOKEN)[0] == 200
     for context in (worker_1.context(shown=False), worker_2.context(), master.context()):
         status, body = get(hub_port, context, "/v1/models", TOKEN)
-        assert (status, b"only with the certificate of worker-1" in body) == (403, True)
+        assert (status, b"only together with the certificate of worker-1" in body) == (403, True)
 
 
 # --- clients ---

@@ -101,7 +101,7 @@ def test_a_stopped_workers_late_result_is_recorded_and_changes_nothing(fleet: Fl
 
     model.may_answer.set()
     fleet.processes.workers[stopped].process.send_signal(signal.SIGCONT)
-    fleet.until(lambda: any("came too late" in text for text in fleet.events()))
+    fleet.until(lambda: any("too late: " in text for text in fleet.events()))
 
     after = fleet.job(job_id)
     first = after["subtasks"][0]["attempts"][0]

@@ -86,7 +86,7 @@ def test_the_pages_show_the_whole_call_and_its_buttons_decide(running: Fleet) ->
         assert "command: echo &#39;&lt;b&gt;&#39; &amp;&amp; rm -r old" in page
         assert f'name="digest" data-value="digest" value="{approval["digest"]}"' in page
         assert "needs approval" in page
-    assert "1 call of a tool waits for your approval" in running.ask("GET", "/dashboard").body.decode()
+    assert "1 tool call waits for your approval" in running.ask("GET", "/dashboard").body.decode()
     token = re.findall(r'name="token" value="([\w-]+)"', running.ask("GET", "/dashboard").body.decode())[0]
     good = {"token": token, "approval_id": approval["approval_id"], "digest": approval["digest"], "approved": "no"}
     assert send(running, **{**good, "token": "x"}).status == 403

@@ -1,4 +1,7 @@
-"""The master's hub: the HTTP API, the dashboard and the model gateway over the job store and the dispatcher."""
+"""The master's hub: the HTTP API, the dashboard and the model gateway, over the job store and the dispatcher.
+
+Start reading at :mod:`pibot.master_hub.app`; :mod:`pibot.master_hub.service` puts the parts together.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the API, the dashboard and the log-in share: who may look, how often one may submit, what browsers may do."""
+"""What the API, the dashboard and the login share: the limit on jobs, security headers, redirects to the login."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _LOCAL_PATH = re.compile(r"/(?![/\\])[!-\[\]-~]{0,499}\Z")  # printable ASCII wi
 
 
 class SubmitLimit:
-    """How many jobs one key, or one address where no key is asked for, may submit.
+    """Limits the jobs that one key may submit; without keys, and for the fleet's key, those of one network.
 
     Args:
-        per_minute: that many at once, and as many in any further minute; 0 for no limit.
+        per_minute: jobs at once, and again in each further minute; 0 for no limit.
     """
 
     def __init__(self, per_minute: int) -> None:
@@ -43,10 +43,10 @@ class SubmitLimit:
         self._buckets = Buckets(per_minute) if per_minute else None
 
     def check(self) -> None:
-        """Count the request that is being answered.
+        """Count the current request.
 
         Raises:
-            TooManyRequests: its caller has to wait.
+            TooManyRequests: the caller has used up its jobs for now.
         """
         if self._buckets is None:
             return
@@ -60,7 +60,7 @@ class SubmitLimit:
 
 
 def shut(response: Response) -> Response:
-    """Add the headers that have a browser run, frame and keep as little as possible."""
+    """Add the headers that limit what a browser may run, embed and cache."""
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
     response.headers.setdefault("Cache-Control", "no-cache" if request.endpoint == "dashboard.static" else "no-store")
@@ -68,7 +68,7 @@ def shut(response: Response) -> Response:
 
 
 def for_templates() -> dict[str, Any]:
-    """What every template knows: the session, and what the caller may."""
+    """Return what every template gets: the session, and the scopes that the caller has."""
     caller: Caller | None = g.get("caller")
     return {
         "log_in": current_session(),
@@ -77,8 +77,8 @@ def for_templates() -> dict[str, Any]:
 
 
 def to_log_in() -> Response | None:
-    """Where a browser that is not logged in goes instead of a page; None for what is no page."""
-    if request.path == LOG_OUT:  # from a page that was left open
+    """Redirect a browser that is not logged in from a page to the login; None for a request that is not for a page."""
+    if request.path == LOG_OUT:  # from a page that stayed open after its session ended
         return _see(LOG_IN)
     if request.method not in ("GET", "HEAD") or request.path.endswith("/data"):
         return None
@@ -96,12 +96,12 @@ def _see(where: str) -> Response:
 
 
 def local(path: str | None) -> str:
-    """``path``, if it leads to a page of this hub; else the dashboard. A link of someone else's must not lead away."""
+    """Return ``path`` if it is a page of this hub, else the dashboard: a login link must not lead to another site."""
     if path is None or not _LOCAL_PATH.match(path) or re.split("[?#]", path)[0] == LOG_IN:
         return HOME
     return path
 
 
 def wants_json() -> bool:
-    """Whether dashboard.js asks, and no form by itself."""
+    """Whether dashboard.js sent the request, rather than the form itself."""
     return request.accept_mimetypes.best_match(["text/html", "application/json"]) == "application/json"

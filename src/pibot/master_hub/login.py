@@ -1,4 +1,4 @@
-"""Logging in and out of the dashboard. The page's form is the only place where a browser is given a key."""
+"""Log in to the dashboard and out of it. The form is the only place where a browser gets a key."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pibot.master_hub.access import HOME, LOG_IN, LOG_OUT, local
 from pibot.web import LIFETIME, KeyGuesses, Session, Sessions, blocked, cookie_name, current_session, needs
 
 MAX_KEY_CHARS = 4096
-"""Of a key in the form. A longer one is none, and is not looked at."""
+"""Characters of a key in the form. A longer one is refused unchecked."""
 
 
 def create_login_blueprint(sessions: Sessions | None, guesses: KeyGuesses) -> Blueprint:
-    """Make the routes.
+    """Make the routes for logging in and out.
 
     Args:
-        sessions: those that are logged in; None where no key is asked for.
+        sessions: the hub's sessions; None if it requires no key.
         guesses: counts wrong keys.
     """
     login = Blueprint("login", __name__)
@@ -40,13 +40,13 @@ def create_login_blueprint(sessions: Sessions | None, guesses: KeyGuesses) -> Bl
             return redirect(wanted, 303)
         seconds = guesses.blocked()
         if seconds:
-            problem = f"Too many wrong keys came from your address; the next is looked at in {seconds} s."
+            problem = f"Too many wrong keys came from your address; the next is checked in {seconds} s."
             return _page(wanted, problem, blocked(seconds))
         key = request.form.get("key", "").strip()
         session = sessions.begin(key.encode("utf-8", "surrogateescape")) if 0 < len(key) <= MAX_KEY_CHARS else None
         if session is None:
             guesses.failed()
-            return _page(wanted, "That is no key for this dashboard.", Response(status=403))
+            return _page(wanted, "This key is not valid for this dashboard.", Response(status=403))
         before = known()
         if before is not None:
             sessions.end(before)
@@ -68,14 +68,14 @@ def create_login_blueprint(sessions: Sessions | None, guesses: KeyGuesses) -> Bl
 
 
 def _set_cookie(response: AnyResponse, value: str, seconds: int) -> None:
-    # Lax and not Strict: a link to a job in a chat should open it, and no GET changes anything.
+    # Lax, not Strict: a link to a job in a chat should open the job, and no GET changes anything.
     response.set_cookie(
         cookie_name(), value, max_age=seconds, path="/", secure=request.is_secure, httponly=True, samesite="Lax"
     )
 
 
 def _page(wanted: str, problem: str = "", refusal: Response | None = None) -> Response:
-    """The form; with what was wrong, and the status and headers of the refusal."""
+    """Render the form, with the problem and the refusal's status."""
     html = render_template(
         "login.html", next=wanted, problem=problem, days=math.floor(LIFETIME / 86400), version=__version__
     )

@@ -1,4 +1,4 @@
-"""Workers that register, leave and are drained while the hub runs, kept in a file over a restart."""
+"""Let workers register, leave and be drained while the hub runs, and keep that over a restart."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ from pibot.errors import InvalidRequest, StoreError, UnknownWorker, WorkerConfli
 from pibot.master_components.workers.pool import WorkerPool
 
 MAX_REGISTERED = 500
-"""Each is asked every few seconds how it is, and kept until it leaves: a defect somewhere must not fill the fleet."""
+"""Registered workers. Each is polled every few seconds and kept until it leaves, so a defective caller must not add
+workers without end."""
 
 
 class Membership:
-    """Who belongs to the fleet.
+    """The workers of the fleet. Methods block, and may be called from any thread but the loop's.
 
     Args:
-        pool: the workers.
-        loop: the pool's.
-        path: where those that came by themselves and those that are drained are kept.
+        pool: the workers; gets those that registered before the restart.
+        loop: the loop in which the pool runs.
+        path: the file that keeps the registered and the drained workers.
 
     Raises:
-        StoreError: what was kept can't be read.
+        StoreError: the file can't be read.
     """
 
     def __init__(self, pool: WorkerPool, loop: BackgroundLoop, path: Path) -> None:
         self._pool = pool
         self._loop = loop
         self._path = path
-        self._lock = threading.Lock()  # one change at a time, so that the file holds the last one
+        self._lock = threading.Lock()  # one change at a time, so that the file has the latest one
         self._kept = Roster.load(path)
         self._drained = set(self._kept.drained)
         for address in self._kept.registered:
@@ -45,42 +46,42 @@ class Membership:
             pool.drain(worker_id)
 
     def join(self, address: WorkerAddress) -> None:
-        """Take a worker in that came by itself, or came back.
+        """Register a worker, or note that it is back.
 
         Raises:
-            WorkerConflict: another worker goes by its id, or there are too many.
-            StoreError: it can't be kept for the next start; it gets tasks nevertheless.
+            WorkerConflict: another worker has this id, or too many have registered.
+            StoreError: the file can't be written; the worker gets tasks until the hub restarts.
         """
         with self._lock:
             known = self._known().get(address.worker_id)
             if known is not None:
                 _refuse_another(known, address)
                 if not known.registered:
-                    address = known.address  # as the inventory has it
+                    address = known.address  # the inventory's address counts
             elif sum(status.registered for status in self._pool.statuses()) >= MAX_REGISTERED:
                 raise WorkerConflict(
-                    f"{MAX_REGISTERED} workers have registered, and no more are taken; "
-                    "forget those that are gone with DELETE /workers/<id>"
+                    f"{MAX_REGISTERED} workers have registered, which is the limit; "
+                    "remove those that are gone with DELETE /workers/<id>"
                 )
             self._change(lambda: self._pool.join(address, registered=True))
 
     def leave(self, worker_id: str) -> None:
-        """Give a worker no new task; it is forgotten once its task has ended, if it came by itself.
+        """Give a worker no new task. A registered one is removed once its task has ended.
 
         Raises:
-            UnknownWorker: there is none of that id.
-            StoreError: it can't be kept for the next start; it gets no task nevertheless.
+            UnknownWorker: no worker has this id.
+            StoreError: the file can't be written; the worker gets no task until the hub restarts.
         """
         with self._lock:
             self._must_know(worker_id)
             self._change(lambda: self._pool.leave(worker_id))
 
     def drain(self, worker_id: str, drained: bool) -> None:
-        """Give a worker no new task, or some again.
+        """Drain a worker, so that it gets no new task, or undrain it.
 
         Raises:
-            UnknownWorker: there is none of that id.
-            StoreError: it can't be kept for the next start; it holds nevertheless.
+            UnknownWorker: no worker has this id.
+            StoreError: the file can't be written; the change holds until the hub restarts.
         """
         with self._lock:
             self._must_know(worker_id)
@@ -96,7 +97,7 @@ class Membership:
             raise UnknownWorker(f"no worker {worker_id!r}; there are: {', '.join(known) or 'none'}")
 
     def _change(self, change: Callable[[], None]) -> None:
-        """Change the pool in its loop, and keep what is to be kept of it."""
+        """Change the pool in its loop, then write the file if it would differ."""
 
         async def in_loop() -> Roster:
             change()
@@ -113,18 +114,18 @@ def _refuse_another(known: WorkerStatus, address: WorkerAddress) -> None:
         return
     there = f"{address.worker_id!r} is the worker at {known.address.url}"
     if not known.registered:
-        raise WorkerConflict(f"{there}, as the hub's WORKER_n_IP say; set another WORKER_ID on this one")
+        raise WorkerConflict(f"{there}, by WORKER_n_IP on the hub; set another WORKER_ID on this one")
     if known.state is not WorkerState.OFFLINE:
         raise WorkerConflict(f"{there}, which answers; set another WORKER_ID on this one")
 
 
 @dataclass(frozen=True)
 class Roster:
-    """What is kept of the fleet.
+    """What the file keeps of the fleet.
 
     Args:
-        registered: the workers that came by themselves.
-        drained: the ids of those that get no new task.
+        registered: the workers that registered by themselves.
+        drained: the ids of the drained workers.
     """
 
     registered: tuple[WorkerAddress, ...] = ()
@@ -132,17 +133,17 @@ class Roster:
 
     @classmethod
     def of(cls, workers: Iterable[WorkerStatus], drained: Iterable[str]) -> Roster:
-        """What is to be kept of these workers."""
+        """Collect what to keep of these workers: not those that are leaving."""
         drained = frozenset(drained)
         staying = (w for w in workers if w.registered and (not w.draining or w.address.worker_id in drained))
         return cls(tuple(worker.address for worker in staying), drained)
 
     @classmethod
     def load(cls, path: Path) -> Roster:
-        """Read what was kept; nothing where there is no file.
+        """Read the file; empty without one.
 
         Raises:
-            StoreError: it can't be read.
+            StoreError: the file can't be read.
         """
         try:
             data = json.loads(path.read_text("utf-8"))
@@ -154,10 +155,10 @@ class Roster:
             raise StoreError(f"{path} can't be read ({exc}); remove it, and the workers will register again") from exc
 
     def save(self, path: Path) -> None:
-        """Keep it: the old file or the new one is there after a power cut, never a half.
+        """Write the file. After a power cut either the old file or the new one is there, complete.
 
         Raises:
-            StoreError: it can't be written.
+            StoreError: the file can't be written.
         """
         rows = [address.to_json() for address in self.registered]
         fresh = path.with_suffix(".new")
@@ -168,4 +169,4 @@ class Roster:
                 os.fsync(file.fileno())
             fresh.replace(path)
         except OSError as exc:
-            raise StoreError(f"the fleet's workers can't be kept in {path}: {exc}; is the disk full?") from exc
+            raise StoreError(f"can't write the fleet's workers to {path}: {exc}; is the disk full?") from exc

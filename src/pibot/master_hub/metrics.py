@@ -1,4 +1,4 @@
-"""The hub's figures as Prometheus text. Imported on the first scrape: the client library takes some MB."""
+"""The hub's metrics as Prometheus text. Imported on the first scrape, because the client library takes some MB."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Readings:
         build = GaugeMetricFamily("pibot_build_info", "The hub's version and its model.", labels=["version", "model"])
         build.add_metric([__version__, hub.model], 1)
         yield build
-        yield GaugeMetricFamily("pibot_uptime_seconds", "Since the hub started.", value=hub.uptime())
+        yield GaugeMetricFamily("pibot_uptime_seconds", "Seconds since the hub started.", value=hub.uptime())
         yield from self._jobs()
         yield from self._workers()
         calls = CounterMetricFamily(
@@ -47,14 +47,14 @@ class _Readings:
         by = ["worker", "model"]
         tokens = CounterMetricFamily(
             "pibot_gateway_tokens",
-            "Tokens through the gateway since the hub started; worker is master for the planner, else who asked.",
+            "Tokens through the gateway since the hub started; worker is the caller, or master for the hub itself.",
             labels=[*by, "kind"],
         )
         asked = CounterMetricFamily(
             "pibot_gateway_completions", "Completions through the gateway since the hub started.", labels=by
         )
         cost = CounterMetricFamily(
-            "pibot_gateway_cost", "What they cost, in PIBOT_CURRENCY, of models with a price.", labels=by
+            "pibot_gateway_cost", "Cost of completions in PIBOT_CURRENCY, for models with a price.", labels=by
         )
         for row in report.since_start:
             names = [row.caller, row.model]
@@ -77,12 +77,12 @@ class _Readings:
         for job_state, number in self._hub.store.queries.counts().items():
             jobs.add_metric([job_state.value], number)
         yield jobs
-        steps = GaugeMetricFamily("pibot_subtasks", "Subtasks of jobs that have not ended, by state.", labels=["state"])
+        steps = GaugeMetricFamily("pibot_subtasks", "Steps of jobs that have not ended, by state.", labels=["state"])
         for state, number in self._hub.store.queries.open_steps().items():
             steps.add_metric([state.value], number)
         yield steps
         waiting = len(self._hub.store.approvals.waiting())
-        yield GaugeMetricFamily("pibot_approvals_waiting", "Calls that wait for the owner's approval.", value=waiting)
+        yield GaugeMetricFamily("pibot_approvals_waiting", "Tool calls that wait for approval.", value=waiting)
         used = self._hub.store.used
         tokens = CounterMetricFamily("pibot_tokens", "Tokens of jobs since the hub started, by kind.", labels=["kind"])
         tokens.add_metric(["prompt"], used.prompt_tokens)
@@ -96,7 +96,7 @@ class _Readings:
         for state in WorkerState:
             workers.add_metric([state.value], sum(status.state is state for status in statuses))
         yield workers
-        up = GaugeMetricFamily("pibot_worker_up", "1 where the worker answered when last asked.", labels=["worker"])
+        up = GaugeMetricFamily("pibot_worker_up", "1 if the worker answered its last health poll.", labels=["worker"])
         for status in statuses:
             up.add_metric([status.address.worker_id], int(status.state is not WorkerState.OFFLINE))
         yield up
@@ -104,7 +104,7 @@ class _Readings:
 
 
 def _per_worker(statuses: Sequence[WorkerStatus]) -> Iterator[Metric]:
-    """What decides whether a worker gets tasks; readings that it has not given are left out."""
+    """What decides whether a worker gets tasks, as far as the worker has reported it."""
     for name, text, value in _WORKER_GAUGES:
         family = GaugeMetricFamily(f"pibot_worker_{name}", text, labels=["worker"])
         for status in statuses:
@@ -115,19 +115,27 @@ def _per_worker(statuses: Sequence[WorkerStatus]) -> Iterator[Metric]:
 
 
 _WORKER_GAUGES: tuple[tuple[str, str, Callable[[WorkerStatus], float | None]], ...] = (
-    ("resting", "1 where it is hot, throttled or short of memory, and gets no task.", lambda s: bool(s.unfit)),
-    ("set_aside", "1 where it lost tasks again and again, and gets none for now.", lambda s: bool(s.set_aside_until)),
-    ("set_aside_until_seconds", "Since the epoch; it gets no task before.", lambda s: s.set_aside_until),
-    ("draining", "1 where it gets no new task because somebody wants it so.", lambda s: s.draining),
+    ("resting", "1 if the worker is unfit (hot, throttled, low memory) and gets no task.", lambda s: bool(s.unfit)),
+    ("set_aside", "1 if the worker is set aside because it lost several tasks.", lambda s: bool(s.set_aside_until)),
+    (
+        "set_aside_until_seconds",
+        "Since the epoch, in seconds, when that ends.",
+        lambda s: s.set_aside_until,
+    ),
+    ("draining", "1 if the worker is drained and gets no new task.", lambda s: s.draining),
     (
         "temperature_celsius",
-        "The worker's processor, as it reported last.",
+        "Temperature of the worker's processor, as last reported.",
         lambda s: s.report.host.temperature if s.report else None,
     ),
     (
         "memory_available_bytes",
-        "The worker's memory, as it reported last.",
+        "Available memory of the worker, as last reported.",
         lambda s: s.report.host.memory_available if s.report else None,
     ),
-    ("load1", "The worker's load average, as it reported last.", lambda s: s.report.host.load_1m if s.report else None),
+    (
+        "load1",
+        "Load average of the worker, as last reported.",
+        lambda s: s.report.host.load_1m if s.report else None,
+    ),
 )

@@ -1,4 +1,4 @@
-"""What the fleet's models were asked for, as its owner wants to read it."""
+"""Report tokens and costs to the owner: by job, by day, and since the start."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pibot.settings import GatewaySettings
 
 
 class SpendingReport:
-    """Its methods block for as long as the disk takes.
+    """Sums up the model calls of the fleet. Methods block for as long as the disk takes.
 
     Args:
-        accounts: what is written down.
-        ledger: what was asked since the start.
-        settings: the budgets, and the currency.
+        accounts: the model calls in the job database.
+        ledger: the model calls since the hub was started.
+        settings: the budgets and the currency.
     """
 
     def __init__(self, accounts: Accounts, ledger: Ledger, settings: GatewaySettings) -> None:
@@ -24,30 +24,30 @@ class SpendingReport:
         self._settings = settings
 
     def of_job(self, job_id: str) -> tuple[Spending, ...]:
-        """Who asked which model for a job."""
+        """Return a job's model calls, by caller and model."""
         return self._accounts.of_job(job_id)
 
     def today(self) -> Spending:
-        """All of today's calls."""
+        """Return the sum of today's model calls (UTC)."""
         return total(self._accounts.of_day())
 
     @property
     def since_start(self) -> tuple[Spending, ...]:
-        """Who asked which model since the hub was started."""
+        """The model calls since the hub was started, by caller and model."""
         return self._ledger.since_start
 
     @property
     def currency(self) -> str:
-        """What costs are in; empty where nobody said."""
+        """The currency of costs; empty if not set."""
         return self._settings.currency
 
     def left(self, today: Spending) -> int | None:
-        """Tokens that are left of the day's budget; None where there is none."""
+        """Return the tokens left of the day's budget; None without a budget."""
         budget = self._settings.day_tokens
         return None if budget is None else max(0, budget - today.usage.total_tokens)
 
     def to_json(self, *, days: int) -> JsonObject:
-        """Today, by caller and model, and the sums of the last days."""
+        """Return today's model calls by caller and model, and the sums of the last ``days`` days."""
         rows = self._accounts.of_day()
         today = total(rows)
         return {
@@ -64,7 +64,7 @@ class SpendingReport:
         }
 
     def in_words(self, today: Spending) -> str:
-        """Today in a few words; empty where nothing was asked and there is no budget."""
+        """Return today's sum in a few words; empty without model calls and without a budget."""
         left = self.left(today)
         if not today.usage.llm_calls and left is None:
             return ""
@@ -75,7 +75,7 @@ class SpendingReport:
 
 
 def cost_in_words(cost: float | None, currency: str) -> str:
-    """``0.0012 CNY``: four digits that say something; empty where there is no price."""
+    """Return a cost as ``0.0012 CNY``; empty for None, which means no price is known."""
     if cost is None:
         return ""
     shown = f"{cost:,.2f}" if cost >= 10 else f"{cost:.4f}"

@@ -1,4 +1,7 @@
-"""What both Flask apps share: the key, JSON in and out, limits, and the cheroot server with its graceful stop."""
+"""What both Flask apps share: keys and sessions, JSON in and out, rate limits, and the HTTP server.
+
+Start reading at :mod:`pibot.web.app`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Flask app that asks for the key, refuses what no honest caller sends, and answers errors as JSON."""
+"""Make a Flask app that requires a key, refuses malformed requests, and answers errors as JSON."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from pibot.web.server.channel import TooSlow
 log = logging.getLogger("pibot.web")
 
 MAX_BODY = 1024 * 1024
-"""Bytes of a request's body. A task's description is at most a tenth of it."""
+"""Bytes of a request's body. A task's description is at most a tenth of them."""
 
 RETRY_AFTER = 1
-"""Seconds that a caller is asked to wait where a worker is busy or a process is stopping."""
+"""Seconds in ``Retry-After`` from a busy worker or a stopping process."""
 
 STATUSES: tuple[tuple[type[PibotError], int], ...] = (
     (InvalidRequest, 400),
@@ -59,17 +59,17 @@ def create_app(
     max_body: int = MAX_BODY,
     certified_workers: bool = False,
 ) -> Flask:
-    """Make a Flask app whose errors are JSON and whose every route asks for a key that is good for it.
+    """Make a Flask app whose errors are JSON and whose every route requires a key with the right scope.
 
     Args:
-        name: the import name of the module whose templates and static files it uses.
-        keys: of which callers must show one; None lets everyone in.
-        open_paths: paths that need no key.
-        open_endpoints: Flask's names of routes that need none either.
-        log_in: what browsers may show instead of a key.
+        name: the import name of the package whose templates the app uses.
+        keys: the accepted keys; None lets every caller in.
+        open_paths: paths that require no key.
+        open_endpoints: Flask endpoints that require none either.
+        log_in: the browser sessions that are accepted in place of a key.
         guesses: counts wrong keys.
         max_body: bytes.
-        certified_workers: a worker's token counts only together with that worker's certificate.
+        certified_workers: accept a worker's token only together with that worker's certificate.
     """
     app = Flask(name, static_folder=None)
     guard = Guard(
@@ -81,8 +81,8 @@ def create_app(
         max_body=max_body,
         certified_workers=certified_workers,
     )
-    # A method: Flask looks at a callable object's signature anew at each request.
-    app.before_request(guard.look_at)
+    # A bound method: Flask inspects the signature of a callable object at each request.
+    app.before_request(guard.check)
     app.register_error_handler(PibotError, pibot_error)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(TooSlow, _too_slow)
@@ -91,7 +91,7 @@ def create_app(
 
 
 def pibot_error(exc: PibotError) -> Response:
-    """Answer a request that raised ``exc`` with its status of :data:`STATUSES`, else 500, and log the latter."""
+    """Make the JSON response to ``exc`` with its status of :data:`STATUSES`. Any other error is logged, and a 500."""
     status = next((status for kind, status in STATUSES if isinstance(exc, kind)), 500)
     refusal = Refusal(str(exc))
     if isinstance(exc, InvalidRequest) and exc.field:
@@ -123,9 +123,9 @@ def _http_error(exc: HTTPException) -> Response:
 
 
 def _too_slow(_: TooSlow) -> Response:
-    return error(408, "the body did not come in time")
+    return error(408, "the body did not arrive in time")
 
 
 def _unexpected(exc: Exception) -> Response:
     log.error("%s %s failed unexpectedly", request.method, request.path, exc_info=exc)
-    return error(500, "an unexpected error; the log of this process says more")
+    return error(500, "an unexpected error; see this process's log")

@@ -1,4 +1,4 @@
-"""What is looked at before a request gets to its view: its form, where it comes from, whose it is, what they may."""
+"""Check each request before its view runs: its form, its origin, its key or session, and the scope of that."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ from pibot.web.sessions import Session, Sessions
 log = logging.getLogger("pibot.web")
 
 WRONG_KEYS_PER_MINUTE = 10
-"""From one address. A worker with an old key shows it once a minute, so it never blocks its address for others."""
+"""From one network. A worker with an old key sends it once a minute, so it never locks its network out."""
 
 FORM_TOKEN = "X-Form-Token"  # nosec B105 # a header's name
-"""Where a page's script shows the token of its session; a form has it as its field ``token``."""
+"""The header in which a page's script sends the session's token; a form sends it as its field ``token``."""
 
 _SAFE = ("GET", "HEAD", "OPTIONS")
 
 
 class KeyGuesses:
-    """Counts wrong keys by address, and logs them.
+    """Counts wrong keys by network, and logs them.
 
     Args:
-        buckets: one token a wrong key.
+        buckets: lose a token for each wrong key.
     """
 
     def __init__(self, buckets: Buckets | None = None) -> None:
         self._buckets = Buckets(WRONG_KEYS_PER_MINUTE) if buckets is None else buckets
 
     def blocked(self) -> int:
-        """Seconds for which no key from the caller's address is looked at; 0 where it is."""
+        """Seconds for which no key from the caller's network is checked; 0 if keys are checked."""
         return self._buckets.wait(network_of(request.remote_addr))
 
     def failed(self) -> None:
-        """The caller showed a wrong key."""
+        """Count a wrong key of the current request."""
         name = network_of(request.remote_addr)
         self._buckets.take(name)
         event(log, "auth_failed", level=logging.WARNING, address=request.remote_addr, path=request.path)
@@ -57,11 +57,11 @@ class KeyGuesses:
 
 @dataclass(frozen=True)
 class LogIn:
-    """What browsers may show instead of a key.
+    """Browser sessions, which count in place of a key.
 
     Args:
-        sessions: those that are logged in.
-        stranger: what who shows nothing at all gets instead of a 401, if anything.
+        sessions: the sessions of this hub.
+        stranger: called for a caller with neither key nor session; may return a redirect to the login page.
     """
 
     sessions: Sessions
@@ -69,18 +69,18 @@ class LogIn:
 
 
 def cookie_name() -> str:
-    """The session's cookie. Over TLS its name has browsers refuse one that was set by plain HTTP or another host."""
+    """Return the name of the session's cookie. Over TLS, browsers refuse that name from plain HTTP or another host."""
     return "__Host-pibot" if request.is_secure else "pibot_session"
 
 
 def current_session() -> Session | None:
-    """The session of the request that is being answered; None where it showed a key, or none is asked for."""
+    """Return the session of the current request; None if it came with a key, or none is required."""
     session: Session | None = g.get("session")
     return session
 
 
 class Guard:
-    """Looks at each request before its view does."""
+    """Refuses a request before its view runs, or records its caller. :func:`create_app` documents the arguments."""
 
     def __init__(
         self,
@@ -101,9 +101,9 @@ class Guard:
         self._max_body = max_body
         self._certified_workers = certified_workers
 
-    def look_at(self) -> Response | None:
-        """What the caller gets instead of the view's answer; None lets it through."""
-        refused = self._refused_form()
+    def check(self) -> Response | None:
+        """Return the response that refuses the current request; None lets it through to its view."""
+        refused = self._refuse_malformed()
         if refused is not None:
             return refused
         if request.path in self._open_paths or request.endpoint in self._open_endpoints:
@@ -116,24 +116,25 @@ class Guard:
         if isinstance(caller, Response):
             return caller
         if self._certified_workers and caller.worker_id not in (None, request.environ.get(PEER)):
-            return error(403, f"the token of {caller.worker_id} counts only with the certificate of {caller.worker_id}")
+            worker = caller.worker_id
+            return error(403, f"the token of {worker} is valid only together with the certificate of {worker}")
         g.caller = caller
         scope = needed(current_app.view_functions.get(request.endpoint or ""), request.method)
         if not caller.may(scope):
-            have = f"the one of {caller.name} has {caller.scope.value}"
-            return error(403, f"this takes a key with the scope {scope.value}; {have}")
+            have = f"key {caller.name!r} has {caller.scope.value!r}"
+            return error(403, f"this needs a key with scope {scope.value!r}; {have}")
         return None
 
-    def _refused_form(self) -> Response | None:
+    def _refuse_malformed(self) -> Response | None:
         if not request.environ.get("CONTENT_LENGTH", "0").isdigit():
             return error(400, "the Content-Length is not a number of bytes")
         length = request.content_length or 0
         if length > self._max_body:
-            return error(413, f"the body has {length} bytes, {self._max_body} are allowed")
+            return error(413, f"the body has {length} bytes; the limit is {self._max_body}")
         if request.environ.get("HTTP_TRANSFER_ENCODING"):
-            # Flask cuts a chunked body at its limit without an error, so a length is demanded instead.
-            return error(411, "send the body with a Content-Length; a chunked body is not read")
-        return None if _is_same_origin() else error(403, "this request came from another site's page")
+            # Flask cuts a chunked body at its limit without an error, so require a length instead.
+            return error(411, "send the body with a Content-Length; a chunked body is not accepted")
+        return None if _is_same_origin() else error(403, "this request came from a page of another site")
 
     def _by_key(self, keys: KeyRing, shown: str) -> Caller | Response:
         scheme, _, value = shown.partition(" ")
@@ -142,14 +143,14 @@ class Guard:
         seconds = self._guesses.blocked()
         if seconds:
             return blocked(seconds)
-        caller = keys.find(value.strip(" \t").encode("latin-1"))  # WSGI's form of the header's bytes
+        caller = keys.find(value.strip(" \t").encode("latin-1"))  # WSGI decodes headers as latin-1
         if caller is None:
             self._guesses.failed()
             return no_key()
         return caller
 
     def _by_cookie(self) -> Caller | Response:
-        """Whose session it is. A changing request shows more than the cookie, which browsers send by themselves."""
+        """Return the session's caller. A change needs the form's token too: browsers send cookies by themselves."""
         if self._log_in is None:
             return no_key()
         session = self._log_in.sessions.find(request.cookies.get(cookie_name(), ""))
@@ -162,15 +163,15 @@ class Guard:
 
 
 def no_key() -> Response:
-    """The answer to who shows no key, or a wrong one."""
+    """Make the response to a missing or wrong key."""
     response = error(401, "the key is missing or wrong; send it as 'Authorization: Bearer <PIBOT_API_KEY>'")
     response.headers["WWW-Authenticate"] = 'Bearer realm="pibot"'
     return response
 
 
 def blocked(seconds: int) -> Response:
-    """The answer to an address from which too many wrong keys came."""
-    response = error(429, f"too many wrong keys came from your address; the next is looked at in {seconds} s")
+    """Make the response to a network that sent too many wrong keys."""
+    response = error(429, f"too many wrong keys came from your address; the next is checked in {seconds} s")
     response.headers["Retry-After"] = str(seconds)
     return response
 
@@ -193,9 +194,9 @@ def check_form_token(expected: str, changed: str) -> None:
 
 
 def _is_same_origin() -> bool:
-    """Whether a changing request is no other site's page's doing.
+    """Whether no page of another site caused this request.
 
-    Bodies are JSON whatever their Content-Type, so no preflight would stop such a page; browsers name the origin.
+    Bodies are read as JSON whatever their Content-Type, so no CORS preflight stops it. Browsers name the origin.
     """
     if request.method in _SAFE:
         return True
@@ -210,15 +211,15 @@ _LOCAL_NAME = re.compile(
 )
 
 _FOREIGN_NAME = (
-    "asked for as {!r}: without PIBOT_API_KEY only an address or a local name is answered; use one, or set it"
+    "refused Host {!r}: without PIBOT_API_KEY only IP addresses and local names are answered. "
+    "Use one, or set PIBOT_API_KEY"
 )
 
 
 def _is_local_name(host: str) -> bool:
-    """Whether ``host`` is an address, or a name that nobody on the internet can own.
+    """Whether ``host`` is an IP address, or a name that nobody on the internet can own.
 
-    Where no key is asked for, a page on the internet could have its own name point here (DNS rebinding) and so pass
-    for this origin.
+    Without a key, a page on the internet could let its own name point here (DNS rebinding), and so share this origin.
     """
     name = re.sub(r":\d+\Z", "", host)
     return bool(re.fullmatch(r"[\d.]+", name) or _LOCAL_NAME.fullmatch(name))

@@ -1,4 +1,4 @@
-"""The keys that a process accepts, and what each view asks for."""
+"""The keys that a process accepts, and the scope that each view requires."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from pibot.settings import Secret, Settings
 V = TypeVar("V", bound=Callable[..., Any])
 
 OWNER = Caller("owner", Scope.ADMIN)
-"""Who shows PIBOT_API_KEY, and everyone where no key is asked for."""
+"""The caller with PIBOT_API_KEY, and every caller of a process without keys."""
 
 
 class KeyRing:
-    """Knows a caller by the key that is shown.
+    """Finds the caller that a key belongs to.
 
     Args:
-        keys: each key, and whose it is.
+        keys: each key with its caller.
 
     Raises:
-        SettingsError: one key is of two callers, who may not do the same.
+        SettingsError: two callers have the same key.
     """
 
     def __init__(self, keys: Iterable[tuple[Secret, Caller]]) -> None:
@@ -41,16 +41,16 @@ class KeyRing:
 
     @classmethod
     def of_hub(cls, settings: Settings) -> Optional[KeyRing]:
-        """The keys of people and the workers' tokens; None where PIBOT_API_KEY is not set, and so none asked for.
+        """Collect people's keys and workers' tokens; None without PIBOT_API_KEY: then no key is required.
 
         Raises:
-            SettingsError: there are keys of people without it: whoever set them does not want everyone let in.
+            SettingsError: people have keys without PIBOT_API_KEY being set. Their owner does not want an open hub.
         """
         if settings.api_key is None:
             if settings.keys:
                 name = settings.keys[0].name.upper()
                 raise SettingsError(
-                    f"PIBOT_KEY_{name} is set without PIBOT_API_KEY, so no key would be asked for; set that too"
+                    f"PIBOT_KEY_{name} is set without PIBOT_API_KEY, so no key would be required; set PIBOT_API_KEY too"
                 )
             return None
         people = [(key.secret, Caller(key.name, key.scope)) for key in settings.keys]
@@ -60,11 +60,11 @@ class KeyRing:
 
     @classmethod
     def of_worker(cls, settings: Settings) -> Optional[KeyRing]:
-        """The one key that a worker accepts: the fleet's, or its own token."""
+        """Collect the key that a worker accepts: the fleet's, or the worker's own token."""
         return cls(_owners(settings)) if settings.api_key is not None else None
 
     def find(self, shown: bytes) -> Optional[Caller]:
-        """Whose key it is. Takes the same time whichever it is, and whether it is any."""
+        """Return the caller with this key, or None. Takes the same time for every key, known or not."""
         digest = _digest(shown)
         found = None
         for known, caller in self._callers:
@@ -73,11 +73,11 @@ class KeyRing:
         return found
 
     def mark(self, key: bytes, by: bytes) -> str:
-        """What :meth:`marked` knows the key by; it tells nothing of it to who does not have ``by``."""
+        """Return a mark of the key for :meth:`marked`. Without ``by`` it reveals nothing of the key."""
         return hmac.new(by, _digest(key), hashlib.sha256).hexdigest()
 
     def marked(self, mark: str, by: bytes) -> Optional[Caller]:
-        """Whose key it was that gave the mark; None where it is no key any more."""
+        """Return the caller whose key gave the mark; None if the key is no longer accepted."""
         found = None
         for known, caller in self._callers:
             if hmac.compare_digest(hmac.new(by, known, hashlib.sha256).hexdigest().encode(), mark.encode()):
@@ -86,12 +86,12 @@ class KeyRing:
 
 
 def _owners(settings: Settings) -> list[tuple[Secret, Caller]]:
-    """PIBOT_API_KEY, and the one before for as long as it is changed."""
+    """PIBOT_API_KEY, and the previous one while the key is being changed."""
     return [(key, OWNER) for key in (settings.api_key, settings.previous_api_key) if key is not None]
 
 
 def needs(scope: Scope) -> Callable[[V], V]:
-    """Say what a view asks of its caller. Without it that is READ for views that only read, and ADMIN for others."""
+    """Declare the scope that a view requires. Without it, GET and HEAD require READ, other methods ADMIN."""
 
     def mark(view: V) -> V:
         view.needs = scope  # type: ignore[attr-defined]  # functions have any attribute
@@ -101,15 +101,15 @@ def needs(scope: Scope) -> Callable[[V], V]:
 
 
 def needed(view: Optional[Callable[..., Any]], method: str) -> Scope:
-    """What a view asks of the caller of that method."""
+    """Return the scope that a view requires for this method."""
     return cast(Scope, getattr(view, "needs", Scope.READ if method in ("GET", "HEAD") else Scope.ADMIN))
 
 
 def current_caller() -> Caller:
-    """Who makes the request that is being answered."""
+    """Return the caller of the current request."""
     return cast(Caller, g.caller)
 
 
 def _digest(key: bytes) -> bytes:
-    # Digests are of one length, so that comparing them tells nothing of the key's.
+    # Digests have one length, so a comparison reveals nothing of the key's.
     return hashlib.sha256(key).digest()

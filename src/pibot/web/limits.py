@@ -1,4 +1,4 @@
-"""How often somebody may do something: a bucket for each, in bounded memory."""
+"""Rate limits: a token bucket for each name, in bounded memory."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from collections import OrderedDict
 from typing import Callable
 
 MAX_BUCKETS = 4096
-"""About 1 MB. Beyond it the bucket that was used longest ago is forgotten."""
+"""About 1 MB. Beyond it, the bucket that was used longest ago is evicted."""
 
 
 class Buckets:
-    """A bucket of ``per_minute`` tokens for each name, which fills up again within a minute.
+    """A bucket of ``per_minute`` tokens for each name, which refills within a minute.
 
-    A full bucket is like none, so only the names of the last minute are kept.
+    A full bucket is as good as none, so only the names of the last minute are kept.
 
     Args:
-        per_minute: tokens.
-        most: buckets that are kept.
+        per_minute: tokens in a full bucket.
+        most: buckets to keep.
         clock: seconds, monotonic.
     """
 
@@ -31,10 +31,12 @@ class Buckets:
         self._most = most
         self._clock = clock
         self._lock = threading.Lock()
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # tokens, when; last used last
+        self._buckets: OrderedDict[str, tuple[float, float]] = (
+            OrderedDict()
+        )  # tokens, time of use; the last used at the end
 
     def take(self, name: str) -> int:
-        """Take a token; 0 where there was one, else the whole seconds until there will be."""
+        """Take a token. Returns 0, or without a token the whole seconds until there is one."""
         now = self._clock()
         with self._lock:
             tokens = self._tokens(name, now)
@@ -42,11 +44,11 @@ class Buckets:
                 return self._until_one(tokens)
             self._buckets[name] = (tokens - 1, now)
             self._buckets.move_to_end(name)
-            self._forget(now)
+            self._evict(now)
             return 0
 
     def wait(self, name: str) -> int:
-        """The whole seconds until there is a token; 0 where there is one. Takes none."""
+        """Return the whole seconds until there is a token, 0 if there is one. Takes none."""
         if name not in self._buckets:
             return 0
         with self._lock:
@@ -63,8 +65,8 @@ class Buckets:
     def _until_one(self, tokens: float) -> int:
         return max(1, math.ceil((1 - tokens) / self._rate))
 
-    def _forget(self, now: float) -> None:
-        """Drop what is full again, which the oldest are first, and what is too much."""
+    def _evict(self, now: float) -> None:
+        """Evict refilled buckets, oldest first, then any above the cap."""
         while self._buckets:
             _, at = next(iter(self._buckets.values()))
             if now - at < 60 and len(self._buckets) <= self._most:

@@ -1,4 +1,4 @@
-"""Requests and responses as both apps have them: JSON in and out, one form of an error, waiting by ``Prefer``."""
+"""What both apps need of requests and responses: JSON in and out, one form of an error, waits by ``Prefer``."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pibot.errors import InvalidRequest
 
 
 def answer(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """A JSON response."""
+    """Make a JSON response."""
     text = json.dumps(body, ensure_ascii=False, separators=(", ", ": ")) + "\n"
     return Response(
-        text.encode("utf-8", "replace"),  # a lone surrogate, as a model's broken escape makes it, is no text
+        text.encode("utf-8", "replace"),  # a model's broken escape can be a lone surrogate, which UTF-8 has not
         status,
         headers,
         mimetype="application/json",
@@ -26,15 +26,15 @@ def answer(body: object, status: int = 200, headers: dict[str, str] | None = Non
 
 
 def error(status: int, message: str) -> Response:
-    """Answer with a refusal of one sentence."""
+    """Make the JSON response of a refusal in one sentence."""
     return answer(Refusal(message).to_json(), status)
 
 
 def json_body() -> Any:
-    """The request's body, decoded as JSON whatever its Content-Type says.
+    """Decode the request's body as JSON, whatever its Content-Type says.
 
     Raises:
-        InvalidRequest: it is empty, not UTF-8 or not JSON.
+        InvalidRequest: the body is empty, not UTF-8 or not JSON.
     """
     data = request.get_data(cache=False)
     if not data.strip():
@@ -51,17 +51,17 @@ _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})\"?\s*(?:$|[,;])")
 
 
 def wait_preference(maximum: float) -> float:
-    """Seconds that the caller is willing to wait, by ``Prefer: wait=N`` (RFC 7240), at most ``maximum``; else 0."""
+    """Return the seconds of ``Prefer: wait=N`` (RFC 7240), at most ``maximum``; 0 without that header."""
     match = _WAIT.search(request.environ.get("HTTP_PREFER", ""))
     return min(float(match.group(1)), maximum) if match else 0.0
 
 
 class WaitingRoom:
-    """How many requests may wait at once, so that some threads are always free to answer the others.
+    """Limits how many requests wait at once, so that some threads are always free for other requests.
 
     Args:
-        places: how many.
-        each: how many of them one address may hold; all, where it is not given.
+        places: requests that may wait.
+        each: how many of them may come from one network; None for all.
     """
 
     def __init__(self, places: int, each: int | None = None) -> None:
@@ -71,10 +71,10 @@ class WaitingRoom:
         self._lock = threading.Lock()
 
     def wait(self, seconds: float, wait: Callable[[float], Any], *, who: str = "") -> Any:
-        """Call ``wait(seconds)``, or ``wait(0)`` at once where the places are taken, as RFC 7240 allows.
+        """Call ``wait(seconds)``; with all places taken, ``wait(0)`` at once, as RFC 7240 allows.
 
         Args:
-            who: whose request it is.
+            who: the network that the request came from.
         """
         if seconds <= 0 or not self._enter(who):
             return wait(0.0)

@@ -1,7 +1,7 @@
-"""Log-ins of browsers: a random id in a cookie, and what is known of it here.
+"""Browser sessions: the browser keeps a random id in a cookie, the hub keeps a record of the id.
 
-Nothing that is kept can be used as a cookie or tells a key: of an id only its digest is written, and of the key a mark
-that takes the id to make. So a session ends with its key, a log-out ends it for good, and a restart ends none.
+The record reveals neither the id nor the key. It holds a digest of the id, and a mark of the key that takes the id to
+compute. So a session ends with its key, a log-out ends it for good, and a restart ends none.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from pibot.web.keys import KeyRing
 log = logging.getLogger("pibot.web")
 
 LIFETIME = 7 * 24 * 3600
-"""Seconds until a log-in ends by itself: a phone at home need not be asked every day."""
+"""Seconds until a session ends by itself, so that a phone at home need not log in every day."""
 
 MAX_SESSIONS = 100
-"""Beyond it the oldest ends: the file stays small whoever keeps logging in."""
+"""Beyond it the oldest session ends, so that the file stays small however often somebody logs in."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Session:
     """A browser that is logged in.
 
     Args:
-        session_id: what its cookie holds.
-        caller: whose key was shown, and what it is good for now.
+        session_id: the cookie's value.
+        caller: the owner of the key that was used, with the key's scope now.
     """
 
     session_id: str = field(repr=False)
@@ -46,17 +46,17 @@ class Session:
 
     @property
     def form_token(self) -> str:
-        """What a changing request must show beside the cookie; no other site's page can know it."""
+        """The token that a changing request must carry beside the cookie; no other site's page can know it."""
         return hmac.new(self.session_id.encode(), b"form", hashlib.sha256).hexdigest()
 
 
 class Sessions:
-    """The log-ins of one hub. Methods may be called from any thread.
+    """The sessions of one hub. Methods may be called from any thread.
 
     Args:
-        keys: with which one logs in.
-        path: where the sessions are kept over a restart; None keeps them in memory alone.
-        now: seconds since 1970.
+        keys: the keys that may log in.
+        path: the file that keeps the sessions over a restart; None keeps them in memory only.
+        now: seconds since the epoch.
     """
 
     def __init__(self, keys: KeyRing, path: Optional[Path] = None, now: Callable[[], float] = time.time) -> None:
@@ -64,10 +64,10 @@ class Sessions:
         self._path = path
         self._now = now
         self._lock = threading.Lock()
-        self._kept = _load(path)  # digest of the id -> (mark of the key, until when); the oldest first
+        self._kept = _load(path)  # digest of the id -> (mark of the key, expiry); the oldest first
 
     def begin(self, key: bytes) -> Optional[Session]:
-        """Log in; None where that is no key, or a worker's token."""
+        """Log in with a key; None if it is unknown, or a worker's token."""
         caller = self._keys.find(key)
         if caller is None or caller.worker_id is not None:
             return None
@@ -83,7 +83,7 @@ class Sessions:
         return Session(session_id, caller)
 
     def find(self, session_id: str) -> Optional[Session]:
-        """The session of that id, if it has not ended and its key is still one."""
+        """Return the session with this id, if it has not expired and its key is still valid."""
         mark, until = self._kept.get(_digest(session_id), ("", 0.0))
         if until <= self._now():
             return None
@@ -91,13 +91,13 @@ class Sessions:
         return None if caller is None else Session(session_id, caller)
 
     def end(self, session: Session) -> None:
-        """Log out."""
+        """Log a browser out."""
         with self._lock:
             if self._kept.pop(_digest(session.session_id), None) is not None:
                 self._save()
 
     def _save(self) -> None:
-        """Write them. Where that fails they are kept in memory, and no older state may come back after a restart."""
+        """Write the sessions to the file. If that fails, remove it: a restart must not restore an older state."""
         if self._path is None:
             return
         fresh = self._path.with_suffix(".new")
@@ -107,15 +107,15 @@ class Sessions:
                 file.flush()
                 os.fsync(file.fileno())
             fresh.replace(self._path)
-            _on_disk(self._path.parent)  # else a power cut could bring the older file back, and undo a log-out
+            _on_disk(self._path.parent)  # else a power cut could restore the older file, and undo a log-out
         except OSError as exc:
             event(log, "sessions_not_kept", level=logging.WARNING, path=str(self._path), error=str(exc))
-            with contextlib.suppress(OSError):  # what matters was said just above
+            with contextlib.suppress(OSError):  # the failure is logged already
                 self._path.unlink()
 
 
 def _on_disk(folder: Path) -> None:
-    """Have what was renamed in a folder outlive a power cut."""
+    """Make renames in a folder survive a power cut."""
     number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(number)
@@ -124,7 +124,7 @@ def _on_disk(folder: Path) -> None:
 
 
 def _load(path: Optional[Path]) -> dict[str, tuple[str, float]]:
-    """What was kept; nothing where there is no file, or one that can't be read: then all log in anew."""
+    """Read the sessions; empty without a file, or if it can't be read, so that everybody logs in again."""
     if path is None or not path.exists():
         return {}
     try:

@@ -276,7 +276,7 @@ def test_the_log_in_fits_its_window_and_says_what_was_wrong(
         assert page.evaluate("document.activeElement.id") == "key"
         page.keyboard.type("wrong")
         page.keyboard.press("Enter")
-        expect(page.get_by_role("alert")).to_have_text("That is no key for this dashboard.")
+        expect(page.get_by_role("alert")).to_have_text("This key is not valid for this dashboard.")
         assert overflow(page) <= 0
         if os.environ.get("PIBOT_SHOTS"):
             page.screenshot(path=f"{os.environ['PIBOT_SHOTS']}/login-{size[0]}.png")
@@ -355,7 +355,7 @@ def test_a_call_that_comes_to_wait_appears_by_itself_and_its_buttons_decide(
         card = page.locator("li.approval:visible")
         expect(card).to_have_count(1)
         expect(card.locator("pre")).to_have_text(f"command: {HOSTILE}")
-        expect(page.locator(".banners")).to_contain_text("1 call of a tool waits for your approval")
+        expect(page.locator(".banners")).to_contain_text("1 tool call waits for your approval")
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         card.get_by_role("button", name="Approve").click()
         expect(page).to_have_url(f"{running.url}/dashboard/jobs/{job_id}")
@@ -363,7 +363,7 @@ def test_a_call_that_comes_to_wait_appears_by_itself_and_its_buttons_decide(
         expect(page.get_by_text("shell_exec approved by owner")).to_be_visible()
         second = running.submit("ask rm -r old")
         page.goto(f"{running.url}/dashboard/jobs/{second}")
-        page.get_by_label("Why not").fill("not today")
+        page.get_by_label("Reason for a refusal").fill("not today")
         page.get_by_role("button", name="Refuse").click()
         assert running.result(second)["output"] == "refused: not today"
         expect(page.get_by_text("shell_exec refused by owner: not today")).to_be_visible()

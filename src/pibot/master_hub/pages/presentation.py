@@ -1,4 +1,4 @@
-"""What the dashboard shows, as plain rows: the same ones are rendered by the templates and sent to dashboard.js."""
+"""Turn jobs, workers and events into the rows that the templates render and dashboard.js fills in."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NEEDS_APPROVAL = "needs approval"
 
 TITLE_CHARS = 160
 OUTPUT_CHARS = 20_000
-"""Characters of a result that a page shows; the whole is in the API."""
+"""Characters of a result on a page; the API has all of it."""
 
 _EVENTS: Mapping[str, str] = {
     "job_accepted": "New: {message}",
@@ -26,23 +26,23 @@ _EVENTS: Mapping[str, str] = {
     "job_completed": "Completed: {job}",
     "job_failed": "Failed: {job}: {message}",
     "job_cancelled": "Cancelled: {job}",
-    "cancel_requested": "To be cancelled: {job}",
+    "cancel_requested": "Cancelling: {job}",
     "subtask_started": "{worker} began {task} · {job}",
     "subtask_completed": "{worker} finished {task} · {job}",
     "subtask_failed": "{worker} failed {task} · {job}: {message}",
     "subtask_cancelled": "{worker} cancelled {task} · {job}",
-    "attempt_failed": "{task} lost a try: {message}",
-    "late_result": "{worker} came too late with {task}: {message}",
+    "attempt_failed": "{task} lost an attempt: {message}",
+    "late_result": "{worker} returned {task} too late: {message}",
     "approval_asked": "{task} needs your approval of {message} · {job}",
     "approval_approved": "Approved: {message} · {job}",
     "approval_refused": "Refused: {message} · {job}",
-    "approval_over": "No approval needed any more: {message} · {job}",
+    "approval_over": "No longer waiting for approval: {message} · {job}",
     "worker_offline": "{worker} is offline: {message}",
     "worker_online": "{worker} is online",
     "worker_resting": "{worker} gets no task: {message}",
     "worker_well": "{worker} gets tasks again",
 }
-"""What is said of each kind of the store's events."""
+"""The text in *Recent activity* for each kind of event."""
 
 
 def banners(
@@ -54,19 +54,24 @@ def banners(
     store_damage: str | None = None,
     approvals: int = 0,
 ) -> list[JsonObject]:
-    """What the owner should know or mend, the worst first."""
+    """Return what the owner should know or repair, the worst first."""
     offline = bool(workers) and all(w.state is WorkerState.OFFLINE for w in workers)
     open_to_all = settings.api_key is None and settings.allow_open
     unconfined = ", ".join(w.address.worker_id for w in workers if _unconfined(w)) or "the hub's own settings"
     possible = (
-        ("stopping", "bad", stopping, "The hub is stopping and takes no new jobs."),
+        ("stopping", "bad", stopping, "The hub is stopping and accepts no new jobs."),
         ("damage", "bad", store_damage, f"Jobs may be lost: {store_damage}."),
-        ("store", "bad", store_problem, f"No job can be taken or ended now: {store_problem}. Jobs go on after that."),
+        (
+            "store",
+            "bad",
+            store_problem,
+            f"No job can be accepted or finished now: {store_problem}. Jobs continue after that.",
+        ),
         (
             "approvals",
             "warn",
             approvals,
-            f"{approvals} call{'' if approvals == 1 else 's'} of a tool wait{'s' if approvals == 1 else ''} for your "
+            f"{approvals} tool call{'' if approvals == 1 else 's'} wait{'s' if approvals == 1 else ''} for your "
             "approval: see below.",
         ),
         ("model", "bad", model_problem, f"Jobs can't be planned: {model_problem}. Then restart the hub."),
@@ -76,20 +81,20 @@ def banners(
             not workers,
             "No worker is known. Set WORKER_1_IP … and restart the hub, or set PIBOT_HUB_URL on each worker.",
         ),
-        ("offline", "bad", offline, "Every worker is offline. Jobs wait until one answers; each says below why."),
+        ("offline", "bad", offline, "Every worker is offline. Jobs wait until one answers; the reasons are below."),
         (
             "sandbox",
             "warn",
             settings.sandbox == "off" or any(map(_unconfined, workers)),
-            f"PIBOT_SANDBOX=off ({unconfined}): the commands that a model picks run unconfined.",
+            f"PIBOT_SANDBOX=off ({unconfined}): the commands that a model chooses run unconfined.",
         ),
-        ("open", "warn", open_to_all, "Anyone on this network can submit jobs: set PIBOT_API_KEY to ask for a key."),
+        ("open", "warn", open_to_all, "Anyone on this network can submit jobs: set PIBOT_API_KEY to require a key."),
     )
     return [{"id": name, "tone": tone, "text": text} for name, tone, shown, text in possible if shown]
 
 
 def summary(workers: Sequence[WorkerStatus]) -> str:
-    """The fleet in a few words."""
+    """Return the state of the fleet in a few words."""
     online = [w for w in workers if w.state is not WorkerState.OFFLINE]
     busy = sum(w.state is WorkerState.BUSY for w in online)
     if not workers:
@@ -99,7 +104,11 @@ def summary(workers: Sequence[WorkerStatus]) -> str:
 
 
 def worker_rows(workers: Iterable[WorkerStatus], active: Sequence[JsonObject]) -> list[JsonObject]:
-    """A row for each worker; ``active`` tells what it runs."""
+    """Return a row for each worker.
+
+    Args:
+        active: the rows of :func:`active_rows`, for what each worker runs.
+    """
     running = {row["worker"]: row for row in active}
     return [_worker(status, running.get(status.address.worker_id)) for status in workers]
 
@@ -118,13 +127,13 @@ def _worker(status: WorkerStatus, task: Mapping[str, object] | None) -> JsonObje
         "note": _why_no_tasks(status),
         "reading": _reading(status.report) if status.report and not offline else "",
         "unconfined": "its commands run without the sandbox" if _unconfined(status) else "",
-        # Only where it matters: a time that changes with each check would make the page's data new each time.
+        # Only for an offline worker: a time that changes with each health poll would change the page's ETag.
         "last_seen": status.last_seen if offline else None,
     }
 
 
 def _why_no_tasks(status: WorkerStatus) -> str:
-    """Why a worker that answers gets no task; empty where it does."""
+    """Return why a worker that answers gets no task; empty if it gets tasks."""
     reasons = [status.unfit] if status.unfit else []
     if status.set_aside_until is not None:
         reasons.append(f"set aside until {datetime.fromtimestamp(status.set_aside_until, timezone.utc):%H:%M:%S} UTC")
@@ -134,7 +143,7 @@ def _why_no_tasks(status: WorkerStatus) -> str:
 
 
 def _reading(report: WorkerReport) -> str:
-    """What a worker said of its machine, so coarsely that it does not change with each look."""
+    """Return a worker's readings, so rounded that they do not change with each health poll."""
     parts = []
     if report.host.temperature is not None:
         parts.append(f"{report.host.temperature:.0f} °C")
@@ -150,7 +159,7 @@ def _unconfined(status: WorkerStatus) -> bool:
 
 
 def active_rows(jobs: Iterable[Job]) -> list[JsonObject]:
-    """A row for each step that a worker has."""
+    """Return a row for each step that a worker runs."""
     rows = []
     for job in jobs:
         waiting = {call.task_id for call in job.waiting_calls}
@@ -174,7 +183,7 @@ def active_rows(jobs: Iterable[Job]) -> list[JsonObject]:
 
 
 def approval_row(approval: Approval) -> JsonObject:
-    """A call that waits for the owner, with all of its arguments."""
+    """Return the row of a tool call that waits for approval, with all of its arguments."""
     return {
         "id": approval.approval_id,
         "tool": approval.tool,
@@ -188,7 +197,12 @@ def approval_row(approval: Approval) -> JsonObject:
 
 
 def job_row(job: Job, waiting: Collection[str] = (), currency: str = "") -> JsonObject:
-    """A job in the list of jobs; ``waiting`` are the ids of those that wait for the owner."""
+    """Return a job's row in the list of jobs.
+
+    Args:
+        waiting: ids of the jobs that wait for an approval.
+        currency: the currency of costs.
+    """
     return {
         "id": job.job_id,
         "title": shorten(job.description),
@@ -203,7 +217,11 @@ def job_row(job: Job, waiting: Collection[str] = (), currency: str = "") -> Json
 
 
 def event_row(event: Event, titles: Mapping[str, str]) -> JsonObject:
-    """An event in *Recent activity*; ``titles`` holds those of the jobs that are shown, by their ids."""
+    """Return an event's row in *Recent activity*.
+
+    Args:
+        titles: the descriptions of the jobs on the page, by id.
+    """
     text = _EVENTS.get(event.kind, event.kind.replace("_", " ") + ": {message}").format(
         message=event.message,
         job=shorten(titles.get(event.job_id or "", event.job_id or ""), 48),
@@ -224,12 +242,12 @@ def job_view(
     spending: Sequence[Spending] = (),
     currency: str = "",
 ) -> JsonObject:
-    """A job's own page.
+    """Return what a job's page shows.
 
     Args:
-        why_waiting: tells why no worker takes a task with these skills now.
-        spending: who asked which model for it.
-        currency: what it costs is in.
+        why_waiting: says why no worker takes a task with these skills now.
+        spending: the job's model calls, by caller and model.
+        currency: the currency of costs.
     """
     ended = sum(s.state is StepState.COMPLETED for s in job.steps)
     unended = job.state not in ENDED_JOBS
@@ -273,8 +291,8 @@ def _why_no_steps(job: Job) -> str:
     if job.plan is not None and job.plan.handle_locally:
         return "The master answered this itself; no worker was needed."
     if job.state in (JobState.QUEUED, JobState.PLANNING):
-        return "Being planned…"
-    return "There is no plan: the job ended before it was planned."
+        return "Planning…"
+    return "No plan: the job ended before it was planned."
 
 
 def _step(record: StepRecord, why_waiting: Callable[[Sequence[str]], NoWorkerReason] | None) -> JsonObject:
@@ -305,7 +323,7 @@ def job_href(job_id: str) -> str:
 
 
 def shorten(text: str, limit: int = TITLE_CHARS) -> str:
-    """``text`` on one line, cut to ``limit`` characters."""
+    """Return ``text`` as one line of at most ``limit`` characters."""
     line = " ".join(text[: limit * 4].split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
@@ -313,7 +331,7 @@ def shorten(text: str, limit: int = TITLE_CHARS) -> str:
 def _cut(text: str) -> str:
     if len(text) <= OUTPUT_CHARS:
         return text
-    return f"{text[:OUTPUT_CHARS]}…\n\n[{len(text) - OUTPUT_CHARS} more characters: see the whole record below]"
+    return f"{text[:OUTPUT_CHARS]}…\n\n[{len(text) - OUTPUT_CHARS} more characters: see the complete record below]"
 
 
 def _took(start: float | None, end: float | None) -> str:
@@ -345,10 +363,10 @@ def _spending_row(row: Spending, currency: str) -> JsonObject:
 
 
 def iso(at: float) -> str:
-    """Seconds since the epoch as ISO 8601, for a ``datetime`` attribute."""
+    """Format seconds since the epoch as ISO 8601, for a ``datetime`` attribute."""
     return datetime.fromtimestamp(at, timezone.utc).isoformat(timespec="seconds")
 
 
 def utc(at: float | None) -> str:
-    """Seconds since the epoch for a reader without JavaScript; empty for none."""
+    """Format seconds since the epoch for a browser without JavaScript; empty for None."""
     return datetime.fromtimestamp(at, timezone.utc).strftime("%Y-%m-%d %H:%M UTC") if at else ""

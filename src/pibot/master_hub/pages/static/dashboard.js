@@ -1,10 +1,10 @@
-// Keeps a page that the hub has rendered true without a reload: asks for the page's data, and fills it into the
-// same markup. Every text goes in as text, so that nothing of a job's is ever taken for HTML.
+// Keep a page up to date without a reload: fetch the page's data, and fill it into the markup that the hub rendered.
+// Everything is set as text, so that no part of a job is ever interpreted as HTML.
 "use strict";
 (() => {
-  const EVERY = 2000; // ms between two questions
-  const PATIENCE = 8000; // ms until an answer is given up
-  const CALM = 1000; // ms after a call has gone in which no other is decided: the next one came to where it was
+  const EVERY = 2000; // ms between two requests
+  const PATIENCE = 8000; // ms until a request is aborted
+  const CALM = 1000; // ms without decisions after a tool call disappears: the next one has moved under the pointer
   const body = document.body;
   const live = document.getElementById("live");
   const lost = document.getElementById("lost");
@@ -12,7 +12,7 @@
   const absolute = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
   const UNITS = [["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
   let etag = body.dataset.etag;
-  let skew = 0; // ms that the hub's clock is ahead of this one's
+  let skew = 0; // ms by which the hub's clock is ahead of this one
   let lastSeen = Date.now();
   let timer = 0;
   let asking = false;
@@ -89,7 +89,7 @@
   function seen(response) {
     lastSeen = Date.now();
     const date = Date.parse(response.headers.get("Date") ?? "");
-    // The header has whole seconds: only a greater difference is a difference between the clocks.
+    // The header counts whole seconds, so a small difference says nothing about the clocks.
     if (date) skew = Math.abs(date - lastSeen) > 2000 ? date - lastSeen : 0;
     lost.hidden = true;
     live.dataset.state = "live";
@@ -98,7 +98,7 @@
 
   function unseen(why) {
     lost.hidden = false;
-    set(lost.firstChild, "textContent", why); // only this part is read out, or each try would be
+    set(lost.firstChild, "textContent", why); // a screen reader announces only this part, not each retry
     set(lost.lastChild, "textContent", `, last seen ${ago((lastSeen + skew) / 1000)}. Trying again…`);
     live.dataset.state = "lost";
     set(live, "textContent", "offline");
@@ -134,7 +134,7 @@
     if (!document.hidden) timer = setTimeout(ask, EVERY);
   }
 
-  // A form works without this too; with it, an error is shown beside what was typed.
+  // A form works without this function too; with it, an error appears beside what was typed.
   async function send(event) {
     event.preventDefault();
     const form = event.target;
@@ -155,16 +155,16 @@
         else location.assign(answer.href);
         return;
       }
-      problem.textContent = response.status === 401 ? "You are not logged in any more: log in in another tab, then send it again." : answer.error;
+      problem.textContent = response.status === 401 ? "You are no longer logged in: log in in another tab, then submit again." : answer.error;
     } catch {
-      problem.textContent = "The hub did not answer; nothing was sent.";
+      problem.textContent = "The hub did not answer; nothing was submitted.";
     } finally {
       for (const button of buttons) button.disabled = false;
     }
     problem.hidden = false;
   }
 
-  // Also of forms that come later, but for the log-out.
+  // On the document, so that it covers forms added later. The log-out form is left to the browser.
   document.addEventListener("submit", (event) => { if (!event.target.matches("[data-plain]")) send(event); });
   document.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) event.target.closest("form.new")?.requestSubmit();
