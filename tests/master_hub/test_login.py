@@ -133,10 +133,9 @@ def test_what_is_no_persons_key_does_not_log_in(parts: Fleet, key: str) -> None:
     refused = ask(parts.port, "POST", "/login", b"key=" + key.encode("utf-8", "surrogateescape"), headers=FORM)
     assert refused.status == 403
     assert "Set-Cookie" not in refused.headers
-    assert (
-        "not valid for this dashboard"
-        in BeautifulSoup(refused.body, "html.parser").select_one("[role=alert]").get_text()
-    )  # type: ignore[union-attr]
+    alert = BeautifulSoup(refused.body, "html.parser").select_one("[role=alert]")
+    assert alert is not None
+    assert "not valid for this dashboard" in alert.get_text()
     assert not key or key.encode("utf-8", "replace") not in refused.body
 
 
