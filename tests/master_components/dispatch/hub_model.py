@@ -1,4 +1,4 @@
-"""A hub in memory, with all its parts but HTTP and threads, and what a dispatcher promises of its jobs."""
+"""A hub in memory, without HTTP and threads, and the promises that its dispatcher must keep."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ from tests.support.simulated_workers import Link, SimulatedNetwork, SimulatedWor
 from tests.support.virtual_loop import VirtualLoop
 
 MAX_ATTEMPTS = 3
-"""As it is promised, whatever the code says."""
+"""The promised number, independent of the code's own constant."""
 
-LOOK_EVERY = 10.0
-"""Seconds between two looks at the workers."""
+POLL_EVERY = 10.0
+"""Seconds between two health polls."""
 
 A_LITTLE = 0.01
-"""Seconds within which a timer goes off."""
+"""Seconds by which a timer may be late."""
 
 
 class SlowPlanner(FakePlanner):
-    """Takes a while for some jobs, and can't plan others.
+    """A planner that takes a while for some jobs and fails for others.
 
     Attributes:
-        plans: by the jobs' descriptions; None for those that can't be planned.
-        seconds: that it takes.
+        plans: by the jobs' descriptions; None for a job that can't be planned.
+        seconds: how long each plan takes, by the jobs' descriptions.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class SimulatedFleet:
     """What outlives a hub: its disk, the clocks, the workers.
 
     Args:
-        folder: where the database is.
+        folder: the folder of the database.
         jobs_at_once, no_worker: see :class:`Dispatcher` and :class:`DispatchTiming`.
     """
 
@@ -78,27 +78,27 @@ class SimulatedFleet:
     queue_keys: set[QueueKey] = field(default_factory=set)  # those of the jobs
 
     def tick(self) -> None:
-        """A moment passes."""
+        """Let a moment pass."""
         self.wall.now += 0.001
         self.monotonic.now += 0.001
 
 
 class Hub:
-    """One process's life.
+    """A hub's process, from its start to its end.
 
     Args:
-        fleet: where.
+        fleet: its disk, clocks and workers.
         known: the workers that it knows from the start.
 
     Attributes:
-        broken: promises that were seen broken where nobody could be told.
+        broken: broken promises that were found where no exception could be raised.
     """
 
     def __init__(self, fleet: SimulatedFleet, known: Collection[str]) -> None:
         self.fleet = fleet
         self.loop = VirtualLoop(fleet.monotonic, fleet.wall)
         self.store = JobStore(fleet.folder / "jobs.db", clock=fleet.wall, monotonic=fleet.monotonic)
-        self.store.database.connection.execute("PRAGMA synchronous = OFF")  # no power is cut here
+        self.store.database.connection.execute("PRAGMA synchronous = OFF")  # there are no power cuts here
         addresses = [fleet.workers[name].address for name in known]
         network = SimulatedNetwork(fleet.workers)
         self.pool = WorkerPool(addresses, network, clock=fleet.wall, monotonic=fleet.monotonic, jitter=lambda: 0.0)
@@ -112,7 +112,7 @@ class Hub:
         self._could_have: dict[int, float] = {}
         self.began = fleet.wall.now
         self._watch_the_queue()
-        for coroutine in (self.dispatcher.start(), self._keep_looking()):
+        for coroutine in (self.dispatcher.start(), self._keep_polling()):
             self.calls.append(("", self.loop.create_task(coroutine)))
 
     def wait(self, job_id: str, seconds: float) -> None:
@@ -133,7 +133,7 @@ class Hub:
         self.loop.call_soon(leave)
 
     def stop(self) -> None:
-        """As a hub that is told to."""
+        """Stop the hub in order."""
         self.is_stopping = True
         self.calls[1][1].cancel()
         self.loop.run(self.dispatcher.stop(), seconds=LEASE_SECONDS)
@@ -142,7 +142,7 @@ class Hub:
         self.loop.kill()
 
     def kill(self) -> None:
-        """As SIGKILL does: what was not done by now is not done any more."""
+        """End the hub as SIGKILL does: nothing more is done."""
         self.is_stopping = True
         self.dispatcher._stopping = self.dispatcher._steps.leave_running = True
         self.loop.kill()
@@ -152,7 +152,9 @@ class Hub:
         began = self.fleet.monotonic.now
         told = await self.dispatcher.wait(job_id, seconds)
         if told and not self.is_stopping:
-            assert self.store.queries.job(job_id).state in ENDED_JOBS, f"told of the end of {job_id}, which goes on"
+            assert self.store.queries.job(job_id).state in ENDED_JOBS, (
+                f"wait() reported the end of {job_id}, which goes on"
+            )
         if not told:
             assert self.fleet.monotonic.now >= began + seconds - A_LITTLE
 
@@ -161,11 +163,11 @@ class Hub:
         if not self.is_stopping:
             assert self.store.queries.job(job_id).state in ENDED_JOBS, f"{job_id} was cancelled, and goes on"
 
-    async def _keep_looking(self) -> None:
+    async def _keep_polling(self) -> None:
         while True:
             await self.pool.poll()
             self.store.keep_time()
-            await asyncio.sleep(LOOK_EVERY)
+            await asyncio.sleep(POLL_EVERY)
 
     def _watch_the_queue(self) -> None:
         queue = self.pool.queue
@@ -184,10 +186,10 @@ class Hub:
 
         queue.take = watched  # type: ignore[method-assign]  # checks each choice when it is made
 
-    # --- what is promised ---
+    # --- promises ---
 
     def check_calls(self) -> None:
-        """What was said to who called was true."""
+        """Check that each call of the dispatcher returned the truth."""
         for _, call in self.calls:
             if call.done() and not call.cancelled():
                 call.result()
@@ -195,7 +197,7 @@ class Hub:
         assert self.loop.errors == [], self.loop.errors
 
     def check_at_rest(self, jobs: dict[str, Job]) -> None:
-        """What holds where nothing happens any more before time goes by."""
+        """Check what holds while nothing more happens before time goes by."""
         held = self.store.queries.leases()
         holders = {lease.worker_id for lease in held}
         surely = {lease.worker_id for lease in held if not self.is_ending(jobs[lease.job_id])}
@@ -204,7 +206,7 @@ class Hub:
         assert not any(name in self.pool.queue.idle for name in reserved)
         for job_id, call in self.calls:
             if job_id and not call.done():
-                assert jobs[job_id].state not in ENDED_JOBS, f"nobody told of the end of {job_id}"
+                assert jobs[job_id].state not in ENDED_JOBS, f"wait() did not report the end of {job_id}"
         self._check_places(jobs)
         self._check_queue()
         if all(worker.link is Link.UP for worker in self.fleet.workers.values()):
@@ -212,7 +214,7 @@ class Hub:
             assert late == [], "these should have ended by now"
 
     def _check_queue(self) -> None:
-        """Nobody waits for a free worker, for longer than until the next look has found out that it is."""
+        """Check that no step waits for a free worker longer than until the next health poll."""
         queue, now = self.pool.queue, self.fleet.monotonic.now
         could = [
             waiter.number
@@ -221,15 +223,15 @@ class Hub:
         ]
         self._could_have = {number: self._could_have.get(number, now) for number in could}
         for number, since in self._could_have.items():
-            assert now - since <= LOOK_EVERY + CHECK_TIMEOUT, f"waiter {number} waits for a free worker"
+            assert now - since <= POLL_EVERY + CHECK_TIMEOUT, f"waiter {number} waits for a free worker"
 
     def is_ending(self, job: Job) -> bool:
-        """Whether it is ended before its time: then its tasks on workers may end one after the other."""
+        """Return whether a job is cancelled or overdue. Its tasks on workers may then end one after the other."""
         left = job.accepted_run + (job.timeout or 1e9) - self.store.queries.running_time()
         return job.cancel_requested or left < -A_LITTLE
 
     def _check_places(self, jobs: dict[str, Job]) -> None:
-        """The more urgent jobs are worked on, and the others wait in the store."""
+        """Check that the more urgent jobs run, and the others wait in the store."""
         running = self.dispatcher._running
         waiting = [job for job in jobs.values() if job.state not in ENDED_JOBS and job.job_id not in running]
         if waiting:
@@ -242,7 +244,7 @@ class Hub:
 
 
 class Promises:
-    """What was promised to whoever sent the jobs, checked against what the store holds; it outlives the hubs."""
+    """Checks the promises made to the jobs' senders against the store. Outlives the hubs."""
 
     def __init__(self, fleet: SimulatedFleet) -> None:
         self.fleet = fleet
@@ -254,7 +256,7 @@ class Promises:
         self.runs: dict[tuple[str, str], set[str]] = {}
 
     def started(self, worker: SimulatedWorker, body: JsonObject) -> None:
-        """A worker starts a task: it holds its lease, and what the task needs has completed."""
+        """Check a task that a worker starts: the worker holds its lease, and the steps that it needs have completed."""
         remote_id = str(body["task_id"])
         job_id, task_id, _, _ = remote_id.split(".")
         job = self.hub.store.queries.job(job_id)
@@ -276,7 +278,7 @@ class Promises:
         self.hub.broken += problems
 
     def check(self) -> dict[str, Job]:
-        """Nothing accepted is lost, what has ended stays, and every end is a true one; the jobs as they are."""
+        """Check that no accepted job is lost, that ended ones stay, and that every end is true; return the jobs."""
         now = {job_id: self.hub.store.queries.job(job_id) for job_id in self.sent}
         leases = self.hub.store.queries.leases()
         holders = [lease.worker_id for lease in leases if not self.hub.is_ending(now[lease.job_id])]
@@ -295,7 +297,7 @@ class Promises:
         return now
 
     def check_evidence(self) -> None:
-        """Of a task whose lease was lost in this hub's life there is the result that its worker has, if it has one."""
+        """Check that the late result of each lease that this hub ended is stored, if the worker has one."""
         for job in self.before.values():
             for step in job.steps:
                 for attempt in step.attempts:
@@ -336,7 +338,7 @@ class Promises:
             assert attempt.late_result is None or attempt.late_result.output in said
         if step.result is not None:
             last = step.attempts[-1]
-            assert step.result.output in self._said(job, step, last.number, last.worker_id), "nobody said so"
+            assert step.result.output in self._said(job, step, last.number, last.worker_id), "no worker reported it"
             assert (step.state is StepState.COMPLETED) == (step.result.state is TaskState.COMPLETED)
         elif step.state is StepState.FAILED and len(step.attempts) < MAX_ATTEMPTS:
             assert "no worker" in (step.error or ""), f"{step} failed too early"

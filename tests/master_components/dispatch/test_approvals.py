@@ -1,4 +1,4 @@
-"""Calls that wait for the owner: what the hub remembers of them, and what it tells their workers."""
+"""Tool calls that wait for the owner: what the hub stores, and what it sends to their workers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ YES, NO = Decision(LS.digest, True), Decision(LS.digest, False, "why?")
 
 
 class FakePool:
-    """Keeps what it is to tell; ``problem`` is what comes of it."""
+    """Keeps the decisions that it should send. Raises ``problem`` if there is one."""
 
     def __init__(self) -> None:
         self.told: list[tuple[str, str, str, Decision]] = []
@@ -74,7 +74,7 @@ def case(tmp_path: Path) -> Iterator[Case]:
     made.store.close()
 
 
-async def test_a_call_that_waits_is_kept_once_and_shown_with_its_job(case: Case) -> None:
+async def test_a_waiting_call_is_stored_once_and_shown_with_its_job(case: Case) -> None:
     for _ in range(3):
         await case.heard(LS)
     (approval,) = case.store.approvals.waiting()
@@ -84,17 +84,17 @@ async def test_a_call_that_waits_is_kept_once_and_shown_with_its_job(case: Case)
     assert case.kinds().count("approval_asked") == 1
 
 
-async def test_a_decision_is_on_disk_and_told_to_the_worker(case: Case) -> None:
+async def test_a_decision_is_stored_and_sent_to_the_worker(case: Case) -> None:
     await case.heard(LS)
     approval = await case.approvals.decide(case.only, NO, "phone")
     assert (approval.state, approval.decided_by, approval.decided_at) == (ApprovalState.REFUSED, "phone", 100.0)
     assert case.pool.told == [("worker-1", case.lease.remote_id, "1", NO)]
     assert case.store.approvals.waiting() == ()
-    await case.approvals.decide(case.only, NO, "phone")  # twice is fine, and tells nobody again
+    await case.approvals.decide(case.only, NO, "phone")  # a second time is fine, and sends nothing
     assert len(case.pool.told) == 1
 
 
-async def test_a_decision_about_another_call_or_the_other_way_round_is_refused(case: Case) -> None:
+async def test_a_decision_with_another_digest_or_against_an_earlier_one_is_refused(case: Case) -> None:
     await case.heard(LS)
     with pytest.raises(ApprovalConflict, match=LS.digest):
         await case.approvals.decide(case.only, Decision("0" * 64, True), "owner")
@@ -107,7 +107,7 @@ async def test_a_decision_about_another_call_or_the_other_way_round_is_refused(c
     assert case.pool.told == [("worker-1", case.lease.remote_id, "1", YES)]
 
 
-async def test_a_worker_that_is_away_is_told_when_it_says_again_that_the_call_waits(case: Case) -> None:
+async def test_a_worker_that_was_away_gets_the_decision_when_it_reports_the_call_again(case: Case) -> None:
     await case.heard(LS)
     case.pool.problem = WorkerUnreachable("worker-1", "silent")
     assert (await case.approvals.decide(case.only, YES, "owner")).state is ApprovalState.APPROVED
@@ -121,7 +121,7 @@ async def test_a_worker_that_is_away_is_told_when_it_says_again_that_the_call_wa
 @pytest.mark.parametrize(
     "problem", [WorkerRejected("worker-1", "over", status=410), TaskNotFound("worker-1: no task 'x'")]
 )
-async def test_what_does_not_wait_on_its_worker_any_more_is_over(case: Case, problem: Exception) -> None:
+async def test_a_call_that_no_longer_waits_on_its_worker_is_over(case: Case, problem: Exception) -> None:
     await case.heard(LS)
     case.pool.problem = problem
     with pytest.raises(ApprovalOver, match="does not wait any more"):
@@ -136,7 +136,7 @@ async def test_a_worker_that_refuses_the_hubs_key_ends_no_call(case: Case) -> No
     assert case.states == ["approved"]
 
 
-async def test_what_was_decided_or_ran_out_on_the_worker_is_over_here(case: Case) -> None:
+async def test_a_call_that_the_worker_no_longer_reports_is_over(case: Case) -> None:
     await case.heard(LS)
     await case.heard()
     assert (case.states, case.kinds()[0]) == (["over"], "approval_over")
@@ -154,11 +154,11 @@ async def test_a_call_ends_with_its_attempt(case: Case, how: str) -> None:
     else:
         case.store.complete(case.lease, TaskResult("step-1", "worker-1", TaskState.COMPLETED, "done"))
     assert (case.states, case.store.approvals.waiting()) == (["over"], ())
-    await case.heard(LS)  # a late word of the old attempt
+    await case.heard(LS)  # a late report of the old attempt
     assert case.states == ["over"]
 
 
-async def test_another_attempt_asks_anew(case: Case) -> None:
+async def test_another_attempt_asks_for_approval_again(case: Case) -> None:
     await case.heard(LS)
     await case.approvals.decide(case.only, YES, "owner")
     case.store.fail_attempt(case.lease, "it died", final=False)
@@ -168,7 +168,7 @@ async def test_another_attempt_asks_anew(case: Case) -> None:
     assert len(case.pool.told) == 1
 
 
-async def test_calls_go_with_their_job(case: Case) -> None:
+async def test_a_pruned_jobs_calls_are_deleted_with_it(case: Case) -> None:
     await case.heard(LS)
     case.store.finish(case.job_id, JobState.CANCELLED)
     approval_id = case.only
@@ -177,7 +177,7 @@ async def test_calls_go_with_their_job(case: Case) -> None:
         await case.approvals.decide(approval_id, YES, "owner")
 
 
-def test_a_call_that_is_not_what_its_digest_says_is_not_shown() -> None:
+def test_a_call_that_does_not_match_its_digest_is_not_shown() -> None:
     row = LS.to_json()
     bad: list[Any] = [{**row, "arguments": {"command": "rm"}}, {**row, "approval_id": "../x"}, None, 7, {}]
     got = PendingCalls.from_json({"approvals": [*bad, row], "approvals_asked": 6, "waited_seconds": 2.5})

@@ -25,7 +25,7 @@ from tests.master_components.dispatch.hub_model import Hub, Promises, SimulatedF
 from tests.support.simulated_workers import Link, SimulatedWorker
 
 MEMORY = Path("/dev/shm")
-"""Where no disk is waited for."""
+"""A file system in memory, which needs no waiting for a disk."""
 
 SKILLS = ("shell_exec", "file_ops")
 
@@ -34,7 +34,7 @@ WORKERS = ("worker-1", "worker-2", "worker-3", "worker-4")
 MOST_JOBS = 10
 
 TURNS = st.one_of(st.none(), st.none(), st.integers(0, 15))
-"""Of the hub's loop until the next event; None for as many as there are until time must go by."""
+"""Turns of the hub's loop until the next event; None for as many as it can take before time goes by."""
 
 skills = st.sampled_from([SKILLS[:1], SKILLS[:1], SKILLS])
 priorities = st.integers(-1, 1)
@@ -43,7 +43,7 @@ timeouts = st.sampled_from([None, None, None, 30.0, 100.0])
 
 @st.composite
 def plans(draw: Any) -> TaskPlan:
-    """Two to five steps, each with any of the earlier ones as what it needs."""
+    """Draw two to five steps. Each may need earlier ones."""
     names = "abcde"[: draw(st.integers(2, 5))]
     steps = []
     for position, name in enumerate(names):
@@ -53,7 +53,7 @@ def plans(draw: Any) -> TaskPlan:
 
 
 class HubMachine(RuleBasedStateMachine):
-    """Lets anything happen to a hub and its workers, and looks whether every promise is kept after each event."""
+    """Lets anything happen to a hub and its workers, and checks every promise after each event."""
 
     sound = False
 
@@ -76,7 +76,7 @@ class HubMachine(RuleBasedStateMachine):
         self.hub = self.promises.hub = Hub(self.fleet, self.known)
 
     def go(self, turns: int | None) -> None:
-        """Let the hub do what there is to do."""
+        """Let the hub work for so many turns of its loop."""
         self.sound = False
         if turns is None:
             self.hub.loop.settle()
@@ -211,7 +211,7 @@ class HubMachine(RuleBasedStateMachine):
         if data.draw(st.booleans(), "a job is cancelled just before"):
             self.cancel(data, data.draw(st.integers(0, 3), "turns until then"))
         self.sound = False
-        # A worker that had come by itself comes again; one with a task of ours surely.
+        # A worker that had joined joins again, and so does every worker with a task of this hub.
         at_work = [worker.name for worker in self.working()]
         self.known = list(dict.fromkeys([*self.hub.pool.queue.workers, *at_work]))
         if killed:
@@ -227,7 +227,7 @@ class HubMachine(RuleBasedStateMachine):
         self.hub.loop.eager = data.draw(st.booleans(), "a fast disk")
         self.go(turns)
 
-    # --- what holds after each of them ---
+    # --- what holds after each event ---
 
     @invariant()
     def promises_are_kept(self) -> None:
@@ -248,7 +248,7 @@ class HubMachine(RuleBasedStateMachine):
             shutil.rmtree(self.fleet.folder)
 
     def everything_ends(self) -> None:
-        """All workers are well from now on: then every job ends, and nothing of it is left."""
+        """Check that every job ends and leaves nothing behind, once all workers are well."""
         for name, worker in self.fleet.workers.items():
             worker.cuts = worker.refusals = 0
             worker.elsewhere = False
@@ -274,7 +274,7 @@ class HubMachine(RuleBasedStateMachine):
         )
         assert self.hub.dispatcher._steps._resumed._reserved == set()
         self.promises.check_evidence()
-        assert not self.working(), "nobody wants what these workers do"
+        assert not self.working(), "these workers run tasks of no step"
         self.hub.stop()
 
     # --- choices ---
@@ -284,7 +284,7 @@ class HubMachine(RuleBasedStateMachine):
         return job_id
 
     def some_worker(self, data: Any) -> SimulatedWorker:
-        """One that works, if any does: nothing much happens to the others."""
+        """Draw a worker that has a task, if any has: little can happen to the others."""
         worker: SimulatedWorker = data.draw(
             st.sampled_from(self.working() or [self.fleet.workers[name] for name in WORKERS[:3]]), "worker"
         )
@@ -294,14 +294,14 @@ class HubMachine(RuleBasedStateMachine):
         return [worker for worker in self.fleet.workers.values() if worker.running]
 
 
-def test_whatever_happens_every_job_ends_truly_and_nothing_of_it_is_left() -> None:
+def test_whatever_happens_every_job_ends_as_promised_and_leaves_nothing_behind() -> None:
     run_state_machine_as_test(
         HubMachine,
         settings=settings(
             max_examples=100,
             stateful_step_count=40,
-            # The same examples each time, and no search for a smaller one, which takes minutes. To look further, take
-            # this line away and give pytest a --hypothesis-seed.
+            # The same examples each time, and no search for a smaller one, which takes minutes. For other examples,
+            # remove this line and give pytest a --hypothesis-seed.
             derandomize=True,
             phases=(Phase.generate,),
             deadline=None,

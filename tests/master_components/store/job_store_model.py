@@ -1,4 +1,4 @@
-"""What the job store promises, in memory and without a disk: the model that the real one is held against."""
+"""A model of the job store in memory. The real store must do what it does."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ENDS = {
 
 @dataclass
 class ModelAttempt:
-    """One lease and what came of it."""
+    """One lease and its outcome."""
 
     token: str
     worker_id: str
@@ -35,7 +35,7 @@ class ModelAttempt:
 
 @dataclass
 class ModelStep:
-    """One subtask."""
+    """One step."""
 
     needs: tuple[str, ...]
     state: StepState
@@ -60,7 +60,7 @@ class ModelJob:
 
 
 class Model:
-    """Jobs in the order in which they were taken; ``ended`` in the order in which they ended."""
+    """The jobs in the order in which they were accepted; ``ended`` in the order in which they ended."""
 
     def __init__(self) -> None:
         self.jobs: dict[str, ModelJob] = {}
@@ -88,7 +88,7 @@ class Model:
         step.attempts.append(ModelAttempt(lease.token, lease.worker_id))
 
     def holds(self, lease: Lease) -> bool:
-        """Whether it is the subtask's lease."""
+        """Return whether this is the step's lease."""
         job = self.jobs.get(lease.job_id)
         return job is not None and job.steps[lease.task_id].token == lease.token
 

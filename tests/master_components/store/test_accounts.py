@@ -47,14 +47,14 @@ def test_calls_are_summed_up_by_day_caller_and_model(store: JobStore, clock: Fak
     ]
 
 
-def test_counts_are_there_after_a_restart(tmp_path: Path, clock: FakeClock) -> None:
+def test_sums_outlive_a_restart(tmp_path: Path, clock: FakeClock) -> None:
     with contextlib.closing(JobStore(tmp_path / "jobs.db", clock=clock)) as store:
         store.spend([spent(10)])
     with contextlib.closing(JobStore(tmp_path / "jobs.db", clock=clock)) as store:
         assert store.accounts.of_day()[0].usage == Usage(10, 1, 1)
 
 
-def test_a_call_without_a_price_takes_nothing_from_the_cost_of_others(store: JobStore) -> None:
+def test_a_call_without_a_price_leaves_the_cost_of_others(store: JobStore) -> None:
     job_id = store.submit(Submission("x")).job_id
     for cost in (None, 0.5, None, 0.25):
         store.spend([spent(cost=cost, job_id=job_id)])
@@ -62,7 +62,7 @@ def test_a_call_without_a_price_takes_nothing_from_the_cost_of_others(store: Job
     assert store.accounts.of_job(job_id)[0].cost == 0.75
 
 
-def test_a_job_that_is_forgotten_takes_its_rows_along_and_leaves_the_days(store: JobStore) -> None:
+def test_a_pruned_jobs_rows_are_deleted_and_the_days_stay(store: JobStore) -> None:
     job_id = store.submit(Submission("x")).job_id
     store.spend([spent(job_id=job_id)])
     store.finish(job_id, JobState.COMPLETED)
@@ -71,20 +71,20 @@ def test_a_job_that_is_forgotten_takes_its_rows_along_and_leaves_the_days(store:
     assert store.accounts.of_day()[0].usage == Usage(10, 1, 1)
 
 
-def test_a_call_for_a_job_that_is_gone_counts_to_the_day(store: JobStore) -> None:
+def test_a_call_for_a_pruned_job_counts_for_the_day(store: JobStore) -> None:
     store.spend([spent(job_id="job-gone")])
     assert store.accounts.of_day()[0].usage == Usage(10, 1, 1)
 
 
 def test_the_last_days_with_calls_are_kept_whatever_the_clock_says(store: JobStore, clock: FakeClock) -> None:
-    for days in (0, 1, 2, 30_000):  # the last is a clock that jumped
+    for days in (0, 1, 2, 30_000):  # before the last one, the clock jumped
         clock.now = days * DAY
         store.spend([spent()])
     assert store.accounts.prune(keep=3) == 1
     assert [day for day, _ in store.accounts.days(10)] == ["2052-02-20", "1970-01-03", "1970-01-02"]
 
 
-def test_nothing_goes_while_there_are_no_more_days_than_are_kept(store: JobStore, clock: FakeClock) -> None:
+def test_no_day_is_deleted_before_there_are_too_many(store: JobStore, clock: FakeClock) -> None:
     for _ in range(3):
         store.spend([spent(caller=name) for name in ("master", "worker-1", "worker-2", "worker-3")])
         clock.now += DAY
@@ -93,7 +93,7 @@ def test_nothing_goes_while_there_are_no_more_days_than_are_kept(store: JobStore
     assert [sums.usage.llm_calls for _, sums in store.accounts.days(10)] == [4, 4, 4]
 
 
-def test_a_workers_lease_is_found_for_as_long_as_it_has_it(store: JobStore) -> None:
+def test_a_workers_lease_is_found_until_it_ends(store: JobStore) -> None:
     job = store.submit(Submission("x", skills=()))
     lease = store.lease(job.job_id, "step-1", "worker-1", 60.0)
     assert store.accounts.lease_of("worker-1") == lease
@@ -102,7 +102,7 @@ def test_a_workers_lease_is_found_for_as_long_as_it_has_it(store: JobStore) -> N
     assert store.accounts.lease_of("worker-1") is None
 
 
-def test_looking_for_a_lease_uses_its_index(store: JobStore, tmp_path: Path) -> None:
+def test_the_search_for_a_lease_uses_its_index(store: JobStore, tmp_path: Path) -> None:
     with store.database.reading() as db:
         plan = db.execute(
             "EXPLAIN QUERY PLAN SELECT * FROM subtask WHERE state = 'leased' AND worker_id = 'worker-1'"

@@ -1,4 +1,4 @@
-"""The file of the jobs: who may have it, how it grows from version to version, and what is kept of it."""
+"""The file of the job database: its lock, its migrations and its copies."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def fill(path: Path, number: int, **more: Any) -> list[str]:
-    """That many jobs more in the store."""
+    """Add so many jobs to the store."""
     with closing(JobStore(path, **more)) as store:
         return [store.submit(Submission(f"job {n} " + "x" * 3000)).job_id for n in range(number)]
 
@@ -59,7 +59,7 @@ sys.stdin.read()
 """
 
 
-def test_a_second_hub_is_told_which_file_another_one_has(path: Path) -> None:
+def test_the_error_of_a_second_hub_names_the_file_and_the_first_hub(path: Path) -> None:
     first = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert first.stdout is not None
     assert first.stdout.readline() == b"open\n"
@@ -67,13 +67,13 @@ def test_a_second_hub_is_told_which_file_another_one_has(path: Path) -> None:
     for _ in range(2):
         with pytest.raises(StoreError, match=expected):
             JobStore(path)
-    os.kill(first.pid, signal.SIGKILL)  # its lock goes with it
+    os.kill(first.pid, signal.SIGKILL)  # the kernel releases its lock
     first.communicate()
     JobStore(path).close()
 
 
 @pytest.mark.parametrize("statement", ["UPDATE job SET nope = 1", "UPDAT job", "INSERT INTO nope VALUES (1)"])
-def test_a_statement_that_is_wrong_is_no_trouble_of_the_disk_that_may_pass(path: Path, statement: str) -> None:
+def test_a_wrong_statement_is_not_taken_for_an_error_of_the_disk(path: Path, statement: str) -> None:
     with closing(Database(path)) as database:
         with pytest.raises(StoreError) as caught, database.transaction() as db:
             db.execute(statement)
@@ -82,7 +82,7 @@ def test_a_statement_that_is_wrong_is_no_trouble_of_the_disk_that_may_pass(path:
 
 
 @pytest.mark.parametrize("message", ["disk I/O error", "database or disk is full", "database is locked"])
-def test_a_trouble_of_the_disk_may_pass(path: Path, message: str) -> None:
+def test_an_error_of_the_disk_may_pass(path: Path, message: str) -> None:
     with closing(Database(path)) as database:
         with pytest.raises(StoreUnwritable), database.transaction():
             raise sqlite3.OperationalError(message)
@@ -90,7 +90,7 @@ def test_a_trouble_of_the_disk_may_pass(path: Path, message: str) -> None:
             raise sqlite3.OperationalError(message)
 
 
-def test_within_a_process_the_file_is_opened_once_too(path: Path) -> None:
+def test_the_file_is_opened_once_within_a_process_too(path: Path) -> None:
     store = JobStore(path)
     with pytest.raises(StoreError, match="another hub"):
         JobStore(path)
@@ -99,7 +99,7 @@ def test_within_a_process_the_file_is_opened_once_too(path: Path) -> None:
     JobStore(path).close()
 
 
-def test_a_file_that_could_not_be_opened_is_not_held(path: Path) -> None:
+def test_a_file_that_could_not_be_opened_is_not_locked(path: Path) -> None:
     path.write_bytes(b"no database" * 1000)
     for _ in range(2):
         with pytest.raises(StoreError, match="file is not a database"):
@@ -110,7 +110,7 @@ def test_a_file_that_could_not_be_opened_is_not_held(path: Path) -> None:
 
 
 def make_version_1(path: Path) -> None:
-    """A file as the first version left it: a job that ended and one that a worker has."""
+    """Make a file of version 1 with a job that has ended and one that a worker has."""
     with closing(sqlite3.connect(path)) as db:
         db.executescript(schema.migrations()[0] + "PRAGMA user_version = 1;")
         for number, job_id, state in ((1, "ended", "completed"), (2, "open", "running")):
@@ -131,7 +131,7 @@ def make_version_1(path: Path) -> None:
         db.commit()
 
 
-def test_a_file_of_version_1_is_brought_to_this_one_and_loses_nothing(path: Path) -> None:
+def test_a_file_of_version_1_is_migrated_and_loses_nothing(path: Path) -> None:
     make_version_1(path)
     clock = Clock()
     with closing(JobStore(path, clock=clock, monotonic=clock)) as store:
@@ -143,7 +143,7 @@ def test_a_file_of_version_1_is_brought_to_this_one_and_loses_nothing(path: Path
         assert step.lease is not None
         assert (step.state, step.lease.token, len(step.attempts)) == (StepState.LEASED, "abc", 1)
         assert {e.job_id for e in store.queries.events()} == {"ended", "open", None}
-        assert store.queries.time_left(store.queries.job("open")) == 60.0  # it has been counted since now
+        assert store.queries.time_left(store.queries.job("open")) == 60.0  # its time counts from the migration
         clock.now += 100
         assert store.prune(keep_seconds=50, keep_jobs=10) == 1
 
@@ -157,7 +157,7 @@ def test_a_copy_of_the_older_version_stays_beside_the_file(path: Path) -> None:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-def test_a_version_that_fails_half_way_leaves_the_file_as_it_was(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_migration_that_fails_leaves_the_file_as_it_was(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_version_1(path)
     broken = [*schema.migrations(), "CREATE TABLE more (x);\nINSERT INTO nowhere VALUES (1);"]
     monkeypatch.setattr("pibot.master_components.store.database.migrations", lambda: broken)
@@ -185,7 +185,7 @@ JobStore(Path(sys.argv[1]))
 """
 
 
-def test_a_hub_killed_in_the_middle_of_it_leaves_the_file_as_it_was(path: Path) -> None:
+def test_a_hub_killed_during_a_migration_leaves_the_file_as_it_was(path: Path) -> None:
     make_version_1(path)
     killed = subprocess.run([sys.executable, "-c", KILLED, str(path)], capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
@@ -194,7 +194,7 @@ def test_a_hub_killed_in_the_middle_of_it_leaves_the_file_as_it_was(path: Path) 
     assert jobs_in(path) == {"ended", "open"}
 
 
-def test_without_room_for_the_copy_the_older_file_is_left_alone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_room_for_the_copy_an_older_file_is_not_migrated(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_version_1(path)
 
     def full(*_: object) -> None:
@@ -214,7 +214,7 @@ def test_the_versions_are_numbered_without_a_gap_and_end_in_a_sound_file(path: P
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-def test_the_scripts_name_the_states_as_the_state_machine_does() -> None:
+def test_the_scripts_name_the_states_as_the_code_does() -> None:
     scripts = " ".join(" ".join(schema.migrations()).split())
     assert f"ON job (priority DESC, seq) WHERE state IN {listed(UNFINISHED_JOBS)};" in scripts
     assert f"ON job (finished_run, seq) WHERE state IN {listed(ENDED_JOBS)};" in scripts
@@ -227,7 +227,7 @@ def test_a_start_keeps_a_good_copy_once_a_day(path: Path) -> None:
     clock = Clock()
     first = fill(path, 3, clock=clock)
     path.with_name("jobs.db.bak.part").write_bytes(b"left by a hub that was killed")
-    assert not copies.copy_of(path).exists()  # there was nothing worth it yet
+    assert not copies.copy_of(path).exists()  # an empty database needs no copy
     second = fill(path, 1, clock=clock)
     copied = path.with_name("copied.db")
 
@@ -245,7 +245,7 @@ def test_a_start_keeps_a_good_copy_once_a_day(path: Path) -> None:
     assert not list(path.parent.glob("*.part*"))
 
 
-def test_a_copy_of_a_day_that_has_not_come_yet_is_not_trusted(path: Path) -> None:
+def test_a_copy_from_the_future_does_not_count(path: Path) -> None:
     fill(path, 1)
     fill(path, 1, clock=Clock(4_000_000_000.0))
     fill(path, 1, clock=Clock(1000.0))  # a Pi that does not know the time yet
@@ -265,7 +265,7 @@ def test_a_damaged_files_error_names_the_copy_and_the_copy_holds_the_jobs(path: 
     assert jobs_in(path) == set(taken)
 
 
-def test_a_damaged_file_does_not_take_the_good_copys_place(path: Path) -> None:
+def test_a_damaged_file_does_not_replace_the_good_copy(path: Path) -> None:
     fill(path, 60)
     fill(path, 0, clock=Clock())
     good = copies.copy_of(path).read_bytes()
@@ -275,7 +275,7 @@ def test_a_damaged_file_does_not_take_the_good_copys_place(path: Path) -> None:
     assert copies.copy_of(path).read_bytes() == good
 
 
-def test_who_starts_afresh_keeps_the_copy_of_what_was(path: Path) -> None:
+def test_a_new_file_does_not_replace_the_copy_of_the_old_one(path: Path) -> None:
     fill(path, 20)
     fill(path, 0, clock=Clock(1_700_000_000.0))
     good = copies.copy_of(path).read_bytes()
@@ -288,7 +288,7 @@ def test_who_starts_afresh_keeps_the_copy_of_what_was(path: Path) -> None:
     assert copies.copy_of(path).exists()
 
 
-def test_a_start_without_room_for_a_copy_says_so_and_goes_on(
+def test_a_start_without_room_for_a_copy_logs_that_and_goes_on(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     fill(path, 1)

@@ -36,7 +36,7 @@ def store(tmp_path: Path, clock: Clock) -> Iterator[JobStore]:
 
 
 def plan(**needs: tuple[str, ...]) -> TaskPlan:
-    """A plan whose steps are the names, each with the steps that it needs."""
+    """Make a plan with a step for each keyword, which lists the steps that it needs."""
     steps = tuple(SubTask(name, f"do {name}", ("shell_exec",), needed) for name, needed in needs.items())
     return TaskPlan(TaskComplexity.COMPLEX, False, steps)
 
@@ -63,7 +63,7 @@ def run(store: JobStore, job_id: str, task_id: str, state: TaskState = TaskState
 # --- taking jobs ---
 
 
-def test_a_job_is_on_disk_when_it_was_taken(store: JobStore, tmp_path: Path) -> None:
+def test_an_accepted_job_is_on_disk(store: JobStore, tmp_path: Path) -> None:
     job = store.submit(Submission("list files", timeout=60.0, priority=3))
     store.close()
     other = JobStore(tmp_path / "jobs.db")
@@ -72,7 +72,7 @@ def test_a_job_is_on_disk_when_it_was_taken(store: JobStore, tmp_path: Path) -> 
     other.close()
 
 
-def test_a_jobs_id_says_when_it_was_taken(store: JobStore) -> None:
+def test_a_jobs_id_holds_the_time_at_which_it_was_accepted(store: JobStore) -> None:
     assert store.submit(Submission("x")).job_id.startswith("job-20270115-080000-")
 
 
@@ -114,13 +114,13 @@ def test_the_same_submission_again_is_the_same_job(store: JobStore) -> None:
         ({"description": "x", "color": "red"}, "color"),
     ],
 )
-def test_a_submission_that_does_not_fit_is_refused_by_the_name_of_its_field(body: object, field: str) -> None:
+def test_an_invalid_submission_is_refused_and_the_error_names_the_field(body: object, field: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         Submission.from_json(body)
     assert caught.value.field == field
 
 
-def test_past_the_bound_no_job_is_taken_and_what_was_taken_is_answered_as_before(tmp_path: Path) -> None:
+def test_a_full_queue_refuses_new_jobs_and_still_answers_accepted_ones(tmp_path: Path) -> None:
     store = JobStore(tmp_path / "jobs.db", max_queued=2)
     first = store.submit(Submission("x", job_id="first"))
     second = store.submit(Submission("y"))
@@ -135,7 +135,7 @@ def test_past_the_bound_no_job_is_taken_and_what_was_taken_is_answered_as_before
     store.close()
 
 
-def test_skills_left_out_and_skills_none_given_are_different_wishes() -> None:
+def test_no_skills_and_an_empty_list_of_skills_differ() -> None:
     assert Submission.from_json({"description": "x"}).skills is None
     assert Submission.from_json({"description": "x", "skills": []}).skills == ()
 
@@ -143,7 +143,7 @@ def test_skills_left_out_and_skills_none_given_are_different_wishes() -> None:
 # --- plans and steps ---
 
 
-def test_a_stored_plan_readies_the_steps_that_need_nothing(store: JobStore) -> None:
+def test_the_steps_of_a_stored_plan_that_need_nothing_are_ready(store: JobStore) -> None:
     job_id = planned(store, a=(), b=(), c=("a", "b"))
     assert states(store, job_id) == {"a": StepState.READY, "b": StepState.READY, "c": StepState.WAITING}
     assert store.queries.job(job_id).state is JobState.RUNNING
@@ -157,7 +157,7 @@ def test_a_plan_is_stored_once(store: JobStore) -> None:
     assert list(states(store, job_id)) == ["a"]
 
 
-def test_a_step_is_ready_when_all_it_needs_has_completed(store: JobStore) -> None:
+def test_a_step_is_ready_when_all_steps_that_it_needs_have_completed(store: JobStore) -> None:
     job_id = planned(store, a=(), b=(), c=("a", "b"))
     run(store, job_id, "a")
     assert states(store, job_id)["c"] is StepState.WAITING
@@ -165,7 +165,7 @@ def test_a_step_is_ready_when_all_it_needs_has_completed(store: JobStore) -> Non
     assert states(store, job_id)["c"] is StepState.READY
 
 
-def test_what_needs_a_failed_step_is_skipped_and_the_rest_goes_on(store: JobStore) -> None:
+def test_steps_that_need_a_failed_one_are_skipped_and_the_others_go_on(store: JobStore) -> None:
     job_id = planned(store, a=(), b=("a",), c=("b",), d=())
     run(store, job_id, "a", TaskState.FAILED)
     assert states(store, job_id) == {
@@ -180,7 +180,7 @@ def test_what_needs_a_failed_step_is_skipped_and_the_rest_goes_on(store: JobStor
 # --- leases ---
 
 
-def test_a_lease_names_worker_token_expiry_and_attempt(store: JobStore, clock: Clock) -> None:
+def test_a_lease_has_a_worker_a_token_an_expiry_and_an_attempt(store: JobStore, clock: Clock) -> None:
     job_id = planned(store, a=())
     lease = store.lease(job_id, "a", "worker-2", 60)
     assert (lease.worker_id, lease.attempt, lease.expires_at) == ("worker-2", 1, clock.now + 60)
@@ -189,7 +189,7 @@ def test_a_lease_names_worker_token_expiry_and_attempt(store: JobStore, clock: C
     assert store.queries.job(job_id).steps[0].lease == lease
 
 
-def test_a_name_used_again_after_pruning_is_another_task_to_its_worker(store: JobStore, clock: Clock) -> None:
+def test_a_job_id_used_again_after_pruning_gives_another_task_id(store: JobStore, clock: Clock) -> None:
     remote_ids = set()
     for _ in range(2):
         store.submit(Submission("x", (), job_id="nightly"))
@@ -201,7 +201,7 @@ def test_a_name_used_again_after_pruning_is_another_task_to_its_worker(store: Jo
     assert len(remote_ids) == 2
 
 
-def test_the_longest_names_make_a_task_id_that_a_worker_takes() -> None:
+def test_the_longest_ids_make_a_task_id_that_a_worker_accepts() -> None:
     lease = Lease("j" * MAX_JOB_ID_CHARS, "s" * MAX_ID_CHARS, "worker-1", "0" * 24, 99, 0.0)
     assert valid_id(lease.remote_id, "task_id") == lease.remote_id
 
@@ -261,7 +261,7 @@ def test_a_late_result_changes_nothing_and_is_kept_as_evidence(store: JobStore, 
         lambda store, lease: store.fail_attempt(lease, "x", final=True),
     ],
 )
-def test_who_does_not_know_the_token_changes_nothing(
+def test_a_lease_with_a_wrong_token_changes_nothing(
     store: JobStore, change: Callable[[JobStore, Lease], object]
 ) -> None:
     job_id = planned(store, a=())
@@ -272,7 +272,7 @@ def test_who_does_not_know_the_token_changes_nothing(
     assert store.queries.job(job_id).steps == before
 
 
-def test_a_failed_attempt_readies_the_step_again_and_keeps_the_error(store: JobStore, clock: Clock) -> None:
+def test_after_a_failed_attempt_the_step_is_ready_again_and_the_error_is_kept(store: JobStore, clock: Clock) -> None:
     job_id = planned(store, a=())
     store.fail_attempt(store.lease(job_id, "a", "worker-1", 60), "no answer", final=False)
     assert states(store, job_id)["a"] is StepState.READY
@@ -292,11 +292,11 @@ def test_a_busy_worker_is_no_attempt(store: JobStore) -> None:
     assert store.lease(job_id, "a", "worker-2", 60).attempt == 1
 
 
-def test_a_busy_workers_late_result_is_not_the_next_ones(store: JobStore) -> None:
+def test_a_late_result_of_a_busy_worker_does_not_go_to_the_next_attempt(store: JobStore) -> None:
     job_id = planned(store, a=())
     busy = store.lease(job_id, "a", "worker-1", 60)
     store.fail_attempt(busy, "busy", final=False, count=False)
-    store.lease(job_id, "a", "worker-2", 60)  # the number of the attempt is the same
+    store.lease(job_id, "a", "worker-2", 60)  # the attempt has the same number
     with pytest.raises(LeaseLost):
         store.complete(busy, result())
     assert [a.late_result for a in store.queries.job(job_id).steps[0].attempts] == [None]
@@ -312,7 +312,7 @@ def test_there_is_never_a_fourth_attempt(store: JobStore) -> None:
         store.lease(job_id, "a", "worker-1", 60)
 
 
-def test_the_only_steps_result_can_end_its_job_in_the_same_commit(store: JobStore) -> None:
+def test_the_result_of_a_single_step_can_end_its_job_in_the_same_commit(store: JobStore) -> None:
     job_id = store.submit(Submission("x", ())).job_id
     lease = store.lease(job_id, "step-1", "worker-1", 60)
     store.complete(lease, result(output="the answer"), finish_job=True)
@@ -320,7 +320,7 @@ def test_the_only_steps_result_can_end_its_job_in_the_same_commit(store: JobStor
     assert (job.state, job.answer, job.error) == (JobState.COMPLETED, "the answer", None)
 
 
-def test_a_step_that_no_worker_can_be_had_for_fails_with_its_reason(store: JobStore) -> None:
+def test_a_step_without_a_worker_fails_with_the_reason(store: JobStore) -> None:
     job_id = planned(store, a=(), b=("a",))
     store.give_up(job_id, "a", "no worker is known")
     assert states(store, job_id) == {"a": StepState.FAILED, "b": StepState.SKIPPED}
@@ -345,7 +345,7 @@ def test_an_ended_job_stays_as_it_is(store: JobStore, clock: Clock) -> None:
     assert store.request_cancel(job_id) == job
 
 
-def test_ending_a_job_ends_its_steps_and_takes_their_leases(store: JobStore) -> None:
+def test_ending_a_job_cancels_its_steps_and_ends_their_leases(store: JobStore) -> None:
     job_id = planned(store, a=(), b=(), c=("a",))
     lease = store.lease(job_id, "a", "worker-1", 60)
     store.finish(job_id, JobState.FAILED, error="the job's 5 seconds were up")
@@ -354,7 +354,7 @@ def test_ending_a_job_ends_its_steps_and_takes_their_leases(store: JobStore) -> 
         store.complete(lease, result())
 
 
-def test_asking_to_cancel_ends_what_no_worker_has(store: JobStore) -> None:
+def test_a_cancel_request_cancels_the_steps_that_no_worker_has(store: JobStore) -> None:
     job_id = planned(store, a=(), b=(), c=("a",))
     store.lease(job_id, "a", "worker-1", 60)
     assert store.request_cancel(job_id).cancel_requested
@@ -365,7 +365,7 @@ def test_asking_to_cancel_ends_what_no_worker_has(store: JobStore) -> None:
     }
 
 
-def test_unfinished_jobs_come_by_priority_then_age(store: JobStore) -> None:
+def test_unfinished_jobs_are_ordered_by_priority_then_age(store: JobStore) -> None:
     ids = [store.submit(Submission(f"job {n}", priority=p)).job_id for n, p in enumerate((0, 5, 0, -5))]
     store.finish(ids[2], JobState.CANCELLED)
     assert store.queries.unfinished() == (ids[1], ids[0], ids[3])
@@ -382,7 +382,7 @@ def test_listings_are_paged_newest_first_and_by_state(store: JobStore) -> None:
         store.queries.jobs(before="nope")
 
 
-def test_jobs_are_counted_by_state_through_all_their_ways(store: JobStore) -> None:
+def test_jobs_are_counted_by_state_through_every_transition(store: JobStore) -> None:
     ids = [planned(store, a=()) for _ in range(3)]
     store.finish(ids[0], JobState.COMPLETED)
     store.submit(Submission("x"))
@@ -390,7 +390,7 @@ def test_jobs_are_counted_by_state_through_all_their_ways(store: JobStore) -> No
     assert counts == {JobState.RUNNING: 2, JobState.COMPLETED: 1, JobState.QUEUED: 1}
 
 
-def test_old_jobs_are_pruned_by_age_and_number_and_running_ones_stay(store: JobStore, clock: Clock) -> None:
+def test_ended_jobs_are_pruned_by_age_and_number_and_running_ones_stay(store: JobStore, clock: Clock) -> None:
     old = planned(store, a=())
     store.finish(old, JobState.COMPLETED)
     running = planned(store, a=())
@@ -405,11 +405,9 @@ def test_old_jobs_are_pruned_by_age_and_number_and_running_ones_stay(store: JobS
     assert sum(store.queries.counts().values()) == 1
 
 
-def test_the_oldest_ends_beyond_the_number_go_first_and_no_more_at_once_than_asked(
-    store: JobStore, clock: Clock
-) -> None:
+def test_prune_deletes_the_jobs_that_ended_first_up_to_its_limit(store: JobStore, clock: Clock) -> None:
     ids = [store.submit(Submission(f"job {n}")).job_id for n in range(6)]
-    for job_id in reversed(ids[1:]):  # the first of them ended last
+    for job_id in reversed(ids[1:]):  # the first one ends last
         clock.now += 1
         store.finish(job_id, JobState.COMPLETED)
     pruned = [store.prune(keep_seconds=1e9, keep_jobs=2, limit=2) for _ in range(3)]
@@ -417,7 +415,7 @@ def test_the_oldest_ends_beyond_the_number_go_first_and_no_more_at_once_than_ask
     assert [j.job_id for j in reversed(store.queries.jobs())] == ids[:3]
 
 
-def test_a_pruned_jobs_subtasks_attempts_and_events_go_with_it(store: JobStore) -> None:
+def test_a_pruned_jobs_steps_attempts_and_events_are_deleted_with_it(store: JobStore) -> None:
     kept, pruned = planned(store, a=()), planned(store, a=())
     run(store, pruned, "a")
     store.finish(pruned, JobState.COMPLETED)
@@ -430,7 +428,7 @@ def test_a_pruned_jobs_subtasks_attempts_and_events_go_with_it(store: JobStore) 
 
 
 def steps_of_a_job(store: JobStore) -> int:
-    """How many instructions SQLite carries out for all that is done with one job."""
+    """Count the instructions that SQLite runs for all operations on one job."""
     steps = 0
 
     def count() -> int:
@@ -457,7 +455,7 @@ def steps_of_a_job(store: JobStore) -> int:
     return steps
 
 
-def test_nothing_that_is_done_with_a_job_takes_more_steps_among_many_stored_ones(store: JobStore) -> None:
+def test_no_operation_on_a_job_costs_more_among_many_stored_jobs(store: JobStore) -> None:
     def store_more(first: int, last: int) -> None:
         with store.database.transaction() as db:
             numbers = f"WITH RECURSIVE n(n) AS (VALUES ({first}) UNION ALL SELECT n + 1 FROM n WHERE n < {last}) "
@@ -477,7 +475,7 @@ def test_nothing_that_is_done_with_a_job_takes_more_steps_among_many_stored_ones
     assert steps_of_a_job(store) <= few * 1.02
 
 
-def test_recent_activity_tells_the_story_and_is_bounded(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_recent_activity_is_complete_and_bounded(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
     job_id = planned(store, a=())
     run(store, job_id, "a")
     store.finish(job_id, JobState.COMPLETED)
@@ -494,7 +492,7 @@ def test_recent_activity_tells_the_story_and_is_bounded(store: JobStore, monkeyp
 # --- the file ---
 
 
-def test_a_damaged_file_is_named_with_what_to_do(tmp_path: Path) -> None:
+def test_the_error_of_a_damaged_file_says_what_to_do(tmp_path: Path) -> None:
     path = tmp_path / "jobs.db"
     store = JobStore(path)
     for number in range(200):
@@ -507,13 +505,13 @@ def test_a_damaged_file_is_named_with_what_to_do(tmp_path: Path) -> None:
         JobStore(path)
 
 
-def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+def test_the_error_of_a_file_that_is_no_database_names_it(tmp_path: Path) -> None:
     (tmp_path / "jobs.db").write_bytes(b"this is no database, whatever its name says" * 100)
     with pytest.raises(StoreError, match=r"jobs\.db can't be used: file is not a database"):
         JobStore(tmp_path / "jobs.db")
 
 
-def test_a_file_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
+def test_a_file_of_a_newer_release_is_not_touched(tmp_path: Path) -> None:
     path = tmp_path / "jobs.db"
     JobStore(path).close()
     with sqlite3.connect(path) as db:
@@ -521,23 +519,21 @@ def test_a_file_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
     db.close()
     with pytest.raises(StoreError, match=r"version 99.*another PIBOT_DATA_DIR"):
         JobStore(path)
-    (tmp_path / f"jobs.db.v{len(migrations())}").touch()  # a newer program has left it when it took the file over
+    (tmp_path / f"jobs.db.v{len(migrations())}").touch()  # the copy that a newer release made when it migrated the file
     with pytest.raises(StoreError, match=r"version 99.*copy .*jobs\.db\.v\d, the jobs as they were"):
         JobStore(path)
 
 
-def test_a_folder_that_is_not_there_is_named_with_its_variable(tmp_path: Path) -> None:
+def test_the_error_of_a_missing_folder_names_it_and_its_setting(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="PIBOT_DATA_DIR"):
         JobStore(tmp_path / "nowhere" / "jobs.db")
 
 
-def test_a_full_disk_loses_nothing_that_was_taken(tmp_path: Path) -> None:
+def test_a_full_disk_loses_no_accepted_job(tmp_path: Path) -> None:
     store = JobStore(tmp_path / "jobs.db")
     taken = [store.submit(Submission(f"job {n}")).job_id for n in range(3)]
     (pages,) = store.database.connection.execute("PRAGMA page_count").fetchone()
-    store.database.connection.execute(
-        f"PRAGMA max_page_count = {pages + 2}"
-    )  # SQLite's own way to say that the disk is full
+    store.database.connection.execute(f"PRAGMA max_page_count = {pages + 2}")  # makes SQLite report a full disk
 
     def fill() -> None:
         for n in range(1000):
@@ -573,7 +569,7 @@ while True:
 """
 
 
-def test_a_killed_process_leaves_every_job_that_it_took_and_every_end_that_it_recorded(tmp_path: Path) -> None:
+def test_a_killed_process_loses_no_accepted_job_and_no_recorded_end(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", KILLED, str(tmp_path / "jobs.db")], stdout=subprocess.PIPE, text=True
     )
@@ -601,5 +597,5 @@ def test_the_store_may_be_used_from_any_thread(store: JobStore) -> None:
             store.finish(job_id, JobState.COMPLETED)
 
     with ThreadPoolExecutor(4) as threads:
-        list(threads.map(work, range(4)))  # raises what was raised there
+        list(threads.map(work, range(4)))  # raises the threads' errors
     assert store.queries.counts()[JobState.COMPLETED] == 80

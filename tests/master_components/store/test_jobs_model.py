@@ -1,4 +1,4 @@
-"""The real store, through random events, does what its model does, and keeps its promises."""
+"""Through random events, the real store does what its model does."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ PLANS: list[dict[str, tuple[str, ...]]] = [
 ]
 
 MEMORY = Path("/dev/shm")
-"""Where no disk is waited for: what is on disk after a power cut is not the question here."""
+"""A file system in memory. These tests are not about power cuts, so they need no disk."""
 
 NOT_READY = [state for state in StepState if state is not StepState.READY]
 
@@ -54,7 +54,7 @@ def plan_of(needs: dict[str, tuple[str, ...]]) -> TaskPlan:
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """Does the same to the store and to the model; compares them after each step."""
+    """Does the same to the store and to the model, and compares them after each event."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,11 +67,11 @@ class StoreMachine(RuleBasedStateMachine):
 
     def open(self) -> None:
         self.store = JobStore(self.folder / "jobs.db", clock=self.clock, monotonic=self.monotonic)
-        self.store.database.connection.execute("PRAGMA synchronous = OFF")  # no power is cut here
+        self.store.database.connection.execute("PRAGMA synchronous = OFF")  # there are no power cuts here
 
     @initialize(needs=st.sampled_from(PLANS))
     def begin(self, needs: dict[str, tuple[str, ...]]) -> None:
-        """With a job that workers can have at once, for most of what may go wrong needs one."""
+        """Begin with a job whose steps are ready, because most failures need one."""
         self.open()
         job_id = self.store.submit(Submission("the first")).job_id
         self.model.submit(job_id, 0, single=False)
@@ -209,10 +209,10 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(killed=st.booleans())
     def start_again(self, killed: bool) -> None:
         (self.store.database if killed else self.store).close()
-        self.monotonic.now = 3.0  # the machine's, from its start
+        self.monotonic.now = 3.0  # counted from the machine's start
         self.open()
 
-    # --- what holds after each of them ---
+    # --- what holds after each event ---
 
     @invariant()
     def a_moment_passes(self) -> None:
@@ -248,7 +248,7 @@ class StoreMachine(RuleBasedStateMachine):
             late = [a.late_result.output if a.late_result else None for a in step.attempts]
             assert late == [a.late_output for a in model.attempts]
             assert (step.result.output if step.result else None) == model.output
-            if step.result is not None:  # recorded once: it is what it was
+            if step.result is not None:  # a recorded result never changes
                 assert self.results.setdefault((job.job_id, step.task_id), step.result) == step.result
 
     @staticmethod
@@ -292,7 +292,7 @@ class StoreMachine(RuleBasedStateMachine):
         ]
 
     def some_lease(self, data: Any) -> Lease:
-        """One that holds, one whose subtask another worker has by now, or any other: as often as each other."""
+        """Draw a lease: held, lost to another worker, or lost otherwise, each kind as often as the others."""
         held = [lease for lease in self.leases if self.model.holds(lease)]
         active = {(lease.job_id, lease.task_id) for lease in held}
         lost = [lease for lease in self.leases if lease not in held]

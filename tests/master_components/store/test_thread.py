@@ -40,7 +40,7 @@ def play(answers: list[Exception | None]) -> str:
     return "written"
 
 
-async def test_what_can_not_be_written_is_tried_again_ever_more_rarely_until_it_is(
+async def test_a_failed_write_is_tried_again_with_growing_pauses_until_it_succeeds(
     on_disk: StoreThread, sleeps: Sleeps, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert await on_disk(play, full(7)) == "written"
@@ -49,12 +49,12 @@ async def test_what_can_not_be_written_is_tried_again_ever_more_rarely_until_it_
     assert "the disk is full" in caplog.text
 
 
-async def test_what_can_not_be_read_for_a_moment_is_tried_again(on_disk: StoreThread, sleeps: Sleeps) -> None:
+async def test_a_failed_read_is_tried_again(on_disk: StoreThread, sleeps: Sleeps) -> None:
     assert await on_disk(play, [StoreUnreadable("disk I/O error"), None]) == "written"
     assert sleeps.seconds == [1.0]
 
 
-async def test_what_is_written_to_the_end_is_written_though_who_waits_for_it_is_cancelled() -> None:
+async def test_a_shielded_write_succeeds_even_if_its_caller_is_cancelled() -> None:
     room, waits = asyncio.Event(), asyncio.Event()
 
     async def sleep(_: float) -> None:
@@ -73,7 +73,7 @@ async def test_what_is_written_to_the_end_is_written_though_who_waits_for_it_is_
     thread.close()
 
 
-async def test_a_hub_that_stops_lets_go_of_what_waits_for_room() -> None:
+async def test_a_hub_that_stops_gives_up_the_writes_that_wait_for_the_disk() -> None:
     waits = asyncio.Event()
 
     async def sleep(_: float) -> None:
@@ -90,22 +90,20 @@ async def test_a_hub_that_stops_lets_go_of_what_waits_for_room() -> None:
     thread.close()
 
 
-async def test_who_is_there_to_be_told_is_told_at_once(on_disk: StoreThread, sleeps: Sleeps) -> None:
+async def test_once_raises_the_error_at_once(on_disk: StoreThread, sleeps: Sleeps) -> None:
     with pytest.raises(StoreUnwritable):
         await on_disk.once(play, full(1))
     assert sleeps.seconds == []
 
 
 @pytest.mark.parametrize("error", [StoreError("a defect"), LeaseLost("gone"), KeyError("x")])
-async def test_what_another_try_would_not_mend_is_raised(
-    on_disk: StoreThread, sleeps: Sleeps, error: Exception
-) -> None:
+async def test_an_error_that_will_not_pass_is_raised(on_disk: StoreThread, sleeps: Sleeps, error: Exception) -> None:
     with pytest.raises(type(error)):
         await on_disk(play, [error])
     assert sleeps.seconds == []
 
 
-async def test_while_one_waits_for_room_others_are_served() -> None:
+async def test_other_calls_run_while_one_waits_for_the_disk() -> None:
     room, waits = asyncio.Event(), asyncio.Event()
 
     async def sleep(_: float) -> None:
