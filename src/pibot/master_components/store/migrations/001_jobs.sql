@@ -1,9 +1,9 @@
--- The job database, version 1. Times are seconds since the epoch; objects are kept as JSON text.
+-- Version 1: jobs, steps, attempts and events. Times are seconds since the epoch; objects are JSON text.
 
 CREATE TABLE job (
     seq               INTEGER PRIMARY KEY AUTOINCREMENT,   -- order of acceptance
     job_id            TEXT NOT NULL UNIQUE,
-    body              TEXT NOT NULL,                       -- as it was submitted, to know it when it comes again
+    body              TEXT NOT NULL,                       -- as submitted, to recognise the same job again
     description       TEXT NOT NULL,
     state             TEXT NOT NULL,
     priority          INTEGER NOT NULL,
@@ -22,9 +22,10 @@ CREATE TABLE job (
 
 CREATE INDEX job_by_state ON job (state, seq);
 
--- What is still to be done stays quick to find however many jobs have ended.
+-- Finds unfinished jobs quickly, however many jobs have ended.
 CREATE INDEX job_unfinished ON job (priority DESC, seq) WHERE state IN ('queued', 'planning', 'running');
 
+-- A step of a plan.
 CREATE TABLE subtask (
     job_id      TEXT NOT NULL REFERENCES job (job_id) ON DELETE CASCADE,
     task_id     TEXT NOT NULL,
@@ -34,7 +35,7 @@ CREATE TABLE subtask (
     depends_on  TEXT NOT NULL,
     timeout     REAL,
     state       TEXT NOT NULL,
-    worker_id   TEXT,                                      -- these four: the lease, while the state is 'leased'
+    worker_id   TEXT,                                      -- these four are the lease while the state is 'leased'
     token       TEXT,
     attempt     INTEGER NOT NULL DEFAULT 0,
     expires_at  REAL,
@@ -51,7 +52,7 @@ CREATE TABLE attempt (
     started_at  REAL NOT NULL,
     finished_at REAL,
     error       TEXT,
-    late_result TEXT,                                      -- came when the lease was lost; evidence, nothing more
+    late_result TEXT,                                      -- came after the lease was lost; kept as evidence
     PRIMARY KEY (job_id, task_id, number)
 ) WITHOUT ROWID;
 
@@ -65,7 +66,7 @@ CREATE TABLE event (
     message   TEXT NOT NULL
 );
 
--- How many jobs there are in each state, without counting them.
+-- The number of jobs in each state, so that nothing has to count them.
 CREATE TABLE tally (
     state  TEXT PRIMARY KEY,
     number INTEGER NOT NULL

@@ -1,6 +1,6 @@
--- Version 3: what the gateway passed on to models, by job, worker, model and day.
+-- Version 3: the gateway's model calls, summed up by job, caller, model and day.
 
--- A job's rows live as long as the job. A caller is a worker's name, 'master' for the planner, or a key's name.
+-- A job's rows are deleted with it. A caller is a worker's name, 'master' for the planner, or a key's name.
 CREATE TABLE job_spending (
     job_id            TEXT NOT NULL REFERENCES job (job_id) ON DELETE CASCADE,
     caller            TEXT NOT NULL,
@@ -8,8 +8,8 @@ CREATE TABLE job_spending (
     prompt_tokens     INTEGER NOT NULL,
     completion_tokens INTEGER NOT NULL,
     calls             INTEGER NOT NULL,
-    estimated         INTEGER NOT NULL,                    -- of the calls: how many tokens were not told, but estimated
-    cost              REAL,                                -- NULL where no price was known
+    estimated         INTEGER NOT NULL,                    -- how many of the calls have estimated tokens
+    cost              REAL,                                -- NULL if no call had a price
     PRIMARY KEY (job_id, caller, model)
 ) WITHOUT ROWID;
 
@@ -27,10 +27,10 @@ CREATE TABLE day_spending (
 
 ALTER TABLE job ADD COLUMN cost REAL;
 
--- What the gateway counted for an attempt, so that what its worker reports is not counted again.
+-- Tokens that the gateway counted for an attempt, so that its worker's report does not count them again.
 ALTER TABLE attempt ADD COLUMN prompt_tokens INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE attempt ADD COLUMN completion_tokens INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE attempt ADD COLUMN llm_calls INTEGER NOT NULL DEFAULT 0;
 
--- The gateway finds a worker's lease by its name.
+-- Finds the lease of a worker.
 CREATE INDEX subtask_leased ON subtask (worker_id) WHERE state = 'leased';
