@@ -101,6 +101,7 @@ class LimitedFiles:
                 resource.prlimit(hub_pid, resource.RLIMIT_FSIZE, (size, hard))
 
 
+# docs/decisions.md, D70
 def small_disk(folder: Path) -> Disk:
     """Create ``folder`` with a :class:`SmallDisk`, or with :class:`LimitedFiles` if this user may not mount."""
     folder.mkdir(parents=True)

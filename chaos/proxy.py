@@ -18,6 +18,7 @@ class _Direction:
     cuts: list[float] = field(default_factory=list)
 
 
+# docs/decisions.md, D69
 class Link:
     """A proxy in front of one server. Use it within one event loop.
 

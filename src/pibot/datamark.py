@@ -9,6 +9,7 @@ import secrets
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 
 
+# docs/decisions.md, D53
 def new_boundary() -> str:
     """Return a random boundary, which no text can know."""
     return secrets.token_hex(8)

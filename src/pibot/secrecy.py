@@ -8,6 +8,7 @@ import resource
 _PR_SET_DUMPABLE = 4  # prctl(2)
 
 
+# docs/decisions.md, D52
 def keep_memory_private() -> None:
     """Forbid core dumps of this process, and debuggers and ``/proc/PID/environ`` to others of its user.
 

@@ -195,6 +195,7 @@ class _Handshake:
         self._tls.log_refusal(address, "a plain HTTP request, or something else that is not TLS")
 
 
+# docs/decisions.md, D20
 def _common_name(certificate: Any) -> Optional[str]:
     """Return the common name of a verified certificate from ``getpeercert``; None unless there is exactly one."""
     subject = (certificate or {}).get("subject", ())

@@ -19,6 +19,7 @@ MAX_REASON_CHARS = 500
 """Characters of the reason that the owner may give the model."""
 
 
+# docs/decisions.md, D54
 def digest_of(tool: str, arguments: Mapping[str, Any]) -> str:
     """Return the SHA-256 digest of a tool call: the same on every machine, and different for every other call."""
     text = json.dumps([tool, arguments], sort_keys=True, separators=(",", ":"))

@@ -121,6 +121,7 @@ class _Filter:
             raise SandboxUnavailable(f"libseccomp refuses {what}: {os.strerror(-status)}")
 
 
+# docs/decisions.md, D48
 def _library() -> Any:
     try:
         library = ctypes.CDLL("libseccomp.so.2")

@@ -42,6 +42,7 @@ _FIRST_FD = 3  # SD_LISTEN_FDS_START
 _CREDENTIALS = struct.Struct("3i")
 
 
+# docs/decisions.md, D49, D51
 class SandboxService:
     """Accepts connections and runs the command of each, until it had no work for a while.
 

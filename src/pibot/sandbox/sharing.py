@@ -32,6 +32,7 @@ _SHARED_FILE, _SHARED_FOLDER = 0o660, 0o2770
 Visit = Callable[[int, str, os.stat_result], None]
 
 
+# docs/decisions.md, D50
 def take_ownership(folder: int) -> None:
     """Replace each file of another user under an open folder by our own copy, so that a command can chmod it."""
     own = os.geteuid()

@@ -21,6 +21,7 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 36, 38
 _WATCHED = {signal.SIGTERM, signal.SIGCHLD}
 
 
+# docs/decisions.md, D72
 def main(parent: int, status_fd: int, limits: dict[str, int], argv: list[str]) -> None:
     """Run ``argv``, and write JSON to ``status_fd``: its ``exit-code``, or the ``error`` that kept it from starting.
 

@@ -64,6 +64,7 @@ class Environment:
             return None
         value = value[skip:].strip()
         # Neither message repeats the key: it may be a real one with its end cut off.
+        # docs/decisions.md, D18
         if is_placeholder(value) or GUESSED_FIRST.match(value):
             raise SettingsError(f"the key in {name} is a placeholder, which anyone would try first; {MAKE_ONE}")
         if len(value) < shortest:

@@ -185,6 +185,7 @@ def _import(path: Path, name: str) -> ModuleType:
     Raises:
         SkillError: the module raised.
     """
+    # docs/decisions.md, D47
     module_name = f"_pibot_skill_{name.replace('-', '_')}_{next(_serial)}"
     spec = importlib.util.spec_from_file_location(module_name, path, submodule_search_locations=[str(path.parent)])
     assert spec is not None

@@ -131,9 +131,11 @@ class Guard:
         length = request.content_length or 0
         if length > self._max_body:
             return error(413, f"the body has {length} bytes; the limit is {self._max_body}")
+        # docs/decisions.md, D10
         if request.environ.get("HTTP_TRANSFER_ENCODING"):
             # Flask cuts a chunked body at its limit without an error, so require a length instead.
             return error(411, "send the body with a Content-Length; a chunked body is not accepted")
+        # docs/decisions.md, D11
         return None if _is_same_origin() else error(403, "this request came from a page of another site")
 
     def _by_key(self, keys: KeyRing, shown: str) -> Caller | Response:

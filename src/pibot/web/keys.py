@@ -102,6 +102,7 @@ def needs(scope: Scope) -> Callable[[V], V]:
 
 def needed(view: Optional[Callable[..., Any]], method: str) -> Scope:
     """Return the scope that a view requires for this method."""
+    # docs/decisions.md, D19
     return cast(Scope, getattr(view, "needs", Scope.READ if method in ("GET", "HEAD") else Scope.ADMIN))
 
 

@@ -12,6 +12,7 @@ MAX_BUCKETS = 4096
 """About 1 MB. Beyond it, the bucket that was used longest ago is evicted."""
 
 
+# docs/decisions.md, D17
 class Buckets:
     """A bucket of ``per_minute`` tokens for each name, which refills within a minute.
 

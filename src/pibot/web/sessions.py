@@ -50,6 +50,7 @@ class Session:
         return hmac.new(self.session_id.encode(), b"form", hashlib.sha256).hexdigest()
 
 
+# docs/decisions.md, D14
 class Sessions:
     """The sessions of one hub. Methods may be called from any thread.
 

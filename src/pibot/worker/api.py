@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 MAX_WAIT = 60.0
 """Seconds that one request may wait for a result; a caller that wants to wait longer asks again."""
 
+# docs/decisions.md, D7
 WAITING_PLACES = 6
 """How many of the server's 10 threads may wait; the others answer ``/health`` and take cancels."""
 
@@ -70,6 +71,7 @@ def _add_task_routes(app: Flask, executor: TaskExecutor, library: SkillLibrary) 
         seconds = wait_preference(MAX_WAIT)
         if seconds:
             return result_or(task.task_id, "accepted", seconds, 0)
+        # docs/decisions.md, D5
         return answer(UnfinishedTask(task.task_id, "accepted").to_json(), 202)
 
     @app.post("/task/<task_id>/approvals/<approval_id>")

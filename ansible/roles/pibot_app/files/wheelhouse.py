@@ -221,6 +221,7 @@ def build_app(pip: Pip, source: Path, tools: Path, folder: Path) -> None:
         pip.run(
             "building PiBot's wheel",
             *("wheel", "--quiet", "--disable-pip-version-check", "--no-deps", "--wheel-dir", f"{new}/wheels"),
+            # docs/decisions.md, D77
             *("--no-index", "--find-links", str(tools), f"{new}/source"),
             environment=environment,
         )

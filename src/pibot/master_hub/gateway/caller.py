@@ -25,6 +25,7 @@ from pibot.master_hub.gateway.provider import Provider, ProviderAnswer
 
 log = logging.getLogger("pibot.gateway")
 
+# docs/decisions.md, D63
 FALLBACK_SECONDS = 60.0
 """How long the fallback model is asked first after the first model failed."""
 

@@ -11,6 +11,7 @@ from pibot.llm_client.failures import GATEWAY
 RETRY_AFTER = 2
 """Seconds after which a call is worth sending again if all slots are taken, or the hub is stopping."""
 
+# docs/decisions.md, D62
 NO_RETRY = {"x-should-retry": "false"}
 """Respected by the openai library and by PiBot's own clients: the gateway has already retried the call."""
 

@@ -23,6 +23,7 @@ log = logging.getLogger("pibot.gateway")
 
 T = TypeVar("T")
 
+# docs/decisions.md, D64
 OTHER_MODEL = "other"
 """The name under which unknown models are counted: a caller can make up any number of names."""
 
@@ -87,6 +88,7 @@ class Ledger:
             return Account(MASTER, job_id)
         if caller.worker_id is None:
             return Account(caller.name)
+        # docs/decisions.md, D58
         lease = await self._ask(self._store.accounts.lease_of, caller.worker_id)
         return Account(caller.worker_id, None if lease is None else lease.job_id, lease)
 

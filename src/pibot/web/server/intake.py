@@ -27,6 +27,7 @@ log = logging.getLogger("pibot.web")
 MAX_HEADERS = 64 * 1024
 """Bytes of a request's head."""
 
+# docs/decisions.md, D13
 SMALL_BODY = 16 * 1024
 """Bytes of a body that the intake waits for, together with the head. A thread reads a larger one: it needs memory."""
 

@@ -189,6 +189,7 @@ class _Request(HTTPRequest):
         if not self.chunked_read and not self._read_rest():
             self.close_connection = True
             self.rfile.remaining = 0
+        # docs/decisions.md, D12
         wfile = self.conn.wfile
         self.conn.wfile = head = io.BytesIO()
         try:
