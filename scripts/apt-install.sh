@@ -1,6 +1,6 @@
 #!/bin/sh
-# Install packages of Debian or Ubuntu: directly as root, through sudo otherwise. Where neither is possible, say in
-# one sentence what is missing and fail.
+# Install packages of Debian or Ubuntu, as root or through sudo. If neither is possible, name the missing packages and
+# fail.
 #
 #   scripts/apt-install.sh PACKAGE...
 set -eu
@@ -26,5 +26,5 @@ install() {
     $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$@" >&2
 }
 
-# A machine whose package lists are missing or old knows the package only after an update.
+# If the package lists are missing or old, apt finds the package only after an update.
 install "$@" || { $as_root apt-get update -qq >&2 && install "$@"; } || give_up "$@"

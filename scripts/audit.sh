@@ -1,6 +1,6 @@
 #!/bin/sh
-# Ask for known vulnerabilities of everything that is locked: pip-audit, over each lock, for the Python that runs it. This
-# takes the internet: PyPI's own service by default; AUDIT_SERVICE=osv asks osv.dev instead.
+# Look up known vulnerabilities of all locked packages: run pip-audit on each lock, for the Python that runs it. Needs the
+# internet. It asks PyPI's service; with AUDIT_SERVICE=osv it asks osv.dev.
 set -eu
 
 cd "$(dirname -- "$0")/.."
@@ -12,8 +12,8 @@ python3 -m venv "$tools"
 status=0
 for lock in requirements/*.txt; do
     echo "Auditing $lock ..."
-    # The locks hold hashes of everything, so nothing has to be resolved or installed. Strict: an index that knows nothing of
-    # vulnerabilities, as a mirror may, would else pass for one that has found none.
+    # The locks have the hashes of all packages, so pip-audit need not resolve or install any. --strict: otherwise an index
+    # without data on vulnerabilities, such as a mirror, would look like one that has found none.
     "$tools/bin/pip-audit" --strict --disable-pip --require-hashes --progress-spinner off \
         --vulnerability-service "${AUDIT_SERVICE:-pypi}" -r "$lock" || status=1
 done

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Make a virtual environment from a hash-locked requirements file, with this checkout's package in it.
+# Make a virtual environment from a hash-locked requirements file, and add this checkout's package.
 #
 #   scripts/bootstrap.sh runtime|openai|dev|bench|ansible [FOLDER]
 #
-# FOLDER is .venv by default. Nothing is done where it is up to date already; what was left half made, or fits no more,
-# is made anew. PYTHON names the interpreter to use; by default it is python3, or the newest python3.x that will do.
+# FOLDER is .venv by default. Does nothing if it is up to date, and makes it again if it is incomplete or outdated.
+# PYTHON names the interpreter; the default is python3, or the newest python3.x if python3 is too old.
 set -eu
 
 lock=${1:?usage: scripts/bootstrap.sh runtime|openai|dev|bench|ansible [FOLDER]}
@@ -17,7 +17,7 @@ fail() {
     exit 1
 }
 
-# What an environment must have been made from. The path counts too: an environment cannot be moved.
+# Identifies what an environment is made from. It includes the path, since an environment cannot be moved.
 fingerprint() {
     { cat "requirements/$1.txt" scripts/bootstrap.sh && echo "$root"; } | sha256sum | cut -d ' ' -f 1
 }
@@ -27,11 +27,11 @@ is_current() {
     made_from=$(cat "$venv/.made-from")
     "$venv/bin/python" -c '' 2>/dev/null || return 1
     [ "$made_from" = "$(fingerprint "$lock")" ] && return 0
-    # The development environment holds the runtime's requirements, at the same versions.
+    # The development environment has the runtime's packages too, with the same versions.
     case $lock in runtime | openai) [ "$made_from" = "$(fingerprint dev)" ] ;; *) return 1 ;; esac
 }
 
-# A node's Python may be older than what Ansible wants on the computer that it runs on.
+# Ansible needs a newer Python on the control computer than PiBot on a node.
 case $lock in
     ansible) what=Ansible oldest=3.11 ;;
     *) what=PiBot oldest=3.9 ;;
@@ -58,7 +58,7 @@ find_python() {
 
 make_venv() {
     version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-    # Debian and Ubuntu keep ensurepip, without which no environment gets a pip, in a package of its own.
+    # Debian and Ubuntu have ensurepip, which puts pip into an environment, in a separate package.
     if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
         scripts/apt-install.sh "python$version-venv" ||
             fail "$python cannot make a virtual environment until its ensurepip is installed (the package named above)"
@@ -71,7 +71,7 @@ make_venv() {
         fail "the packages of requirements/$lock.txt could not be installed; see above, then run this again"
 }
 
-# The checkout's own package, without building anything: its source on the path, and the command.
+# Add the checkout's package without building it: put its source on the path, and write the command.
 add_package() {
     site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
     echo "$root/src" >"$site/pibot.pth"
@@ -87,7 +87,7 @@ if is_current; then
     exit 0
 fi
 
-# Two at once would spoil each other's work; the second waits, then finds the work done.
+# Two runs at once would break each other's environment. The second one waits, and then has nothing to do.
 if command -v flock >/dev/null; then
     exec 9>"$venv.lock"
     flock 9

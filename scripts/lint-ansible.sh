@@ -1,6 +1,6 @@
 #!/bin/sh
-# yamllint, ansible-lint at its strictest profile, a syntax check of every playbook, and shellcheck over the lab's
-# scripts where it is installed. Needs the environment .venv-ansible.
+# Run yamllint, ansible-lint with its strictest profile, and a syntax check of every playbook; run shellcheck on the
+# lab's scripts, if it is installed. Needs the environment .venv-ansible.
 set -eu
 
 cd "$(dirname -- "$0")/.."

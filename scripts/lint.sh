@@ -1,5 +1,6 @@
 #!/bin/sh
-# ruff and mypy over everything, bandit over all but the tests, and shellcheck over the scripts where it is installed. Needs the development environment.
+# Run ruff and mypy on all Python files, bandit on all but the tests and, if it is installed, shellcheck on the scripts.
+# Needs the development environment.
 set -eu
 
 cd "$(dirname -- "$0")/.."
@@ -7,12 +8,13 @@ bin=.venv/bin
 
 "$bin/ruff" check .
 "$bin/ruff" format --check .
-# Each skill's module is called tools.py; named one by one they are checked as skills.<name>.tools.
+# All skills' modules are called tools.py, so name each: mypy checks them as skills.<name>.tools.
 "$bin/mypy" --strict src tests benchmarks chaos skills/*/tools.py chaos/skills/*/tools.py \
     ansible/filter_plugins/pibot.py ansible/roles/pibot_app/files/wheelhouse.py \
     ansible/roles/pibot_firewall/library/pibot_ufw.py molecule/lab/inventory.py
-# B101: an assert tells mypy what holds and decides nothing. B404: what is imported is harmless; B603 is looked at each time.
-# A finding is mended, or argued where it is: "# nosec B603 # why". bandit warns of these too, so it is heard when it fails.
+# B101: asserts only tell mypy what holds. B404: importing subprocess is harmless; B603 is checked at each call. Fix a
+# finding, or give the reason at its line: "# nosec B603 # why". bandit prints warnings about these comments too, so show
+# its output only when it fails.
 said=$("$bin/bandit" --quiet --skip B101,B404 -r src skills ansible chaos benchmarks molecule 2>&1) || {
     printf '%s\n' "$said"
     exit 1

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Resolve the requirements anew, for every Python from 3.9 on and every platform at once, with the hashes of all files.
+# Resolve the requirements again, for all platforms and every Python from 3.9 on, with the hashes of all files.
 #
-#   scripts/lock.sh            keep what is locked where it still fits
-#   scripts/lock.sh --upgrade  take the newest of everything
+#   scripts/lock.sh            keep the locked versions that still fit
+#   scripts/lock.sh --upgrade  take the newest versions
 set -eu
 
 cd "$(dirname -- "$0")/.."
@@ -11,7 +11,7 @@ trap 'rm -rf "$tools"' EXIT
 python3 -m venv "$tools"
 "$tools/bin/python" -m pip install -qq --disable-pip-version-check uv
 
-# No configuration of this machine's (an index, a folder of wheels) may find its way into a lock.
+# --no-config and --no-emit-index-url: the machine's own settings, such as an index, must not get into a lock.
 lock() {
     output=$1
     shift
@@ -22,13 +22,13 @@ lock() {
 
 oldest=3.9
 
-# Each builds upon the one before, so that a package has the same version in all of them.
+# Each lock is constrained by the one before, so that a package has the same version in all of them.
 lock runtime.txt "$@" pyproject.toml
 lock openai.txt "$@" -c requirements/runtime.txt --extra openai pyproject.toml
 lock dev.txt "$@" -c requirements/openai.txt --extra openai pyproject.toml requirements/dev.in
 lock build.txt "$@" -c requirements/dev.txt requirements/build.in
 lock bench.txt "$@" requirements/bench.in
 
-# The control computer is no node, and Ansible wants a newer Python there.
+# Ansible runs on the control computer, and needs a newer Python there.
 oldest=3.11
 lock ansible.txt "$@" requirements/ansible.in

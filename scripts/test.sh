@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Every test on .venv's Python, the unit tests on every other one from 3.9 to 3.13 that this machine has, two Pythons at a
-# time; the lab beside them from the start, since all of them wait more than they compute. Arguments go to pytest, and then
-# only .venv's Python is used, without the lab.
+# Run every test on .venv's Python, and the unit tests on every other Python from 3.9 to 3.13 that this machine has, two
+# Pythons at a time. The lab runs in parallel, since tests wait more than they compute. With arguments, which go to pytest,
+# run only .venv's Python and not the lab.
 #
-#   ONE_PYTHON=1  leaves the other Pythons out
-#   NO_LAB=1      leaves the lab out
-#   CI=…          what this machine can't run is a failure
+#   ONE_PYTHON=1  leave out the other Pythons
+#   NO_LAB=1      leave out the lab
+#   CI=…          count what this machine can't run as a failure
 set -euo pipefail
 
 cd "$(dirname -- "$0")/.."
@@ -13,8 +13,8 @@ cd "$(dirname -- "$0")/.."
 wanted=(3.9 3.10 3.11 3.12 3.13)
 logs=$(mktemp -d)
 lab=
-# What runs in the background ignores Ctrl-C by itself, and outlives a step that fails. The lab is a process group of its
-# own; its hosts are no processes of ours.
+# Background jobs ignore Ctrl-C, and continue after this script fails, so end them. The lab has its own process group, and
+# its hosts are not our child processes.
 # shellcheck disable=SC2317 # the traps call it
 stop_all() {
     # shellcheck disable=SC2046 # one argument for each process
@@ -33,7 +33,7 @@ summary=()
 loud=()
 passed=0 failed=0 skipped=0 broken=0
 
-# The programs that tests run and that no Python package brings.
+# Install the programs that tests need and that no Python package contains.
 need_programs() {
     local missing=()
     command -v bwrap >/dev/null || missing+=(bubblewrap)
@@ -42,8 +42,8 @@ need_programs() {
     [ ${#missing[@]} = 0 ] || scripts/apt-install.sh "${missing[@]}"
 }
 
-# Prints the path of a Python of version $1 that runs and can make an environment. A name on the PATH is not enough:
-# a version manager's stand-in may only say that the version is not chosen here.
+# Print the path of a Python of version $1 that can make an environment. A name on the PATH is not enough: it may be a
+# version manager's shim for a version that is not installed.
 find_python() {
     local candidate
     for candidate in "python$1" "${PYENV_ROOT:-${HOME:-/root}/.pyenv}"/versions/"$1".*/bin/python; do
@@ -55,12 +55,12 @@ find_python() {
     return 1
 }
 
-count() { # the number before word $1 in pytest's last line, $2; 0 where the word is not there
+count() { # print the number before word $1 in pytest's last line $2, or 0 without that word
     grep -oE "[0-9]+ $1" <<<"$2" | grep -oE '^[0-9]+' || echo 0
 }
 
 tally() { # NAME PYTEST'S-LAST-LINE STATUS
-    # 5 means that no test was run: nothing was shown then, so it counts as a failure like the others.
+    # Status 5 means that no test ran, which counts as a failure too.
     [ "$3" = 0 ] || broken=1
     passed=$((passed + $(count passed "$2")))
     failed=$((failed + $(count failed "$2") + $(count errors? "$2")))
@@ -83,7 +83,7 @@ start_unit_tests() { # VERSION
     pending+=("$1")
 }
 
-finish_unit_tests() { # the one that was started first
+finish_unit_tests() { # of the Python that was started first
     local name=${pending[0]} status=0
     wait "${unit_tests[$name]}" || status=$?
     pending=("${pending[@]:1}")
@@ -93,7 +93,7 @@ finish_unit_tests() { # the one that was started first
 }
 
 start_lab() {
-    printf '\n== Lab: started, its report follows below\n'
+    printf '\n== Lab: started, its report comes at the end\n'
     setsid scripts/lab/test.sh >"$logs/lab" 2>&1 </dev/null &
     lab=$!
 }
@@ -105,18 +105,18 @@ finish_lab() {
     printf '\n== Lab\n'
     cat "$logs/lab"
     if [ "$status" = 3 ]; then
-        loud+=("THE LAB WAS NOT RUN, so nothing is shown of the playbook: $(tail -n 1 "$logs/lab")")
+        loud+=("THE LAB DID NOT RUN, so the playbook is not tested: $(tail -n 1 "$logs/lab")")
         [ -z "${CI:-}" ] || broken=1
         return
     fi
-    # One line for each scenario that came as far as its tests.
+    # pytest prints one such line for each scenario that got to its tests.
     while read -r line; do
         tally "Lab" "$line" "$status"
-    done < <(grep -oE '=+ [^=]*(passed|failed|error)[^=]* in [0-9.]+s[^=]*=+' "$logs/lab" || echo "no test was run")
+    done < <(grep -oE '=+ [^=]*(passed|failed|error)[^=]* in [0-9.]+s[^=]*=+' "$logs/lab" || echo "no test ran")
     [ "$status" = 0 ] || broken=1
 }
 
-# Unit tests on the next of the other Pythons.
+# Start the unit tests on the next Python in the queue.
 start_next() {
     [ ${#queue[@]} -gt 0 ] || return 0
     local version=${queue[0]}
@@ -154,7 +154,7 @@ done
 printf '\n== Summary (all tests on Python %s, unit tests on the others)\n' "$own"
 printf '%s\n' "${summary[@]}"
 [ ${#absent[@]} = 0 ] || echo "not on this machine: Python ${absent[*]}"
-[ "${NO_LAB:-}" != 1 ] || echo "the lab and the playbook's linters were left out (NO_LAB or arguments)"
+[ "${NO_LAB:-}" != 1 ] || echo "left out: the lab and the playbook's linters (NO_LAB or arguments)"
 [ ${#loud[@]} = 0 ] || printf '\n*** %s\n\n' "${loud[@]}"
 echo "$passed passed, $failed failed, $skipped skipped"
 exit "$broken"

@@ -1,3 +1,5 @@
+"""The ``pibot`` commands, as processes, against a real hub."""
+
 from __future__ import annotations
 
 import json
@@ -59,14 +61,14 @@ def test_run_without_waiting_prints_the_jobs_id(running: Fleet) -> None:
     assert running.result(done.stdout.strip())["success"] is True
 
 
-def _heed_ctrl_c() -> None:
-    """Where the tests run in a script's background, SIGINT is ignored, and would be inherited so."""
+def _restore_ctrl_c() -> None:
+    """Restore SIGINT: a script's background jobs ignore it, and child processes inherit that."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_ctrl_c_leaves_the_job_running_and_says_how_to_go_on(running: Fleet) -> None:
     argv, environment = pibot_command("run", "--skills", "", "hold on", url=running.url, key=KEY)
-    process = subprocess.Popen(argv, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=_heed_ctrl_c)
+    process = subprocess.Popen(argv, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=_restore_ctrl_c)
     running.gate.wait_for_a_task()
     assert process.stderr is not None
     first = process.stderr.readline()

@@ -1,4 +1,4 @@
-"""``make demo`` as a newcomer types it: from a fresh copy of the repository, with nothing set up."""
+"""``make demo`` in a fresh copy of the repository, without any setup."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a clone of this work tree would hold: the files that git knows or would take."""
+    """Copy the files that a clone would have: those that git tracks or would add."""
     folder = tmp_path_factory.mktemp("clone") / "pibot-v3"
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
@@ -40,7 +40,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """A user with an empty home; what the demo leaves behind would lie in ``TMPDIR``."""
+    """Return the environment of a user with an empty home. The demo keeps its files in ``TMPDIR``."""
     (tmp_path / "home").mkdir()
     (tmp_path / "tmp").mkdir()
     with closed_port() as port:
@@ -48,7 +48,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 def left_over(environment: dict[str, str]) -> list[str]:
-    """Processes and files of a demo that should be gone."""
+    """Return the processes and files that a demo has left behind."""
     files = [path.name for path in Path(environment["TMPDIR"]).iterdir()]
     processes = []
     for path in Path("/proc").glob("[0-9]*/environ"):
@@ -56,7 +56,7 @@ def left_over(environment: dict[str, str]) -> list[str]:
             if f"TMPDIR={environment['TMPDIR']}".encode() in path.read_bytes().split(b"\0"):
                 processes.append((path.parent / "cmdline").read_text().replace("\0", " "))
         except OSError:
-            continue  # it ended while it was looked at, or is somebody else's
+            continue  # it has just ended, or belongs to another user
     return files + processes
 
 
@@ -98,7 +98,7 @@ def test_the_demo_stays_until_ctrl_c_and_leaves_nothing(clone: Path, environment
         if "until you press Ctrl-C" in line:
             break
     with socket.create_connection(("127.0.0.1", int(environment["PIBOT_DEMO_PORT"])), timeout=10):
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to make and the demo both
+        os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to make and to the demo
     shown += process.stdout.read()
     process.stdout.close()
     process.wait(60)

@@ -1,4 +1,4 @@
-"""Following a job: against a hub that answers from a list."""
+"""Following a job, with a hub that gives the answers of a list."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RESULT = {"success": True, "status": "completed", "output": "done"}
 
 
 class ScriptedHub:
-    """Answers with what it was given, one after the other; an error is raised."""
+    """Gives its answers one after the other, and raises those that are errors."""
 
     def __init__(self, *answers: object) -> None:
         self._answers = list(answers)
@@ -32,7 +32,7 @@ class ScriptedHub:
 
 
 class Time:
-    """A clock that only pauses move."""
+    """A clock that advances only during pauses."""
 
     def __init__(self) -> None:
         self.now = 0.0

@@ -1,4 +1,4 @@
-"""What the command makes of a hub that is asked too often; over HTTP."""
+"""The command waits when the hub answers 429."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.serving import serving
 
 @contextmanager
 def hub(*retry_after: str) -> Iterator[tuple[HubClient, Sequence[float]]]:
-    """One that answers 429 with each of these in turn, then 200; and how long the client slept."""
+    """Run a hub that answers 429 with each of these times in turn, then 200; yields a client and its sleeps."""
     app = Flask(__name__)
     refusals = list(retry_after)
     slept: list[float] = []

@@ -1,4 +1,4 @@
-"""A call that waits for the owner, with real processes: hub, worker, a model over HTTP, and the pibot command."""
+"""Tool calls that wait for approval, with a hub, a worker and the pibot command as real processes."""
 
 from __future__ import annotations
 
@@ -104,7 +104,9 @@ def test_an_approval_of_another_command_runs_nothing(fleet: Fleet) -> None:
 def test_waiting_for_approval_counts_against_the_jobs_limit_but_not_the_tasks(fleet: Fleet) -> None:
     patient = submit(fleet)
     fleet.waiting_call(patient)
-    assert fleet.ask("GET", f"/task/{patient}/result", Prefer="wait=5").status == 202  # its task has 2 s, its lease 3 s
+    assert (
+        fleet.ask("GET", f"/task/{patient}/result", Prefer="wait=5").status == 202
+    )  # longer than the task's limit of 2 s and the lease of 3 s
     assert len(fleet.job(patient)["subtasks"][0]["attempts"]) == 1
     fleet.pibot("approve", patient, "--yes")
     assert fleet.result(patient)["status"] == "completed"

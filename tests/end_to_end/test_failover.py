@@ -1,4 +1,4 @@
-"""Workers and hubs that die, as processes: what was accepted ends once, whatever is killed or stopped on the way."""
+"""Real workers and hubs are killed and stopped, and every accepted job still ends exactly once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KEY = "fleet-key"
 
 
 class HeldModel:
-    """Answers every task, but the first only when the test sets :attr:`may_answer`."""
+    """Answers every task at once, but the first one only after the test sets :attr:`may_answer`."""
 
     def __init__(self) -> None:
         self.may_answer = threading.Event()
@@ -59,18 +59,18 @@ def submit(fleet: Fleet) -> str:
 
 
 def holder(fleet: Fleet, job_id: str) -> str:
-    """The worker that the job's step is leased to."""
+    """Return the worker that has the lease of the job's step."""
     return str(fleet.job(job_id)["subtasks"][0]["worker_id"])
 
 
 def waits_for(fleet: Fleet, job_id: str) -> str | None:
-    """Why no worker can run the job's step now."""
+    """Return why no worker can run the job's step now."""
     reason: str | None = fleet.job(job_id)["subtasks"][0]["waiting_for"]
     return reason
 
 
 def ended(fleet: Fleet, job_id: str) -> dict[str, Any]:
-    """Wait for the job's end; its record."""
+    """Wait for the job's end, and return its record."""
     fleet.result(job_id)
     return fleet.job(job_id)
 
@@ -154,7 +154,7 @@ def test_a_restarted_hub_fetches_its_workers_result_and_runs_nothing_twice(
     job = ended(fleet, job_id)
 
     assert (job["status"], len(job["subtasks"][0]["attempts"]), len(fleet.llm.requests)) == ("completed", 1, 1)
-    assert set(fleet.workers()) == {"worker-1", "worker-2"}  # those that had joined are known after the restart
+    assert set(fleet.workers()) == {"worker-1", "worker-2"}  # it still knows the workers that had joined
 
 
 def test_a_terminated_worker_leaves_and_a_drained_one_gets_nothing(fleet: Fleet, model: HeldModel) -> None:
@@ -176,7 +176,7 @@ def test_a_job_outlives_the_restart_of_the_fleets_only_worker(tmp_path: Path, ll
     with process_fleet(tmp_path, llm, KEY, PIBOT_LEASE_SECONDS="3") as fleet:
         job_id = submit(fleet)
         fleet.processes.workers["worker-1"].process.terminate()
-        fleet.until(lambda: fleet.workers() == {})  # it has said that it leaves
+        fleet.until(lambda: fleet.workers() == {})  # the worker has left
         meanwhile = fleet.submit("do it")
         jobs = (job_id, meanwhile)
         fleet.until(lambda: {waits_for(fleet, name) for name in jobs} == {"no worker is known"})

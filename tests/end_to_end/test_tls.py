@@ -1,4 +1,4 @@
-"""A fleet over TLS as its owner runs it: processes, mutual TLS between them, a job end to end, the command."""
+"""A fleet of processes with mutual TLS runs a job from end to end."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_fleet_over_tls_does_a_job_and_refuses_other_clients(tmp_path: Path) -
         ) as hub,
     ):
         url = f"https://127.0.0.1:{hub.port}"
-        # As on a provisioned worker, its token is all that it has; it reaches the model through the hub.
+        # Like a provisioned worker, it has only its token, and reaches the model through the hub.
         worker_environment = clean_environment(
             **worker_1.environ(),
             PIBOT_API_KEY=TOKEN,

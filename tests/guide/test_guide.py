@@ -1,4 +1,4 @@
-"""The guide's tests 1 to 5 and its three validations, with its own commands and scripts, against real processes."""
+"""Run the guide's tests 1 to 5 and its three validations, with its own commands and scripts, against real processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SCRIPTS = Path(__file__).parent / "scripts"
 
 
 def curl(*arguments: str) -> Any:
-    """What ``curl`` prints, decoded; ``-d`` sends its own Content-Type, as in the guide."""
+    """Run ``curl`` and decode its output. With ``-d`` it sends its own Content-Type, as in the guide."""
     done = subprocess.run(["curl", "-sS", "--noproxy", "*", *arguments], capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
@@ -32,13 +32,13 @@ def post(worker: Running, body: dict[str, Any]) -> Any:
 
 
 def result(worker: Running, task_id: str) -> Any:
-    """The result, once it is there: the guide says to wait a few seconds, the worker can be asked to."""
+    """Wait for the task's result. The guide waits a few seconds instead; the worker can do the waiting."""
     return curl("-H", "Prefer: wait=60", f"{worker.url}/task/{task_id}/result")
 
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[str]:
-    """A page on this computer, in the place of https://example.com."""
+    """Serve a page on this computer, which replaces https://example.com."""
 
     class Page(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -111,7 +111,7 @@ def test_5_the_load_script_completes_its_three_tasks_each_time_it_is_run(guides_
     for _ in range(2):
         printed = run_script("test_load.py", guides_nodes, tmp_path)
         assert [f"  Task {n}: ✓" in printed for n in (0, 1, 2)] == [True] * 3, printed
-        # A repeated run is a run of its own: nothing can be faster than the longest of its sleeps.
+        # Each run really runs its tasks: it takes at least as long as the longest sleep.
         total = re.search(r"Total time: ([\d.]+)s", printed)
         assert total is not None
         assert float(total.group(1)) >= 3.0
@@ -157,5 +157,5 @@ def test_all_workers_handle_tasks_at_the_same_time(guides_nodes: Nodes) -> None:
         post(worker, body)
     results = [result(worker, f"par{number}") for number, worker in enumerate(guides_nodes.workers)]
     assert all(r["success"] for r in results)
-    # At some moment all three were running.
+    # At some moment, all three tasks were running.
     assert max(r["started_at"] for r in results) < min(r["finished_at"] for r in results)

@@ -1,4 +1,4 @@
-"""How the rehearsal model takes a text apart."""
+"""The rehearsal model splits a text into parts that its rules know."""
 
 from __future__ import annotations
 

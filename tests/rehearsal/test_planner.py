@@ -1,4 +1,4 @@
-"""The rehearsal model as the planner's model: with the real planner and a real server."""
+"""The rehearsal model plans and sums up for the real planner, over a real server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rehearsal model as a worker's model: with the real agent, the real skills and a real server."""
+"""The rehearsal model runs tasks with the real agent and the real skills, over a real server."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def llm(port: int) -> AsyncIterator[LLMClient]:
 
 
 async def run(llm: LLMClient, folder: Path, description: str, *skills: str) -> AgentOutcome:
-    """Run a task as a worker does; commands are not confined, since it is the model that is tested."""
+    """Run a task as a worker does. Commands run without the sandbox, which these tests don't need."""
     context = ToolContext("t1", folder, create_command_runner("off"), {"web_allow": ("127.0.0.0/8",)})
     tools = SkillLibrary(ROOT / "skills").load(skills, context)
     return await ToolAgent(llm, tools, SOUL, Budget()).run(TaskRequest("t1", description, skills))

@@ -1,6 +1,6 @@
-"""An attack is made twice: without the control that stops it, where it must succeed, and with it, where it must not.
+"""Run each attack twice: without the control that stops it, where it must succeed, and with it, where it must fail.
 
-A test that shows only the second may have got its attack wrong.
+A test that shows only the failure may have got its attack wrong.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pibot.sandbox.limits import COMMAND_ENVIRONMENT, DEFAULT_COMMAND_LIMITS
 from pibot.sandbox.unconfined import Unconfined
 
 LONG = 60.0
-"""Seconds that no attack needs."""
+"""A time limit that no attack reaches, in seconds."""
 
 as_root = pytest.mark.skipif(
     os.geteuid() != 0, reason="only root can show that the attack succeeds without the control"
@@ -32,11 +32,11 @@ as_root = pytest.mark.skipif(
 
 
 class Outcome(NamedTuple):
-    """What the attack printed each time.
+    """The output of one attack.
 
     Args:
         bare: without the sandbox.
-        boxed: in it.
+        boxed: in the sandbox.
     """
 
     bare: str
@@ -45,36 +45,36 @@ class Outcome(NamedTuple):
 
 @cache
 def sandbox() -> Bubblewrap:
-    """The sandbox as tasks get it; one for all, so that it is checked once."""
+    """Return the sandbox of tasks: one for all tests, so that it checks bubblewrap once."""
     return Bubblewrap()
 
 
 async def bare(command: str, workspace: Path, *, limits: CommandLimits = DEFAULT_COMMAND_LIMITS) -> str:
-    """What a shell command prints that the service's own user runs."""
+    """Run a shell command without the sandbox, as the service's user; return its output."""
     result = await Unconfined(limits).run(["bash", "-c", command], workspace=workspace, timeout=LONG)
     return result.output
 
 
 async def boxed(command: str, workspace: Path, *, network: bool = False) -> str:
-    """What a shell command prints in the sandbox."""
+    """Run a shell command in the sandbox, and return its output."""
     result = await sandbox().run(["bash", "-c", command], workspace=workspace, timeout=LONG, network=network)
     return result.output
 
 
 async def both(command: str, workspace: Path) -> Outcome:
-    """The attack without the sandbox and in it."""
+    """Run the attack without the sandbox and in it."""
     return Outcome(await bare(command, workspace), await boxed(command, workspace))
 
 
 def weakened(
     command: str, workspace: Path, *, without: Sequence[str] = (), network: bool = False, stdin: int | None = None
 ) -> str:
-    """What a shell command prints in a sandbox with no filter of system calls.
+    """Run a shell command in a sandbox without the filter of system calls, and return its output.
 
     Args:
-        without: options of bubblewrap that are left out as well.
-        network: as where a skill and the owner allow it.
-        stdin: a descriptor; nothing by default.
+        without: options of bubblewrap to leave out as well.
+        network: whether the command has the network.
+        stdin: a descriptor; /dev/null by default.
     """
     options = bubblewrap_options(
         Features(disable_userns=True, size=True), DEFAULT_COMMAND_LIMITS, workspace, network=network
@@ -95,13 +95,13 @@ def weakened(
 
 
 def python(program: str) -> str:
-    """A shell command that runs a program with the system's Python, which is in the sandbox too."""
+    """Return a shell command that runs a program with the system's Python, which the sandbox has too."""
     return f"/usr/bin/python3 -I - <<'END'\n{program}\nEND"
 
 
 @contextlib.contextmanager
 def process(*argv: str, **environ: str) -> Iterator[int]:
-    """A process of the host that has nothing to do with the task; its id."""
+    """Run a process of the host that is unrelated to the task; yields its id."""
     running = subprocess.Popen(
         argv or ["sleep", "1000"],
         env={"PATH": os.environ["PATH"], **environ},
@@ -117,15 +117,15 @@ def process(*argv: str, **environ: str) -> Iterator[int]:
 
 
 class Service(NamedTuple):
-    """What lies around a task on its worker.
+    """The surroundings of a task on its worker.
 
     Args:
         root: the service's folder, with its ``.env``.
-        workspace: the task's.
-        other: another task's.
-        home: of the service's user.
-        secret: the text in everything that no task may read.
-        pid: of a process with the secret in its environment and its arguments.
+        workspace: the task's folder.
+        other: another task's folder.
+        home: the home directory of the service's user.
+        secret: a text in every file that no task may read.
+        pid: a process with the secret in its environment and arguments.
     """
 
     root: Path
@@ -136,13 +136,13 @@ class Service(NamedTuple):
     pid: int
 
     def fill(self, attack: str) -> str:
-        """The attack's command, with this service's places in it."""
+        """Return the attack's command with this service's paths and ids."""
         return attack.format(**{name: str(value) for name, value in self._asdict().items()})
 
 
 @contextlib.contextmanager
 def service(tmp_path: Path) -> Iterator[Service]:
-    """A worker's folders as they are while a task runs, and a process in place of the worker's."""
+    """Create the folders of a worker that runs a task, and a process that stands for the worker's."""
     secret = f"canary-{uuid4().hex}"
     root, home = tmp_path / "pibot-worker", tmp_path / "home"
     workspace, other = root / "workspace" / "mine", root / "workspace" / "other"

@@ -1,4 +1,4 @@
-"""What the attacks are made on."""
+"""The targets of the attacks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.security.attacks import Service, service
 
 @pytest.fixture
 def around(tmp_path: Path) -> Iterator[Service]:
-    """A worker's folders, and a process in place of the worker's."""
+    """The folders of a worker, and a process that stands for the worker's."""
     with service(tmp_path) as found:
         yield found
 

@@ -1,4 +1,4 @@
-"""A server on 127.0.0.1 that writes down whatever reaches it, and has pages to give where a test wants that."""
+"""A server on 127.0.0.1 that records whatever reaches it, and serves a test's pages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Optional
 
 class _Connection(socketserver.StreamRequestHandler):
     server: Recorder
-    timeout = 10  # seconds for what is no HTTP and never ends
+    timeout = 10  # seconds, for a client that never finishes its request
 
     def handle(self) -> None:
         got = line = self.rfile.readline()
@@ -30,12 +30,12 @@ class _Connection(socketserver.StreamRequestHandler):
 
 
 class Recorder(socketserver.ThreadingTCPServer):
-    """The server; it listens from construction on.
+    """The server, which listens from construction on.
 
     Attributes:
-        port: where.
-        pages: path to the status line with further headers, and the body.
-        requests: all that was sent here, one text for each connection.
+        port: where it listens.
+        pages: by path, the status line with further headers, and the body.
+        requests: the text that each connection sent.
     """
 
     daemon_threads = True

@@ -1,4 +1,4 @@
-"""Commands that take more of the machine than is theirs. Each succeeds where its limit is set higher."""
+"""Commands that use up the machine. Each succeeds when its limit is higher."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HIGH = CommandLimits(
     tmp_bytes=256 * MIB,
     flood_bytes=512 * MIB,
 )
-"""As good as none, and still none that an attack here could hurt this computer with."""
+"""Limits that no attack here reaches, but that still protect this computer."""
 
 
 async def attacked(limits: CommandLimits, command: str, workspace: Path, timeout: float = LONG) -> CommandResult:
@@ -86,9 +86,9 @@ def nobodys_folder() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-@as_root  # who alone can become the other user whose processes the kernel counts
+@as_root  # only root can become another user, and the kernel limits only those
 def test_a_fork_bomb_fills_only_its_own_limit_of_processes(nobodys_folder: Path) -> None:
-    # 400 sleepers are bearable should the limit not hold.
+    # If the limit does not hold, there are 400 sleeping processes, which this computer can bear.
     attack = python(FORKS)
     limited = as_nobody(lambda: attacked(replace(HIGH, processes=64), attack, nobodys_folder))
     assert "Resource temporarily unavailable" in limited

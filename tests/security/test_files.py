@@ -1,4 +1,4 @@
-"""The tools of file_ops, asked for files that are not the task's. Each path leads there for whoever just opens it."""
+"""The file_ops tools are asked for files outside the task's folder. Each path leads there if it is simply opened."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ PATHS = {
 
 
 def make_links(around: Service) -> None:
-    """What a command of the task could leave in its folder."""
+    """Create the links that a command of the task could leave in its folder."""
     (around.workspace / "sub").mkdir()
     for name, target in (
         ("link", "{root}/.env"),
@@ -110,7 +110,7 @@ async def test_nothing_outside_is_changed_by(
 
 
 def plainly(change: str, path: str) -> None:
-    """What a tool without the control would do."""
+    """Open the file as a tool without the control would."""
     if change == "writing":
         Path(path).write_text("owned")
     elif change == "appending":
@@ -135,7 +135,7 @@ async def test_a_folder_that_becomes_a_link_between_check_and_use_leads_nowhere(
     swapper = subprocess.Popen([sys.executable, "-c", SWAP, *arguments])
     checked = said = ""
     try:
-        # A check by name and then a use: what the attack is made for.
+        # A check by name and then a use, which the attack exploits.
         while around.secret not in checked:
             if not own.is_symlink():
                 checked = (own / ".env").read_text()
@@ -177,7 +177,7 @@ async def test_an_odd_name_is_refused_or_stays_inside(path: str, tools: Toolbox,
     written = await ask(tools, "write_file", path=path, content="x")
     read = await ask(tools, "read_file", path=path)
     assert around.secret not in read.content
-    assert "defect" not in written.content + read.content  # how an exception that nobody thought of is answered
+    assert "defect" not in written.content + read.content  # an unexpected exception is answered so
     assert outside() == before
     assert written.is_error == read.is_error
 

@@ -1,4 +1,4 @@
-"""Requests that no honest caller sends, to the hub and to a worker as they are served."""
+"""Hostile requests to the hub and to a worker, on the product's server."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from tests.support.serving import ask
 
 KEY = "fleet-key-0123456789"
 REFUSED = (401, 403, 429)
-"""429 where the address has failed too often."""
+"""429 when the address has failed too often."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A server with a key and the same one without, where what the key stops succeeds.
+    """A server with a key and the same one without, which answers what the key stops.
 
     Args:
-        port: of the one with a key.
-        open_port: of the other.
-        routes: all but the open ones, with a value for each variable.
+        port: of the server with a key.
+        open_port: of the server without.
+        routes: all routes that require a key, with a value for each variable.
     """
 
     port: int
@@ -96,10 +96,10 @@ def target(request: pytest.FixtureRequest, targets: dict[str, Target]) -> Target
 
 
 def raw(port: int, *parts: bytes) -> bytes:
-    """Send these very bytes and no more; all that comes back until the server closes."""
+    """Send exactly these bytes, and return everything until the server closes the connection."""
     got = b""
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
-        with contextlib.suppress(OSError):  # a server may hang up before it has read all of it
+        with contextlib.suppress(OSError):  # the server may close the connection before it has read everything
             for part in parts:
                 connection.sendall(part)
             connection.shutdown(socket.SHUT_WR)
@@ -121,7 +121,7 @@ def is_well(port: int) -> bool:
     return ask(port, "GET", "/health").status == 200
 
 
-# --- who asks ---
+# --- keys ---
 
 TOKENS = {
     "no key": (),
@@ -150,7 +150,7 @@ def test_nothing_is_answered_to_a_caller_with(headers: tuple[str, ...], target: 
         (status,) = statuses(raw(target.port, asked))
         assert status in (*REFUSED, 400)
     assert is_well(target.port)
-    # Where no key is asked for, it is answered, but for what is no request anyway.
+    # Without a key on the server the request is answered, unless it is malformed.
     sent = request("GET /metrics HTTP/1.1", *headers, "Connection: close")
     assert statuses(raw(target.open_port, sent)) in ([200], [400])
 
@@ -168,7 +168,7 @@ def test_a_key_of_a_megabyte_is_refused_before_it_is_read_in_full(target: Target
     assert is_well(target.port)
 
 
-# --- how it is asked ---
+# --- the form of a request ---
 
 
 def test_a_body_beyond_the_limit_is_refused_and_one_below_it_is_read(
@@ -177,7 +177,7 @@ def test_a_body_beyond_the_limit_is_refused_and_one_below_it_is_read(
     limit = 8 << 20 if target is targets["hub"] else 1 << 20
     body = b'{"description": "' + b"x" * limit + b'"}'
     assert ask(target.open_port, "POST", "/task", body).status == 413
-    assert ask(target.open_port, "POST", "/task", body[:1000]).status == 400  # read, and found to be no JSON
+    assert ask(target.open_port, "POST", "/task", body[:1000]).status == 400  # it was read, and is not JSON
     assert is_well(target.open_port)
 
 
@@ -209,7 +209,7 @@ def test_no_second_request_is_smuggled_in_by(headers: tuple[str, ...], target: T
     assert all(400 <= status <= 501 for status in statuses(answer))
     assert is_well(target.open_port)
     honest = raw(target.open_port, request("POST /nowhere HTTP/1.1", "Content-Length: 0", body=SMUGGLED))
-    assert b"there is nothing at /smuggled" in honest  # a request of its own where nothing is said twice
+    assert b"there is nothing at /smuggled" in honest  # with one length, the second request is a request of its own
 
 
 MALFORMED = {
@@ -242,7 +242,7 @@ def test_a_malformed_request_breaks_nothing(sent: bytes, target: Target) -> None
     assert is_well(target.open_port)
 
 
-# --- what the paths and names in it lead to ---
+# --- paths and names in a request ---
 
 TRAVERSAL = [
     "/../../.env",
@@ -289,7 +289,7 @@ def test_a_name_with_line_ends_adds_no_header_and_no_page(path: str, target: Tar
 def test_a_task_whose_name_would_lead_out_of_the_workspaces_is_refused(name: object, target: Target) -> None:
     body = {"task_id": name, "job_id": name, "description": "x", "skills": []}
     if name is None:
-        del body["job_id"]  # the hub makes one, then
+        del body["job_id"]  # the hub makes an id then
         if target.routes is HUB_ROUTES:
             return
     assert ask(target.open_port, "POST", "/task", body).status == 400

@@ -1,4 +1,4 @@
-"""Commands that ask the kernel for what opens it up: each call reaches it without the sandbox, and none does in it."""
+"""Commands make dangerous system calls. The kernel gets each of them without the sandbox, and none in it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.security.attacks import as_root, bare, both, boxed, python, weakened
 pytestmark = pytest.mark.system
 
 CALLS: Mapping[str, tuple[int, ...]] = {
-    # With arguments that do no harm where the call is made: bad addresses, descriptors and flags.
+    # The arguments are invalid addresses, descriptors and flags, so that a call that gets through does no harm.
     "ptrace": (0,),
     "process_vm_readv": (0, 0, 0, 0, 0, 99),
     "process_vm_writev": (0, 0, 0, 0, 0, 99),
@@ -67,7 +67,7 @@ import ctypes, json, os
 libc = ctypes.CDLL(None, use_errno=True)
 found = {{}}
 for name, number, arguments in {calls}:
-    if not os.fork():  # some of them change what the process is
+    if not os.fork():  # some of the calls change the process itself
         ctypes.set_errno(0)
         libc.syscall(ctypes.c_long(number), *map(ctypes.c_long, arguments))
         os._exit(ctypes.get_errno())
@@ -87,7 +87,7 @@ def asking(names: Mapping[str, tuple[int, ...]]) -> str:
 
 @pytest.fixture(scope="module")
 def answers() -> dict[str, tuple[int, int]]:
-    """Each call's error without the sandbox and in it; all calls in one program, since that is quick."""
+    """The error of each call without the sandbox and in it. One program makes all calls, which is faster."""
     import asyncio
 
     command = asking(CALLS)
@@ -163,11 +163,11 @@ MOUNTING = {
 @as_root
 @pytest.mark.parametrize("attack", MOUNTING.values(), ids=list(MOUNTING))
 async def test_a_command_mounts_nothing(attack: str) -> None:
-    # On a file system that is a folder of memory itself, since an overlay does not take another overlay's folder.
+    # On a tmpfs, since an overlay can't be mounted on another overlay's folder.
     with TemporaryDirectory(dir="/dev/shm") as folder:
         for name in ("there", "work"):
             Path(folder, name).mkdir()
-        # In a mount namespace of its own where the mount succeeds, so that the host keeps its own.
+        # Without the sandbox the mount succeeds, so it needs a mount namespace of its own.
         command = f"{attack} && echo mounted"
         assert "mounted" in await bare(f"unshare -m bash -c 'mount --bind /usr /usr; {command}'", Path(folder))
 
@@ -182,7 +182,7 @@ print("typed")
 
 def test_a_command_types_nothing_into_the_terminal_that_the_service_was_started_in(workspace: Path) -> None:
     def attack(**options: object) -> str:
-        """Give the attack the terminal itself, as its standard input, in a process whose terminal it is."""
+        """Run the attack in a process whose controlling terminal is the attack's standard input."""
         read_end, write_end = os.pipe()
         child, terminal = pty.fork()
         if child == 0:
@@ -198,9 +198,9 @@ def test_a_command_types_nothing_into_the_terminal_that_the_service_was_started_
 
     (workspace / "type.py").write_text(TYPE_INTO_TERMINAL)
     python_file = "/usr/bin/python3 -I type.py"
-    assert "typed" not in attack()  # bubblewrap's --new-session alone
+    assert "typed" not in attack()  # with bubblewrap's --new-session alone
     if "typed" not in attack(without=["--new-session"]):
-        pytest.skip("this kernel lets nobody type into a terminal (dev.tty.legacy_tiocsti)")
+        pytest.skip("this kernel refuses typing into a terminal (dev.tty.legacy_tiocsti)")
 
 
 async def test_a_command_types_nothing_into_a_terminal_that_it_inherits(workspace: Path) -> None:

@@ -1,4 +1,4 @@
-"""Commands that try to get out to the network."""
+"""Commands try to reach the network."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ pytestmark = pytest.mark.system
 
 
 class Canary:
-    """A server of the host that must hear nothing of a task.
+    """A server of the host that no task may reach.
 
     Attributes:
         port: where it listens.
-        visits: how many connections came. Each is closed at once, so an attack that waits for that has been counted.
+        visits: how many connections came. The server closes each at once, so an attack that waits for that is counted.
     """
 
     def __init__(self) -> None:
@@ -41,8 +41,8 @@ async def listening(host: str = "127.0.0.1") -> AsyncIterator[Canary]:
         yield canary
 
 
-async def is_shut_out(attack: str, workspace: Path, host: str = "127.0.0.1") -> None:
-    """Make the attack without the sandbox, where it is heard, and in it."""
+async def check_shut_out(attack: str, workspace: Path, host: str = "127.0.0.1") -> None:
+    """Check that the attack reaches the server without the sandbox, and not in it."""
     async with listening(host) as canary:
         command = attack.format(host=host, port=canary.port)
         await boxed(command, workspace)
@@ -65,23 +65,23 @@ ATTACKS = {
 
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=list(ATTACKS))
 async def test_a_command_does_not_reach(attack: str, workspace: Path) -> None:
-    await is_shut_out(attack, workspace)
+    await check_shut_out(attack, workspace)
 
 
 async def test_a_command_does_not_reach_a_port_of_the_lan_such_as_the_masters(workspace: Path) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect(("192.0.2.1", 9))  # sends nothing; the kernel chooses the address it would send from
+            probe.connect(("192.0.2.1", 9))  # sends nothing, but the kernel chooses a source address
         except OSError:
             pytest.skip("this machine has no network")
         own = str(probe.getsockname()[0])
-    await is_shut_out(SPEAK, workspace, own)
+    await check_shut_out(SPEAK, workspace, own)
 
 
 async def test_a_command_does_not_reach_a_port_by_ipv6(workspace: Path) -> None:
     if not Path("/proc/net/if_inet6").exists():
         pytest.skip("this machine has no IPv6")
-    await is_shut_out(SPEAK, workspace, "::1")
+    await check_shut_out(SPEAK, workspace, "::1")
 
 
 async def test_a_command_sends_no_secret_in_a_dns_query(workspace: Path) -> None:
@@ -107,7 +107,7 @@ async def test_a_command_finds_no_resolver_and_no_interface(workspace: Path) -> 
 
 async def test_a_command_takes_no_port_of_the_host(workspace: Path) -> None:
     async with listening() as canary:
-        # In the sandbox the port is one of a loopback of its own, where nobody ever asks.
+        # In the sandbox, the port belongs to a loopback of its own, which no client reaches.
         attack = python(f"import socket; socket.socket().bind(('127.0.0.1', {canary.port})); print('bound')")
         found = await both(attack, workspace)
     assert "bound" in found.boxed

@@ -1,4 +1,4 @@
-"""Commands that reach for other processes, or leave some behind."""
+"""Commands try to affect other processes, or to leave some behind."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SIGNALS = {
 
 @pytest.mark.parametrize("attack", SIGNALS.values(), ids=list(SIGNALS))
 async def test_a_command_signals_no_process_of_the_host(attack: str, workspace: Path) -> None:
-    seconds = f"9{uuid4().int % 10**9}"  # so that nobody else's process goes by that name
+    seconds = f"9{uuid4().int % 10**9}"  # so that no other process has this command line
     running = subprocess.Popen(["sleep", seconds], start_new_session=True)
     try:
         command = attack.format(pid=running.pid, seconds=seconds)
@@ -180,13 +180,13 @@ async def test_a_command_reaches_no_abstract_socket_of_the_host(network: bool, w
         assert "reached" not in await boxed(attack, workspace, network=network)
         assert "reached" in await bare(attack, workspace)
         if network:
-            assert "reached" in weakened(attack, workspace, network=True)  # so it is the filter that refuses it
+            assert "reached" in weakened(attack, workspace, network=True)  # so it is the filter that stops the attack
 
 
 async def test_a_command_reaches_no_socket_that_lies_in_its_own_folder(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(workspace)  # the name of a socket may have 107 bytes
+    monkeypatch.chdir(workspace)  # a socket's path may have only 107 bytes
     attack = python(CONNECT.format(name="control"))
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("control")

@@ -1,4 +1,4 @@
-"""Commands that try to read what is not their task's."""
+"""Commands try to read what does not belong to their task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""web_fetch, sent to what is not on the public web. Without the control each of these leads there."""
+"""web_fetch is sent to addresses that are not on the public web. Without the control, it reaches each of them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def test_this_machine_is_not_reached_as(host: str, web: WebServer) -> None
     with pytest.raises(ToolError):
         await fetch(f"http://{host}:{web.port}/", allow=())
     assert web.heads == []
-    # A client that takes the name as the C library does gets there; some drop the last dot themselves.
+    # A client that resolves the name with the C library reaches this machine; some clients drop the last dot first.
     name = host.strip("[]").rstrip(".")
     found = await asyncio.get_running_loop().getaddrinfo(name, web.port, type=socket.SOCK_STREAM)
     address = next(str(place[0]) for *_, place in found if place[0] != "::1")
@@ -86,8 +86,8 @@ PRIVATE = """
 async def test_nothing_is_connected_to_at(host: str) -> None:
     with pytest.raises(ToolError, match=r"which is not on the public web|not a canonical IPv4 address|is no address"):
         await fetch(f"http://{host}/", allow=())
-    # Without the control a socket would be made for it. None is connected: nobody's machine is asked for in a test.
-    with contextlib.suppress(ValueError):  # a number is no address until it is resolved
+    # Without the control, a client would connect to it. The test does not: it must contact no other machine.
+    with contextlib.suppress(ValueError):  # a number is an address only after it is resolved
         address = str(ipaddress.ip_address(host.strip("[]").replace("%25eth0", "")))
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         Guard(ALL)((family, socket.SOCK_STREAM, 0, "", (address, 80, 0, 0))).close()
@@ -107,7 +107,7 @@ async def test_a_name_that_leads_to_this_machine_is_refused(web: WebServer) -> N
 async def test_a_name_that_changes_its_address_between_check_and_use_is_refused(web: WebServer) -> None:
     url = f"http://evil.example:{web.port}/"
     names = Names(evil_example=["93.184.216.34", "127.0.0.1"])
-    checked = await names.resolve("evil.example", web.port)  # as a tool does that looks before it connects
+    checked = await names.resolve("evil.example", web.port)  # as by a tool that checks before it connects
     assert ipaddress.ip_address(checked[0]["host"]).is_global
     with pytest.raises(ToolError, match=r"leads to 127.0.0.1"):
         await fetch(url, allow=(), resolver=names)
@@ -125,7 +125,7 @@ async def test_a_name_that_changes_its_address_between_two_requests_is_checked_e
     with pytest.raises(ToolError, match=r"leads to 127.0.0.2"):
         await fetch(url, allow=("127.0.0.1",), resolver=names())
     assert len(web.heads) == 1
-    with pytest.raises(ToolError, match=r"no connection to evil.example"):  # it was tried: nobody listens there
+    with pytest.raises(ToolError, match=r"no connection to evil.example"):  # it did try; nothing listens there
         await fetch(url, allow=ALL, resolver=names())
 
 
@@ -138,7 +138,7 @@ async def test_a_host_that_the_owner_allows_does_not_allow_what_it_redirects_to(
     assert "secret" in await fetch(url, allow=ALL, resolver=names)
 
 
-NUMBER = r"not a canonical IPv4 address|which is not on the public web"  # by the version of aiohttp
+NUMBER = r"not a canonical IPv4 address|which is not on the public web"  # depends on the version of aiohttp
 REDIRECTS = {
     "this machine": ("http://127.0.0.2:{port}/", None),
     "this machine as a number": ("http://2130706434:{port}/", NUMBER),

@@ -1,4 +1,4 @@
-"""Commands that try to change what is not their task's."""
+"""Commands try to change what does not belong to their task."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ KERNEL = {
 async def test_a_command_does_not_set_the_kernels(path: str, workspace: Path) -> None:
     if not Path(path).exists():
         pytest.skip(f"{path} is not on this computer")
-    # Opened, and nothing written: that would be felt.
+    # Open it without writing anything, since that would change this machine.
     found = await both(f"exec 3>>{path} && echo opened", workspace)
     assert "opened" in found.bare
     assert "opened" not in found.boxed

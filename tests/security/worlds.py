@@ -1,6 +1,6 @@
-"""Two fleets for pages that give orders to the model: one as it is shipped, and one with every control turned off.
+"""Two fleets for pages that give orders to the model: one as shipped, and one with every control turned off.
 
-In both the hub and the worker are processes, and the model, over the real protocol, obeys every order that it reads.
+In both, the hub and the worker are processes, and the model obeys every order that it reads.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ EVERY_SKILL = ("web_fetch", "shell_exec", "file_ops", "system_info")
 APPROVE = {"PIBOT_APPROVE": "write_file"}
 SHIPPED = {**APPROVE, "PIBOT_APPROVAL_SECONDS": "1"}
 OPEN = {**APPROVE, "PIBOT_SANDBOX": "off", "PIBOT_WEB_ALLOW": "0.0.0.0/0 ::/0", "PIBOT_READ_PATHS": "/"}
-"""What an owner would have to set for the attacks to succeed; and each task names every skill."""
+"""Settings with which the attacks succeed, together with every skill for each task."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Order:
 
     Args:
         tool: its name.
-        arguments: with RESULT for what the calls before it gave.
-        then: made after the others.
+        arguments: with RESULT in place of the results of earlier calls.
+        then: whether to make it after the other calls.
     """
 
     tool: str
@@ -52,7 +52,7 @@ class Order:
 
 
 def obey(request: RecordedRequest) -> Reply:
-    """Answer as a model does that takes every word on a page for its owner's."""
+    """Answer like a model that treats every word on a page as its owner's."""
     messages = request.messages
     turn = sum(message["role"] == "assistant" for message in messages)
     if turn == 0:
@@ -70,18 +70,18 @@ def obey(request: RecordedRequest) -> Reply:
 
 @dataclass
 class World:
-    """A hub, a worker, and all that a page might be after.
+    """A hub, a worker, and everything that a page might attack.
 
     Attributes:
         root: the worker's folder.
-        home: of its user.
-        secret: the keys of the worker, and a text in its other secrets.
-        canary: a server that nobody allowed.
+        home: the home directory of its user.
+        secret: the worker's key, and a text in its other secrets.
+        canary: a server that the owner did not allow.
         lure: the server of the page, which the owner allowed.
-        resolver: what would be the resolver's socket.
-        victim: the id of a process that has nothing to do with it.
-        mark: a word by which processes that a page starts are found.
-        task_id: of the task that reads, or has read, a page.
+        resolver: a socket that stands for a DNS resolver.
+        victim: the id of an unrelated process.
+        mark: a word with which to find processes that a page starts.
+        task_id: of the task that reads the page.
     """
 
     root: Path
@@ -98,7 +98,7 @@ class World:
     task_id: str = ""
 
     def fill(self, value: Any) -> Any:
-        """``value`` with this world's places in it."""
+        """Return ``value`` with this world's paths, ports and ids."""
         if isinstance(value, dict):
             return {name: self.fill(one) for name, one in value.items()}
         if not isinstance(value, str):
@@ -119,7 +119,7 @@ class World:
         return re.sub(r"<(\w+)>", lambda found: str(known[found.group(1)]), value)
 
     def visit(self, orders: tuple[Order, ...], skills: tuple[str, ...]) -> str:
-        """Have the worker read a page with these orders; what the task gave back."""
+        """Have the worker read a page with these orders, and return the task's output."""
         lay_out(self.root, self.home, self.secret)
         self.task_id = f"t{uuid4().hex}"
         page = "".join(Order(o.tool, self.fill(o.arguments), o.then).as_html() for o in orders)
@@ -130,7 +130,7 @@ class World:
         self.llm.other_requests.clear()
         task = {"task_id": self.task_id, "description": f"Sum up {self.lure.url}/page", "skills": list(skills)}
         answer = self._ask_worker("POST", "/task", task)
-        while answer.status == 202:  # a call waits for the owner, who says nothing
+        while answer.status == 202:  # a tool call waits for the owner, who does not decide
             answer = self._ask_worker("GET", f"/task/{self.task_id}/result?asked=1")
         assert answer.json()["status"] == "completed", answer.body
         return str(answer.json()["output"])
@@ -142,16 +142,16 @@ class World:
         return ask(self.hub.port, "GET", path, key=self.secret).json()
 
     def seen_by_the_model(self) -> str:
-        """All that the model was sent, as text."""
+        """Return all texts that the model got."""
         return "".join(str(message["content"]) for request in self.llm.requests for message in request.messages)
 
     def left_the_machine(self) -> str:
-        """All that reached a server, whoever's it is, but for the model's."""
+        """Return everything that reached a server other than the model's."""
         return "".join(self.canary.requests + self.lure.requests)
 
 
 def lay_out(root: Path, home: Path, secret: str) -> None:
-    """Put everything where it was before a page was read."""
+    """Restore all files to their state before a page was read."""
     for folder in (root / "workspace" / "other", home / ".ssh"):
         folder.mkdir(parents=True, exist_ok=True)
     (root / ".env").write_text(f"PIBOT_API_KEY={secret}\nVOLC_API_KEY={secret}\n")
@@ -167,7 +167,7 @@ def lay_out(root: Path, home: Path, secret: str) -> None:
 
 @contextlib.contextmanager
 def world(directory: Path, **settings: str) -> Iterator[World]:
-    """Start it all below ``directory``."""
+    """Run a world with its files in ``directory``."""
     root, home = directory / "pibot-worker", directory / "home"
     secret = f"canary-{uuid4().hex}"
     lay_out(root, home, secret)
@@ -177,6 +177,7 @@ def world(directory: Path, **settings: str) -> Iterator[World]:
         assert isinstance(canary, Recorder)
         assert isinstance(lure, Recorder)
         llm.answer_with(obey)
+        # The worker does not join the hub, so that a job which a page submits never runs.
         model = {**llm.environ(), "VOLC_API_KEY": secret}
         hub = parts.enter_context(
             serving_process(
