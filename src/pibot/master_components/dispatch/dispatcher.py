@@ -217,7 +217,10 @@ class Dispatcher:
             self._filling = False
 
     def _put_back_one(self, unfinished: Sequence[str], position: int) -> None:
-        """Put the least urgent job that only waits back into the store, if the one at ``position`` is more urgent."""
+        """Put the least urgent job that only waits back into the store, if the one at ``position`` is more urgent.
+
+        See docs/decisions.md, D30.
+        """
         if any(running.put_back for running in self._running.values()):
             return  # its place comes free
         order = {job_id: index for index, job_id in enumerate(unfinished)}

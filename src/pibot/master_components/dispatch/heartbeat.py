@@ -32,7 +32,7 @@ class Heartbeat:
         self._timing = timing
 
     async def keep(self, lease: Lease) -> None:
-        """Renew a lease until its worker has been silent for the lease's whole length; then return."""
+        """Renew a lease until its worker has been silent for the lease's whole length (docs/decisions.md, D26)."""
         monotonic, seconds = self._timing.monotonic, self._timing.lease
         held_since = monotonic()
         while True:

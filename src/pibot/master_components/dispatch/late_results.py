@@ -26,7 +26,7 @@ TRIES = 40
 """How often a silent worker is asked: for about 18 minutes. By then its own timeout has ended the task."""
 
 LAST_CHANCE = 2.0
-"""Seconds that a worker which is back gets to end the task before the task is cancelled."""
+"""Seconds that a worker which is back gets to end the task before the task is cancelled (docs/decisions.md, D29)."""
 
 
 class LateResults:

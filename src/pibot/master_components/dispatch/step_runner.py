@@ -93,7 +93,7 @@ class StepRunner:
         """Run one step to its end, with as many attempts as it gets.
 
         A lease in ``record`` is from before a restart: its worker is asked for the result that it may have, and gets
-        the same task again only if it does not know it.
+        the same task again only if it does not know it (docs/decisions.md, D25).
 
         Args:
             job_id: the job of the step.
@@ -169,7 +169,8 @@ class StepRunner:
             result = await self._run_remotely(lease, step, resumed=resumed)
             await self._on_disk.shielded(lambda: self._store.complete(lease, result, finish_job=finish_job))
         except (WorkerBusy, WorkerError) as exc:
-            # A resumed task may have reached its worker before the restart, so it counts as an attempt.
+            # A worker that did not get the task made no attempt (docs/decisions.md, D27). A resumed task may have
+            # reached its worker before the restart.
             if isinstance(exc, (WorkerBusy, WorkerNotReached)) and not resumed:
                 event(log, "not_taken", job=lease.job_id, task=lease.task_id, worker=lease.worker_id, error=str(exc))
                 await self._on_disk(lambda: self._store.fail_attempt(lease, "not taken", final=False, count=False))

@@ -14,7 +14,7 @@ from pibot.errors import StoreError
 class FileLock:
     """Holds a lock on ``<path>.lock`` until :meth:`release`.
 
-    The lock file stays, because two processes could each hold a lock if it were removed.
+    The lock file stays, because two processes could each hold a lock if it were removed (docs/decisions.md, D41).
 
     Args:
         path: the database.

@@ -235,7 +235,7 @@ class JobStore:
             IllegalTransition: the job has a plan, or has ended.
         """
         with self._transaction():
-            self._tables.move(job_id, JobState.PLANNING)
+            self._tables.move_job(job_id, JobState.PLANNING)
 
     def save_plan(self, job_id: str, plan: TaskPlan, usage: Usage | None = None) -> Job:
         """Store a job's plan, before any step of it runs, and return the job, which is running then.
@@ -244,7 +244,7 @@ class JobStore:
             IllegalTransition: the job has a plan, or has ended.
         """
         with self._transaction():
-            self._tables.move(job_id, JobState.RUNNING)
+            self._tables.move_job(job_id, JobState.RUNNING)
             self._tables.insert_plan(job_id, plan)
             self._tables.add_usage(job_id, usage)
             self._tables.event("job_planned", job_id, message=_planned(plan))
@@ -281,7 +281,7 @@ class JobStore:
                 (job_id, task_id, attempt, worker_id, now, token),
             )
             if self._tables.row(job_id)["state"] != JobState.RUNNING.value:
-                self._tables.move(job_id, JobState.RUNNING)
+                self._tables.move_job(job_id, JobState.RUNNING)
             self._tables.event("subtask_started", job_id, task_id, worker_id)
         return Lease(job_id, task_id, worker_id, token, attempt, now + seconds)
 

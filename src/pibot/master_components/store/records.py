@@ -116,7 +116,7 @@ class Lease:
         worker_id: the worker that holds it.
         token: proves to the store that the caller means this lease.
         attempt: the attempt's number, from 1.
-        expires_at: seconds since the epoch.
+        expires_at: seconds since the epoch, for display only (docs/decisions.md, D39).
     """
 
     job_id: str

@@ -1,4 +1,7 @@
-"""Brings a job database to the newest version. Each numbered script in ``migrations`` leads to the next version."""
+"""Brings a job database to the newest version. Each numbered script in ``migrations`` leads to the next version.
+
+See docs/decisions.md, D43.
+"""
 
 from __future__ import annotations
 

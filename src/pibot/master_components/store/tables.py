@@ -46,6 +46,7 @@ class Tables:
         self.running_time = RunningTime(self._time_before(), monotonic)
 
     def insert_plan(self, job_id: str, plan: TaskPlan) -> None:
+        """Store a plan and its steps; those that need no other are ready."""
         self._db.execute("UPDATE job SET plan = ? WHERE job_id = ?", (json.dumps(plan.to_json()), job_id))
         self._db.executemany(
             "INSERT INTO subtask (job_id, task_id, position, description, skills, depends_on, timeout, state)"
@@ -65,7 +66,7 @@ class Tables:
             ],
         )
 
-    def move(self, job_id: str, state: JobState) -> None:
+    def move_job(self, job_id: str, state: JobState) -> None:
         """Change a job's state.
 
         Raises:
@@ -82,7 +83,8 @@ class Tables:
             raise IllegalTransition(f"{job_id} is {current}; it can't become {state.value}")
 
     def finish(self, job_id: str, state: JobState, answer: str | None, error: str | None) -> None:
-        self.move(job_id, state)
+        """End a job, and cancel its steps that have not ended."""
+        self.move_job(job_id, state)
         self.cancel_steps(job_id, OPEN_STEPS, error or "the job has ended")
         self._db.execute("UPDATE job SET answer = ?, error = ? WHERE job_id = ?", (answer, error, job_id))
         self.event(f"job_{state.value}", job_id, message=error or "")
@@ -147,6 +149,7 @@ class Tables:
         )
 
     def keep_late(self, lease: Lease, result: TaskResult) -> None:
+        """Keep the result of a lost lease with its attempt, unless one is there."""
         done = self._db.execute(
             "UPDATE attempt SET late_result = coalesce(late_result, ?) WHERE job_id = ? AND task_id = ? AND token = ?",
             (json.dumps(result.to_json()), *_key(lease)),
@@ -277,7 +280,7 @@ class Tables:
 
 
 class RunningTime:
-    """Seconds that hubs have run with this database, this hub included.
+    """Seconds that hubs have run with this database, this hub included (docs/decisions.md, D38).
 
     The wall clock of a Pi starts in the past and jumps when the network corrects it. This one follows the monotonic
     clock while a hub runs, and goes on from its last value when the next hub starts.

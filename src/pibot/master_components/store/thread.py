@@ -44,15 +44,16 @@ class StoreThread:
     async def __call__(self, function: Callable[..., T], *arguments: Any) -> T:
         """Run ``function``, again and again while the store can't be written or read, as on a full disk.
 
-        So no change of a job is lost, and no caller goes on before it is on disk. Other errors go to the caller.
+        So no change of a job is lost, and no caller goes on before it is on disk (docs/decisions.md, D40). Other errors
+        go to the caller.
         """
         return await self._until_written(lambda: self.once(function, *arguments), lambda: False)
 
     async def shielded(self, function: Callable[..., T], *arguments: Any) -> T:
         """Like ``__call__``, but a cancelled caller still waits until the write succeeds.
 
-        A result that came before the end of its job's time is not lost to a full disk. Only :meth:`stop` ends the
-        wait.
+        So a full disk does not lose a result that came before the job's timeout (docs/decisions.md, D31). Only
+        :meth:`stop` ends the wait.
         """
         task = asyncio.current_task()
         assert task is not None
