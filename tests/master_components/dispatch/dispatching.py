@@ -41,15 +41,15 @@ class FakePool:
         self.asked: list[tuple[str, TaskRequest]] = []
         self.asked_first: list[bool] = []
         self.cancelled: list[tuple[str, str]] = []
-        self.hopeless = False
+        self.no_candidate = False
         self.lost: list[tuple[str, str]] = []
         self.released: list[str] = []
         self.silent: dict[str, float] = {}
         self.late: dict[str, TaskResult] = {}
-        self.ranks: list[QueueKey] = []
+        self.queue_keys: list[QueueKey] = []
         self.decided: list[tuple[str, str, str, Decision]] = []
         self.undecided: Exception | None = None
-        self.line: list[tuple[QueueKey, int]] = []
+        self.waiters: list[tuple[QueueKey, int]] = []
         self.answer = answer
         self._freed = asyncio.Event()
 
@@ -58,20 +58,20 @@ class FakePool:
     ) -> str:
         if not self.known:
             raise NoWorkers("no worker is known; set WORKER_1_IP")
-        self.ranks.append(queue_key)
-        place = (queue_key, len(self.ranks))
-        self.line.append(place)
+        self.queue_keys.append(queue_key)
+        place = (queue_key, len(self.queue_keys))
+        self.waiters.append(place)
         try:
             deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
             return await self._next(place, avoid, deadline)
         finally:
-            self.line.remove(place)
+            self.waiters.remove(place)
             self._freed.set()
 
     async def _next(self, place: tuple[QueueKey, int], avoid: Collection[str], deadline: float | None) -> str:
         while True:
             wanted = [w for w in self.free if w not in avoid] or (list(self.free) if len(avoid) >= self.known else [])
-            if wanted and place == min(self.line):
+            if wanted and place == min(self.waiters):
                 self.free.remove(wanted[0])
                 return wanted[0]
             if deadline is not None and asyncio.get_running_loop().time() >= deadline:
@@ -101,7 +101,7 @@ class FakePool:
         self.lost.append((worker_id, reason))
 
     def has_candidate(self, skills: Collection[str] = ()) -> bool:
-        return not self.hopeless
+        return not self.no_candidate
 
     def why_none(self, skills: Collection[str] = ()) -> NoWorkerReason:
         return NoWorkerReason(NoWorkerKind.ALL_BUSY, "every worker is busy")

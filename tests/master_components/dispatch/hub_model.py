@@ -150,12 +150,12 @@ class Hub:
 
     async def _wait(self, job_id: str, seconds: float) -> None:
         began = self.fleet.monotonic.now
-        told = await self.dispatcher.wait(job_id, seconds)
-        if told and not self.is_stopping:
+        ended = await self.dispatcher.wait(job_id, seconds)
+        if ended and not self.is_stopping:
             assert self.store.queries.job(job_id).state in ENDED_JOBS, (
                 f"wait() reported the end of {job_id}, which goes on"
             )
-        if not told:
+        if not ended:
             assert self.fleet.monotonic.now >= began + seconds - A_LITTLE
 
     async def _cancel(self, job_id: str) -> None:

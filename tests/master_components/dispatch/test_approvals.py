@@ -32,11 +32,11 @@ class FakePool:
     """Keeps the decisions that it should send. Raises ``problem`` if there is one."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, str, str, Decision]] = []
+        self.sent: list[tuple[str, str, str, Decision]] = []
         self.problem: Exception | None = None
 
     async def decide(self, worker_id: str, task_id: str, call_id: str, decision: Decision) -> None:
-        self.told.append((worker_id, task_id, call_id, decision))
+        self.sent.append((worker_id, task_id, call_id, decision))
         if self.problem is not None:
             raise self.problem
 
@@ -88,10 +88,10 @@ async def test_a_decision_is_stored_and_sent_to_the_worker(case: Case) -> None:
     await case.heard(LS)
     approval = await case.approvals.decide(case.only, NO, "phone")
     assert (approval.state, approval.decided_by, approval.decided_at) == (ApprovalState.REFUSED, "phone", 100.0)
-    assert case.pool.told == [("worker-1", case.lease.remote_id, "1", NO)]
+    assert case.pool.sent == [("worker-1", case.lease.remote_id, "1", NO)]
     assert case.store.approvals.waiting() == ()
     await case.approvals.decide(case.only, NO, "phone")  # a second time is fine, and sends nothing
-    assert len(case.pool.told) == 1
+    assert len(case.pool.sent) == 1
 
 
 async def test_a_decision_with_another_digest_or_against_an_earlier_one_is_refused(case: Case) -> None:
@@ -104,7 +104,7 @@ async def test_a_decision_with_another_digest_or_against_an_earlier_one_is_refus
         await case.approvals.decide(case.only, NO, "owner")
     with pytest.raises(ApprovalNotFound):
         await case.approvals.decide("none", YES, "owner")
-    assert case.pool.told == [("worker-1", case.lease.remote_id, "1", YES)]
+    assert case.pool.sent == [("worker-1", case.lease.remote_id, "1", YES)]
 
 
 async def test_a_worker_that_was_away_gets_the_decision_when_it_reports_the_call_again(case: Case) -> None:
@@ -113,9 +113,9 @@ async def test_a_worker_that_was_away_gets_the_decision_when_it_reports_the_call
     assert (await case.approvals.decide(case.only, YES, "owner")).state is ApprovalState.APPROVED
     case.pool.problem = None
     await case.heard(LS)
-    assert [decision for *_, decision in case.pool.told] == [YES, YES]
+    assert [decision for *_, decision in case.pool.sent] == [YES, YES]
     await case.heard()
-    assert (case.states, len(case.pool.told)) == (["approved"], 2)
+    assert (case.states, len(case.pool.sent)) == (["approved"], 2)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ async def test_another_attempt_asks_for_approval_again(case: Case) -> None:
     lease = case.store.lease(case.job_id, "step-1", "worker-2", 60)
     await case.heard(LS, lease=lease)
     assert sorted(case.states) == ["approved", "waiting"]
-    assert len(case.pool.told) == 1
+    assert len(case.pool.sent) == 1
 
 
 async def test_a_pruned_jobs_calls_are_deleted_with_it(case: Case) -> None:

@@ -212,8 +212,8 @@ async def test_a_step_without_a_worker_in_time_fails_and_says_why(tmp_path: Path
         await begun(pool)
         job_id = store.submit(Submission("y", ())).job_id
         dispatcher.notify(job_id)
-        await until(lambda: len(pool.ranks) > 3)  # it goes on waiting behind the tasks of others
-        pool.hopeless = True
+        await until(lambda: len(pool.queue_keys) > 3)  # it goes on waiting behind the tasks of others
+        pool.no_candidate = True
         assert await dispatcher.wait(job_id, 20)
         assert "no worker could take it within 0.01 seconds: every worker is busy" in (
             store.queries.job(job_id).error or ""

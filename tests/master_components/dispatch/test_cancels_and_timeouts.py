@@ -104,20 +104,20 @@ async def test_a_job_that_waits_for_a_worker_can_be_cancelled(tmp_path: Path) ->
         for job_id in (first, second):
             dispatcher.notify(job_id)
         await begun(pool)
-        await until(lambda: len(pool.ranks) >= 2)
+        await until(lambda: len(pool.queue_keys) >= 2)
         await dispatcher.cancel(second)
         assert store.queries.job(second).state is JobState.CANCELLED
-        assert (pool.cancelled, pool.line) == ([], [])
+        assert (pool.cancelled, pool.waiters) == ([], [])
 
 
 async def test_a_worker_that_could_not_be_reached_gets_the_cancel_when_it_is_back(tmp_path: Path) -> None:
-    pool, told = FakePool(hang), asyncio.Event()
+    pool, cancelled = FakePool(hang), asyncio.Event()
 
     async def unreachable(worker_id: str, task_id: str) -> None:
         pool.cancelled.append((worker_id, task_id))
         if len(pool.cancelled) == 1:
             raise WorkerUnreachable(worker_id, "no answer")
-        told.set()
+        cancelled.set()
 
     pool.cancel = unreachable  # type: ignore[method-assign]  # the same pool; its worker can't be reached at first
     async with dispatching(tmp_path, pool) as (dispatcher, store):
@@ -126,7 +126,7 @@ async def test_a_worker_that_could_not_be_reached_gets_the_cancel_when_it_is_bac
         await begun(pool)
         await dispatcher.cancel(job_id)
         assert store.queries.job(job_id).state is JobState.CANCELLED
-        await told.wait()
+        await cancelled.wait()
         assert len(set(pool.cancelled)) == 1
 
 
@@ -155,7 +155,7 @@ async def test_a_job_that_waits_for_a_worker_times_out(tmp_path: Path) -> None:
         await begun(pool)
         job = await ended(dispatcher, store, Submission("2", (), timeout=0.05))
         assert (job.state, job.error) == (JobState.FAILED, "the job's 0.05 seconds were up")
-        assert (pool.cancelled, pool.line) == ([], [])
+        assert (pool.cancelled, pool.waiters) == ([], [])
 
 
 async def test_a_job_in_the_queue_times_out(tmp_path: Path) -> None:
@@ -163,12 +163,12 @@ async def test_a_job_in_the_queue_times_out(tmp_path: Path) -> None:
     async with dispatching(tmp_path, pool, jobs_at_once=1) as (dispatcher, store):
         for text in ("has the worker", "waits for it"):
             dispatcher.notify(store.submit(Submission(text, (), priority=1)).job_id, 1)
-        await until(lambda: len(pool.ranks) >= 2)
+        await until(lambda: len(pool.queue_keys) >= 2)
         job_id = store.submit(Submission("waits in the store", (), timeout=0.05)).job_id
         dispatcher.notify(job_id, 0, 0.05)
         assert await dispatcher.wait(job_id, 20)
         assert store.queries.job(job_id).error == "the job's 0.05 seconds were up"
-        assert len(pool.ranks) == 2
+        assert len(pool.queue_keys) == 2
 
 
 async def test_a_job_that_began_before_its_notify_gets_its_timeout(tmp_path: Path) -> None:

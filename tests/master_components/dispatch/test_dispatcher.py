@@ -206,10 +206,10 @@ async def test_jobs_that_only_wait_for_a_worker_make_room_for_a_more_urgent_one(
         for job_id in ids:
             dispatcher.notify(job_id)
         await begun(pool)
-        await until(lambda: len(pool.ranks) >= 3)  # two more jobs wait for the worker, the others in the store
+        await until(lambda: len(pool.queue_keys) >= 3)  # two more jobs wait for the worker, the others in the store
         urgent = store.submit(Submission("urgent", (), priority=9)).job_id
         dispatcher.notify(urgent, 9)
-        await until(lambda: pool.ranks[-1][0] == -9)
+        await until(lambda: pool.queue_keys[-1][0] == -9)
         may_end.set()
         for job_id in (*ids, urgent):
             assert await dispatcher.wait(job_id, 20)
@@ -233,10 +233,10 @@ async def test_a_job_that_was_put_back_can_be_cancelled_and_only_its_end_wakes_i
         for job_id in (first, second):
             dispatcher.notify(job_id)
         await begun(pool)
-        await until(lambda: len(pool.ranks) >= 2)
+        await until(lambda: len(pool.queue_keys) >= 2)
         waiting = asyncio.ensure_future(dispatcher.wait(second, 20))
         dispatcher.notify(store.submit(Submission("urgent", (), priority=1)).job_id, 1)
-        await until(lambda: len(pool.ranks) >= 3)
+        await until(lambda: len(pool.queue_keys) >= 3)
         assert not waiting.done()
         await dispatcher.cancel(second)
         assert await waiting

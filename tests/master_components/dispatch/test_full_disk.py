@@ -34,8 +34,8 @@ class FullDisk:
         self.seconds: list[float] = []
         self.store: JobStore | None = None
         self.states: list[JobState] = []
-        self.told: Callable[[], bool] = lambda: False
-        self.told_early = False
+        self.is_woken: Callable[[], bool] = lambda: False
+        self.woken_early = False
 
     def limit(self, pages: int) -> None:
         assert self.store is not None
@@ -55,7 +55,7 @@ class FullDisk:
         assert self.store is not None
         self.seconds.append(seconds)
         self.states += [job.state for job in self.store.queries.jobs()]
-        self.told_early = self.told_early or self.told()
+        self.woken_early = self.woken_early or self.is_woken()
         await asyncio.sleep(0)
         if len(self.seconds) == 3:
             self.limit(1_000_000)
@@ -88,14 +88,14 @@ async def test_a_job_ends_for_its_waiters_only_when_a_full_disk_has_room_for_the
         dispatcher.notify(job_id)
         await begun(pool)
         waiting = asyncio.ensure_future(dispatcher.wait(job_id, 20))
-        disk.told = waiting.done
+        disk.is_woken = waiting.done
         disk.fill(store)
         assert "free some space" in (store.trouble or "")
         may_end.set()
         assert await waiting
         job = store.queries.job(job_id)
         assert (job.state, job.error) == expected
-        assert (disk.seconds, disk.told_early) == ([1.0, 2.0, 4.0], False)
+        assert (disk.seconds, disk.woken_early) == ([1.0, 2.0, 4.0], False)
         assert set(disk.states) == {JobState.RUNNING}
         assert store.trouble is None
         assert store.used == job.usage  # counted once, despite several tries to write it

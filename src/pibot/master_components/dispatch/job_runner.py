@@ -41,7 +41,7 @@ class JobRunner:
         """Bring a job from where it is to its end.
 
         Args:
-            activity: told what the job's steps do meanwhile.
+            activity: counts what the job's steps do meanwhile.
         """
         if job.plan is None:
             await self._on_disk(self._store.start_planning, job.job_id)

@@ -101,7 +101,7 @@ class StepRunner:
             record: the step as it is stored.
             finish_job: end the job with the step's result in the same commit; for a job of one step.
             queue_key: the job's order among those that wait for a worker.
-            activity: told while the step waits and while it has a worker.
+            activity: counts the step while it waits and while it has a worker.
         """
         tried = [attempt.worker_id for attempt in record.attempts]
         lease = record.lease
