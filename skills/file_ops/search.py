@@ -1,4 +1,4 @@
-"""Finding files by name, and lines by what is in them."""
+"""Find files by name, and lines by their text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pibot.errors import ToolError
 from .tree import Place, describe, errors, folder, opened, parent, walk
 
 MAX_SEARCHED_FILE = 4 * 1024 * 1024
-"""Bytes; a larger file is passed over."""
+"""The largest file to search, in bytes; larger ones are skipped."""
 
 MAX_VISITED = 5_000
 MAX_MATCHES = 100
@@ -28,12 +28,12 @@ _SNIFF = 8192
 
 @dataclass(frozen=True)
 class Query:
-    """What to look for.
+    """What to search for.
 
     Args:
-        text: what a line must hold; empty for the files themselves.
+        text: the text that a line must contain; empty to find the files themselves.
         name: a pattern for the files' names.
-        ignore_case: capitals and small letters are the same.
+        ignore_case: whether capitals and small letters count as the same.
     """
 
     text: str
@@ -50,22 +50,22 @@ class Query:
 
 
 async def search(query: Query, place: Place) -> str:
-    """Look in a thread, which stops soon when the caller is cancelled."""
+    """Search in a thread, which stops soon after the caller is cancelled."""
     stop = threading.Event()
-    looking = asyncio.get_running_loop().run_in_executor(None, _search, query, place, stop.is_set)
+    searching = asyncio.get_running_loop().run_in_executor(None, _search, query, place, stop.is_set)
     try:
-        return await asyncio.shield(looking)
+        return await asyncio.shield(searching)
     except asyncio.CancelledError:
         stop.set()
-        await asyncio.wait({looking})
+        await asyncio.wait({searching})
         raise
 
 
 async def grep(query: Query, place: Place, context: ToolContext) -> str:
-    """Take the text for a regular expression. A confined grep does it: a pattern that takes forever is ended.
+    """Search for a regular expression with a confined grep, which is ended if the pattern takes too long.
 
     Raises:
-        ToolError: the pattern is none, takes too long, or the place lies where commands see nothing.
+        ToolError: the pattern is malformed or takes too long, or commands can't see the place.
     """
     if place.root != context.workspace:
         raise ToolError("regex works in the task's folder only; search elsewhere for a plain text")
@@ -103,7 +103,7 @@ def _search(query: Query, place: Place, stopped: Callable[[], bool]) -> str:
 
 
 def _candidates(place: Place) -> Iterator[tuple[Place, os.stat_result]]:
-    """``place`` itself where it is a file, else what is under it."""
+    """Yield ``place`` itself if it is a file, else everything under it."""
     if place.names:
         with parent(place) as (fd, name), errors(place):
             status = os.lstat(name, dir_fd=fd)
@@ -111,7 +111,7 @@ def _candidates(place: Place) -> Iterator[tuple[Place, os.stat_result]]:
             yield place, status
             return
     with folder(place):
-        pass  # missing or no folder: said now, not by an empty result
+        pass  # a missing folder is an error, not an empty result
     yield from walk(place, limit=MAX_VISITED + 1)
 
 
@@ -120,7 +120,7 @@ def _matches(query: Query, place: Place, limit: int) -> list[str]:
         with opened(place) as file:
             data = file.read(MAX_SEARCHED_FILE)
     except ToolError:
-        return []  # gone since, or not to be read
+        return []  # removed meanwhile, or not readable
     if b"\0" in data[:_SNIFF]:
         return []
     found: list[str] = []

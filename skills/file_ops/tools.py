@@ -1,4 +1,7 @@
-"""Files of the task's folder; reading also where the owner allows it. All of it is bounded, and none follows links."""
+"""Work with the files of the task's folder, and read files elsewhere where the owner allows it.
+
+Every tool is bounded in size, and none follows symbolic links.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,14 @@ from .tree import Place, describe, entries, errors, kind_of, locate, open_file, 
 
 MAX_ENTRIES = 500
 MAX_CHARS = 18_000
-"""Characters of one answer, which leaves room below the 20,000 that a tool's result may have."""
+"""The longest answer in characters, below the 20,000 that a tool's result may have."""
 
 MAX_LINES = 2_000
 MAX_WRITE = 4 * 1024 * 1024
-"""Bytes of one write; larger files are made by commands."""
+"""The most bytes of one write; a command can make larger files."""
 
 MAX_FILE = 64 * 1024 * 1024
-"""Bytes up to which a file is appended to, and how far into one is read."""
+"""The largest file in bytes after an append, and how far into a file a read may go."""
 
 _SNIFF = 8192
 
@@ -33,7 +36,7 @@ def list_files(context: ToolContext, path: str = ".", recursive: bool = False) -
 
     Args:
         path: the folder; the task's own by default.
-        recursive: also what lies in its folders.
+        recursive: also list what is in its folders.
     """
     place = _readable(context, path)
     if recursive:
@@ -73,7 +76,7 @@ def read_file(context: ToolContext, path: str, offset: int = 1, limit: int = MAX
 
 
 def write_file(context: ToolContext, path: str, content: str) -> str:
-    """Write a text file: create it, with the folders it needs, or replace all that is in it.
+    """Write a text file: create it, with the folders it needs, or replace its whole content.
 
     Args:
         path: the file.
@@ -84,8 +87,8 @@ def write_file(context: ToolContext, path: str, content: str) -> str:
     with parent(place, create=True) as (fd, name), errors(place):
         known = kind_of(fd, name)
         if known is not None:
-            os.close(open_file(fd, name, place))  # so that a folder, link or device is refused
-        # Readers see the old file or the new one. It is not synced to disk, since the folder goes with the task.
+            os.close(open_file(fd, name, place))  # refuses a folder, a link or a device
+        # Readers see the old file or the new one. It is not synced to disk, since the folder is deleted with the task.
         temporary = f".{secrets.token_hex(8)}.tmp"
         new = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o664, dir_fd=fd)
         try:
@@ -101,11 +104,11 @@ def write_file(context: ToolContext, path: str, content: str) -> str:
 
 
 def append_file(context: ToolContext, path: str, content: str) -> str:
-    """Add text to the end of a file; it is created, with the folders it needs, where it is missing.
+    """Add text to the end of a file. A missing file is created, with the folders it needs.
 
     Args:
         path: the file.
-        content: the text to add; start or end it with a newline where one is wanted.
+        content: the text to add; start or end it with a newline where you want one.
     """
     place = locate(path, context.workspace)
     data = _encoded(content)
@@ -123,9 +126,9 @@ def move_file(context: ToolContext, source: str, target: str, overwrite: bool = 
     """Move or rename a file or folder.
 
     Args:
-        source: what to move.
-        target: its new path; an existing folder keeps the name and takes it in.
-        overwrite: replace a file that is there already.
+        source: the file or folder to move.
+        target: its new path; if that is an existing folder, it is moved into it under its own name.
+        overwrite: replace an existing file.
     """
     origin, goal = locate(source, context.workspace), locate(target, context.workspace)
     if len(goal.names) > len(origin.names) and goal.names[: len(origin.names)] == origin.names:
@@ -145,8 +148,8 @@ def delete_file(context: ToolContext, path: str, recursive: bool = False) -> str
     """Delete a file, or a folder.
 
     Args:
-        path: what to delete.
-        recursive: delete a folder with all that is in it; without this only an empty one.
+        path: the file or folder to delete.
+        recursive: delete a folder with everything in it; without this, only an empty one.
     """
     place = locate(path, context.workspace)
     with parent(place) as (fd, name), errors(place):
@@ -165,15 +168,15 @@ async def search_files(
     regex: bool = False,
     ignore_case: bool = False,
 ) -> str:
-    """Find files by name, and lines in them by text. Without a text, the files are listed; with one, each line that
-    holds it comes as "path:number: line".
+    """Find files by name, or lines in them by text. Without a text, list the files; with one, give each line that
+    contains it as "path:number: line".
 
     Args:
-        text: what the lines must hold, as it stands; leave it out to find files by name.
+        text: the literal text that a line must contain; leave it out to find files by name.
         path: the folder or file to search.
         name: a pattern for the files' names, such as *.txt.
-        regex: take the text for an extended regular expression (as grep -E does); in the task's folder only.
-        ignore_case: take capitals and small letters for the same.
+        regex: treat the text as an extended regular expression (as grep -E does); in the task's folder only.
+        ignore_case: ignore the difference between capitals and small letters.
     """
     place = _readable(context, path)
     query = Query(text, name, ignore_case)
@@ -200,7 +203,7 @@ def _encoded(content: str) -> bytes:
 
 
 def _window(file: BinaryIO, place: Place, offset: int, limit: int) -> tuple[list[str], bool]:
-    """Lines ``offset`` to ``offset + limit - 1`` as far as they fit, and whether more follow."""
+    """Return lines ``offset`` to ``offset + limit - 1``, as many as fit, and whether more follow."""
     lines: list[str] = []
     room = MAX_CHARS
     for number, raw in enumerate(_lines(file, place), 1):
@@ -219,7 +222,7 @@ def _window(file: BinaryIO, place: Place, offset: int, limit: int) -> tuple[list
 
 
 def _lines(file: BinaryIO, place: Place) -> Iterator[bytes]:
-    """The file's lines, each cut to what could be shown at most, so that an endless line does not fill the memory."""
+    """Yield the file's lines, each cut to the longest answer, so that an endless line does not fill the memory."""
     size = 0
     while line := file.readline(4 * MAX_CHARS + 4):
         size += len(line)

@@ -1,8 +1,8 @@
-"""Files under one folder, and nothing beside it, whatever lies there and whatever happens meanwhile.
+"""Open files below one folder and never outside it, even while a command changes the folder.
 
-A path is walked name by name, each opened relative to the one before it and without following a symbolic link, as
-``openat2`` does with ``RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS``, which Python has no call for. So a command that swaps
-a folder for a link while we look gains nothing.
+A path is opened name by name, each relative to the one before it and without following a symbolic link. That is what
+``openat2`` does with ``RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS``, which Python can't call. So a command gains nothing by
+replacing a folder with a link between check and use.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import BinaryIO, Optional
 from pibot.errors import ToolError
 
 WORKSPACE = "/workspace"
-"""What the task's folder is called inside the sandbox; models take the name from a command's output."""
+"""The path of the task's folder inside the sandbox; models copy it from a command's output."""
 
 MAX_DEPTH = 60
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -28,11 +28,11 @@ Names = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Place:
-    """A path that was found to lie in a folder that may be used.
+    """A path inside an allowed folder.
 
     Args:
         root: that folder.
-        names: the way from there.
+        names: the names from there to the path.
         shown: the path as the model may write it.
     """
 
@@ -45,15 +45,15 @@ class Place:
 
 
 def locate(path: str, workspace: Path, read_paths: tuple[Path, ...] = ()) -> Place:
-    """Find out where ``path`` lies, by its words alone.
+    """Find the allowed folder of ``path`` by its text alone.
 
     Args:
-        path: as a model writes it; relative paths start in the workspace.
+        path: the path as the model writes it; a relative one starts in the workspace.
         workspace: the task's folder.
-        read_paths: further folders or files that may be used.
+        read_paths: further allowed folders or files.
 
     Raises:
-        ToolError: it lies in none of them.
+        ToolError: it is in none of them.
     """
     if "\0" in path:
         raise ToolError("the path holds a NUL character, which no path can")
@@ -76,15 +76,15 @@ def locate(path: str, workspace: Path, read_paths: tuple[Path, ...] = ()) -> Pla
     if not read_paths:
         raise ToolError(f"{path} is outside of the task's folder; only files in it can be used, by relative paths")
     raise ToolError(
-        f"{path} is outside of the task's folder and can't be used so; "
+        f"{path} is outside of the task's folder and can't be used here; "
         f"reading is allowed in {', '.join(map(str, read_paths))}, everything else in the task's folder only"
     )
 
 
 def _flattened(path: str) -> Optional[Names]:
-    """The path's names without ``.`` and ``..``; None where it climbs out.
+    """Return the path's names without ``.`` and ``..``; None if it leaves its start.
 
-    Links are never followed, so taking back a name is the same as going up.
+    Links are never followed, so ``..`` just removes the name before it.
     """
     names: list[str] = []
     for name in path.split("/"):
@@ -100,13 +100,13 @@ def _flattened(path: str) -> Optional[Names]:
 
 @contextlib.contextmanager
 def folder(place: Place, *, create: bool = False) -> Iterator[int]:
-    """An open descriptor of the folder at ``place``.
+    """Yield an open descriptor of the folder at ``place``.
 
     Args:
-        create: make it, and what leads to it, where it is missing.
+        create: make missing folders on the way.
 
     Raises:
-        ToolError: a name on the way is missing, no folder, or a symbolic link.
+        ToolError: a name on the way is missing, not a folder, or a symbolic link.
     """
     if len(place.names) > MAX_DEPTH:
         raise ToolError(f"{place.shown}: more than {MAX_DEPTH} folders deep; use shorter paths")
@@ -140,10 +140,10 @@ def _enter(name: str, fd: int, place: Place) -> int:
 
 @contextlib.contextmanager
 def parent(place: Place, *, create: bool = False) -> Iterator[tuple[int, str]]:
-    """The open folder that holds ``place``, and its name there.
+    """Yield the open folder that holds ``place``, and its name there.
 
     Raises:
-        ToolError: it is the folder that everything lies in, or as :func:`folder`.
+        ToolError: ``place`` is the allowed folder itself, or as :func:`folder`.
     """
     if not place.names:
         raise ToolError(f"{place.shown} is the folder itself; name something in it")
@@ -152,7 +152,7 @@ def parent(place: Place, *, create: bool = False) -> Iterator[tuple[int, str]]:
 
 
 def kind_of(fd: int, name: str) -> Optional[os.stat_result]:
-    """What ``name`` in an open folder is, itself and not what it points to; None where it isn't."""
+    """Return the status of ``name`` in an open folder, of a link itself; None if it does not exist."""
     try:
         return os.lstat(name, dir_fd=fd)
     except FileNotFoundError:
@@ -163,9 +163,9 @@ def open_file(fd: int, name: str, place: Place, flags: int = os.O_RDONLY) -> int
     """Open a regular file in an open folder.
 
     Raises:
-        ToolError: it is none: a folder, a link, or something that would never end, such as a pipe.
+        ToolError: it is a folder, a link, or something without an end, such as a pipe.
     """
-    # O_NONBLOCK: if it became a pipe since it was looked at, this doesn't wait for its other end.
+    # O_NONBLOCK: if it became a pipe since the check, open doesn't wait for the other end.
     flags |= os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
     known = kind_of(fd, name)
     if known is not None:
@@ -180,7 +180,7 @@ def open_file(fd: int, name: str, place: Place, flags: int = os.O_RDONLY) -> int
 
 
 def opened(place: Place) -> BinaryIO:
-    """The file at ``place``, open for reading.
+    """Open the file at ``place`` for reading.
 
     Raises:
         ToolError: as :func:`folder` and :func:`open_file`.
@@ -196,14 +196,14 @@ def _must_be_file(mode: int, place: Place) -> None:
         raise ToolError(f"{place.shown} is a folder; list_files shows what is in it")
     if stat.S_ISLNK(mode):
         raise ToolError(f"{place.shown} is a symbolic link, and these are not followed; use the path of its target")
-    raise ToolError(f"{place.shown} is a pipe, socket or device, no file that can be read or written")
+    raise ToolError(f"{place.shown} is a pipe, socket or device, not a file that can be read or written")
 
 
 def remove(fd: int, name: str, depth: int = 0) -> int:
-    """Delete ``name`` in an open folder with all that is in it; how many entries that were.
+    """Delete ``name`` in an open folder with everything in it, and return the number of entries.
 
     Raises:
-        ToolError: folders lie too deep in each other.
+        ToolError: folders are nested too deep.
     """
     entry = os.lstat(name, dir_fd=fd)
     if not stat.S_ISDIR(entry.st_mode):
@@ -228,7 +228,7 @@ def _names(fd: int) -> list[str]:
 
 
 def describe(name: str, status: os.stat_result) -> str:
-    """An entry of a folder in one line."""
+    """Describe an entry of a folder in one line."""
     shown = name if name.isprintable() else repr(name)
     if stat.S_ISDIR(status.st_mode):
         return f"{shown}/"
@@ -238,14 +238,14 @@ def describe(name: str, status: os.stat_result) -> str:
 
 
 def entries(place: Place) -> list[tuple[str, os.stat_result]]:
-    """Names in the folder at ``place``, sorted, and what each is."""
+    """Return the sorted names in the folder at ``place``, each with its status."""
     with folder(place) as fd:
         found = [(name, kind_of(fd, name)) for name in _names(fd)]
     return [(name, status) for name, status in found if status is not None]
 
 
 def walk(place: Place, *, limit: int) -> Iterator[tuple[Place, os.stat_result]]:
-    """Everything under ``place``, folders before what is in them, up to ``limit`` entries and :data:`MAX_DEPTH`."""
+    """Yield everything under ``place``, each folder before its content, up to ``limit`` entries."""
     waiting = [place]
     while waiting:
         here = waiting.pop()
@@ -254,7 +254,7 @@ def walk(place: Place, *, limit: int) -> Iterator[tuple[Place, os.stat_result]]:
         except ToolError:
             if here is place:
                 raise
-            continue  # it is gone since, or may not be read
+            continue  # removed meanwhile, or not readable
         folders = []
         for name, status in found:
             if limit <= 0:
@@ -269,10 +269,10 @@ def walk(place: Place, *, limit: int) -> Iterator[tuple[Place, os.stat_result]]:
 
 @contextlib.contextmanager
 def errors(place: Place) -> Iterator[None]:
-    """Turn what the system says into what a model can act on.
+    """Turn an OSError into a message that the model can act on.
 
     Raises:
-        ToolError: an OSError came up.
+        ToolError: in place of an OSError.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""One tool: a shell command, run by whatever confines commands on this machine."""
+"""One tool: run a shell command, confined as this machine confines commands."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def shell_exec(context: ToolContext, command: str, timeout: int = 60) -> s
     """Run a shell command in the task's folder and return its exit code and its output (stdout and stderr).
 
     Args:
-        command: the command line, as for bash.
+        command: the command line, for bash.
         timeout: seconds after which it is ended, with everything it started.
     """
     if not command.strip():
@@ -40,7 +40,7 @@ async def shell_exec(context: ToolContext, command: str, timeout: int = 60) -> s
 
 
 def _shell() -> str:
-    """bash where there is one, since models write for it."""
+    """Return the path of bash, since models write for it; else of sh."""
     return next((shell for shell in ("/bin/bash", "/usr/bin/bash") if Path(shell).exists()), "/bin/sh")
 
 
@@ -63,7 +63,7 @@ def _answer(result: CommandResult, seconds: float) -> str:
 
 
 def _named(number: int) -> str:
-    """A signal's name, with what it most likely means."""
+    """Return a signal's name, with its most likely cause."""
     try:
         name = signal.Signals(number)
     except ValueError:

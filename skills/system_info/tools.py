@@ -1,4 +1,4 @@
-"""What the worker's machine says of itself, read from ``/proc`` and ``/sys``."""
+"""Report the state of the worker's machine, read from ``/proc`` and ``/sys``."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from pibot.contracts import ToolContext
 Part = dict[str, Any]
 
 VCGENCMD_SECONDS = 3.0
-"""Seconds for the firmware's answer, which takes some milliseconds."""
+"""Seconds to wait for the firmware's answer, which normally takes some milliseconds."""
 
-# https://www.raspberrypi.com/documentation/computers/os.html#get_throttled: bits 0 to 3 hold now, 16 to 19 held before.
+# https://www.raspberrypi.com/documentation/computers/os.html#get_throttled: bits 0 to 3 for now, 16 to 19 for before.
 _BITS = ("under-voltage", "frequency capped", "throttled", "soft temperature limit")
 _EARLIER = 16
 
 
 def system_info(context: ToolContext) -> dict[str, Any]:
     """Report this machine's temperature, power and throttling (Raspberry Pi), memory, swap, disk, load, uptime, model,
-    operating system and kernel. What the machine has no reading for says so.
+    operating system and kernel. A reading that the machine does not have says so.
     """
     return _report(Path("/"), context.workspace, shutil.which("vcgencmd"))
 
 
 def _report(root: Path, workspace: Path, vcgencmd: Optional[str]) -> dict[str, Any]:
-    """All readings.
+    """Return all readings.
 
     Args:
-        root: where ``/proc``, ``/sys`` and ``/etc`` are.
-        workspace: the folder whose disk is looked at.
-        vcgencmd: the Raspberry Pi's own tool; None where there is none.
+        root: the folder that holds ``/proc``, ``/sys`` and ``/etc``.
+        workspace: a folder on the disk to report.
+        vcgencmd: the path of the Raspberry Pi's own tool; None if it is not installed.
     """
     return {
         "temperature": _temperature(root),
@@ -70,18 +70,18 @@ def _temperature(root: Path) -> Part:
 
 
 def _add(sensors: dict[str, float], name: str, path: Path) -> None:
-    """Take a reading in thousandths of a degree; a sensor that is switched off gives an error, and is left out."""
+    """Add a reading in thousandths of a degree; leave out a sensor that is switched off, which gives an error."""
     value = _number(path)
     if value is not None:
         sensors.setdefault(name, round(value / 1000, 1))
 
 
 def _power(root: Path, vcgencmd: Optional[str]) -> Part:
-    """Throttling and under-voltage, from the best source that there is.
+    """Return throttling and under-voltage, from the best source of this machine.
 
-    Only ``vcgencmd`` reaches back to the boot. The file that the Raspberry Pi kernel has is what its own driver read
-    last, every 2 seconds, and each time that driver clears the bits that hold what was before (raspberrypi/linux,
-    ``drivers/hwmon/raspberrypi-hwmon.c`` and ``drivers/firmware/raspberrypi.c``). Other kernels have the one alarm.
+    Only ``vcgencmd`` covers the time since boot. The Raspberry Pi kernel's file holds the last reading of its driver,
+    which reads every 2 seconds and clears the bits for the past each time (raspberrypi/linux,
+    ``drivers/hwmon/raspberrypi-hwmon.c`` and ``drivers/firmware/raspberrypi.c``). Other kernels have one voltage alarm.
     """
     word = _ask_vcgencmd(vcgencmd)
     if word is not None:
@@ -94,14 +94,14 @@ def _power(root: Path, vcgencmd: Optional[str]) -> Part:
         alarm = _number(chip / "in0_lcrit_alarm") if _text(chip / "name") == "rpi_volt" else None
         if alarm is not None:
             said = "under-voltage" if alarm else "no under-voltage"
-            lacking = "throttling and what was before: not available, the kernel only tells of the voltage"
+            lacking = "throttling and the time before: not available, this kernel only reports the voltage"
             return {
                 "summary": f"in the last 2 seconds: {said}; {lacking}",
                 "lately": ["under-voltage"] if alarm else [],
             }
     if "raspberry" in _model(root).lower():
-        return _missing("neither vcgencmd nor the kernel tells; put the worker's user into the group 'video'")
-    return _missing("only a Raspberry Pi's firmware tells, and this is none")
+        return _missing("neither vcgencmd nor the kernel reports it; put the worker's user into the group 'video'")
+    return _missing("only a Raspberry Pi's firmware reports it, and this is not one")
 
 
 def _ask_vcgencmd(program: Optional[str]) -> Optional[int]:
@@ -112,7 +112,7 @@ def _ask_vcgencmd(program: Optional[str]) -> Optional[int]:
             [program, "get_throttled"], capture_output=True, text=True, errors="replace", timeout=VCGENCMD_SECONDS
         )
     except (OSError, subprocess.TimeoutExpired):
-        return None  # without the right to use /dev/vcio there are other sources
+        return None  # it may lack the right to use /dev/vcio; there are other sources
     match = re.search(r"throttled=(0x[0-9a-fA-F]+)", done.stdout)
     return int(match.group(1), 16) if match and done.returncode == 0 else None
 
@@ -153,7 +153,7 @@ def _disk(folder: Path) -> Part:
     try:
         usage = shutil.disk_usage(folder)
     except OSError as exc:
-        return _missing(f"the task's folder can't be looked at: {exc.strerror}")
+        return _missing(f"the task's folder can't be read: {exc.strerror}")
     return {
         "summary": f"{_of(usage.free, usage.total)}, where tasks work",
         "total_bytes": usage.total,
@@ -189,7 +189,7 @@ def _uptime(root: Path) -> Part:
     return {"summary": f"{days} d {hours} h {minutes} min" if days else f"{hours} h {minutes} min", "seconds": seconds}
 
 
-# --- what it is -------------------------------------------------------------
+# --- the machine ------------------------------------------------------------
 
 
 def _machine(root: Path) -> Part:
@@ -215,7 +215,7 @@ def _matching(root: Path, folder: str, pattern: str) -> Iterable[Path]:
 
 
 def _text(path: Path) -> str:
-    """A file's text without the NUL that device-tree texts end in; empty where there is no such reading."""
+    """Return a file's text without the NUL that ends device-tree texts; an empty one if there is no such file."""
     try:
         return path.read_text("utf-8", "replace").strip().strip("\0")
     except OSError:
@@ -232,7 +232,7 @@ def _hexadecimal(text: str) -> Optional[int]:
 
 
 def _counted(ranges: str) -> Optional[int]:
-    """How many numbers ``0-3,5`` names."""
+    """Count the numbers in a list such as ``0-3,5``."""
     if not re.fullmatch(r"\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*", ranges):
         return None
     pairs = [part.partition("-") for part in ranges.split(",")]

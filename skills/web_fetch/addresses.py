@@ -16,8 +16,8 @@ from pibot.errors import ToolError
 Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
-# IANA's special-purpose registries, and what carries an IPv4 address within an IPv6 one. Written out, because
-# ``is_global`` differs between versions of Python and is wrong for some (6to4, NAT64, Teredo, multicast).
+# IANA's special-purpose registries, and the IPv6 ranges that embed an IPv4 address. Written out, because ``is_global``
+# differs between versions of Python and is wrong for some of them (6to4, NAT64, Teredo, multicast).
 _NOT_PUBLIC: tuple[Network, ...] = tuple(
     map(
         ipaddress.ip_network,
@@ -47,7 +47,7 @@ _PUBLIC_V6 = ipaddress.IPv6Network("2000::/3")
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address is one of the public internet's."""
+    """Whether an address belongs to the public internet."""
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
     if address.version == 6 and address not in _PUBLIC_V6:
@@ -55,15 +55,15 @@ def is_public(address: Address) -> bool:
     return address.is_global and not any(address in n for n in _NOT_PUBLIC if n.version == address.version)
 
 
-class Guard:
-    """Makes the sockets of one fetch, and none to an address that is not public or allowed by the owner.
+class AddressGuard:
+    """Makes the sockets of one fetch, only to addresses that are public or that the owner allows.
 
     Args:
-        allow: host names, addresses or networks in CIDR form that are allowed whatever they are, each with or without
+        allow: host names, addresses or networks (CIDR) that are allowed even if not public, each with or without
             ``:port``.
 
     Raises:
-        ToolError: an entry of ``allow`` is none of these.
+        ToolError: an entry of ``allow`` is malformed.
     """
 
     def __init__(self, allow: Sequence[str] = ()) -> None:
@@ -72,7 +72,7 @@ class Guard:
         self.refused: list[str] = []
 
     def expect(self, host: str) -> None:
-        """The next connections are for this host of an address."""
+        """Tell the guard the host name of the next connections."""
         self._host = host.lower().rstrip(".")
         self.refused.clear()
 
@@ -87,7 +87,7 @@ class Guard:
         try:
             address = ipaddress.ip_address(text.partition("%")[0])
         except ValueError:
-            # aiohttp before 3.14 hands on 2130706433 as it stands, and what it means is decided after this.
+            # aiohttp before 3.14 passes on 2130706433 as it is, and the system interprets it only after this check.
             self._refuse(text)
         if not is_public(address) and not self._is_allowed(address, int(place[1])):
             self._refuse(str(address))
@@ -108,7 +108,7 @@ class Guard:
 
 
 def _allowed(entry: str) -> tuple[Union[str, Network], Optional[int]]:
-    """One entry of the owner's list: a host's name or a network, and the port if it has one."""
+    """Parse an entry of the owner's list: a host name or a network, and its port if it has one."""
     host, port = entry.strip().lower(), None
     head, colon, tail = host.rpartition(":")
     if colon and tail.isdigit() and (":" not in head or head.endswith("]")):
@@ -119,6 +119,6 @@ def _allowed(entry: str) -> tuple[Union[str, Network], Optional[int]]:
     except ValueError:
         if not host or set(host) & set("/:[]@ "):
             raise ToolError(
-                f"PIBOT_WEB_ALLOW holds {entry!r}, which is no host, address or network; tell the owner"
+                f"PIBOT_WEB_ALLOW holds {entry!r}, which is not a host, an address or a network; tell the owner"
             ) from None
         return host, port

@@ -1,9 +1,9 @@
-"""From a page's bytes to its title, its readable text and its links.
+"""Extract the title, the readable text and the links of a page.
 
-The tokenizer is a part of the one in the HTML standard (https://html.spec.whatwg.org/#tokenization), and no tree is
-built. The standard library's ``html.parser``, which Beautiful Soup builds upon, takes quadratic time on broken tags:
+The tokenizer implements a part of the HTML standard (https://html.spec.whatwg.org/#tokenization) and builds no tree.
+The standard library's ``html.parser``, which Beautiful Soup builds upon, takes quadratic time on broken tags:
 80 kB of ``<a `` held a processor for 70 s, so that 2 MB from a hostile server would stop a worker for hours. Here each
-character is looked at a bounded number of times: where something has no end, the page ends.
+character is read a bounded number of times: an element without an end extends to the end of the page.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ _META_CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([a-zA-Z0-
 _XML_ENCODING = re.compile(rb"\s*<\?xml[^>]{0,100}?encoding\s*=\s*[\"']([a-zA-Z0-9_:.-]{1,40})[\"']")
 _MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 
-# Python also knows codecs that are no character sets of the web, such as punycode, whose time is quadratic.
+# Python also has codecs that are not character sets of the web, such as punycode, which takes quadratic time.
 _WEB_CODEC = re.compile(
     r"utf-(8|16|16-le|16-be)|iso8859-\d+|iso2022_jp|cp(125\d|866|874|932|949|950|936)|koi8-[ru]|gb2312|gbk|gb18030"
     r"|big5(hkscs)?|euc_(jp|kr)|shift_jis|mac-(roman|cyrillic)|tis-620"
 )
 _EIGHT_BITS = re.compile(r"iso8859-\d+|cp125\d|mac-roman")
-# The standard's own reading of these labels (https://encoding.spec.whatwg.org/#names-and-labels).
+# The meaning that the standard gives these labels (https://encoding.spec.whatwg.org/#names-and-labels).
 _MEANT = {"ascii": "cp1252", "iso8859-1": "cp1252", "iso8859-9": "cp1254", "gb2312": "gb18030", "gbk": "gb18030"}
 
 
 def decode(data: bytes, charset: Optional[str], *, cut: bool) -> str:
-    """The text that ``data`` holds.
+    """Decode a body.
 
-    What counts is, in this order: the byte order mark, the header's ``charset``, the page's own word for it, UTF-8,
-    windows-1252. Servers are often set up wrong, so a charset that does not fit the bytes gives way to UTF-8 where
-    that fits; and so does one of 8 bits, which fits everything, since other text hardly ever is UTF-8 by chance.
+    The character set comes from the byte order mark, the header's ``charset``, or the page, in this order; the last
+    resorts are UTF-8 and windows-1252. Servers are often configured wrong, so valid UTF-8 wins over a stated charset
+    that does not match the bytes, and over one of 8 bits, which matches any: other text is hardly ever UTF-8 by chance.
 
     Args:
         data: the body.
-        charset: from the Content-Type header.
-        cut: the end of the body is missing, so that its last character may be broken.
+        charset: the charset in the Content-Type header.
+        cut: whether the end of the body is missing, so that its last character may be broken.
     """
     for mark, name in _MARKS:
         if data.startswith(mark):
@@ -54,7 +54,7 @@ def decode(data: bytes, charset: Optional[str], *, cut: bool) -> str:
     stated += [m.group(1).decode() for m in (_XML_ENCODING.match(data[:1024]), _META_CHARSET.search(data[:4096])) if m]
     known = [name for name in map(_codec, stated) if name is not None]
     if known and known[0].startswith("utf-16") and charset is None:
-        known[0] = "utf-8"  # as the standard says: such a page could not have said so in ASCII
+        known[0] = "utf-8"  # as the standard says: the declaration itself is readable as ASCII
     order = [*known[:1], "utf-8"]
     if _EIGHT_BITS.fullmatch(order[0]):
         order.reverse()
@@ -67,7 +67,7 @@ def decode(data: bytes, charset: Optional[str], *, cut: bool) -> str:
 
 
 def _codec(label: str) -> Optional[str]:
-    """Python's name of a character set of the web; None for what is none."""
+    """Return Python's name of a character set of the web; None if it is not one."""
     try:
         name = codecs.lookup(label.strip().strip("\"'")).name
     except (LookupError, ValueError):
@@ -101,16 +101,16 @@ _ABSURD_REFERENCE = re.compile(r"&#[xX]?[0-9a-fA-F]{8,};?")
 
 
 class Page:
-    """What a person would see of an HTML page.
+    """The visible content of an HTML page.
 
     Args:
         source: the page.
-        url: where it came from; its links are relative to that.
+        url: the page's address, to which its links are relative.
 
     Attributes:
-        title: on one line; empty where there is none.
-        text: a line for each block, without scripts, styles and what is not shown.
-        links: text and absolute address, each address once, the first :data:`MAX_LINKS` of them.
+        title: the title on one line; empty if there is none.
+        text: a line for each block, without scripts, styles and hidden elements.
+        links: text and absolute address of the first :data:`MAX_LINKS` links, each address once.
     """
 
     def __init__(self, source: str, url: str) -> None:
@@ -122,7 +122,7 @@ class Page:
         self._seen: set[str] = set()
         self._last = "\n"
         self._preformatted = 0
-        self._unseen = ""  # the element whose content is not shown
+        self._unseen = ""  # the hidden element that is open
         self._unseen_depth = 0
         self._href: Optional[str] = None
         self._link_from = 0
@@ -142,7 +142,7 @@ class Page:
             at = self._markup(source, start) if start < end else end
 
     def _markup(self, source: str, start: int) -> int:
-        """Deal with what a ``<`` begins; the place behind it."""
+        """Process the markup that a ``<`` begins, and return the position behind it."""
         following = source[start + 1 : start + 2]
         if source.startswith("<!--", start):
             return _behind(source, "-->", start + 2)
@@ -162,7 +162,7 @@ class Page:
         return start + 1
 
     def _raw(self, source: str, tag: str, at: int) -> int:
-        """Take the content of an element in which nothing but its own end is markup."""
+        """Process an element in which only its own end tag is markup."""
         found = re.compile(rf"</{tag}(?=[\s/>])", re.IGNORECASE).search(source, at)
         end = found.start() if found else len(source)
         if tag == "title" and not self.title and not self._unseen:
@@ -219,7 +219,7 @@ class Page:
             self._piece("\n")
 
     def _end_link(self) -> None:
-        """Take the link that is open, if there is one; one that begins ends the one before, so this is linear."""
+        """Add the open link, if there is one. A new link ends the one before it, so this takes linear time."""
         href, self._href = self._href, None
         if href is None or len(self.links) >= MAX_LINKS:
             return
@@ -231,7 +231,7 @@ class Page:
 
 
 def _attributes(source: str, at: int) -> tuple[dict[str, str], int]:
-    """The attributes ``href`` of a tag whose name ends at ``at``, and the place behind the tag."""
+    """Return the attributes of a tag whose name ends at ``at``, and the position behind the tag."""
     found: dict[str, str] = {}
     while True:
         at = _match_end(_BETWEEN, source, at)
@@ -262,7 +262,7 @@ def _match_end(pattern: re.Pattern[str], source: str, at: int) -> int:
 
 
 def _behind(source: str, end: str, at: int) -> int:
-    """The place behind the next ``end``; the page's own end where there is none."""
+    """Return the position behind the next ``end``; the end of the page if there is none."""
     found = source.find(end, at)
     return len(source) if found < 0 else found + len(end)
 
@@ -272,7 +272,7 @@ def _unescape(text: str) -> str:
 
 
 def _absolute(base: str, href: str) -> Optional[str]:
-    """An http or https address without its fragment; None for anything else."""
+    """Return an absolute http or https address without its fragment; None for any other."""
     try:
         url = urldefrag(urljoin(base, href.strip())).url
     except ValueError:

@@ -1,6 +1,6 @@
-"""Fetches from the public web, and from nowhere else.
+"""Fetch pages from the public web only.
 
-Redirects are followed one by one, and each connection is checked by :mod:`.addresses`.
+It follows redirects one by one, and :mod:`.addresses` checks each connection.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Optional
 from pibot.contracts import ToolContext
 from pibot.errors import ToolError
 
-from .addresses import Guard
+from .addresses import AddressGuard
 from .page import Page, decode
 
 if TYPE_CHECKING:
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 HEADERS = {"User-Agent": "PiBot/3", "Accept": "text/html, */*;q=0.8", "Accept-Encoding": "gzip, deflate"}
 REDIRECTS = (301, 302, 303, 307, 308)
 MAX_CHARS = 18_000
-"""Characters of text at most."""
+"""The most characters of text."""
 
 MAX_ANSWER = 19_500
-"""Characters of text and links together: the registry cuts the middle out of what is longer than 20,000."""
+"""The most characters of text and links together, below the 20,000 that a tool's result may have."""
 
 
-class Limits(NamedTuple):
-    """How far one fetch may go.
+class FetchLimits(NamedTuple):
+    """The limits of one fetch.
 
     Args:
-        seconds: for all of it, redirects included.
-        size: bytes of a body, as sent and as unpacked.
-        redirects: how many are followed.
+        seconds: time for all of it, redirects included.
+        size: bytes of a body, both as sent and as unpacked.
+        redirects: redirects to follow.
     """
 
     seconds: float = 30.0
@@ -52,24 +52,29 @@ async def web_fetch(
 
     Args:
         url: the address, beginning with http:// or https://.
-        include: what to give beside the title: the readable text, the links, or all of it.
+        include: what to give besides the title: the readable text, the links, or both.
         max_chars: how many characters of text to give, from 1 to 18000; the rest is cut.
     """
-    guard = Guard(context.options.get("web_allow", ()))
-    return await _fetch(url, include, max_chars, guard, Limits())
+    guard = AddressGuard(context.options.get("web_allow", ()))
+    return await _fetch(url, include, max_chars, guard, FetchLimits())
 
 
 async def _fetch(
-    url: str, include: str, max_chars: int, guard: Guard, limits: Limits, resolver: Optional[AbstractResolver] = None
+    url: str,
+    include: str,
+    max_chars: int,
+    guard: AddressGuard,
+    limits: FetchLimits,
+    resolver: Optional[AbstractResolver] = None,
 ) -> str:
-    """See :func:`web_fetch`; everything that a test may want otherwise is handed in."""
+    """Do the work of :func:`web_fetch`, with everything handed in that a test may replace."""
     if not 1 <= max_chars <= MAX_CHARS:
         raise ToolError(f"max_chars must be from 1 to {MAX_CHARS}, not {max_chars}")
     try:
         answer = await asyncio.wait_for(_answer(url, guard, limits, resolver), limits.seconds)
     except asyncio.TimeoutError:
         raise ToolError(f"{url} did not answer in full within {limits.seconds:g} seconds") from None
-    # In a thread: a large page takes a slow Pi some seconds, in which the worker must still answer.
+    # In a thread: a large page takes a slow Pi some seconds, and the worker must answer requests meanwhile.
     shown = await asyncio.get_running_loop().run_in_executor(None, _show, answer, include, max_chars, limits.size)
     if answer.status >= 400:
         raise ToolError(f"{answer.url} answered with {answer.status} {answer.reason}:\n{shown[:1000]}")
@@ -79,8 +84,8 @@ async def _fetch(
 # --- the request ------------------------------------------------------------
 
 
-class Answer(NamedTuple):
-    """What a server answered in the end."""
+class FetchedAnswer(NamedTuple):
+    """A server's answer after all redirects."""
 
     url: str
     status: int
@@ -92,8 +97,10 @@ class Answer(NamedTuple):
     cut: bool
 
 
-async def _answer(text: str, guard: Guard, limits: Limits, resolver: Optional[AbstractResolver]) -> Answer:
-    """Ask for ``text`` and what it redirects to."""
+async def _answer(
+    text: str, guard: AddressGuard, limits: FetchLimits, resolver: Optional[AbstractResolver]
+) -> FetchedAnswer:
+    """Request the address ``text`` and follow its redirects."""
     url = _url(text)
     async with _session(guard, resolver) as session:
         for _ in range(limits.redirects + 1):
@@ -107,17 +114,17 @@ async def _answer(text: str, guard: Guard, limits: Limits, resolver: Optional[Ab
 
 
 def _url(text: str, base: Optional[URL] = None) -> URL:
-    """Read an address.
+    """Parse an address.
 
     Raises:
-        ToolError: it is none that may be fetched.
+        ToolError: it is malformed, or not one to fetch.
     """
     from yarl import URL
 
     where = "" if base is None else f"{base} redirects to an address that can't be followed: "
     try:
         url = URL(text.strip()) if base is None else base.join(URL(text.strip()))
-        _ = url.port  # it is looked at late
+        _ = url.port  # parsed only when read
         host = url.host
     except ValueError as exc:
         raise ToolError(f"{where}{text[:200]!r} is no address: {exc}") from None
@@ -129,8 +136,8 @@ def _url(text: str, base: Optional[URL] = None) -> URL:
 
 
 @asynccontextmanager
-async def _session(guard: Guard, resolver: Optional[AbstractResolver]) -> AsyncIterator[aiohttp.ClientSession]:
-    """A session for one call, so that no cookie and no connection reaches the next."""
+async def _session(guard: AddressGuard, resolver: Optional[AbstractResolver]) -> AsyncIterator[aiohttp.ClientSession]:
+    """Open a session for one call, so that the next call shares no cookie and no connection with it."""
     import aiohttp
 
     async with aiohttp.ClientSession(
@@ -145,19 +152,23 @@ async def _session(guard: Guard, resolver: Optional[AbstractResolver]) -> AsyncI
 
 
 @asynccontextmanager
-async def _get(session: aiohttp.ClientSession, url: URL, guard: Guard) -> AsyncIterator[aiohttp.ClientResponse]:
-    """One request; what goes wrong on the network is a :class:`ToolError`."""
+async def _get(session: aiohttp.ClientSession, url: URL, guard: AddressGuard) -> AsyncIterator[aiohttp.ClientResponse]:
+    """Send one request. A network error becomes a :class:`ToolError`."""
     import aiohttp
 
     try:
         async with session.get(url, allow_redirects=False) as response:
             yield response
-    except (aiohttp.ClientError, OSError, UnicodeError) as exc:  # the last for a name that no resolver would take
+    except (
+        aiohttp.ClientError,
+        OSError,
+        UnicodeError,
+    ) as exc:  # UnicodeError: from encoding the host name
         raise ToolError(f"{url} could not be fetched: {_explain(exc, guard)}") from exc
 
 
-def _explain(exc: Exception, guard: Guard) -> str:
-    """One clear sentence for what went wrong."""
+def _explain(exc: Exception, guard: AddressGuard) -> str:
+    """Describe a network error in one sentence."""
     import aiohttp
 
     if guard.refused:
@@ -185,8 +196,8 @@ def _explain(exc: Exception, guard: Guard) -> str:
 # --- the body ---------------------------------------------------------------
 
 
-async def _read(response: aiohttp.ClientResponse, limits: Limits) -> Answer:
-    """Take the body, as far as the limits go; none of one that is no text."""
+async def _read(response: aiohttp.ClientResponse, limits: FetchLimits) -> FetchedAnswer:
+    """Read the body up to the limits; skip one that is not text."""
     header = response.headers.get("Content-Type", "")
     kind = header.partition(";")[0].strip().lower()
     body, cut = None, False
@@ -194,7 +205,7 @@ async def _read(response: aiohttp.ClientResponse, limits: Limits) -> Answer:
         body, cut = await _body(response, limits)
         if not kind and b"\0" in body[:1024]:
             body = None
-    return Answer(
+    return FetchedAnswer(
         str(response.url), response.status, response.reason or "", header, response.charset, response.content_length,
         body, cut,
     )  # fmt: skip
@@ -210,8 +221,8 @@ _TEXTS = frozenset(
 )
 
 
-async def _body(response: aiohttp.ClientResponse, limits: Limits) -> tuple[bytes, bool]:
-    """The unpacked body, and whether it was cut at the limit."""
+async def _body(response: aiohttp.ClientResponse, limits: FetchLimits) -> tuple[bytes, bool]:
+    """Return the unpacked body, and whether it was cut."""
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("identity", "", "gzip", "x-gzip", "deflate"):
         raise ToolError(f"{response.url} sends its answer packed as {encoding!r}, which was not asked for")
@@ -220,7 +231,7 @@ async def _body(response: aiohttp.ClientResponse, limits: Limits) -> tuple[bytes
     taken = 0
     async for chunk in response.content.iter_chunked(64 * 1024):
         taken += len(chunk)
-        # One byte more than allowed tells a body of just that size from a longer one.
+        # One byte more than allowed shows that the body is longer.
         body += chunk if unpack is None else unpack(chunk, limits.size + 1 - len(body))
         if len(body) > limits.size or taken > limits.size:
             return bytes(body[: limits.size]), True
@@ -228,11 +239,11 @@ async def _body(response: aiohttp.ClientResponse, limits: Limits) -> tuple[bytes
 
 
 class _Unpacker:
-    """Unpacks no more than is asked for: 2 MB can hold 2 GB."""
+    """Unpacks no more bytes than requested, since 2 MB can unpack to 2 GB."""
 
     def __init__(self, encoding: str) -> None:
         self._encoding = encoding
-        self._stream = zlib.decompressobj(zlib.MAX_WBITS | 32)  # gzip or zlib, by their heads
+        self._stream = zlib.decompressobj(zlib.MAX_WBITS | 32)  # gzip or zlib, by their headers
         self._begun = False
 
     @property
@@ -247,7 +258,7 @@ class _Unpacker:
             except zlib.error as exc:
                 if self._encoding != "deflate" or self._begun:
                     raise ToolError(f"the answer is packed as {self._encoding}, but broken: {exc}") from exc
-                self._stream = zlib.decompressobj(-zlib.MAX_WBITS)  # some servers leave deflate's head out
+                self._stream = zlib.decompressobj(-zlib.MAX_WBITS)  # some servers omit deflate's header
                 self._begun = True
                 continue
             self._begun = True
@@ -255,15 +266,15 @@ class _Unpacker:
             if self._stream.eof:
                 data = self._stream.unused_data
                 if not data.startswith(b"\x1f\x8b"):
-                    break  # what follows the end is none of it
+                    break  # what follows the end does not belong to it
                 self._stream = zlib.decompressobj(zlib.MAX_WBITS | 32)  # gzip may have several members
         return bytes(found)
 
 
-# --- what the model is shown ------------------------------------------------
+# --- the result -------------------------------------------------------------
 
 
-def _show(answer: Answer, include: str, max_chars: int, size: int) -> str:
+def _show(answer: FetchedAnswer, include: str, max_chars: int, size: int) -> str:
     head = [f"url: {answer.url}", f"status: {answer.status} {answer.reason}".rstrip()]
     head.append(f"type: {answer.content_type or 'not stated'}")
     if answer.body is None:
@@ -289,7 +300,7 @@ def _show(answer: Answer, include: str, max_chars: int, size: int) -> str:
 
 
 def _fitting(lines: list[str], room: int) -> list[str]:
-    """The first lines, as many as have room, with a word on the rest."""
+    """Return the first lines, as many as fit, and a note on the rest."""
     for count, line in enumerate(lines):
         room -= len(line) + 1
         if room < 0:

@@ -103,9 +103,9 @@ def problem_of(exc: BaseException) -> Optional[str]:
 
 def _advice(why: str) -> str:
     if "expired" in why:
-        return "run the playbook again, which renews it, and look at this machine's clock"
+        return "run the playbook again, which renews it, and check this machine's clock"
     if "not yet valid" in why:
-        return "look at this machine's clock"
+        return "check this machine's clock"
     if "mismatch" in why or "doesn't match" in why or "not valid for" in why:
         return "ask for a name or an address that is in it"
     return "set PIBOT_TLS_CA to the file of the fleet's CA"

@@ -192,4 +192,4 @@ async def test_a_device_in_the_folder_is_neither_read_nor_written(kind: str, too
         with device.open("rb") as opened:
             assert opened.read(4) == b"\0" * 4  # without the control
     for name, arguments in (("read_file", {}), ("write_file", {"content": "x"}), ("append_file", {"content": "x"})):
-        assert "no file that can be read or written" in (await ask(tools, name, path="device", **arguments)).content
+        assert "not a file that can be read or written" in (await ask(tools, name, path="device", **arguments)).content

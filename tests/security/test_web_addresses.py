@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Optional
 
 import pytest
-from skills.web_fetch.addresses import Guard
+from skills.web_fetch.addresses import AddressGuard
 
 from pibot.errors import ToolError
 from tests.skills.web_server import Names, WebServer, fetch, web_server
@@ -90,7 +90,7 @@ async def test_nothing_is_connected_to_at(host: str) -> None:
     with contextlib.suppress(ValueError):  # a number is an address only after it is resolved
         address = str(ipaddress.ip_address(host.strip("[]").replace("%25eth0", "")))
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        Guard(ALL)((family, socket.SOCK_STREAM, 0, "", (address, 80, 0, 0))).close()
+        AddressGuard(ALL)((family, socket.SOCK_STREAM, 0, "", (address, 80, 0, 0))).close()
 
 
 # --- names and redirects ---

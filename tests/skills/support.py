@@ -1,4 +1,4 @@
-"""A skill as a task gets it: loaded from its folder, asked through its toolbox."""
+"""Load a skill as a task does, and call its tools through the toolbox."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SKILLS = Path(__file__).resolve().parents[2] / "skills"
 
 
 class FakeCommands:
-    """Answers every command with ``result``, and keeps what it was asked."""
+    """Answers every command with ``result``, and records the commands."""
 
     def __init__(self, result: CommandResult) -> None:
         self.result = result
@@ -27,7 +27,7 @@ class FakeCommands:
 
 
 def toolbox(skill: str, workspace: Path, commands: CommandRunner, options: Mapping[str, Any] | None = None) -> Toolbox:
-    """The tools of one skill for a task in ``workspace``."""
+    """Return the toolbox of one skill for a task in ``workspace``."""
     return SkillLibrary(SKILLS).load([skill], ToolContext("t1", workspace, commands, options or {}))
 
 
@@ -37,14 +37,14 @@ async def ask(tools: Toolbox, name: str, /, **arguments: Any) -> ToolResult:
 
 
 async def answer(tools: Toolbox, name: str, /, **arguments: Any) -> str:
-    """What a tool says when it succeeds."""
+    """Call a tool that must succeed, and return its result."""
     result = await ask(tools, name, **arguments)
     assert not result.is_error, result.content
     return result.content
 
 
 async def complaint(tools: Toolbox, name: str, /, **arguments: Any) -> str:
-    """What a tool says when it does not."""
+    """Call a tool that must fail, and return its error."""
     result = await ask(tools, name, **arguments)
     assert result.is_error, result.content
     return result.content

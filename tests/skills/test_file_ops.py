@@ -57,7 +57,7 @@ async def test_a_file_is_written_read_appended_to_listed_moved_and_deleted(tools
     assert list(workspace.iterdir()) == []  # noqa: ASYNC240
 
 
-async def test_replacing_a_file_keeps_its_mode_and_leaves_no_temporary_one(tools: Toolbox, workspace: Path) -> None:
+async def test_replacing_a_file_keeps_its_mode_and_leaves_no_temporary_file(tools: Toolbox, workspace: Path) -> None:
     script = workspace / "run.sh"
     script.write_text("old")
     script.chmod(0o750)
@@ -69,13 +69,13 @@ async def test_replacing_a_file_keeps_its_mode_and_leaves_no_temporary_one(tools
 @pytest.mark.parametrize(
     "path", ["a.txt", "./a.txt", "sub/../a.txt", "~/a.txt", "/workspace/a.txt", "/workspace/./sub//../a.txt"]
 )
-async def test_the_task_folder_has_the_names_that_models_know_it_by(tools: Toolbox, workspace: Path, path: str) -> None:
+async def test_the_task_folder_can_be_named_as_models_name_it(tools: Toolbox, workspace: Path, path: str) -> None:
     (workspace / "a.txt").write_text("here")
     assert await answer(tools, "read_file", path=path) == "here"
     assert await answer(tools, "read_file", path=str(workspace / "a.txt")) == "here"
 
 
-async def test_moving_into_a_folder_keeps_the_name_and_nothing_is_replaced_unasked(
+async def test_moving_into_a_folder_keeps_the_name_and_replaces_nothing_by_default(
     tools: Toolbox, workspace: Path
 ) -> None:
     (workspace / "sub").mkdir()
@@ -106,7 +106,7 @@ async def test_a_folder_with_files_is_deleted_only_when_asked_for(tools: Toolbox
 # --- reading in parts ---
 
 
-async def test_a_long_file_comes_in_parts_that_join_to_the_whole(tools: Toolbox, workspace: Path) -> None:
+async def test_a_long_file_comes_in_parts_that_add_up_to_the_whole(tools: Toolbox, workspace: Path) -> None:
     text = "".join(f"line {n}\n" for n in range(1, 5001))
     (workspace / "long.txt").write_text(text)
     read, offset = "", 1
@@ -125,7 +125,9 @@ async def test_a_long_file_comes_in_parts_that_join_to_the_whole(tools: Toolbox,
     assert limited == "line 3\nline 4\n\n[lines 3 to 4; go on with offset=5]"
 
 
-async def test_a_line_longer_than_an_answer_is_cut_and_the_next_can_be_read(tools: Toolbox, workspace: Path) -> None:
+async def test_a_line_longer_than_an_answer_is_cut_and_the_next_line_can_be_read(
+    tools: Toolbox, workspace: Path
+) -> None:
     (workspace / "one.txt").write_text("x" * 500_000 + "\nlast\n")
     said = await answer(tools, "read_file", path="one.txt")
     assert "the line is longer than can be shown" in said
@@ -133,7 +135,7 @@ async def test_a_line_longer_than_an_answer_is_cut_and_the_next_can_be_read(tool
     assert await answer(tools, "read_file", path="one.txt", offset=2) == "last\n"
 
 
-async def test_what_is_no_text_is_said(tools: Toolbox, workspace: Path) -> None:
+async def test_a_binary_file_is_refused_as_such(tools: Toolbox, workspace: Path) -> None:
     (workspace / "data.bin").write_bytes(b"\x7fELF\0\0")
     (workspace / "empty").touch()
     (workspace / "latin.txt").write_bytes(b"caf\xe9\n")
@@ -142,7 +144,7 @@ async def test_what_is_no_text_is_said(tools: Toolbox, workspace: Path) -> None:
     assert await answer(tools, "read_file", path="latin.txt") == "caf\ufffd\n"
 
 
-async def test_a_file_beyond_all_bounds_is_not_read_to_its_end(tools: Toolbox, workspace: Path) -> None:
+async def test_a_huge_file_is_not_read_to_its_end(tools: Toolbox, workspace: Path) -> None:
     with (workspace / "huge.txt").open("wb") as file:
         file.write(b"first\n" + b"x" * 10_000)
         file.truncate(200 * 1024 * 1024)
@@ -152,14 +154,14 @@ async def test_a_file_beyond_all_bounds_is_not_read_to_its_end(tools: Toolbox, w
     assert "too large to be read that far" in await complaint(tools, "read_file", path="huge.txt", offset=3)
 
 
-async def test_what_is_too_large_is_not_written(tools: Toolbox, workspace: Path) -> None:
+async def test_content_beyond_the_limit_is_not_written(tools: Toolbox, workspace: Path) -> None:
     assert "are allowed" in await complaint(tools, "write_file", path="a", content="x" * (4 * 1024 * 1024 + 1))
     with (workspace / "log").open("wb") as file:
         file.truncate(64 * 1024 * 1024)
     assert "begin a new file" in await complaint(tools, "append_file", path="log", content="x")
 
 
-async def test_a_folder_with_very_many_entries_is_cut(tools: Toolbox, workspace: Path) -> None:
+async def test_a_listing_with_very_many_entries_is_cut(tools: Toolbox, workspace: Path) -> None:
     for number in range(510):
         (workspace / f"{number:03}").touch()
     for recursive in (False, True):
@@ -190,7 +192,7 @@ async def test_a_folder_with_very_many_entries_is_cut(tools: Toolbox, workspace:
         ("read_file", {"path": "a.txt", "offset": 0}, "must be 1 or more"),
     ],
 )
-async def test_a_mistake_is_answered_with_what_to_change(
+async def test_the_answer_to_a_mistake_says_what_to_change(
     tools: Toolbox, workspace: Path, name: str, arguments: dict[str, Any], said: str
 ) -> None:
     (workspace / "sub").mkdir()
@@ -210,8 +212,8 @@ async def test_a_mistake_is_answered_with_what_to_change(
         ),
     ],
 )
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # the socket is left to the collector
-async def test_a_special_file_is_refused_rather_than_waited_for(
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # the garbage collector closes the socket
+async def test_a_special_file_is_refused_without_waiting_for_it(
     tools: Toolbox, workspace: Path, make: Callable[[Path], object]
 ) -> None:
     make(workspace / "special")
@@ -220,7 +222,7 @@ async def test_a_special_file_is_refused_rather_than_waited_for(
         ("write_file", {"content": "x"}),
         ("append_file", {"content": "x"}),
     ):
-        assert "no file that can be read or written" in await complaint(tools, name, path="special", **arguments)
+        assert "not a file that can be read or written" in await complaint(tools, name, path="special", **arguments)
     assert await answer(tools, "list_files") == "special (special file)"
     assert "nothing found" in await answer(tools, "search_files", text="x")
     assert await answer(tools, "delete_file", path="special") == "deleted special"
@@ -253,7 +255,7 @@ ESCAPES = [
         ("move_file", {"source": "a.txt", "target": "PATH"}),
     ],
 )
-async def test_nothing_outside_of_the_task_folder_is_reached(
+async def test_no_path_leads_outside_the_task_folder(
     tools: Toolbox, workspace: Path, path: str, name: str, arguments: dict[str, Any]
 ) -> None:
     secret = workspace.parent / "secret.txt"
@@ -309,7 +311,7 @@ while True:
 
 
 @pytest.mark.parametrize("swapped", ["folder for a link", "file for a link", "file for a pipe"])
-async def test_what_is_swapped_while_it_is_used_leads_nowhere(tools: Toolbox, workspace: Path, swapped: str) -> None:
+async def test_a_name_that_is_swapped_while_in_use_leads_nowhere(tools: Toolbox, workspace: Path, swapped: str) -> None:
     outside = workspace.parent / "outside"
     outside.mkdir()
     (outside / "f.txt").write_text("secret")
@@ -323,7 +325,7 @@ async def test_what_is_swapped_while_it_is_used_leads_nowhere(tools: Toolbox, wo
         other.symlink_to(outside / "f.txt")
     else:
         os.mkfifo(other)
-    # A process of its own: a thread would hold the interpreter, and each turn of the test's would take milliseconds.
+    # A process, since a thread would share the interpreter's lock, and each step of the test would take milliseconds.
     swapper = subprocess.Popen([sys.executable, "-c", SWAP, str(here), str(other)])  # noqa: ASYNC220
     said: set[str] = set()
     try:
@@ -346,7 +348,7 @@ async def test_what_is_swapped_while_it_is_used_leads_nowhere(tools: Toolbox, wo
     assert (outside / "f.txt").read_text() == "secret"
 
 
-async def test_reading_elsewhere_takes_the_owners_permission(workspace: Path) -> None:
+async def test_reading_elsewhere_needs_the_owners_permission(workspace: Path) -> None:
     shared = workspace.parent / "shared"
     (shared / "sub").mkdir(parents=True)
     (shared / "sub/a.txt").write_text("shared text")
@@ -412,7 +414,7 @@ async def test_very_many_matches_are_cut(tools: Toolbox, workspace: Path) -> Non
 
 
 @pytest.mark.parametrize("mode", [pytest.param("bwrap", marks=pytest.mark.system), "off"])
-async def test_a_regular_expression_is_searched_for_by_a_command_that_can_be_ended(notes: Path, mode: str) -> None:
+async def test_a_command_that_can_be_ended_searches_for_regular_expressions(notes: Path, mode: str) -> None:
     tools = toolbox("file_ops", notes, create_command_runner(mode))
     found = await answer(tools, "search_files", text="^ *h.l+o", regex=True, ignore_case=True)
     assert sorted(found.splitlines()) == ["a.txt:2:Hello world (a.b)", "sub/b.md:1:  hello again  "]
@@ -426,14 +428,14 @@ async def test_a_regular_expression_is_searched_for_by_a_command_that_can_be_end
     assert "symbolic link" in await complaint(tools, "search_files", text="a", regex=True, path="link/x")
 
 
-async def test_a_pattern_that_takes_forever_is_ended_and_said(notes: Path) -> None:
+async def test_a_pattern_that_takes_forever_is_ended_with_an_error(notes: Path) -> None:
     commands = FakeCommands(CommandResult(-9, "", timed_out=True))
     tools = toolbox("file_ops", notes, commands)
     assert "use a simpler pattern" in await complaint(tools, "search_files", text="-e (a*)*", regex=True)
     assert commands.asked[0]["argv"][-4:] == ["-e", "-e (a*)*", "--", "."]
 
 
-async def test_a_cancelled_search_stops_looking(tools: Toolbox, workspace: Path) -> None:
+async def test_a_cancelled_search_stops(tools: Toolbox, workspace: Path) -> None:
     (workspace / "a.txt").write_text("x")
     searching = asyncio.ensure_future(answer(tools, "search_files", text="x"))
     await asyncio.sleep(0)

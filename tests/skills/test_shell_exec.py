@@ -24,7 +24,9 @@ async def test_a_command_runs_in_the_tasks_folder_and_its_files_stay(tmp_path: P
     assert await answer(tools, "shell_exec", command="ls; cat <(cat a.txt)") == "exit code: 0\na.txt\nhi"
 
 
-async def test_a_failure_is_an_answer_with_its_code_and_its_output(tmp_path: Path, commands: CommandRunner) -> None:
+async def test_a_failed_command_is_an_answer_with_its_exit_code_and_output(
+    tmp_path: Path, commands: CommandRunner
+) -> None:
     tools = toolbox("shell_exec", tmp_path, commands)
     said = await answer(tools, "shell_exec", command="echo out; echo oops >&2; exit 4")
     assert said == "exit code: 4\nout\noops"
@@ -39,7 +41,7 @@ async def test_a_command_that_takes_too_long_says_what_to_do(tmp_path: Path, com
     assert said.startswith("exit code: -9\nbegun\n[ended after 1 seconds, before it was done; give a longer timeout")
 
 
-async def test_output_as_long_as_may_be_is_not_cut_twice(tmp_path: Path, commands: CommandRunner) -> None:
+async def test_output_of_the_maximum_length_is_not_cut_twice(tmp_path: Path, commands: CommandRunner) -> None:
     said = await answer(toolbox("shell_exec", tmp_path, commands), "shell_exec", command="seq 1 100000")
     assert "bytes of output were dropped here" in said
     assert "characters were cut here" not in said
@@ -64,7 +66,7 @@ async def test_a_command_runs_for_ten_minutes_at_most(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("command", "problem"), [("  ", "command is empty"), ("a\0b", "NUL")])
-async def test_what_is_no_command_is_refused(tmp_path: Path, command: str, problem: str) -> None:
+async def test_an_empty_or_malformed_command_is_refused(tmp_path: Path, command: str, problem: str) -> None:
     tools = toolbox("shell_exec", tmp_path, FakeCommands(CommandResult(0, "")))
     assert problem in await complaint(tools, "shell_exec", command=command)
 

@@ -1,4 +1,4 @@
-"""The skill system_info, over trees of real files as different machines have them, and on this machine."""
+"""The skill system_info, on file trees copied from different machines, and on this machine."""
 
 from __future__ import annotations
 
@@ -100,37 +100,39 @@ def test_each_bit_of_the_throttling_word_has_its_meaning(
     assert (got["now"], got["earlier"]) == (now, earlier)
 
 
-def test_the_kernels_word_is_not_said_to_reach_back_to_the_boot(tmp_path: Path) -> None:
+def test_the_kernels_reading_is_not_reported_as_covering_the_time_since_boot(tmp_path: Path) -> None:
     got = report(machine(tmp_path, ZERO_2W))["power"]
     assert got["summary"] == "now: under-voltage, throttled; in the last 2 seconds: under-voltage, throttled"
     assert got["earlier_means"] == "in the last 2 seconds"
 
 
-def test_vcgencmd_reaches_back_to_the_boot_and_goes_first(tmp_path: Path) -> None:
+def test_vcgencmd_covers_the_time_since_boot_and_is_preferred(tmp_path: Path) -> None:
     program = vcgencmd(tmp_path, 'test "$*" = get_throttled && echo throttled=0x50000')
     got = report(machine(tmp_path, ZERO_2W), program)["power"]
     assert got["summary"] == "now: nothing; since boot: under-voltage, throttled"
     assert got["source"] == "vcgencmd"
 
 
-def test_a_pi_with_a_good_supply_says_so(tmp_path: Path) -> None:
+def test_a_pi_with_a_good_power_supply_says_so(tmp_path: Path) -> None:
     program = vcgencmd(tmp_path, "echo throttled=0x0")
     assert report(tmp_path, program)["power"]["summary"] == "neither throttled nor under-voltage, now or since boot"
 
 
 @pytest.mark.parametrize("script", ["echo 'VCHI initialization failed'; exit 255", "exit 1", "echo nonsense"])
-def test_where_vcgencmd_fails_the_kernels_word_is_taken(tmp_path: Path, script: str) -> None:
+def test_if_vcgencmd_fails_the_kernels_reading_is_used(tmp_path: Path, script: str) -> None:
     got = report(machine(tmp_path, ZERO_2W), vcgencmd(tmp_path, script))["power"]
     assert got["source"] == "the kernel's get_throttled"
 
 
-def test_where_vcgencmd_cannot_be_run_the_kernels_word_is_taken(tmp_path: Path) -> None:
+def test_if_vcgencmd_cannot_be_run_the_kernels_reading_is_used(tmp_path: Path) -> None:
     got = report(machine(tmp_path, ZERO_2W), str(tmp_path / "missing"))["power"]
     assert got["source"] == "the kernel's get_throttled"
 
 
 @pytest.mark.parametrize(("alarm", "lately"), [("1", ["under-voltage"]), ("0", [])])
-def test_a_kernel_with_the_voltage_alarm_alone_tells_that_much(tmp_path: Path, alarm: str, lately: list[str]) -> None:
+def test_a_kernel_with_only_the_voltage_alarm_reports_the_voltage(
+    tmp_path: Path, alarm: str, lately: list[str]
+) -> None:
     files = {
         **without("sys/devices/platform"),
         "sys/class/hwmon/hwmon1/name": "rpi_volt\n",
@@ -138,23 +140,22 @@ def test_a_kernel_with_the_voltage_alarm_alone_tells_that_much(tmp_path: Path, a
     }
     got = report(machine(tmp_path, files))["power"]
     assert got["lately"] == lately
-    assert "throttling and what was before: not available" in got["summary"]
+    assert "throttling and the time before: not available" in got["summary"]
 
 
-def test_a_pi_whose_firmware_cannot_be_asked_says_what_to_do(tmp_path: Path) -> None:
+def test_a_pi_whose_firmware_cannot_be_read_says_what_to_do(tmp_path: Path) -> None:
     got = report(machine(tmp_path, without("sys/devices/platform")))["power"]
-    assert got == {
-        "summary": "not available: neither vcgencmd nor the kernel tells; put the worker's user into the group 'video'"
-    }
+    why = "neither vcgencmd nor the kernel reports it; put the worker's user into the group 'video'"
+    assert got == {"summary": f"not available: {why}"}
 
 
 # --- machines that lack things ---
 
 
-def test_a_machine_without_any_reading_says_so_of_each(tmp_path: Path) -> None:
+def test_a_machine_without_readings_says_so_for_each(tmp_path: Path) -> None:
     got = report(tmp_path)
     assert got["temperature"] == {"summary": "not available: no thermal zone and no sensor on this machine"}
-    assert got["power"] == {"summary": "not available: only a Raspberry Pi's firmware tells, and this is none"}
+    assert got["power"] == {"summary": "not available: only a Raspberry Pi's firmware reports it, and this is not one"}
     for part in ("memory", "swap", "load", "uptime"):
         assert got[part]["summary"].startswith("not available: /proc/"), part
     for part in ("model", "system", "kernel"):
@@ -166,7 +167,7 @@ def test_a_machine_with_sensors_but_no_thermal_zone_has_a_temperature(tmp_path: 
     assert report(machine(tmp_path, files))["temperature"]["summary"] == "39.0 °C (coretemp)"
 
 
-def test_the_processors_zone_is_the_one_in_the_summary(tmp_path: Path) -> None:
+def test_the_summary_has_the_processors_temperature(tmp_path: Path) -> None:
     files = {
         "sys/class/thermal/thermal_zone0/type": "acpitz",
         "sys/class/thermal/thermal_zone0/temp": "27800",
@@ -178,7 +179,7 @@ def test_the_processors_zone_is_the_one_in_the_summary(tmp_path: Path) -> None:
     assert got["sensors"] == {"acpitz": 27.8, "x86_pkg_temp": 55.0}
 
 
-def test_a_sensor_below_zero_or_out_of_order_is_no_crash(tmp_path: Path) -> None:
+def test_a_sensor_below_zero_or_out_of_order_does_not_raise(tmp_path: Path) -> None:
     files = {
         "sys/class/thermal/thermal_zone0/type": "soc",
         "sys/class/thermal/thermal_zone0/temp": "-12500",
@@ -200,9 +201,9 @@ def test_a_machine_without_swap_has_none(tmp_path: Path) -> None:
     assert report(machine(tmp_path, files))["swap"]["summary"] == "none"
 
 
-def test_a_folder_that_is_gone_has_no_disk(tmp_path: Path) -> None:
+def test_a_missing_folder_has_no_disk_reading(tmp_path: Path) -> None:
     got = _report(tmp_path, tmp_path / "gone", None)["disk"]["summary"]
-    assert got == "not available: the task's folder can't be looked at: No such file or directory"
+    assert got == "not available: the task's folder can't be read: No such file or directory"
 
 
 # --- this machine, as a skill ---

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Sequence
 
 import pytest
-from skills.web_fetch.addresses import Guard, is_public
+from skills.web_fetch.addresses import AddressGuard, is_public
 
 from pibot.errors import ToolError
 
@@ -29,7 +29,7 @@ PUBLIC = """
 @pytest.mark.parametrize("address", PRIVATE.split())
 def test_no_socket_is_made_for_an_address_that_is_not_public(address: str) -> None:
     assert not is_public(ipaddress.ip_address(address))
-    guard = Guard()
+    guard = AddressGuard()
     with pytest.raises(OSError, match="is not public"):
         connect(guard, address)
     assert guard.refused == [str(ipaddress.ip_address(address))]
@@ -37,18 +37,18 @@ def test_no_socket_is_made_for_an_address_that_is_not_public(address: str) -> No
 
 @pytest.mark.parametrize("address", PUBLIC.split())
 def test_a_public_address_gets_its_socket(address: str) -> None:
-    connect(Guard(), address)
+    connect(AddressGuard(), address)
 
 
 def test_a_zone_does_not_hide_a_link_local_address() -> None:
     with pytest.raises(OSError, match="is not public"):
-        connect(Guard(), "fe80::1%eth0")
+        connect(AddressGuard(), "fe80::1%eth0")
 
 
 @pytest.mark.parametrize("text", ["2130706433", "127.1", "0x7f000001", "localhost", ""])
-def test_an_address_whose_meaning_is_open_gets_no_socket_even_where_all_is_allowed(text: str) -> None:
+def test_an_ambiguous_address_gets_no_socket_even_if_everything_is_allowed(text: str) -> None:
     with pytest.raises(OSError, match="is not public"):
-        connect(Guard(["0.0.0.0/0", "::/0"]), text)
+        connect(AddressGuard(["0.0.0.0/0", "::/0"]), text)
 
 
 # --- the owner's list ---
@@ -70,8 +70,10 @@ def test_an_address_whose_meaning_is_open_gets_no_socket_even_where_all_is_allow
         (["other", "nas.lan"], "nas.lan", "192.168.1.5", 443),
     ],
 )
-def test_what_the_owner_allows_gets_a_socket(allow: Sequence[str], host: str, address: str, port: int) -> None:
-    connect(Guard(allow), address, host, port)
+def test_an_address_that_the_owner_allows_gets_a_socket(
+    allow: Sequence[str], host: str, address: str, port: int
+) -> None:
+    connect(AddressGuard(allow), address, host, port)
 
 
 @pytest.mark.parametrize(
@@ -87,18 +89,20 @@ def test_what_the_owner_allows_gets_a_socket(allow: Sequence[str], host: str, ad
         ([], "", "127.0.0.1", 80),
     ],
 )
-def test_what_the_owner_does_not_allow_gets_none(allow: Sequence[str], host: str, address: str, port: int) -> None:
+def test_an_address_that_the_owner_does_not_allow_gets_none(
+    allow: Sequence[str], host: str, address: str, port: int
+) -> None:
     with pytest.raises(OSError, match="is not public"):
-        connect(Guard(allow), address, host, port)
+        connect(AddressGuard(allow), address, host, port)
 
 
 @pytest.mark.parametrize("entry", ["", "http://nas.lan/", "10.0.0.0/33", "a b", ":80", "user@nas.lan"])
 def test_a_wrong_entry_in_the_owners_list_is_named(entry: str) -> None:
     with pytest.raises(ToolError, match="PIBOT_WEB_ALLOW"):
-        Guard([entry])
+        AddressGuard([entry])
 
 
-def connect(guard: Guard, address: str, host: str = "", port: int = 80) -> None:
+def connect(guard: AddressGuard, address: str, host: str = "", port: int = 80) -> None:
     guard.expect(host)
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     place: tuple[object, ...] = (address, port, 0, 0) if family is socket.AF_INET6 else (address, port)

@@ -1,4 +1,4 @@
-"""What the skill web_fetch makes of a page's bytes."""
+"""The skill web_fetch extracts title, text and links from a page."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_page_has_its_title_on_one_line_and_a_line_for_each_block() -> None:
     assert got.text == "Hot tea!\nOne two\nthree\n- x\n- y"
 
 
-def test_the_text_within_a_line_keeps_its_spaces_and_loses_the_superfluous_ones() -> None:
+def test_repeated_spaces_within_a_line_become_one() -> None:
     assert page("<p>a<b>b</b> <i> c</i>d  <span>\n e</span></p>").text == "ab cd e"
 
 
@@ -34,7 +34,7 @@ def test_preformatted_text_keeps_its_lines_and_indents() -> None:
     assert page("<pre>if x:\n    y  z</pre> end").text == "if x:\n    y  z\nend"
 
 
-def test_cells_of_a_row_are_parted_by_tabs() -> None:
+def test_cells_of_a_row_are_separated_by_tabs() -> None:
     assert page("<table><tr><th>a<th>b</tr><tr><td>1</td><td>2</td></tr></table>").text == "a\tb\n1\t2"
 
 
@@ -57,11 +57,11 @@ def test_cells_of_a_row_are_parted_by_tabs() -> None:
         "<a title='hidden > still' data-x=\"hidden\" hidden>",
     ],
 )
-def test_what_a_browser_does_not_show_is_left_out(unseen: str) -> None:
+def test_elements_that_a_browser_hides_are_left_out(unseen: str) -> None:
     assert page(f"<p>before {unseen} after</p>").text == "before after"
 
 
-def test_the_title_of_a_picture_is_not_the_pages() -> None:
+def test_the_title_of_a_picture_is_not_the_pages_title() -> None:
     assert page("<svg><title>icon</title></svg><title>real</title><title>second</title>").title == "real"
 
 
@@ -70,14 +70,14 @@ def test_a_less_than_sign_alone_is_text() -> None:
 
 
 @pytest.mark.parametrize("reference", ["&#999999999999;", "&#x" + "f" * 5000 + ";", "&#" + "9" * 5000])
-def test_an_absurdly_long_character_reference_is_one_unknown_character(reference: str) -> None:
+def test_a_very_long_character_reference_is_one_unknown_character(reference: str) -> None:
     assert page(f"<p>a{reference} b").text == "a\ufffd b"
 
 
 # --- links ---
 
 
-def test_links_are_absolute_and_come_with_their_text_once_each() -> None:
+def test_links_are_absolute_with_their_text_and_each_address_once() -> None:
     got = page(
         '<a href="x?a=1&amp;b=2#part">X <i>y</i></a> <a href=/y>Y</a> <a href="http://other/">O</a>'
         ' <a href="x?a=1&b=2">again</a> <a href="//third/z">Z</a> <a name=x>none</a>'
@@ -90,17 +90,17 @@ def test_links_are_absolute_and_come_with_their_text_once_each() -> None:
     ]
 
 
-def test_a_base_element_says_what_links_are_relative_to() -> None:
+def test_links_are_relative_to_the_base_element() -> None:
     assert page('<base href="/root/"><base href="/no/"><a href=x>x</a>').links == [("x", "http://host/root/x")]
 
 
 @pytest.mark.parametrize("href", ["mailto:a@b", "javascript:x()", "data:text/html,x", "ftp://h/", "http://[x", "#top"])
-def test_what_cannot_be_fetched_is_no_link(href: str) -> None:
+def test_an_address_that_cannot_be_fetched_is_not_a_link(href: str) -> None:
     links = page(f'<a href="{href}">x</a>').links
     assert links == ([("x", "http://host/folder/page.html")] if href == "#top" else [])
 
 
-def test_the_number_of_links_is_bounded() -> None:
+def test_the_number_of_links_is_limited() -> None:
     got = page("".join(f"<a href={n}>{n}</a>" for n in range(MAX_LINKS + 50)))
     assert len(got.links) == MAX_LINKS
 
@@ -116,12 +116,12 @@ BROKEN = (
 
 @pytest.mark.parametrize("unit", BROKEN)
 @pytest.mark.timeout(20)  # the standard library's parser takes minutes for some of these
-def test_broken_markup_takes_no_more_time_than_any_other(unit: str) -> None:
+def test_broken_markup_takes_no_longer_than_other_markup(unit: str) -> None:
     Page(unit * (400_000 // len(unit)), "http://host/")
 
 
 @given(st.lists(st.sampled_from([*"<>/!-'\"=&#; a9[]\n", "script", "svg", "title", "href", "pre", "li", "<a href="])))
-def test_no_markup_breaks_the_reader(pieces: list[str]) -> None:
+def test_no_markup_raises(pieces: list[str]) -> None:
     got = page("".join(pieces))
     assert "\n" not in got.title
 
@@ -144,7 +144,7 @@ def test_no_markup_breaks_the_reader(pieces: list[str]) -> None:
         ("é€".encode(), "no-such-charset"),
         ("é€".encode(), "punycode"),
         ("é€".encode(), "rot13"),
-        ("é€".encode(), "us-ascii"),  # wrong, and UTF-8 fits
+        ("é€".encode(), "us-ascii"),  # the label is wrong, and the bytes are valid UTF-8
         ("é€".encode(), "iso-8859-1"),
         ("é€".encode(), "euc-jp"),
         (b"<meta charset=windows-1252>" + "é€".encode("cp1252"), None),
@@ -153,7 +153,7 @@ def test_no_markup_breaks_the_reader(pieces: list[str]) -> None:
         (b"<meta charset=utf-16>" + "é€".encode(), None),
     ],
 )
-def test_text_is_decoded_by_what_fits_it(data: bytes, charset: str | None) -> None:
+def test_text_is_decoded_with_the_charset_that_matches(data: bytes, charset: str | None) -> None:
     assert decode(data, charset, cut=False).endswith("é€")
 
 

@@ -1,4 +1,4 @@
-"""The skill web_fetch, against real servers: what it refuses, and what goes wrong."""
+"""The skill web_fetch, against real servers: refusals and errors."""
 
 from __future__ import annotations
 
@@ -60,13 +60,15 @@ async def test_five_redirects_are_followed_and_no_more(web: WebServer) -> None:
         ("http://127.0.0.1:99999/", "is no address"),
     ],
 )
-async def test_a_redirect_to_what_is_not_fetched_is_a_clear_error(web: WebServer, target: str, words: str) -> None:
+async def test_a_redirect_to_an_address_that_is_not_fetched_is_a_clear_error(
+    web: WebServer, target: str, words: str
+) -> None:
     with pytest.raises(ToolError, match=words) as caught:
         await fetch(web.page("/", "", "302 Found", Location=target))
     assert "redirects to an address that can't be followed" in str(caught.value)
 
 
-async def test_a_redirect_that_names_no_address_is_an_ordinary_answer(web: WebServer) -> None:
+async def test_a_redirect_without_an_address_is_an_ordinary_answer(web: WebServer) -> None:
     assert "status: 302 Found" in await fetch(web.page("/", "where to?", "302 Found"))
 
 
@@ -89,7 +91,7 @@ async def test_a_redirect_that_names_no_address_is_an_ordinary_answer(web: WebSe
         ("http://[::1/", "no address"),
     ],
 )
-async def test_what_is_no_address_of_the_web_is_refused(url: str, words: str) -> None:
+async def test_an_address_outside_the_web_is_refused(url: str, words: str) -> None:
     with pytest.raises(ToolError, match=words):
         await fetch(url)
 
@@ -97,7 +99,7 @@ async def test_what_is_no_address_of_the_web_is_refused(url: str, words: str) ->
 # --- what goes wrong ---
 
 
-async def test_an_error_of_the_server_is_an_error_with_its_status_and_some_of_its_text(web: WebServer) -> None:
+async def test_a_servers_error_is_an_error_with_its_status_and_some_of_its_text(web: WebServer) -> None:
     with pytest.raises(ToolError) as caught:
         await fetch(web.page("/x", "<p>No such tea" + "x" * 5000, "404 Not Found"))
     assert str(caught.value).startswith(f"{web.url}/x answered with 404 Not Found:\n")
@@ -115,7 +117,7 @@ async def test_an_error_of_the_server_is_an_error_with_its_status_and_some_of_it
         (b"HTTP/1.1 200 OK\r\nX: " + b"a" * 100_000 + b"\r\n\r\n", "could not be fetched"),
     ],
 )
-async def test_an_answer_that_is_none_is_a_clear_error(web: WebServer, sent: bytes, words: str) -> None:
+async def test_a_malformed_answer_is_a_clear_error(web: WebServer, sent: bytes, words: str) -> None:
     web.routes["/"] = sent
     with pytest.raises(ToolError, match=words):
         await fetch(web.url)
@@ -136,7 +138,7 @@ async def test_a_name_that_does_not_exist_is_a_clear_error(name: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["a" * 70 + ".example", "a..b"])
-async def test_a_name_that_no_resolver_takes_is_a_clear_error(host: str) -> None:
+async def test_a_name_that_no_resolver_accepts_is_a_clear_error(host: str) -> None:
     with pytest.raises(ToolError, match=r"could not be fetched|is no address"):
         await fetch(f"http://{host}/")
 
@@ -147,7 +149,7 @@ async def test_a_server_without_tls_is_a_clear_error_for_https(web: WebServer) -
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl, which makes the certificate, is not installed")
-async def test_a_certificate_that_nobody_vouches_for_is_a_clear_error(self_signed: ssl.SSLContext) -> None:
+async def test_a_self_signed_certificate_is_a_clear_error(self_signed: ssl.SSLContext) -> None:
     async with web_server(self_signed) as web:
         with pytest.raises(ToolError, match=r"the certificate of 127.0.0.1 is not valid: .*certificate"):
             await fetch(web.url)

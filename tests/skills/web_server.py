@@ -1,4 +1,4 @@
-"""A web server on 127.0.0.1 that answers with the bytes that a test gives it, and a fetch with what a test hands in."""
+"""A web server on 127.0.0.1 that answers with a test's bytes, and a fetch with a test's settings."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Optional, Union
 
 from aiohttp.abc import AbstractResolver, ResolveResult
-from skills.web_fetch.addresses import Guard
-from skills.web_fetch.tools import Limits, _fetch
+from skills.web_fetch.addresses import AddressGuard
+from skills.web_fetch.tools import FetchLimits, _fetch
 
 HANG = b"\0hang"
 """At the end of an answer: keep the connection open and send nothing more."""
@@ -39,7 +39,7 @@ class WebServer:
         return f"{self.scheme}://127.0.0.1:{self.port}"
 
     def page(self, path: str, body: Union[str, bytes], status: str = "200 OK", **headers: str) -> str:
-        """Answer ``path`` so; its address. A header's name is written with ``_`` for ``-``."""
+        """Set the answer for ``path``, and return its address. Write headers' names with ``_`` for ``-``."""
         data = body.encode() if isinstance(body, str) else body
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         self.routes[path] = answer(data, status, {"Content-Type": "text/html; charset=utf-8", **named})
@@ -48,7 +48,7 @@ class WebServer:
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             first = await reader.readexactly(1)
-            if first == b"\x16":  # the beginning of TLS, where plain HTTP is spoken
+            if first == b"\x16":  # the first byte of TLS, on a port for plain HTTP
                 writer.write(answer(b"", "400 Bad Request", {}))
                 return
             head = (first + await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
@@ -58,7 +58,7 @@ class WebServer:
             await writer.drain()
             if data.endswith(HANG):
                 self.hanging.set()
-                await reader.read()  # until the client goes
+                await reader.read()  # until the client closes
         except (asyncio.IncompleteReadError, ConnectionError):
             pass  # the client went away, as some tests want it to
         finally:
@@ -68,7 +68,7 @@ class WebServer:
 
 
 def answer(body: bytes, status: str, headers: Mapping[str, str]) -> bytes:
-    """A whole HTTP answer."""
+    """Return the bytes of a whole HTTP answer."""
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Connection: close"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + body
@@ -89,7 +89,7 @@ async def web_server(tls: Optional[ssl.SSLContext] = None) -> AsyncIterator[WebS
 
 
 class Names(AbstractResolver):
-    """Knows names; each asking takes the next of a name's addresses."""
+    """Resolves names; each lookup returns the next of a name's addresses."""
 
     def __init__(self, **addresses: list[str]) -> None:
         self._addresses = {name.replace("_", "."): list(found) for name, found in addresses.items()}
@@ -112,7 +112,7 @@ async def fetch(
     include: str = "text",
     max_chars: int = 8_000,
     allow: tuple[str, ...] = ("127.0.0.1",),
-    limits: Optional[Limits] = None,
+    limits: Optional[FetchLimits] = None,
     resolver: Optional[AbstractResolver] = None,
 ) -> str:
-    return await _fetch(url, include, max_chars, Guard(allow), limits or Limits(), resolver)
+    return await _fetch(url, include, max_chars, AddressGuard(allow), limits or FetchLimits(), resolver)

@@ -1,4 +1,4 @@
-"""Let two users work in one folder: the worker's and the commands', who have a group in common.
+"""Let two users work in one folder: the worker's and the commands' user, which share a group.
 
 The folders' setgid bit gives new files that group, and the umask leaves them open to it. Two things remain: a command
 may close its files to the group, and it can't change the mode of a file that the worker made. So the sandbox service

@@ -49,7 +49,7 @@ KNOWN_SETTINGS = (
     KnownSetting("PIBOT_FALLBACK_API_KEY", (MASTER,)),
     KnownSetting("PIBOT_PRICES", (MASTER,)),
     KnownSetting("PIBOT_CURRENCY", (MASTER,)),
-    # Who is who, and where.
+    # Names and addresses.
     KnownSetting("WORKER_ID", (WORKER,), "worker-1"),
     KnownSetting("WORKER_<n>_IP", (MASTER,)),
     KnownSetting("WORKER_<n>_PORT", (MASTER,), "5000"),

@@ -158,7 +158,7 @@ def budget(env: Environment) -> Budget:
 
 
 def bundled(directory: Path, name: str) -> Path:
-    """Return the path of ``name`` in the working directory; where it is absent, of the one in the package."""
+    """Return the path of ``name``: the one in the working directory if it exists, else the bundled one."""
     package = Path(__file__).resolve().parents[1]
     candidates = (directory / name, package / "bundled" / name, package.parent.parent / name)
     return next((c for c in candidates if c.exists()), candidates[0])

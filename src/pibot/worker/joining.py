@@ -31,7 +31,7 @@ class Joining:
 
     Args:
         settings: the hub's address, the worker's name and its key.
-        host: the address that the worker listens on. With all addresses the hub is told the one that this machine
+        host: the address that the worker listens on. If it listens on all, the hub gets the address that this machine
             reaches it from.
         port: the port that it listens on.
 
