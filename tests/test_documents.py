@@ -268,6 +268,15 @@ def test_each_link_leads_somewhere(path: Path) -> None:
             assert part in {anchor(h) for h in headings(file.read_text("utf-8"))}, target
 
 
+def test_a_room_and_the_architecture_say_the_same_about_where_to_start_reading() -> None:
+    table = section(read("docs/architecture.md"), "## The rooms")
+    starts = {cells[0].strip("`"): cells[2].strip("`") for cells in rows(table) if cells[0].startswith("`src/")}
+    for room, start in starts.items():
+        text = " ".join(read(f"{room}__init__.py").split())
+        told = re.search(r"[Ss]tart reading at :mod:`~?([\w.]+)`", text)
+        assert told is None or f"src/{told[1].replace('.', '/')}.py" == start, room
+
+
 def test_each_decision_that_the_code_cites_exists() -> None:
     known = re.findall(r"^### D(\d+)\. ", read("docs/decisions.md"), re.MULTILINE)
     assert len(set(known)) == len(known)
