@@ -24,7 +24,6 @@ log = logging.getLogger("pibot.dispatcher")
 
 CANCELLED = "the job was cancelled"
 
-# docs/decisions.md, D30
 JOBS_AT_ONCE = 16
 """Jobs that are planned or wait for a worker at once, besides those that have one. The others wait in the store."""
 

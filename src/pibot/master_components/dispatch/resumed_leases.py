@@ -8,7 +8,6 @@ from pibot.master_components.dispatch.protocols import StepPool
 from pibot.master_components.store.records import Lease
 
 
-# docs/decisions.md, D25
 class ResumedLeases:
     """Reserves the workers of old leases, so that they get no other task until their step is resumed.
 

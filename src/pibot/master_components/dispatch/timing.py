@@ -11,7 +11,6 @@ from typing import Callable
 
 from pibot.contracts import Clock
 
-# docs/decisions.md, D26
 LEASE_SECONDS = 60.0
 """A lease lasts this long without a sign of life from its worker: twice as long as the pool waits for an answer, so
 that a short loss of Wi-Fi costs nothing."""

@@ -10,7 +10,6 @@ from pathlib import Path
 from pibot.errors import StoreError
 
 
-# docs/decisions.md, D41
 class FileLock:
     """Holds a lock on ``<path>.lock`` until :meth:`release`.
 

@@ -15,7 +15,6 @@ from pibot.errors import StoreError
 from pibot.master_components.store.copies import copy
 
 
-# docs/decisions.md, D43
 def migrations() -> list[str]:
     """Read the scripts that lead from an empty file to the newest version, one a version."""
     found = {}

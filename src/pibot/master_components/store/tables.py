@@ -231,7 +231,6 @@ class Tables:
         """Store how long hubs have run, for the next hub."""
         self._db.execute("UPDATE running_time SET seconds = ?", (self.running_time(),))
 
-    # docs/decisions.md, D38
     def _time_before(self) -> float:
         """Return the seconds that earlier hubs ran.
 

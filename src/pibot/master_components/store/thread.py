@@ -15,7 +15,6 @@ log = logging.getLogger("pibot.store")
 
 T = TypeVar("T")
 
-# docs/decisions.md, D31, D40
 FIRST_WAIT = 1.0
 LONGEST_WAIT = 30.0
 """Seconds before a call that the disk did not take is first made again, and the most between two tries. Each try
