@@ -1,4 +1,4 @@
-"""What each key is good for, over the hub's real API."""
+"""Each key's scope, over the hub's real API."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ READS = ["/tasks", "/workers", "/metrics", "/dashboard", "/dashboard/data"]
 
 
 @pytest.mark.parametrize("path", READS)
-def test_whoever_may_read_sees_everything_and_a_workers_token_nothing(parts: Fleet, path: str) -> None:
+def test_a_key_with_scope_read_sees_everything_and_a_workers_token_nothing(parts: Fleet, path: str) -> None:
     assert [asked(parts, key, "GET", path) for key in (OWNER, SENDER, READER, TOKEN)] == [200, 200, 200, 403]
 
 
-def test_only_a_key_for_it_sends_and_cancels_jobs(parts: Fleet) -> None:
+def test_only_a_key_with_scope_submit_submits_and_cancels_jobs(parts: Fleet) -> None:
     body = {"description": "wait for a worker", "skills": [], "job_id": "mine"}
     assert [asked(parts, key, "POST", "/task", body) for key in (READER, TOKEN)] == [403, 403]
     assert asked(parts, OWNER, "GET", "/task/mine") == 404
@@ -56,7 +56,7 @@ def test_only_a_key_for_it_sends_and_cancels_jobs(parts: Fleet) -> None:
     assert asked(parts, SENDER, "POST", "/task/mine/cancel") == 200
 
 
-def test_a_refusal_names_the_scope_that_is_missing(parts: Fleet) -> None:
+def test_a_refusal_names_the_missing_scope(parts: Fleet) -> None:
     refused = ask(parts.port, "POST", "/task", {"description": "x"}, key=READER)
     assert "submit" in refused.json()["error"]
     assert "wall" in refused.json()["error"]
@@ -92,7 +92,7 @@ def test_each_worker_is_sent_its_own_token(tmp_path: Path) -> None:
             assert asked_worker(address.port, OWNER) == 401
 
 
-def test_while_keys_are_changed_the_ones_before_are_good_too(tmp_path: Path) -> None:
+def test_while_keys_are_changed_the_previous_ones_are_accepted_too(tmp_path: Path) -> None:
     old, new = Secret("old-" + TOKEN), Secret("new-" + TOKEN)
     with ScriptedLLM() as llm:
         its = settings_for(tmp_path, llm, api_key=old)
@@ -113,12 +113,12 @@ def test_while_keys_are_changed_the_ones_before_are_good_too(tmp_path: Path) -> 
             assert [asked(parts, key.reveal(), "POST", "/v1/chat/completions", {}) for key in (old, new)] == [400, 400]
 
 
-def test_a_worker_is_shown_the_key_that_it_took_last() -> None:
+def test_a_worker_is_sent_the_key_that_it_accepted_last() -> None:
     old, new = Secret("old"), Secret("new")
     keys = WorkerKeys(Secret("fleet"), {"worker-1": new}, {"worker-1": old})
     assert keys.of_worker("worker-1") == new
     assert keys.switch("worker-1", refused=new)
-    assert keys.switch("worker-1", refused=new)  # of a request that was under way
+    assert keys.switch("worker-1", refused=new)  # of a request that was in flight
     assert keys.of_worker("worker-1") == old
     assert not keys.switch("worker-2", refused=Secret("fleet"))
 
@@ -127,7 +127,7 @@ def asked_worker(port: int, key: str) -> int:
     return ask(port, "GET", "/status", key=key).status
 
 
-def test_every_route_says_what_it_asks_for(tmp_path: Path) -> None:
+def test_every_route_declares_its_scope(tmp_path: Path) -> None:
     with ScriptedLLM() as llm:
         settings = settings_for(tmp_path, llm, api_key=Secret(OWNER))
         service = HubService(settings)
@@ -155,17 +155,17 @@ def test_every_route_says_what_it_asks_for(tmp_path: Path) -> None:
     }
 
 
-def test_a_ring_without_the_fleets_key_asks_for_none() -> None:
+def test_without_the_fleets_key_no_key_is_required() -> None:
     assert KeyRing.of_hub(Settings()) is None
     assert KeyRing.of_worker(Settings(keys=KEYS)) is None
 
 
-def test_keys_of_people_that_nobody_would_be_asked_for_are_refused() -> None:
+def test_peoples_keys_without_the_fleets_key_are_refused() -> None:
     with pytest.raises(SettingsError, match="PIBOT_KEY_WALL is set without PIBOT_API_KEY"):
         KeyRing.of_hub(Settings(keys=KEYS, allow_open=True))
 
 
-def test_one_key_is_not_taken_for_two() -> None:
+def test_two_callers_may_not_have_the_same_key() -> None:
     both = (AccessKey("wall", Scope.READ, Secret(READER)), AccessKey("boss", Scope.ADMIN, Secret(READER)))
     with pytest.raises(SettingsError, match="wall and boss have the same key"):
         KeyRing.of_hub(Settings(api_key=Secret(OWNER), keys=both))
@@ -175,7 +175,7 @@ def test_one_key_is_not_taken_for_two() -> None:
 
 
 @pytest.mark.parametrize("shown", [b"", b"owner", b"\xff\xfe", OWNER.encode() + b"\0", b"x" * 1_000_000])
-def test_what_is_no_key_finds_nobody(shown: bytes) -> None:
+def test_an_unknown_key_has_no_caller(shown: bytes) -> None:
     ring = KeyRing.of_hub(Settings(api_key=Secret(OWNER), keys=KEYS))
     assert ring is not None
     assert ring.find(shown) is None

@@ -45,13 +45,13 @@ def test_a_job_is_planned_run_on_workers_and_answered(running: Fleet) -> None:
     assert result["output"] == result["data"]["output"] == "Here is better."
     assert set(result["data"]["subtasks"]) == {"s1", "s2", "s3"}
     assert result["data"]["subtasks"]["s1"]["output"] == "did: look here"
-    assert result["usage"]["total_tokens"] == 5 * 15  # a plan, an answer, three subtasks
+    assert result["usage"]["total_tokens"] == 5 * 15  # a plan, an answer, three steps
     assert job["plan"]["reasoning"] == "It has parts."
     assert [s["status"] for s in job["subtasks"]] == ["completed"] * 3
     assert {s["worker_id"] for s in job["subtasks"]} <= {"worker-1", "worker-2"}
 
 
-def test_prefer_wait_brings_the_result_at_once(running: Fleet) -> None:
+def test_prefer_wait_returns_the_result_in_the_same_answer(running: Fleet) -> None:
     answer = running.ask("POST", "/task", {"description": "look", "skills": []}, Prefer="wait=30")
 
     assert answer.status == 200
@@ -122,7 +122,7 @@ def test_a_bad_job_is_a_400_that_names_the_field(shared: Fleet, body: object, fi
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    """One fleet for the tests that leave nothing behind."""
+    """One fleet for tests that leave nothing behind."""
     with fleet(tmp_path_factory.mktemp("shared"), workers=1) as parts:
         yield parts
 
@@ -165,7 +165,7 @@ def test_a_bad_query_is_a_400_that_names_the_field(shared: Fleet, query: str, fi
         ("GET", "/nowhere"),
     ],
 )
-def test_what_is_not_there_is_a_404_in_json(shared: Fleet, method: str, path: str) -> None:
+def test_a_missing_resource_is_a_404_in_json(shared: Fleet, method: str, path: str) -> None:
     answer = shared.ask(method, path, Prefer="wait=30")
 
     assert answer.status == 404
@@ -205,7 +205,7 @@ def test_jobs_come_a_page_at_a_time_the_newest_first(running: Fleet) -> None:
     assert "subtasks" not in running.ask("GET", "/tasks").json()["tasks"][0]
 
 
-def test_jobs_can_be_asked_for_by_status(running: Fleet) -> None:
+def test_jobs_can_be_filtered_by_status(running: Fleet) -> None:
     done, failed = running.submit("look"), running.submit("fail")
     running.result(done)
     result = running.result(failed)
@@ -261,7 +261,7 @@ def test_cancelling_ends_the_job_and_its_task_on_the_worker(running: Fleet) -> N
     assert running.ask("POST", "/task", {"description": "look", "skills": []}, Prefer="wait=30").status == 200
 
 
-def test_health_tells_the_fleet_in_figures_and_needs_no_key(tmp_path: Path) -> None:
+def test_health_counts_workers_and_jobs_and_needs_no_key(tmp_path: Path) -> None:
     with fleet(tmp_path, workers=2, key="fleet-key") as parts:
         job_id = parts.submit("look")
         parts.result(job_id)
@@ -274,20 +274,20 @@ def test_health_tells_the_fleet_in_figures_and_needs_no_key(tmp_path: Path) -> N
     assert body["jobs"]["completed"] == 1
 
 
-def test_every_other_route_asks_for_the_key(tmp_path: Path) -> None:
+def test_every_other_route_requires_the_key(tmp_path: Path) -> None:
     with fleet(tmp_path, workers=0, key="fleet-key") as parts:
         paths = ["/task/x", "/tasks", "/workers", "/metrics", "/dashboard", "/dashboard/data", "/v1/models"]
         statuses = {path: ask(parts.port, "GET", path).status for path in paths}
         posts = {path: ask(parts.port, "POST", path, {}).status for path in ("/task", "/dashboard/submit")}
         spec = ask(parts.port, "GET", "/openapi.json")
 
-    assert statuses.pop("/dashboard") == 303  # to the log-in
+    assert statuses.pop("/dashboard") == 303  # to the login
     assert set(statuses.values()) == {401}
     assert set(posts.values()) == {401}
     assert spec.status == 200
 
 
-def test_workers_are_told_with_their_addresses_and_why_they_are_offline(tmp_path: Path) -> None:
+def test_workers_are_listed_with_their_addresses_and_why_they_are_offline(tmp_path: Path) -> None:
     with ScriptedLLM() as gone:
         nobody = WorkerAddress("worker-9", "127.0.0.1", gone.port)
     with fleet(tmp_path, workers=1, more_workers=(nobody,)) as parts:
@@ -318,7 +318,7 @@ def test_metrics_are_prometheus_text(running: Fleet) -> None:
     assert f'pibot_build_info{{model="{model.MODEL}",version="{__version__}"}} 1.0' in text
 
 
-def test_health_answers_while_as_many_wait_as_can(running: Fleet) -> None:
+def test_health_answers_while_the_waiting_room_is_full(running: Fleet) -> None:
     job_id = running.submit("hold on")
     running.gate.wait_for_a_task()
     answers: list[Answer] = []
@@ -333,7 +333,7 @@ def test_health_answers_while_as_many_wait_as_can(running: Fleet) -> None:
     running.gate.open()
     for waiter in waiters:
         waiter.join()
-    # Who found no place was answered at once, as RFC 7240 allows.
+    # A request that found the waiting room full was answered at once, as RFC 7240 allows.
     assert {a.status for a in answers} <= {200, 202}
     assert sum(a.status == 200 for a in answers) >= 1
 
@@ -350,7 +350,7 @@ def test_without_a_model_a_job_with_skills_runs_and_another_says_what_to_set(tmp
     assert "VOLC_API_KEY" in planned["error"]
 
 
-def test_a_stopping_hub_takes_no_job_and_still_tells_what_it_knows(running: Fleet) -> None:
+def test_a_stopping_hub_refuses_jobs_and_still_answers_questions(running: Fleet) -> None:
     job_id = running.submit("hold on")
     running.gate.wait_for_a_task()
 
@@ -364,7 +364,7 @@ def test_a_stopping_hub_takes_no_job_and_still_tells_what_it_knows(running: Flee
     assert running.ask("GET", "/health").status == 200
 
 
-def test_who_waits_is_answered_when_the_hub_stops(running: Fleet) -> None:
+def test_a_waiting_request_is_answered_when_the_hub_stops(running: Fleet) -> None:
     job_id = running.submit("hold on")
     running.gate.wait_for_a_task()
     answers: list[Answer] = []
@@ -380,10 +380,10 @@ def test_who_waits_is_answered_when_the_hub_stops(running: Fleet) -> None:
     assert answers[0].status == 202
 
 
-def test_jobs_go_on_when_a_hub_is_started_again(tmp_path: Path) -> None:
+def test_jobs_continue_after_a_restart_of_the_hub(tmp_path: Path) -> None:
     with ScriptedLLM() as llm:
         settings = settings_for(tmp_path, llm)
-        with hub(settings) as (_, port):  # no worker is known: the job waits, or fails with the reason
+        with hub(settings) as (_, port):  # without workers the job waits, or fails with the reason
             accepted = ask(port, "POST", "/task", {"description": "look", "skills": [], "job_id": "kept"})
         with hub(settings) as (_, port):
             found = ask(port, "GET", "/task/kept")

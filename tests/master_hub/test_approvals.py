@@ -1,4 +1,4 @@
-"""Calls that wait for the owner: over the hub's API, on its pages and with the pibot command."""
+"""Tool calls that wait for approval: over the hub's API, on its pages and with the pibot command."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def running(tmp_path: Path) -> Iterator[Fleet]:
         yield running
 
 
-def test_a_call_that_waits_is_listed_with_its_job(running: Fleet) -> None:
+def test_a_waiting_tool_call_is_listed_with_its_job(running: Fleet) -> None:
     job_id = running.submit("ask rm -r old")
     approval = running.waiting_call(job_id)
     assert running.ask("GET", "/approvals").json() == {"success": True, "approvals": [approval]}
@@ -78,7 +78,7 @@ def send(running: Fleet, **fields: str) -> Answer:
     return ask(running.port, "POST", "/dashboard/approve", _form(fields), key=KEY, headers=FORM)
 
 
-def test_the_pages_show_the_whole_call_and_its_buttons_decide(running: Fleet) -> None:
+def test_the_pages_show_the_complete_tool_call_and_their_buttons_decide_it(running: Fleet) -> None:
     job_id = running.submit("ask echo '<b>' && rm -r old")
     approval = running.waiting_call(job_id)
     for path in ("/dashboard", f"/dashboard/jobs/{job_id}"):
@@ -101,7 +101,7 @@ def test_the_pages_show_the_whole_call_and_its_buttons_decide(running: Fleet) ->
     assert send(running, **{**good, "approved": "yes"}).status == 409
 
 
-def test_a_call_of_a_cancelled_job_waits_no_more(running: Fleet) -> None:
+def test_a_tool_call_of_a_cancelled_job_no_longer_waits(running: Fleet) -> None:
     job_id = running.submit("ask rm -r old")
     approval = running.waiting_call(job_id)
     running.ask("POST", f"/task/{job_id}/cancel")
@@ -123,7 +123,7 @@ def test_the_command_says_that_a_job_waits_and_what_to_type(running: Fleet) -> N
     assert running.result(job_id)["output"] == "refused: no"
 
 
-def test_the_command_hides_nothing_of_a_call_and_approves_what_it_showed(running: Fleet) -> None:
+def test_the_command_shows_all_of_a_tool_call_and_approves_what_it_showed(running: Fleet) -> None:
     job_id = running.submit("ask rm -r old \x1b[2K\rls \u202e#")
     running.waiting_call(job_id)
     done = running.pibot("approve", job_id, "--yes")

@@ -1,7 +1,7 @@
-"""A field of a job, a step or an attempt is known wherever it is shown. The fields are read from the types themselves.
+"""Each field of a job, a step and an attempt is shown in each place. The fields come from the types themselves.
 
-After a field is added, these tests fail with the name of each place that does not know it: give the field two values in
-``VALUES``, then add it to the place, or to the place's list of fields that it leaves out.
+After a field is added, these tests fail with the name of each place that does not show it. Give the field two values in
+``VALUES``, then add it to each place, or to the place's fields in ``LEFT_OUT``.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ VALUES: dict[type, dict[str, tuple[Any, Any]]] = {
         "approvals": ((), (ASKED,)),
     },
 }
-"""For each field a value, and another one that must make a difference."""
+"""Two values for each field. A place shows the field if the two make a difference there."""
 
 LEFT_OUT: dict[str, dict[type, set[str]]] = {
     # A lease's token may end the lease, so only the database has it; accepted_run is a clock of the store's own.
@@ -114,7 +114,7 @@ LEFT_OUT: dict[str, dict[type, set[str]]] = {
         Job: {"timeout", "accepted_run"},
     },
 }
-"""What a place does not show, on purpose."""
+"""The fields that a place leaves out on purpose."""
 
 ADDED_BY_THE_API: dict[str, set[str]] = {
     "Job": {"currency", "spending"},
@@ -122,21 +122,21 @@ ADDED_BY_THE_API: dict[str, set[str]] = {
     "Subtask": {"waiting_for", "waiting_for_kind"},
     "Attempt": set(),
 }
-"""Keys of the API's answer that are not of the stored record."""
+"""Keys of the API's answer that are not in the stored record."""
 
 EVERY = [(type_, field.name) for type_ in VALUES for field in fields(type_)]
 ids = [f"{type_.__name__}.{name}" for type_, name in EVERY]
 
 
 def sample(type_: type, name: str) -> Any:
-    """One of ``type_`` with the first value of each field, but the second one for ``name``."""
+    """Make a ``type_`` with the first value of each field, and the second value of field ``name``."""
     missing = [field.name for field in fields(type_) if field.name not in VALUES[type_]]
     assert not missing, f"give {type_.__name__}.{', '.join(missing)} two values in VALUES of this test"
     return type_(**{key: pair[key == name] for key, pair in VALUES[type_].items()})
 
 
 def job(type_: type = Job, name: str = "") -> Job:
-    """A job with the second value for one field of its own, or of its step or attempt."""
+    """Make a job with the second value of one field: its own, its step's or its attempt's."""
     found = sample(type_, name)
     if isinstance(found, Attempt):
         found = replace(RECORD, attempts=(found,))
@@ -150,7 +150,7 @@ def job(type_: type = Job, name: str = "") -> Job:
 
 
 def page(shown: Job) -> str:
-    """The job's page as HTML."""
+    """Render the job's page."""
     app = Flask("pibot.master_hub", template_folder=str(Path(master_hub.__file__).parent / "pages" / "templates"))
     app.add_template_filter(presentation.iso, "iso")
     app.add_template_filter(presentation.utc, "utc")

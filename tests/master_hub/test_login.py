@@ -1,4 +1,4 @@
-"""Logging in and out, what a session may, and the brakes on guessing and on submitting; over HTTP."""
+"""Logging in and out, the scope of a session, and the limits on wrong keys and on jobs; over HTTP."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def parts(tmp_path: Path) -> Iterator[Fleet]:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    """One hub for the tests that neither show a wrong key nor look at its jobs."""
+    """One hub for tests that neither send a wrong key nor read its jobs."""
     with locked(tmp_path_factory.mktemp("shared")) as parts:
         yield parts
 
 
 class Browser:
-    """Keeps its cookie, follows nothing."""
+    """A client that keeps its cookie and follows no redirect."""
 
     def __init__(self, parts: Fleet, cookie: str = "") -> None:
         self._port = parts.port
@@ -87,7 +87,7 @@ def jobs(parts: Fleet) -> int:
 
 
 @pytest.mark.parametrize("path", ["/", "/dashboard", "/dashboard/jobs/x", "/tasks?status=queued"])
-def test_who_is_not_logged_in_is_led_to_the_log_in_and_from_there_back(shared: Fleet, path: str) -> None:
+def test_a_browser_without_a_session_is_led_to_the_login_and_back(shared: Fleet, path: str) -> None:
     browser = Browser(shared)
     led = browser.get(path)
     assert (led.status, led.body) == (303, b"")
@@ -113,7 +113,7 @@ def test_a_program_gets_a_401_and_no_page(parts: Fleet) -> None:
 def test_the_cookie_is_out_of_reach_of_scripts_and_of_other_sites(shared: Fleet) -> None:
     cookie = Browser(shared).log_in(OWNER).headers["Set-Cookie"]
     assert {"HttpOnly", "SameSite=Lax", "Path=/", "Max-Age=604800"} <= set(cookie.split("; "))
-    assert "Secure" not in cookie  # it would not come back over plain HTTP
+    assert "Secure" not in cookie  # browsers would not send it over plain HTTP
 
 
 def test_the_cookie_over_tls_is_bound_to_this_very_host(shared: Fleet) -> None:
@@ -129,7 +129,7 @@ def test_the_cookie_over_tls_is_bound_to_this_very_host(shared: Fleet) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "wrong", TOKEN, "\udcff", "x" * 100_000])
-def test_what_is_no_persons_key_does_not_log_in(parts: Fleet, key: str) -> None:
+def test_only_a_persons_key_logs_in(parts: Fleet, key: str) -> None:
     refused = ask(parts.port, "POST", "/login", b"key=" + key.encode("utf-8", "surrogateescape"), headers=FORM)
     assert refused.status == 403
     assert "Set-Cookie" not in refused.headers
@@ -139,7 +139,7 @@ def test_what_is_no_persons_key_does_not_log_in(parts: Fleet, key: str) -> None:
     assert not key or key.encode("utf-8", "replace") not in refused.body
 
 
-def test_the_log_in_page_needs_nothing_that_is_locked(shared: Fleet) -> None:
+def test_the_login_page_needs_nothing_that_requires_a_session(shared: Fleet) -> None:
     page = BeautifulSoup(Browser(shared).get("/login").body, "html.parser")
     links = {str(tag.get("href") or tag.get("src")) for tag in page.find_all(["link", "script", "img"])}
     assert links
@@ -171,12 +171,12 @@ def test_the_way_back_never_leads_to_another_site(shared: Fleet, path: str) -> N
     assert local(path) == "/dashboard"
 
 
-def test_another_sites_page_can_log_nobody_in(shared: Fleet) -> None:
+def test_a_page_of_another_site_can_not_log_a_browser_in(shared: Fleet) -> None:
     refused = Browser(shared).post("/login", {"Origin": "https://evil.example"}, key=OWNER)
     assert (refused.status, "Set-Cookie" in refused.headers) == (403, False)
 
 
-def test_who_is_logged_in_already_sees_no_log_in(owner: Browser) -> None:
+def test_a_logged_in_browser_does_not_see_the_login(owner: Browser) -> None:
     led = owner.get("/login?next=/dashboard/jobs/x")
     assert (led.status, led.headers["Location"]) == (303, "/dashboard/jobs/x")
 
@@ -199,7 +199,7 @@ def test_without_a_key_nobody_has_to_log_in(tmp_path: Path) -> None:
     assert b"Log out" not in page
 
 
-# --- what a session may ---
+# --- the scope of a session ---
 
 
 def test_a_session_submits_and_cancels_with_its_token_and_not_without(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_a_session_submits_and_cancels_with_its_token_and_not_without(tmp_path: 
         assert parts.result(job_id)["status"] == "cancelled"
 
 
-def test_the_api_takes_a_session_for_reading_and_asks_for_its_token_to_change(parts: Fleet, owner: Browser) -> None:
+def test_the_api_accepts_a_session_for_reading_and_requires_its_token_for_changes(parts: Fleet, owner: Browser) -> None:
     assert owner.get("/tasks").status == 200
     body = b'{"description": "look", "skills": []}'
     cookie = {"Cookie": f"pibot_session={owner.cookie}"}
@@ -233,7 +233,7 @@ def test_the_api_takes_a_session_for_reading_and_asks_for_its_token_to_change(pa
     assert ask(parts.port, "POST", "/task", body, headers={**cookie, "X-Form-Token": owner.token()}).status == 202
 
 
-def test_a_key_that_only_reads_sees_no_form_and_can_send_none(shared: Fleet) -> None:
+def test_a_key_with_scope_read_gets_no_form_and_can_submit_none(shared: Fleet) -> None:
     browser = Browser(shared)
     browser.log_in(READER)
     page = BeautifulSoup(browser.get("/dashboard").body, "html.parser")
@@ -252,7 +252,7 @@ def test_a_key_that_only_reads_sees_no_form_and_can_send_none(shared: Fleet) -> 
     ],
     ids=["read", "submit", "admin"],
 )
-def test_a_page_has_the_forms_that_its_key_is_good_for(shared: Fleet, key: str, forms: set[str]) -> None:
+def test_a_page_has_the_forms_that_its_keys_scope_allows(shared: Fleet, key: str, forms: set[str]) -> None:
     browser = Browser(shared)
     browser.log_in(key)
     page = BeautifulSoup(browser.get("/dashboard").body, "html.parser")
@@ -263,19 +263,19 @@ def test_a_page_has_the_forms_that_its_key_is_good_for(shared: Fleet, key: str, 
         assert "admin" in refused.json()["error"]
 
 
-def test_a_shown_key_counts_and_not_the_cookie_beside_it(parts: Fleet, owner: Browser) -> None:
+def test_a_key_takes_precedence_over_a_cookie(parts: Fleet, owner: Browser) -> None:
     assert owner.get("/tasks", Authorization="Bearer wrong").status == 401
     assert owner.get("/tasks", Authorization="Basic eDp5").status == 401
     assert owner.get("/tasks", Authorization="").status == 401
 
 
 @pytest.mark.parametrize("cookie", ["x", "\xff", "a; pibot_session=b", '"', "x" * 40_000, "=;=;;;"])
-def test_a_cookie_that_is_none_leads_to_the_log_in(shared: Fleet, cookie: str) -> None:
+def test_an_invalid_cookie_leads_to_the_login(shared: Fleet, cookie: str) -> None:
     assert Browser(shared, cookie).get("/dashboard").status == 303
 
 
 @pytest.mark.parametrize("path", ["/dashboard", "/dashboard/data", "/login", "/tasks", "/nowhere", "/task/x"])
-def test_no_answer_is_kept_framed_or_guessed_at_by_the_browser(shared: Fleet, path: str) -> None:
+def test_a_browser_may_not_cache_frame_or_sniff_any_answer(shared: Fleet, path: str) -> None:
     owner = Browser(shared)
     owner.log_in(OWNER)
     headers = owner.get(path).headers
@@ -289,7 +289,7 @@ def test_no_answer_is_kept_framed_or_guessed_at_by_the_browser(shared: Fleet, pa
 # --- out ---
 
 
-def test_a_log_out_ends_the_session_also_for_who_kept_its_cookie(parts: Fleet, owner: Browser) -> None:
+def test_a_log_out_ends_the_session_for_a_copied_cookie_too(parts: Fleet, owner: Browser) -> None:
     token = owner.token()
     assert owner.post("/logout").status == 403
     assert owner.get("/dashboard").status == 200
@@ -302,7 +302,7 @@ def test_a_log_out_ends_the_session_also_for_who_kept_its_cookie(parts: Fleet, o
     assert jobs(parts) == 0
 
 
-def test_a_log_in_outlives_the_hub_and_not_the_fleets_key(tmp_path: Path) -> None:
+def test_a_session_survives_a_restart_but_not_a_change_of_the_fleets_key(tmp_path: Path) -> None:
     with fleet(tmp_path, workers=0, key=OWNER) as parts:
         browser = Browser(parts)
         browser.log_in(OWNER)
@@ -315,7 +315,7 @@ def test_a_log_in_outlives_the_hub_and_not_the_fleets_key(tmp_path: Path) -> Non
 # --- guessing ---
 
 
-def test_after_ten_wrong_keys_no_key_of_that_address_is_looked_at_for_a_while(
+def test_after_ten_wrong_keys_no_key_from_that_address_is_checked_for_a_while(
     parts: Fleet, owner: Browser, caplog: pytest.LogCaptureFixture
 ) -> None:
     guesses = [f"guess-{number}" for number in range(5)]
@@ -333,11 +333,11 @@ def test_after_ten_wrong_keys_no_key_of_that_address_is_looked_at_for_a_while(
     assert sum(line.startswith("auth_failed address=127.0.0.1 ") for line in lines) == 10
     assert sum(line.startswith("auth_blocked address=127.0.0.1 ") for line in lines) == 1
     assert not any("guess-" in line for line in lines)
-    assert owner.get("/dashboard").status == 200  # nothing is guessed by who shows a session
+    assert owner.get("/dashboard").status == 200  # a session is not a guess
     assert ask(parts.port, "GET", "/health").status == 200
 
 
-def test_to_show_no_key_is_no_guess(parts: Fleet) -> None:
+def test_a_request_without_a_key_is_not_a_guess(parts: Fleet) -> None:
     for _ in range(12):
         assert ask(parts.port, "GET", "/tasks").status == 401
         assert Browser(parts, "no session").get("/dashboard").status == 303
@@ -347,7 +347,7 @@ def test_to_show_no_key_is_no_guess(parts: Fleet) -> None:
 # --- submitting ---
 
 
-def test_who_submits_too_often_is_told_when_to_go_on(tmp_path: Path) -> None:
+def test_a_caller_that_submits_too_often_is_told_when_to_continue(tmp_path: Path) -> None:
     with fleet(tmp_path, workers=0, key=OWNER, keys=KEYS, submit_per_minute=3) as parts:
         browser = Browser(parts)
         browser.log_in(OWNER)
@@ -363,7 +363,7 @@ def test_who_submits_too_often_is_told_when_to_go_on(tmp_path: Path) -> None:
     assert "PIBOT_SUBMIT_PER_MINUTE" in told.json()["error"]
 
 
-def test_no_limit_is_a_limit_of_nought(tmp_path: Path) -> None:
+def test_a_limit_of_0_is_no_limit(tmp_path: Path) -> None:
     with fleet(tmp_path, workers=0, submit_per_minute=0) as parts:
         body = {"description": "look", "skills": []}
         assert {parts.ask("POST", "/task", body).status for _ in range(20)} == {202}

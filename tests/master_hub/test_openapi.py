@@ -1,4 +1,4 @@
-"""The API keeps to its own OpenAPI document, whatever it is sent: schemathesis against a real hub over HTTP."""
+"""The API conforms to its own OpenAPI document, whatever it is sent: schemathesis against a real hub over HTTP."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CHECKS: list[CheckFunction] = [
 
 
 PAGES = ("/", "/login", "/logout")
-"""What is for browsers alone, beside the dashboard."""
+"""Routes for browsers only, besides the dashboard."""
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def document(shared: Fleet) -> dict[str, Any]:
 schema = schemathesis.openapi.from_path(Path(master_hub.__file__).with_name("openapi.json"))
 
 
-# The hub's own threads draw random numbers for their jitter, while hypothesis watches who does.
+# The hub's threads use the random module for jitter, and hypothesis warns about that.
 @pytest.mark.filterwarnings("ignore:Do not use the `random` module")
 @schema.parametrize()
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -68,7 +68,7 @@ def test_every_answer_is_as_the_document_says_and_none_is_a_5xx(shared: Fleet, c
     case.call_and_validate(base_url=shared.url, checks=CHECKS)
 
 
-def test_the_document_tells_of_every_route_and_no_other(shared: Fleet, document: dict[str, Any]) -> None:
+def test_the_document_has_every_route_and_no_other(shared: Fleet, document: dict[str, Any]) -> None:
     app: Flask = master_hub.create_hub_app(shared.service, shared.service.settings)
     routes = {
         (re.sub(r"<(\w+)>", r"{\1}", rule.rule), method.lower())
@@ -85,7 +85,7 @@ def test_the_document_is_of_this_version_and_names_every_state(document: dict[st
     assert document["components"]["schemas"]["Job"]["properties"]["status"]["enum"] == [s.value for s in JobState]
 
 
-def test_the_document_names_the_scope_that_each_route_asks_for(shared: Fleet, document: dict[str, Any]) -> None:
+def test_the_document_names_the_scope_that_each_route_requires(shared: Fleet, document: dict[str, Any]) -> None:
     app: Flask = master_hub.create_hub_app(shared.service, shared.service.settings)
     asked = {
         (re.sub(r"<(\w+)>", r"{\1}", rule.rule), method.lower()): needed(

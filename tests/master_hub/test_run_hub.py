@@ -1,4 +1,4 @@
-"""The hub as a process of its own: what it prints, how it stops, and what it leaves."""
+"""The hub as a process: what it prints, how it stops, and what it keeps."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def start(
 
 @contextmanager
 def ready(directory: Path, **environ: str) -> Iterator[tuple[subprocess.Popen[str], str, int]]:
-    """A running hub, the line that it printed, and its port."""
+    """Run a hub; yields the process, the line that it printed, and its port."""
     process = start(directory, environ=environ)
     try:
         assert process.stdout is not None
@@ -59,7 +59,7 @@ def ready(directory: Path, **environ: str) -> Iterator[tuple[subprocess.Popen[st
         process.communicate()
 
 
-def test_it_says_on_one_line_where_it_is_what_model_it_uses_and_which_workers_it_knows(tmp_path: Path) -> None:
+def test_it_prints_its_address_its_model_and_its_workers_on_one_line(tmp_path: Path) -> None:
     environ = {"VOLC_API_KEY": "sk-abcdefgh", "MODEL_NAME": "some-model", "WORKER_1_IP": "127.0.0.2"}
     with ready(tmp_path, **environ) as (process, line, port):
         assert "model some-model" in line
@@ -95,7 +95,7 @@ def test_a_taken_port_is_a_clear_error_that_names_the_flag(tmp_path: Path) -> No
     assert "Traceback" not in err
 
 
-def test_beyond_loopback_it_wants_a_key(tmp_path: Path) -> None:
+def test_beyond_loopback_it_requires_a_key(tmp_path: Path) -> None:
     process = start(tmp_path, host="0.0.0.0")
     _, err = process.communicate(timeout=30)
 
@@ -125,8 +125,8 @@ def test_a_data_folder_that_can_not_be_made_is_a_clear_error(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_an_accepted_job_is_there_after_any_end(tmp_path: Path, how: signal.Signals) -> None:
-    environ = {"WORKER_1_IP": "127.0.0.1", "WORKER_1_PORT": "9"}  # nobody there: the job waits
+def test_an_accepted_job_survives_any_end_of_the_hub(tmp_path: Path, how: signal.Signals) -> None:
+    environ = {"WORKER_1_IP": "127.0.0.1", "WORKER_1_PORT": "9"}  # no worker answers there, so the job waits
     with ready(tmp_path, **environ) as (process, _, port):
         accepted = ask(port, "POST", "/task", {"description": "look", "skills": [], "job_id": "kept"})
         process.send_signal(how)

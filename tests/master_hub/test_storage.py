@@ -1,4 +1,4 @@
-"""What the owner meets of the storage: a full queue, a full disk, old jobs, a job's whole record, two hubs."""
+"""The storage as its owner sees it: a full queue, a full disk, old jobs, a job's complete record, two hubs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def running(tmp_path: Path) -> Iterator[Fleet]:
 # --- a full queue ---
 
 
-def test_past_the_bound_a_job_is_refused_for_now_and_nothing_accepted_is_dropped(tmp_path: Path) -> None:
+def test_a_full_queue_refuses_a_new_job_and_drops_no_accepted_one(tmp_path: Path) -> None:
     with fleet(tmp_path, workers=1, max_queued=2) as parts:
         body = {"description": "hold on", "skills": [], "job_id": "first"}
         assert parts.ask("POST", "/task", body).status == 202
@@ -61,17 +61,17 @@ def test_past_the_bound_a_job_is_refused_for_now_and_nothing_accepted_is_dropped
 
 
 def fill(path: Path) -> None:
-    """Take all the room that a small disk has left."""
+    """Fill a small disk up."""
     with contextlib.suppress(OSError), path.open("wb", buffering=0) as filler:
         while filler.write(b"x" * 512):
             pass
 
 
-def test_a_full_disk_is_told_everywhere_until_there_is_room_again(running: Fleet) -> None:
+def test_a_full_disk_is_reported_everywhere_until_there_is_room_again(running: Fleet) -> None:
     job_id = running.submit("hold on")
     running.gate.wait_for_a_task()
     store = running.service.store
-    store.database.connection.execute("PRAGMA max_page_count = 1")  # SQLite's own way to say so
+    store.database.connection.execute("PRAGMA max_page_count = 1")  # makes SQLite report a full disk
     for size in (1000, 100, 0):
         with contextlib.suppress(StoreUnwritable):
             while True:
@@ -92,7 +92,7 @@ def test_a_full_disk_is_told_everywhere_until_there_is_room_again(running: Fleet
     assert "problem" not in running.ask("GET", "/health").json()
 
 
-def test_damage_that_is_found_while_the_hub_runs_is_told_on_the_dashboard_and_in_health(running: Fleet) -> None:
+def test_damage_found_while_the_hub_runs_is_reported_on_the_dashboard_and_in_health(running: Fleet) -> None:
     store = running.service.store
     for _ in range(60):
         store.submit(Submission("x" * 3000))
@@ -100,7 +100,7 @@ def test_damage_that_is_found_while_the_hub_runs_is_told_on_the_dashboard_and_in
     with (running.service.settings.data_dir / "jobs.db").open("r+b") as file:
         file.seek(20 * 4096)
         file.write(b"\xa5" * (20 * 4096))
-    copy_of(running.service.settings.data_dir / "jobs.db").unlink(missing_ok=True)  # so that another is due
+    copy_of(running.service.settings.data_dir / "jobs.db").unlink(missing_ok=True)  # so that the next copy is due
     with pytest.raises(StoreError, match="is damaged"):
         store.keep_good_copy()
     banners = {banner["id"]: banner["text"] for banner in running.ask("GET", "/dashboard/data").json()["banners"]}
@@ -109,7 +109,7 @@ def test_damage_that_is_found_while_the_hub_runs_is_told_on_the_dashboard_and_in
         assert "stop the hub, then move it" in text
 
 
-def test_a_page_that_can_not_be_read_from_the_store_says_so(running: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_says_that_the_store_can_not_be_read(running: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     def unreadable(**more: object) -> None:
         raise StoreError("the job database jobs.db can't be read: disk I/O error")
 
@@ -120,7 +120,7 @@ def test_a_page_that_can_not_be_read_from_the_store_says_so(running: Fleet, monk
 
 
 @pytest.mark.system
-def test_on_a_disk_that_is_really_full_a_hub_refuses_jobs_and_ends_what_it_took_once_there_is_room(
+def test_a_hub_on_a_really_full_disk_refuses_jobs_and_finishes_the_accepted_ones_once_there_is_room(
     tmp_path: Path,
 ) -> None:
     disk = tmp_path / "data"
@@ -138,7 +138,7 @@ def test_on_a_disk_that_is_really_full_a_hub_refuses_jobs_and_ends_what_it_took_
                 accepted.append(answer.json()["job_id"])
                 answer = parts.ask("POST", "/task", {"description": "hold " + "x" * 50_000, "skills": []})
             trouble = answer.json()["error"]
-            parts.gate.open()  # the held job's worker ends, and its end can't be written
+            parts.gate.open()  # the held job's worker finishes, and the result can't be written
             waited = parts.ask("GET", f"/task/{held}/result", Prefer="wait=2")
             (disk / "filler").unlink()
             ends = {job_id: parts.result(job_id)["status"] for job_id in accepted}
@@ -156,7 +156,7 @@ def test_on_a_disk_that_is_really_full_a_hub_refuses_jobs_and_ends_what_it_took_
 # --- old jobs ---
 
 
-def test_a_start_forgets_the_oldest_jobs_beyond_the_number(tmp_path: Path) -> None:
+def test_a_start_deletes_the_oldest_jobs_beyond_the_limit(tmp_path: Path) -> None:
     with fleet(tmp_path, workers=1) as parts:
         ids = [parts.submit(f"look {n}") for n in range(5)]
         for job_id in ids:
@@ -170,7 +170,7 @@ def test_a_start_forgets_the_oldest_jobs_beyond_the_number(tmp_path: Path) -> No
     assert sorted(statuses) == [200, 200, 404, 404, 404]
 
 
-# --- a job's whole record ---
+# --- a job's complete record ---
 
 
 def test_a_jobs_record_holds_its_plan_attempts_and_events(running: Fleet, tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_a_jobs_record_holds_its_plan_attempts_and_events(running: Fleet, tmp_pa
     assert (unknown.returncode, unknown.stderr) == (5, "pibot: no job 'nope'\n")
 
 
-def test_a_jobs_record_asks_for_the_key(tmp_path: Path) -> None:
+def test_a_jobs_record_requires_the_key(tmp_path: Path) -> None:
     with fleet(tmp_path, workers=0, key="fleet-key") as parts:
         assert ask(parts.port, "GET", "/task/x/export").status == 401
 

@@ -1,4 +1,4 @@
-"""Workers that come, go, rest and are drained, over the hub's API and on its dashboard."""
+"""Workers that register, leave, are unfit and are drained, over the hub's API and on its dashboard."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def row(parts: Fleet, worker_id: str) -> dict[str, Any]:
     return next(row for row in parts.ask("GET", "/workers").json()["workers"] if row["id"] == worker_id)
 
 
-# --- coming ---
+# --- registering ---
 
 
 def test_a_worker_that_registers_gets_tasks_and_is_shown(running: Fleet) -> None:
@@ -47,14 +47,14 @@ def test_a_worker_that_registers_gets_tasks_and_is_shown(running: Fleet) -> None
         running.ask("POST", "/workers/worker-1/drain")
         answer = running.ask("POST", "/workers", joined)
         assert (answer.status, answer.json()["status"]) == (200, "registered")
-        assert running.result(running.submit("look"))["output"] == "look"  # as the new worker's agent answers
+        assert running.result(running.submit("look"))["output"] == "look"  # as the new worker's agent does
         assert (row(running, "attic")["registered"], row(running, "worker-1")["registered"]) == (True, False)
         assert "attic" in page_text(running)
         assert running.ask("POST", "/workers", joined).status == 200  # as it does every minute
         assert ids(running) == ["worker-1", "attic"]
 
 
-def test_registering_takes_the_key(running: Fleet) -> None:
+def test_registering_requires_the_key(running: Fleet) -> None:
     body = {"worker_id": "attic", "url": "http://127.0.0.1:9"}
     assert ask(running.port, "POST", "/workers", body).status == 401
     assert ask(running.port, "POST", "/workers", body, key="wrong").status == 401
@@ -90,7 +90,7 @@ def test_a_worker_that_was_away_may_come_back_under_another_address(running: Fle
         assert row(running, "attic")["ip"] == "127.0.0.2"
 
 
-def test_no_more_workers_register_than_can_be_looked_after(running: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_registered_workers_is_limited(running: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pibot.master_hub.membership.MAX_REGISTERED", 1)
     body = {"url": "http://127.0.0.1:9"}
     assert running.ask("POST", "/workers", {"worker_id": "attic", **body}).status == 200
@@ -104,7 +104,7 @@ def test_no_more_workers_register_than_can_be_looked_after(running: Fleet, monke
 # --- leaving ---
 
 
-def test_a_worker_that_leaves_ends_its_task_and_is_forgotten(tmp_path: Path) -> None:
+def test_a_leaving_worker_finishes_its_task_and_is_removed(tmp_path: Path) -> None:
     with fleet(tmp_path, workers=1, key=KEY) as running:
         settings = running.service.settings
         with worker("attic", running.gate, settings) as address:
@@ -166,7 +166,7 @@ def test_a_worker_tells_the_hub_the_address_that_it_is_seen_from_and_that_it_lea
     assert ids(running) == ["worker-1"]
 
 
-def test_a_worker_that_the_hub_refuses_says_so_once_and_takes_no_other_out(
+def test_a_worker_that_the_hub_refuses_logs_it_once_and_does_not_remove_another(
     running: Fleet, caplog: pytest.LogCaptureFixture
 ) -> None:
     new = joining(running.port, worker_id="worker-1")
@@ -181,7 +181,7 @@ def test_a_worker_that_the_hub_refuses_says_so_once_and_takes_no_other_out(
     assert row(running, "worker-1")["draining"] is False
 
 
-def test_a_worker_without_a_hub_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_worker_runs_without_its_hub(caplog: pytest.LogCaptureFixture) -> None:
     with closed_port() as port:
         new = joining(port)
         new.start()
@@ -197,8 +197,8 @@ def page_text(parts: Fleet) -> str:
     return json.dumps(parts.ask("GET", "/dashboard/data").json()["workers"], ensure_ascii=False)
 
 
-def test_a_worker_that_is_hot_gets_nothing_and_the_dashboard_says_why(tmp_path: Path) -> None:
-    with fleet(tmp_path, workers=1, min_memory_mb=10**6) as parts:  # more memory than there is
+def test_an_unfit_worker_gets_no_task_and_the_dashboard_says_why(tmp_path: Path) -> None:
+    with fleet(tmp_path, workers=1, min_memory_mb=10**6) as parts:  # more memory than this machine has
         parts.poll_workers()
         job_id = parts.submit("look")
         (step,) = parts.ask("GET", f"/task/{job_id}").json()["job"]["subtasks"]

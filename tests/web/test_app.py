@@ -67,7 +67,7 @@ def locked_port() -> Iterator[int]:
 
 
 def raw(port: int, *parts: bytes) -> bytes:
-    """Send these very bytes, and read until the server closes."""
+    """Send exactly these bytes, and read until the server closes the connection."""
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
         for part in parts:
             connection.sendall(part)
@@ -84,7 +84,7 @@ def bearer(value: str) -> dict[str, str]:
     return {"Authorization": "Bearer " + value.encode().decode("latin-1")}
 
 
-def test_without_the_key_nothing_but_the_open_paths_answers(locked_port: int) -> None:
+def test_without_the_key_only_the_open_paths_answer(locked_port: int) -> None:
     assert ask(locked_port, "GET", "/open").status == 200
     refused = ask(locked_port, "POST", "/echo", {"a": 1})
     assert refused.status == 401
@@ -94,7 +94,7 @@ def test_without_the_key_nothing_but_the_open_paths_answers(locked_port: int) ->
     assert ask(locked_port, "GET", "/nowhere").status == 401
 
 
-def test_the_key_lets_in(locked_port: int) -> None:
+def test_the_right_key_is_accepted(locked_port: int) -> None:
     assert ask(locked_port, "POST", "/echo", [1], headers=bearer(KEY)).json() == {"body": [1]}
 
 
@@ -116,7 +116,7 @@ def test_a_wrong_key_of_any_form_is_refused_and_breaks_nothing(locked_port: int,
     assert ask(locked_port, "GET", "/wait", headers={"Authorization": header}).status == 401
 
 
-def test_the_key_as_a_password_of_http_basic_is_no_way_in_and_not_asked_for(locked_port: int) -> None:
+def test_http_basic_is_neither_accepted_nor_offered(locked_port: int) -> None:
     basic = {"Authorization": "Basic " + base64.b64encode(f"me:{KEY}".encode()).decode()}
     refused = ask(locked_port, "GET", "/wait", headers=basic)
     assert refused.status == 401
@@ -138,11 +138,11 @@ def test_the_key_as_a_password_of_http_basic_is_no_way_in_and_not_asked_for(lock
         ({"Origin": "null"}, 403),
     ],
 )
-def test_a_change_asked_for_by_another_sites_page_is_refused(port: int, headers: dict[str, str], status: int) -> None:
+def test_a_change_from_another_sites_page_is_refused(port: int, headers: dict[str, str], status: int) -> None:
     assert ask(port, "POST", "/echo", {}, headers=headers).status == status
 
 
-def test_the_own_page_may_ask_for_a_change(port: int) -> None:
+def test_the_servers_own_page_may_make_a_change(port: int) -> None:
     assert ask(port, "POST", "/echo", {}, headers={"Origin": f"http://127.0.0.1:{port}"}).status == 200
 
 
@@ -168,11 +168,11 @@ def test_a_body_beyond_the_limit_is_a_413_and_is_not_read(port: int) -> None:
     refused = ask(port, "POST", "/echo", b"x" * 1001)
     assert refused.status == 413
     assert "the limit is 1000" in refused.json()["error"]
-    # The rest never comes: who read on would hang here.
+    # The rest never arrives: a server that read it would hang here.
     assert b" 413 " in raw(port, b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\nx")
 
 
-def test_a_chunked_body_is_refused_and_what_follows_it_is_no_request(port: int) -> None:
+def test_a_chunked_body_is_refused_and_the_bytes_after_it_are_not_a_request(port: int) -> None:
     smuggled = b"GET /open HTTP/1.1\r\nHost: x\r\n\r\n"
     got = raw(
         port, b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n" + smuggled
@@ -182,7 +182,7 @@ def test_a_chunked_body_is_refused_and_what_follows_it_is_no_request(port: int) 
 
 
 @pytest.mark.parametrize("length", [b"-5", b"+0", b"abc", b"1e3", b""])
-def test_a_length_that_is_no_length_is_a_client_error(port: int, length: bytes) -> None:
+def test_a_malformed_length_is_a_client_error(port: int, length: bytes) -> None:
     got = raw(port, b"POST /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: " + length + b"\r\n\r\n")
     assert got.split(b" ")[1][:1] == b"4", got
 
@@ -196,7 +196,7 @@ def test_a_key_of_any_length_is_a_client_error(locked_port: int, size: int) -> N
     sent = b"GET /wait HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer " + b"x" * size + b"\r\n\r\n"
     try:
         got = raw(locked_port, sent)
-    except ConnectionError:  # it was closed before all of it was sent
+    except ConnectionError:  # the server closed the connection before all of it was sent
         got = b"HTTP/1.1 413 "
     assert got.split(b" ")[1] in (b"401", b"413", b"429"), got
 
@@ -224,7 +224,7 @@ def test_a_key_of_any_length_is_a_client_error(locked_port: int, size: int) -> N
         b"POST /echo HTTP/1.1\r\nHost: a b\r\nContent-Length: 0\r\n",
     ],
 )
-def test_a_malformed_request_is_a_client_error_and_no_defect(locked_port: int, head: bytes) -> None:
+def test_a_malformed_request_is_a_client_error_and_not_a_server_error(locked_port: int, head: bytes) -> None:
     got = raw(locked_port, head + b"Connection: close\r\n\r\n")
     assert got.split(b" ")[1][:1] == b"4" or got.split(b" ")[1] in (b"501", b"505"), got
     assert ask(locked_port, "GET", "/open").status == 200
@@ -239,9 +239,7 @@ def test_a_malformed_request_is_a_client_error_and_no_defect(locked_port: int, h
         b"Content-Length: 0, 34\r\n",
     ],
 )
-def test_a_request_that_could_be_read_in_two_ways_is_refused_and_what_follows_is_no_request(
-    port: int, head: bytes
-) -> None:
+def test_an_ambiguous_request_is_refused_and_the_bytes_after_it_are_not_a_request(port: int, head: bytes) -> None:
     smuggled = b"GET /open HTTP/1.1\r\nHost: x\r\n\r\n"
     got = raw(port, b"POST /echo HTTP/1.1\r\nHost: x\r\nOrigin: http://[\r\n" + head + b"\r\n" + smuggled)
     assert b'"open": true' not in got
@@ -249,7 +247,7 @@ def test_a_request_that_could_be_read_in_two_ways_is_refused_and_what_follows_is
 
 
 @pytest.mark.parametrize("origin", ["http://[", "http://[::1", "x", "://", "http://\xff"])
-def test_an_origin_that_is_none_is_another_sites(port: int, origin: str) -> None:
+def test_a_malformed_origin_counts_as_another_site(port: int, origin: str) -> None:
     assert ask(port, "POST", "/echo", {}, headers={"Origin": origin}).status == 403
 
 
@@ -305,12 +303,12 @@ def test_an_unknown_path_and_method_are_json_errors(port: int) -> None:
         ("wait=9999999999999", 0),
     ],
 )
-def test_the_wait_preference_is_read_as_rfc_7240_has_it(port: int, prefer: str | None, seconds: float) -> None:
+def test_the_wait_preference_follows_rfc_7240(port: int, prefer: str | None, seconds: float) -> None:
     headers = None if prefer is None else {"Prefer": prefer}
     assert ask(port, "GET", "/wait", headers=headers).json() == {"seconds": seconds}
 
 
-def test_a_full_waiting_room_lets_nobody_wait() -> None:
+def test_a_request_does_not_wait_in_a_full_waiting_room() -> None:
     room = WaitingRoom(1)
     inside, leave = threading.Event(), threading.Event()
 
@@ -332,7 +330,7 @@ def test_one_address_cannot_hold_every_place() -> None:
     room = WaitingRoom(3, each=2)
 
     def within(who: str, inner: Callable[[float], object]) -> object:
-        return room.wait(5.0, inner, who=who)
+        return room.wait(5.0, inner, network=who)
 
     def third(_: float) -> tuple[object, object]:
         return within("a", lambda seconds: seconds), within("b", lambda seconds: seconds)
@@ -344,7 +342,7 @@ def test_one_address_cannot_hold_every_place() -> None:
 # --- the server ---
 
 
-# cheroot leaves the socket that it could not bind to the garbage collector.
+# cheroot leaves a socket that it could not bind to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_taken_port_is_a_clear_error(port: int) -> None:
     with pytest.raises(SettingsError, match=rf"port {port}: Address already in use.*--port"):

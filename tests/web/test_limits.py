@@ -18,7 +18,7 @@ def test_a_bucket_gives_its_tokens_at_once_and_then_as_they_come_back() -> None:
     assert [buckets.take("a") for _ in range(2)] == [0, 6]
 
 
-def test_a_refusal_costs_nothing_so_who_asks_on_and_on_is_not_kept_out_for_ever() -> None:
+def test_a_refusal_takes_no_token_so_a_caller_that_keeps_asking_gets_in_again() -> None:
     clock = FakeClock()
     buckets = Buckets(60, clock=clock)
     for _ in range(60):
@@ -30,18 +30,18 @@ def test_a_refusal_costs_nothing_so_who_asks_on_and_on_is_not_kept_out_for_ever(
     assert 59 <= taken <= 60
 
 
-def test_one_name_does_not_use_up_anothers() -> None:
+def test_one_name_does_not_use_up_the_tokens_of_another() -> None:
     buckets = Buckets(1, clock=FakeClock())
     assert (buckets.take("a"), buckets.take("b"), buckets.take("a")) == (0, 0, 60)
 
 
-def test_looking_takes_and_keeps_nothing() -> None:
+def test_asking_for_the_wait_takes_no_token_and_keeps_no_bucket() -> None:
     buckets = Buckets(1, clock=FakeClock())
     assert [buckets.wait("a") for _ in range(3)] == [0, 0, 0]
     assert len(buckets) == 0
 
 
-def test_what_is_full_again_is_forgotten() -> None:
+def test_a_refilled_bucket_is_evicted() -> None:
     clock = FakeClock()
     buckets = Buckets(10, clock=clock)
     for number in range(100):

@@ -28,7 +28,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "sessions.json"
 
 
-def test_a_session_is_its_keys_until_it_is_over() -> None:
+def test_a_session_has_the_caller_of_its_key_until_it_expires() -> None:
     clock = FakeClock()
     sessions = Sessions(ring(), now=clock)
     session = sessions.begin(KEY)
@@ -42,12 +42,12 @@ def test_a_session_is_its_keys_until_it_is_over() -> None:
 
 
 @pytest.mark.parametrize("key", [b"", b"wrong", b"token", b"\xff"])
-def test_no_session_comes_of_what_is_no_persons_key(key: bytes) -> None:
+def test_only_a_persons_key_begins_a_session(key: bytes) -> None:
     assert Sessions(ring()).begin(key) is None
 
 
 @pytest.mark.parametrize("session_id", ["", "x", "ü", "\udcff", "x" * 100_000])
-def test_what_is_no_session_is_none(session_id: str) -> None:
+def test_an_unknown_session_id_finds_nothing(session_id: str) -> None:
     sessions = Sessions(ring())
     sessions.begin(KEY)
     assert sessions.find(session_id) is None
@@ -65,7 +65,7 @@ def test_each_log_in_is_a_session_of_its_own_with_a_token_of_its_own() -> None:
     assert sessions.find(second.session_id) is not None
 
 
-def test_a_restart_ends_no_session_and_brings_none_back(path: Path) -> None:
+def test_a_restart_neither_ends_a_session_nor_restores_an_ended_one(path: Path) -> None:
     sessions = Sessions(ring(), path)
     stays, ended = sessions.begin(KEY), sessions.begin(KEY)
     assert stays is not None
@@ -86,7 +86,7 @@ def test_a_session_ends_with_its_key_and_follows_its_scope(path: Path) -> None:
     assert found.caller == reader
 
 
-def test_what_is_kept_is_no_cookie_and_no_key(path: Path) -> None:
+def test_the_file_holds_neither_cookies_nor_keys(path: Path) -> None:
     session = Sessions(ring(), path).begin(KEY)
     assert session is not None
     text = path.read_text("utf-8")
@@ -98,7 +98,7 @@ def test_what_is_kept_is_no_cookie_and_no_key(path: Path) -> None:
     assert session.session_id not in repr(session)
 
 
-def test_who_keeps_logging_in_ends_the_oldest(path: Path) -> None:
+def test_too_many_log_ins_end_the_oldest_session(path: Path) -> None:
     sessions = Sessions(ring(), path)
     first = sessions.begin(KEY)
     assert first is not None
@@ -109,7 +109,7 @@ def test_who_keeps_logging_in_ends_the_oldest(path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"a": 1}', '{"a": ["ü", "x"]}', "\0"])
-def test_a_damaged_file_costs_the_log_ins_and_nothing_else(
+def test_a_damaged_file_ends_the_sessions_and_does_no_other_harm(
     path: Path, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     path.write_text(text, "utf-8")
@@ -121,7 +121,7 @@ def test_a_damaged_file_costs_the_log_ins_and_nothing_else(
     assert sessions.find(session.session_id) == session
 
 
-def test_a_log_out_that_cannot_be_written_does_not_come_back_after_a_restart(
+def test_a_session_stays_ended_after_a_restart_even_if_the_log_out_could_not_be_written(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     sessions = Sessions(ring(), path)
@@ -134,8 +134,8 @@ def test_a_log_out_that_cannot_be_written_does_not_come_back_after_a_restart(
     assert Sessions(ring(), path).find(session.session_id) is None
 
 
-def test_a_log_out_outlives_a_power_cut(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both the new file and its name are on the disk when it returns."""
+def test_a_log_out_survives_a_power_cut(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both the new file and its name are on the disk when the log-out returns."""
     sessions = Sessions(ring(), path)
     session = sessions.begin(KEY)
     assert session is not None

@@ -1,4 +1,4 @@
-"""Clients that take their time, on purpose or not, over real sockets: they hold no thread, and others are answered."""
+"""Slow clients over real sockets, hostile or not, hold no thread, and other clients are answered."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pibot.web.server.intake import _BODY
 from tests.support.serving import ask, serving
 
 PATIENT = ConnectionLimits(head=60.0, idle=60.0, body=60.0, send=60.0)
-"""Slow clients stay for the whole test: what it shows must hold while they are there."""
+"""Keeps slow clients connected for the whole test, which must hold while they are there."""
 
 KEY = "a-key-of-the-owner"
 
@@ -47,7 +47,7 @@ def make_app(entered: threading.Semaphore | None = None) -> Flask:
 
 @contextlib.contextmanager
 def clients(port: int, number: int, sent: bytes) -> Iterator[list[socket.socket]]:
-    """Connections that have sent so much and no more."""
+    """Open connections that have sent these bytes and send no more."""
     with contextlib.ExitStack() as stack:
         connections = [
             stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=30)) for _ in range(number)
@@ -76,7 +76,7 @@ HALF = b"GET /health HTTP/1.1\r\nHost: x\r\nX-Slow: "
         b"G",
         HALF,
         b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n",
-        b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n",  # answered, and kept
+        b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n",  # answered, and kept open
     ],
 )
 def test_health_answers_while_50_slow_connections_are_open(sent: bytes) -> None:
@@ -88,7 +88,7 @@ def test_health_answers_while_50_clients_send_large_bodies_slowly() -> None:
     start = b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n\r\n[1"
     entered = threading.Semaphore(0)
     with serving(make_app(entered), threads=4, limits=PATIENT) as port, clients(port, 50, start):
-        assert entered.acquire(timeout=30)  # one address has one of the two threads that read bodies
+        assert entered.acquire(timeout=30)  # one network may use one of the two threads that read bodies
         assert ask(port, "GET", "/health").status == 200
         assert not entered.acquire(blocking=False)
 
@@ -103,7 +103,7 @@ def test_a_large_body_waits_its_turn_and_is_read_then() -> None:
         assert [b" 200 OK" in read_all(connection) for connection in slow] == [True] * 3
 
 
-def test_a_head_that_does_not_come_in_time_is_answered_408_however_steadily_it_drips() -> None:
+def test_a_head_that_does_not_arrive_in_time_is_answered_408_however_steadily_it_drips() -> None:
     with serving(make_app(), limits=ConnectionLimits(head=0.5)) as port, clients(port, 1, HALF) as (slow,):
         stopped = threading.Event()
 
@@ -121,7 +121,7 @@ def test_a_head_that_does_not_come_in_time_is_answered_408_however_steadily_it_d
             dripping.join()
 
 
-def test_a_connection_that_says_nothing_is_closed() -> None:
+def test_a_silent_connection_is_closed() -> None:
     with serving(make_app(), limits=ConnectionLimits(head=0.1)) as port, clients(port, 1, b"") as (silent,):
         assert read_all(silent) == b""
 
@@ -133,22 +133,22 @@ def test_an_idle_connection_is_closed() -> None:
 
 
 @pytest.mark.parametrize("length", [200, 900_000])
-def test_a_body_that_does_not_come_in_time_is_answered_408(length: int) -> None:
+def test_a_body_that_does_not_arrive_in_time_is_answered_408(length: int) -> None:
     sent = f"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n[1".encode()
-    limits = ConnectionLimits(head=0.2, body=0.2, rate=1e9)  # a small body is waited for with its head
+    limits = ConnectionLimits(head=0.2, body=0.2, rate=1e9)  # the intake waits for a small body together with its head
     with serving(make_app(), limits=limits) as port, clients(port, 1, sent) as (slow,):
         assert read_all(slow).startswith(b"HTTP/1.1 408 ")
 
 
-def test_the_time_for_a_large_body_s_bytes_comes_with_them() -> None:
+def test_the_bytes_of_a_large_body_earn_its_time_as_they_arrive() -> None:
     sent = b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n\r\n[1"
-    limits = ConnectionLimits(body=0.2, rate=1000)  # a quarter of an hour for all of it, but none comes
+    limits = ConnectionLimits(body=0.2, rate=1000)  # a quarter of an hour for all of it, but nothing arrives
     with serving(make_app(), limits=limits) as port, clients(port, 1, sent) as (slow,):
         assert read_all(slow).startswith(b"HTTP/1.1 408 ")
 
 
 @pytest.mark.parametrize(("path", "length", "status"), [("/locked", 900_000, b"401"), ("/echo", 9_000_000, b"413")])
-def test_a_refused_body_holds_no_thread_however_steadily_it_comes(path: str, length: int, status: bytes) -> None:
+def test_a_refused_body_holds_no_thread_however_steadily_it_arrives(path: str, length: int, status: bytes) -> None:
     sent = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode()
     limits = ConnectionLimits(body=0.3, rate=100)
     with serving(make_app(), limits=limits) as port, clients(port, 1, sent) as (slow,):
@@ -168,13 +168,13 @@ def test_a_refused_body_holds_no_thread_however_steadily_it_comes(path: str, len
             dripping.join()
 
 
-def test_who_shows_no_key_is_answered_though_its_body_does_not_come() -> None:
+def test_a_request_without_a_key_is_answered_before_its_body_arrives() -> None:
     sent = b"POST /locked HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n\r\n[1"
     with serving(make_app(), limits=ConnectionLimits(body=0.2, rate=1e9)) as port, clients(port, 1, sent) as (slow,):
         assert read_all(slow).startswith(b"HTTP/1.1 401 ")
 
 
-def test_what_everyone_may_ask_for_holds_no_thread_when_it_is_not_taken() -> None:
+def test_an_answer_that_needs_no_key_holds_no_thread_if_the_client_does_not_take_it() -> None:
     hub = files("pibot.master_hub").joinpath("openapi.json").read_bytes()
     app = make_app()
     app.add_url_rule("/health/long", view_func=lambda: Response(hub))
@@ -189,20 +189,20 @@ def test_what_everyone_may_ask_for_holds_no_thread_when_it_is_not_taken() -> Non
         assert ask(port, "GET", "/health").status == 200
 
 
-def test_who_takes_an_answer_too_slowly_is_cut_off() -> None:
+def test_a_client_that_takes_its_answer_too_slowly_is_cut_off() -> None:
     sent = b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     with (
         serving(make_app(), threads=1, limits=ConnectionLimits(send=0.2, rate=1e9)) as port,
         clients(port, 1, sent) as (slow,),
     ):
-        # The one thread is held by the answer, so this one is answered when it was given up.
+        # The answer holds the only thread, so this request is answered once the server has given the answer up.
         assert ask(port, "GET", "/health").status == 200
         assert len(read_all(slow)) < 32 * 1024 * 1024
 
 
-def test_who_takes_an_answer_bit_by_bit_is_cut_off_too() -> None:
+def test_a_client_that_takes_its_answer_bit_by_bit_is_cut_off_too() -> None:
     ours, theirs = socket.socketpair()
-    seconds = itertools.count()  # each look at the clock is a second later: so long does each wait take
+    seconds = itertools.count()  # each reading of the clock is a second later, so each wait takes a second
     channel = Channel(ours, ConnectionLimits(send=5, rate=1e9), lambda: float(next(seconds)))
     taken = threading.Thread(target=lambda: read_all(theirs))
     taken.start()
@@ -213,7 +213,7 @@ def test_who_takes_an_answer_bit_by_bit_is_cut_off_too() -> None:
     theirs.close()
 
 
-def test_who_opens_too_many_connections_loses_the_oldest_of_its_own_that_wait() -> None:
+def test_a_client_with_too_many_connections_loses_its_own_longest_waiting_one() -> None:
     limits = ConnectionLimits(head=60.0, connections=20, per_address=5)
     with serving(make_app(), limits=limits) as port, clients(port, 5, HALF) as slow:
         assert ask(port, "GET", "/health").status == 200
@@ -227,7 +227,7 @@ def test_the_addresses_of_one_ipv6_network_count_as_one() -> None:
     numbers = itertools.count(1)
 
     class Listener:
-        """Has every client come from another address of one network."""
+        """Make every client come from another address of one network."""
 
         def __init__(self, listener: socket.socket) -> None:
             self._listener = listener
@@ -265,7 +265,7 @@ def test_two_requests_in_one_packet_are_both_answered() -> None:
         b"POST /echo HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
     ],
 )
-def test_what_is_no_request_is_refused_at_once(sent: bytes) -> None:
+def test_a_malformed_request_is_refused_at_once(sent: bytes) -> None:
     with serving(make_app(), limits=PATIENT) as port, clients(port, 1, sent) as (client,):
         assert client.recv(65536).split()[1] == b"400"
 
@@ -276,8 +276,8 @@ def test_a_head_without_an_end_is_refused() -> None:
         assert client.recv(65536).split()[1] in (b"413", b"400")
 
 
-def test_a_head_of_blank_lines_is_looked_through_once() -> None:
-    # If each line is looked at together with all that follow, this takes the whole process half a minute.
+def test_a_head_of_blank_lines_is_searched_once() -> None:
+    # Searching each line together with all that follow would take half a minute.
     sent = b"GET /health HTTP/1.1\r\nHost: x\r\n" + b" \r\n" * 20_000 + b"Connection: close\r\n\r\n"
     with serving(make_app(), limits=PATIENT) as port, clients(port, 1, sent) as (client,):
         assert ask(port, "GET", "/health").status == 200
@@ -287,7 +287,7 @@ def test_a_head_of_blank_lines_is_looked_through_once() -> None:
     assert found[0] == b"\n Expect: 100-continue"
 
 
-def test_a_client_that_asks_before_it_sends_its_body_is_told_to_go_on() -> None:
+def test_a_client_that_expects_100_continue_gets_it() -> None:
     sent = b"POST /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n"
     with serving(make_app(), limits=PATIENT) as port, clients(port, 1, sent) as (client,):
         assert client.recv(65536).startswith(b"HTTP/1.1 100 Continue")

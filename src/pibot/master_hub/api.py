@@ -61,7 +61,7 @@ def _add_job_routes(api: Blueprint, hub: HubService, submitting: SubmitLimit) ->
         headers = {**headers, **_applied(seconds)}
         if seconds or not_yet is None:
             network = network_of(request.remote_addr)
-            job = cast(Job, waiting.wait(seconds, lambda limit: jobs.wait(job_id, limit), who=network))
+            job = cast(Job, waiting.wait(seconds, lambda limit: jobs.wait(job_id, limit), network=network))
             if job.state in ENDED_JOBS:
                 return answer({**result_json(job), "currency": hub.spending.currency}, 200, headers)
             not_yet = not_yet or {"success": True, "job_id": job_id, "status": job.state.value}

@@ -51,7 +51,7 @@ class JobControl:
 
     @property
     def store_problem(self) -> str | None:
-        """Why jobs can't be written now; None where they can."""
+        """Why jobs can't be written now; None if they can."""
         return self._store.trouble or self._dispatcher.store_trouble
 
     def refuse_changes(self) -> None:

@@ -58,7 +58,7 @@ class HubService:
         gateway_places: model calls that may be in the gateway at once, waiting ones included.
         spending: tokens and costs.
         model: the model's name; empty without a usable key.
-        model_problem: why there is no model, and what to set; None where there is one.
+        model_problem: why there is no model, and what to set; None with a model.
 
     Args:
         settings: all settings.

@@ -70,33 +70,33 @@ class WaitingRoom:
         self._held: Counter[str] = Counter()
         self._lock = threading.Lock()
 
-    def wait(self, seconds: float, wait: Callable[[float], Any], *, who: str = "") -> Any:
+    def wait(self, seconds: float, wait: Callable[[float], Any], *, network: str = "") -> Any:
         """Call ``wait(seconds)``; with all places taken, ``wait(0)`` at once, as RFC 7240 allows.
 
         Args:
-            who: the network that the request came from.
+            network: where the request came from, by :func:`network_of`.
         """
-        if seconds <= 0 or not self._enter(who):
+        if seconds <= 0 or not self._enter(network):
             return wait(0.0)
         try:
             return wait(seconds)
         finally:
-            self._leave(who)
+            self._leave(network)
 
-    def _enter(self, who: str) -> bool:
+    def _enter(self, network: str) -> bool:
         with self._lock:
-            if self._free <= 0 or self._held[who] >= self._each:
+            if self._free <= 0 or self._held[network] >= self._each:
                 return False
             self._free -= 1
-            self._held[who] += 1
+            self._held[network] += 1
             return True
 
-    def _leave(self, who: str) -> None:
+    def _leave(self, network: str) -> None:
         with self._lock:
             self._free += 1
-            self._held[who] -= 1
-            if not self._held[who]:
-                del self._held[who]
+            self._held[network] -= 1
+            if not self._held[network]:
+                del self._held[network]
 
 
 def _no_constant(name: str) -> None:

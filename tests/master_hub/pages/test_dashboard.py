@@ -1,4 +1,4 @@
-"""The dashboard's pages and forms over HTTP; what a browser makes of them is in test_dashboard_in_browser.py."""
+"""The dashboard's pages and forms over HTTP; test_in_browser.py has them in a browser."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def running(tmp_path: Path) -> Iterator[Fleet]:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    """One fleet for the tests that look at their own jobs alone."""
+    """One fleet for tests that read only their own jobs."""
     with fleet(tmp_path_factory.mktemp("shared")) as parts:
         yield parts
 
@@ -77,7 +77,7 @@ def test_an_empty_fleet_says_what_to_do(tmp_path: Path) -> None:
     assert "pibot run" in text
 
 
-def test_a_jobs_page_shows_its_plan_who_did_each_step_and_the_answer(shared: Fleet) -> None:
+def test_a_jobs_page_shows_its_plan_the_worker_of_each_step_and_the_answer(shared: Fleet) -> None:
     shared.llm.enqueue(plan(step("s1", "look here"), step("s2", "tell of it", "s1")), model.text("It is fine."))
     answer = shared.ask("POST", "/task", {"description": "look and tell"}, Prefer="wait=30").json()
 
@@ -101,7 +101,7 @@ def test_a_failed_jobs_page_says_why(shared: Fleet) -> None:
     assert "it was told to fail" in html.select_one(".failed").get_text()  # type: ignore[union-attr]
 
 
-def test_an_unknown_job_is_a_page_with_a_way_back(shared: Fleet) -> None:
+def test_the_page_of_an_unknown_job_links_back_to_the_dashboard(shared: Fleet) -> None:
     answer = shared.ask("GET", "/dashboard/jobs/none", Accept="text/html")
 
     assert answer.status == 404
@@ -135,7 +135,7 @@ def test_every_answer_is_locked_down_by_its_headers(shared: Fleet, path: str) ->
     assert headers["Referrer-Policy"] == "same-origin"
 
 
-def test_nothing_inline_nothing_from_elsewhere_and_all_of_it_small(running: Fleet) -> None:
+def test_a_page_has_nothing_inline_loads_nothing_from_elsewhere_and_is_small(running: Fleet) -> None:
     answer = running.ask("GET", "/dashboard")
     html = BeautifulSoup(answer.body, "html.parser")
     links = [str(tag.get("href") or tag.get("src")) for tag in html.find_all(["link", "script", "img"])]
@@ -156,9 +156,9 @@ def test_the_root_leads_to_the_dashboard(shared: Fleet) -> None:
     assert answer.headers["Location"] == "/dashboard"
 
 
-def test_data_that_has_not_changed_is_a_304(running: Fleet) -> None:
+def test_unchanged_data_is_a_304(running: Fleet) -> None:
     running.result(running.submit("look"))
-    for _ in range(20):  # this computer's memory and load are in it, and they do change
+    for _ in range(20):  # the data has this machine's memory and load, which may change between two requests
         first = running.ask("GET", "/dashboard/data")
         again = running.ask("GET", "/dashboard/data", If_None_Match=first.headers["ETag"])
         if again.status == 304:
@@ -171,7 +171,7 @@ def test_data_that_has_not_changed_is_a_304(running: Fleet) -> None:
     assert changed.json()["jobs"][0]["title"] == "look again"
 
 
-def test_a_workers_reading_alone_makes_no_data_new() -> None:
+def test_a_workers_reading_alone_does_not_change_the_etag() -> None:
     cool, warm = ({"workers": [{"id": "worker-1", "reading": reading}]} for reading in ("48 °C", "52 °C"))
     hot = {"workers": [{"id": "worker-1", "reading": "81 °C", "note": "no new task: hot: 81 °C"}]}
     assert _etag(cool) == _etag(warm) != _etag(hot)
@@ -212,7 +212,7 @@ def test_a_banner_says_what_is_wrong(tmp_path: Path, changes: dict[str, Any], to
     assert words in banners[0]["text"]
 
 
-def test_banners_tell_of_a_missing_model_and_of_workers_that_are_all_offline(tmp_path: Path) -> None:
+def test_banners_report_a_missing_model_and_a_fleet_that_is_offline(tmp_path: Path) -> None:
     with ScriptedLLM() as gone:
         nobody = WorkerAddress("worker-1", "127.0.0.1", gone.port)
     with fleet(tmp_path, workers=0, more_workers=(nobody,)) as parts:
@@ -315,7 +315,7 @@ def test_a_form_needs_the_key_as_well_as_the_token(tmp_path: Path) -> None:
     assert (without.status, wrong.status, right.status) == (401, 401, 303)
 
 
-def test_a_page_opened_under_a_name_from_the_internet_is_not_answered_without_a_key(shared: Fleet) -> None:
+def test_without_a_key_a_request_for_a_name_from_the_internet_is_refused(shared: Fleet) -> None:
     for host in ("evil.example", "evil.example:5000", "127.0.0.1.evil.example"):
         assert ask(shared.port, "GET", "/dashboard", headers={"Host": host}).status == 403
         assert ask(shared.port, "POST", "/task", {"description": "x"}, headers={"Host": host}).status == 403
@@ -323,7 +323,7 @@ def test_a_page_opened_under_a_name_from_the_internet_is_not_answered_without_a_
         assert ask(shared.port, "GET", "/dashboard", headers={"Host": host}).status == 200
 
 
-def test_the_data_is_json_that_any_reader_takes(shared: Fleet) -> None:
+def test_the_data_is_plain_json(shared: Fleet) -> None:
     shared.result(shared.submit("look"))
 
     json.loads(shared.ask("GET", "/dashboard/data").body)

@@ -1,4 +1,4 @@
-"""The dashboard in a real Chromium: kept true without a reload, and closed to what a hostile job would do."""
+"""The dashboard in a real Chromium: it updates without a reload, and a hostile job can do nothing there."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def opened(
     scripts: bool = True,
     own_clock: bool = False,
 ) -> Iterator[Page]:
-    """A page, and the assurance that nothing in it went wrong: no error, no violation of its policy.
+    """Open a page, and check that it had no error and no violation of its policy.
 
     Args:
         own_clock: its time passes only as the test says.
@@ -81,7 +81,7 @@ def free_port() -> int:
 
 
 def overflow(page: Page) -> int:
-    """CSS pixels that the page is wider than the window."""
+    """Return by how many CSS pixels the page is wider than the window."""
     return int(page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
 
 
@@ -116,7 +116,7 @@ def test_new_jobs_appear_above_the_old_ones(browser: Browser, running: Fleet) ->
         expect(page.locator("[data-list=jobs] .title")).to_have_text(["second", "first"], timeout=15_000)
 
 
-def test_the_first_job_takes_the_place_of_the_empty_states(browser: Browser, running: Fleet) -> None:
+def test_the_first_job_replaces_the_empty_states(browser: Browser, running: Fleet) -> None:
     with opened(browser, running.url + "/dashboard") as page:
         expect(page.get_by_text("No jobs yet.")).to_be_visible()
 
@@ -220,7 +220,9 @@ def log_in(page: Page, key: str) -> None:
 
 
 @pytest.mark.parametrize("scripts", [True, False], ids=["with scripts", "without"])
-def test_with_a_key_one_logs_in_submits_cancels_and_logs_out(browser: Browser, tmp_path: Path, scripts: bool) -> None:
+def test_a_person_with_a_key_logs_in_submits_cancels_and_logs_out(
+    browser: Browser, tmp_path: Path, scripts: bool
+) -> None:
     with (
         fleet(tmp_path, workers=1, key="key-1") as parts,
         opened(browser, parts.url + "/dashboard", scripts=scripts) as page,
@@ -245,8 +247,8 @@ def test_with_a_key_one_logs_in_submits_cancels_and_logs_out(browser: Browser, t
         page.wait_for_url("**/login?next=/dashboard")
 
 
-def test_a_page_whose_log_in_was_ended_elsewhere_goes_to_the_log_in_and_back(browser: Browser, tmp_path: Path) -> None:
-    """Its console has one error: that of the question that was refused."""
+def test_a_page_whose_session_ended_elsewhere_leads_to_the_login_and_back(browser: Browser, tmp_path: Path) -> None:
+    """Its console has one error: the refused request."""
     with fleet(tmp_path, workers=1, key="key-1") as parts:
         job_id = parts.submit("look")
         context = browser.new_context()
@@ -265,10 +267,10 @@ def test_a_page_whose_log_in_was_ended_elsewhere_goes_to_the_log_in_and_back(bro
 
 
 @pytest.mark.parametrize("size", [PHONE, DESKTOP, (320, 640)], ids=["phone", "desktop", "small phone"])
-def test_the_log_in_fits_its_window_and_says_what_was_wrong(
+def test_the_login_fits_its_window_and_says_what_is_wrong(
     browser: Browser, tmp_path: Path, size: tuple[int, int]
 ) -> None:
-    """Its console has one error: that of the refused form."""
+    """Its console has one error: the refused form."""
     with fleet(tmp_path, workers=0, key="key-1") as parts:
         context = browser.new_context(viewport={"width": size[0], "height": size[1]})
         page = context.new_page()
@@ -289,13 +291,13 @@ def test_the_log_in_fits_its_window_and_says_what_was_wrong(
         context.close()
 
 
-def test_a_page_says_so_when_the_hub_is_gone_and_when_it_is_back(browser: Browser, tmp_path: Path) -> None:
-    """The only page whose console has errors: those of the questions that nobody answers."""
+def test_a_page_says_when_the_hub_is_gone_and_when_it_is_back(browser: Browser, tmp_path: Path) -> None:
+    """The only page whose console has errors: the requests without an answer."""
     with ScriptedLLM() as llm:
         settings = settings_for(tmp_path, llm)
         context = browser.new_context()
         page = context.new_page()
-        port = free_port()  # a named one, as in real life: its connections do not keep it taken after the end
+        port = free_port()  # a fixed port, as in real life: old connections must not keep it in use
         with hub(settings, port=port):
             page.goto(f"http://127.0.0.1:{port}/dashboard")
             expect(page.locator("#live")).to_have_text("live")
@@ -305,12 +307,12 @@ def test_a_page_says_so_when_the_hub_is_gone_and_when_it_is_back(browser: Browse
             expect(page.locator("#lost")).to_be_hidden(timeout=15_000)
             page.get_by_label("New job").fill("a form from before the restart")
             page.get_by_role("button", name="Submit").click()
-            page.wait_for_url("**/dashboard/jobs/*")  # the new hub's token came with its data
+            page.wait_for_url("**/dashboard/jobs/*")  # the page got the new hub's token with its data
         context.close()
 
 
 def set_hidden(page: Page, hidden: bool) -> None:
-    """Have the page think that its tab was left, or come back to."""
+    """Make the page believe that its tab was hidden, or shown again."""
     page.evaluate(
         """hidden => {
             Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
@@ -320,7 +322,9 @@ def set_hidden(page: Page, hidden: bool) -> None:
     )
 
 
-def test_a_hidden_page_asks_nothing_and_is_true_again_when_it_is_seen(browser: Browser, running: Fleet) -> None:
+def test_a_hidden_page_sends_no_requests_and_is_updated_when_it_is_shown_again(
+    browser: Browser, running: Fleet
+) -> None:
     with opened(browser, running.url + "/dashboard", own_clock=True) as page:
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url) if "/data" in request.url else None)
@@ -346,7 +350,7 @@ def test_times_are_relative_and_absolute_on_hover(browser: Browser, running: Fle
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE])
-def test_a_call_that_comes_to_wait_appears_by_itself_and_its_buttons_decide(
+def test_a_waiting_tool_call_appears_by_itself_and_its_buttons_decide_it(
     tmp_path: Path, browser: Browser, size: tuple[int, int]
 ) -> None:
     with fleet(tmp_path, workers=1) as running, opened(browser, f"{running.url}/dashboard", size=size) as page:
@@ -380,7 +384,7 @@ def test_a_decision_works_without_scripts_too(tmp_path: Path, browser: Browser) 
             assert page.url == f"{running.url}/dashboard/jobs/{job_id}"
 
 
-def test_a_second_click_does_not_decide_the_call_that_came_to_where_the_first_one_was(
+def test_a_second_click_does_not_decide_the_next_tool_call_that_moved_under_the_pointer(
     tmp_path: Path, browser: Browser
 ) -> None:
     with fleet(tmp_path, workers=2) as running:
@@ -401,7 +405,7 @@ def test_a_second_click_does_not_decide_the_call_that_came_to_where_the_first_on
             assert running.result(job_id)["output"] == "Done."
 
 
-def test_all_of_a_long_call_stands_above_the_button_that_approves_it(tmp_path: Path, browser: Browser) -> None:
+def test_all_of_a_long_tool_call_is_above_the_button_that_approves_it(tmp_path: Path, browser: Browser) -> None:
     with fleet(tmp_path, workers=1) as running:
         running.waiting_call(running.submit("ask " + "echo well\n" * 80 + "rm -r old"))
         with opened(browser, f"{running.url}/dashboard", size=PHONE) as page:

@@ -23,8 +23,8 @@ class PageData:
 
     Args:
         store, pool, jobs, spending, settings: the hub's.
-        model: the model's name; empty where there is none.
-        model_problem: why there is none.
+        model: the model's name; empty without a model.
+        model_problem: why there is no model; None with one.
         uptime: seconds since the hub was started.
     """
 
