@@ -116,7 +116,7 @@ class Bench:
                 self.figures.add("rate", system.name, rate)
                 self._say(f"{system.name}: p50 {p50:.2f} ms, p95 {p95:.2f} ms, {rate:.0f} tasks a second")
 
-    # --- one worker by itself -----------------------------------------------
+    # --- one worker alone ---------------------------------------------------
 
     def workers(self) -> None:
         """Measure one worker alone: the seconds until it serves, and its memory then and after a task.

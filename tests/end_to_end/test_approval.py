@@ -24,7 +24,7 @@ COMMAND = "echo the-deed"
 
 
 def answer(request: RecordedRequest) -> Reply:
-    """Ask for one shell command, then repeat what came of it."""
+    """Ask for one shell command, then repeat its result."""
     last = request.messages[-1]
     if last["role"] != "tool":
         return tool_calls(call("shell_exec", {"command": COMMAND}))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -15,9 +14,10 @@ from pibot.rehearsal import MODEL_NAME, create_rehearsal_app
 from pibot.rehearsal import planner as played
 from pibot.rehearsal.earlier import HEADING
 from pibot.settings import LLMSettings, Secret
+from tests.support.processes import ROOT
 from tests.support.serving import serving
 
-SOUL = (Path(__file__).resolve().parents[2] / "soul.md").read_text("utf-8")
+SOUL = (ROOT / "soul.md").read_text("utf-8")
 
 
 @pytest.fixture(scope="module")

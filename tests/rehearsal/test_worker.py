@@ -19,9 +19,9 @@ from pibot.rehearsal.worker import Call, play
 from pibot.sandbox import create_command_runner
 from pibot.settings import LLMSettings, Secret
 from pibot.tool_registry import SkillLibrary
+from tests.support.processes import ROOT
 from tests.support.serving import serving
 
-ROOT = Path(__file__).resolve().parents[2]
 SOUL = (ROOT / "worker_soul.md").read_text("utf-8")
 
 

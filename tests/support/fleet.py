@@ -46,7 +46,7 @@ class Gate:
         self._held = threading.Semaphore(0)
 
     def open(self) -> None:
-        """Let every task go on, those to come too."""
+        """Let every task continue, now and later."""
         self._open.set()
 
     def wait_for_a_task(self) -> None:
@@ -90,12 +90,12 @@ class Fleet:
 
     Args:
         port: the hub's, on 127.0.0.1.
-        llm: the model that the hub asks, and the workers too where they are processes.
+        llm: the model of the hub, and of workers that are processes.
         key: the fleet's key, if it has one.
         changes: noted when something has happened that may change the hub's answers.
-        service: the hub's parts, where it runs in this process.
-        gate: holds the tasks called ``hold …``, where the workers run in this process.
-        processes: starts the hub and the workers, where they are processes.
+        service: the hub's parts, if it runs in this process.
+        gate: holds the tasks called ``hold …``, if the workers run in this process.
+        processes: starts the hub and the workers, if they are processes.
     """
 
     def __init__(

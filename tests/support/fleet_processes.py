@@ -40,7 +40,7 @@ class Processes:
         self.hub = self.start_hub()
 
     def start_hub(self) -> Running:
-        """Start the hub, where it listened before if it was started before."""
+        """Start the hub; again on the same port if it ran before."""
         self.hub = self._start("hub", ["hub", "--port", str(self._port)], self._hub_settings)
         self._port = self.hub.port
         return self.hub
@@ -83,8 +83,8 @@ def process_fleet(
     """Run a hub and workers as processes.
 
     Args:
-        directory: for all that they write.
-        llm: the model of all of them.
+        directory: for everything that they write.
+        llm: the model of the hub and the workers.
         key: the fleet's.
         workers: how many, called worker-1 and so on.
         hub: settings of the hub alone.

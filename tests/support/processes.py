@@ -33,7 +33,7 @@ def clean_environment(**more: str) -> dict[str, str]:
 
 
 class _Output:
-    """Copies what a process prints to a file, and tells when a line matches.
+    """Copies the output of a process to a file, and waits for a matching line.
 
     Args:
         printed: called after each line.

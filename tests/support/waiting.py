@@ -9,7 +9,7 @@ from typing import Callable, TypeVar
 T = TypeVar("T")
 
 ASK_AGAIN = 0.1
-"""Seconds until :meth:`Changes.until` asks again by itself, since not every change is noted."""
+"""Seconds until :meth:`Changes.until` asks again without a note, since not every change is noted."""
 
 
 class Changes:

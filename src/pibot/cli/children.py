@@ -66,7 +66,7 @@ class Scratch:
         self._keeper.stdin.close()
         with contextlib.suppress(
             subprocess.TimeoutExpired
-        ):  # another process still holds it; the keeper goes on waiting
+        ):  # another process still holds it; the keeper waits for that
             self._keeper.wait(KEEPER_SECONDS)
 
 

@@ -193,7 +193,7 @@ def job(job_id: str, as_json: bool) -> None:
 def export(job_id: str, output: str | None) -> None:
     """Print everything stored about a job as JSON.
 
-    That is its plan, steps, attempts with their errors, late results and events. The hub may go on running.
+    That is its plan, steps, attempts with their errors, late results and events. The hub keeps running.
 
     \b
     pibot export job-20261124-081418-3f9a2c --output job.json

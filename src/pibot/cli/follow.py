@@ -198,7 +198,7 @@ def spent_line(result: JsonObject) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """Return the number with the noun, in the plural where it needs it."""
+    """Return the number with the noun, which gets an ``s`` if there is not exactly one."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 

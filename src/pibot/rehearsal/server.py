@@ -31,7 +31,7 @@ PIECE = 24
 
 
 def respond(conversation: Conversation) -> Union[Call, str]:
-    """Return the model's tool call or text. A marker in the system message tells the planner's requests apart."""
+    """Return the model's tool call or text. Markers in the system message identify the planner's requests."""
     if PLAN_MARKER in conversation.system:
         return plan(conversation)
     if SUMMARY_MARKER in conversation.system:
