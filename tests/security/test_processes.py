@@ -94,7 +94,11 @@ LEAVING = {
     "a daemon": "setsid -f setsid -f {sleeper} </dev/null >/dev/null 2>&1",
     "a process without an environment": "env -i setsid -f {sleeper}",
     "a process that takes no signal": "(trap '' TERM INT HUP QUIT; setsid {sleeper} &)",
-    "a program that deletes itself": "cp $(command -v sleep) own; (exec -a {token} ./own 1000 &); rm own",
+    # It waits until the program runs, since a deleted file can't be started.
+    "a program that deletes itself": (
+        "cp $(command -v sleep) own; (exec -a {token} ./own 1000) & "
+        'until [ "$(readlink /proc/$!/exe)" = "$PWD/own" ]; do :; done; rm own'
+    ),
 }
 
 
