@@ -202,7 +202,7 @@ async def test_a_stuck_service_does_not_block_the_worker_for_ever(tmp_path: Path
 
 
 @pytest.mark.system
-async def test_it_ends_without_work_and_leaves_later_connections_to_the_next_service(
+async def test_the_service_ends_without_work_and_leaves_later_connections_to_the_next_service(
     tmp_path: Path, workspaces: Path
 ) -> None:
     with sandbox_service(tmp_path, workspaces, "--idle", "0.1") as served:

@@ -83,7 +83,7 @@ async def test_one_skills_permission_is_not_anothers_in_the_same_task(tmp_path: 
 @pytest.mark.parametrize(
     "metadata", ["metadata: network\n", "metadata:\n  network: maybe\n", "metadata:\n  network: 1\n"]
 )
-def test_what_a_page_says_of_the_network_must_be_clear(tmp_path: Path, metadata: str) -> None:
+def test_a_skill_page_with_an_unclear_network_setting_is_refused(tmp_path: Path, metadata: str) -> None:
     skill(tmp_path / "skills", "fetcher", metadata)
     with pytest.raises(SkillError, match=r"SKILL\.md: metadata"):
         SkillLibrary(tmp_path / "skills").describe()

@@ -61,7 +61,7 @@ class Joining:
         try:
             self._request("DELETE", f"/workers/{quote(self._settings.worker_id, safe='')}", LEAVE_TIMEOUT)
         except (OSError, http.client.HTTPException, ValueError) as exc:
-            log.info("hub_not_told hub=%s: %s", self._settings.hub_url, exc)
+            log.info("leave_failed hub=%s: %s", self._settings.hub_url, exc)
 
     def _keep_joining(self) -> None:
         while not self._leaving.is_set():
