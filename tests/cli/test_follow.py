@@ -65,7 +65,7 @@ def test_following_ends_when_the_hub_stays_unreachable() -> None:
 
 def test_a_refused_request_is_not_repeated() -> None:
     with pytest.raises(HubError) as raised:
-        watch(HubError("the hub asks for its key", REFUSED), RESULT)
+        watch(HubError("the hub requires its key", REFUSED), RESULT)
     assert raised.value.exit_code == REFUSED
 
 
