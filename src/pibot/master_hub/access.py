@@ -34,6 +34,8 @@ _LOCAL_PATH = re.compile(r"/(?![/\\])[!-\[\]-~]{0,499}\Z")  # printable ASCII wi
 class SubmitLimit:
     """Limits the jobs that one key may submit; without keys, and for the fleet's key, those of one network.
 
+    See docs/decisions.md, D16.
+
     Args:
         per_minute: jobs at once, and again in each further minute; 0 for no limit.
     """

@@ -1,4 +1,7 @@
-"""Let workers register, leave and be drained while the hub runs, and keep that over a restart."""
+"""Let workers register, leave and be drained while the hub runs, and keep that over a restart.
+
+See docs/decisions.md, D36 and D37.
+"""
 
 from __future__ import annotations
 

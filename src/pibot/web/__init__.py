@@ -6,7 +6,7 @@ Start reading at :mod:`pibot.web.app`.
 from __future__ import annotations
 
 from pibot.web.app import MAX_BODY, create_app, pibot_error
-from pibot.web.guard import FORM_TOKEN, KeyGuesses, LogIn, blocked, check_form_token, cookie_name, current_session
+from pibot.web.guard import KeyGuesses, LogIn, blocked, check_form_token, cookie_name, current_session
 from pibot.web.keys import KeyRing, current_caller, needs
 from pibot.web.limits import Buckets
 from pibot.web.messages import WaitingRoom, answer, error, json_body, wait_preference
@@ -16,7 +16,6 @@ from pibot.web.server.server import REQUEST_TIMEOUT, Server, serve
 from pibot.web.sessions import LIFETIME, Session, Sessions
 
 __all__ = [
-    "FORM_TOKEN",
     "LIFETIME",
     "MAX_BODY",
     "REQUEST_TIMEOUT",

@@ -32,7 +32,7 @@ _SAFE = ("GET", "HEAD", "OPTIONS")
 
 
 class KeyGuesses:
-    """Counts wrong keys by network, and logs them.
+    """Counts wrong keys by network, and logs them. See docs/decisions.md, D15.
 
     Args:
         buckets: lose a token for each wrong key.
@@ -133,7 +133,7 @@ class Guard:
             return error(413, f"the body has {length} bytes; the limit is {self._max_body}")
         # docs/decisions.md, D10
         if request.environ.get("HTTP_TRANSFER_ENCODING"):
-            # Flask cuts a chunked body at its limit without an error, so require a length instead.
+            # Flask cuts a chunked body at its limit without an error, so require a length (docs/decisions.md, D10).
             return error(411, "send the body with a Content-Length; a chunked body is not accepted")
         # docs/decisions.md, D11
         return None if _is_same_origin() else error(403, "this request came from a page of another site")
@@ -198,7 +198,8 @@ def check_form_token(expected: str, changed: str) -> None:
 def _is_same_origin() -> bool:
     """Whether no page of another site caused this request.
 
-    Bodies are read as JSON whatever their Content-Type, so no CORS preflight stops it. Browsers name the origin.
+    Bodies are read as JSON whatever their Content-Type, so no CORS preflight stops such a page. Browsers name the
+    origin. See docs/decisions.md, D11.
     """
     if request.method in _SAFE:
         return True

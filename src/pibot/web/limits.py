@@ -1,4 +1,4 @@
-"""Rate limits: a token bucket for each name, in bounded memory."""
+"""Rate limits: a token bucket for each name, in bounded memory. See docs/decisions.md, D17."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Browser sessions: the browser keeps a random id in a cookie, the hub keeps a record of the id.
 
 The record reveals neither the id nor the key. It holds a digest of the id, and a mark of the key that takes the id to
-compute. So a session ends with its key, a log-out ends it for good, and a restart ends none.
+compute. So a session ends with its key, a log-out ends it for good, and a restart ends none (docs/decisions.md, D14).
 """
 
 from __future__ import annotations

@@ -115,10 +115,6 @@ class Channel:
 
     # --- as a file ---
 
-    def has_data(self) -> bool:
-        """Whether bytes have arrived that nobody has read."""
-        return bool(self.inbox)
-
     def read(self, size: int) -> bytes:
         """Read ``size`` bytes, or fewer if the client closes the connection before.
 

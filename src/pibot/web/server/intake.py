@@ -1,7 +1,7 @@
 """Hold the connections that need no thread yet: new ones, idle ones, and those whose request is not complete.
 
 One thread waits for all of them, so a slow client costs a little memory and no thread. cheroot alone would give each
-request a thread from its first byte on, and do TLS handshakes in the thread that accepts. See ``docs/http-server.md``.
+request a thread from its first byte on, and do TLS handshakes in the thread that accepts. See docs/http-server.md.
 """
 
 from __future__ import annotations

@@ -166,7 +166,7 @@ class _CherootServer(wsgi.Server):
 
 
 class _Request(HTTPRequest):
-    """Sends a response's head and the first part of its body in one packet, which wakes the client once."""
+    """Sends a response's head and the first part of its body in one packet. See docs/decisions.md, D12."""
 
     header_reader = SingleHeaderReader()
     _head = b""
