@@ -7,6 +7,7 @@ After a field is added, these tests fail with the name of each place that does n
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Callable
@@ -15,6 +16,7 @@ import pytest
 from flask import Flask, render_template
 
 from pibot import master_hub
+from pibot.cli import commands
 from pibot.cli.follow import job_lines
 from pibot.contracts import (
     NoWorkerKind,
@@ -124,6 +126,15 @@ ADDED_BY_THE_API: dict[str, set[str]] = {
 }
 """Keys of the API's answer that are not in the stored record."""
 
+GIVEN: dict[str, set[str]] = {
+    "description": {"the command", "the page"},
+    "skills": {"the command", "the page"},
+    "timeout": {"the command"},
+    "priority": {"the command"},
+    "job_id": set(),
+}
+"""Where each field of a submitted job can be given besides the API."""
+
 EVERY = [(type_, field.name) for type_ in VALUES for field in fields(type_)]
 ids = [f"{type_.__name__}.{name}" for type_, name in EVERY]
 
@@ -220,3 +231,17 @@ def test_the_apis_description_and_its_document_tell_of_each_field_that_a_job_is_
     assert name in document()["components"]["schemas"]["Submission"]["properties"], f"openapi.json lacks {name}"
     text = (ROOT / "docs" / "http-api.md").read_text()
     assert f"| `{name}` |" in text, f"the table of a job in docs/http-api.md lacks a row for {name}"
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Submission)])
+def test_a_field_that_a_job_is_submitted_with_can_be_given_where_it_should_and_is_stored(name: str) -> None:
+    assert name in GIVEN, f"say in GIVEN where {name} can be given"
+    options = {option.name for option in commands.main.commands["run"].params}
+    form = (Path(master_hub.__file__).parent / "pages" / "templates" / "dashboard.html").read_text("utf-8")
+    found = {"the command": name in options, "the page": f'name="{name}"' in form}
+    assert {place for place, there in found.items() if there} == GIVEN[name]
+    scripts = sorted(
+        (Path(master_hub.__file__).parents[1] / "master_components" / "store" / "migrations").glob("*.sql")
+    )
+    created = "\n".join(path.read_text("utf-8") for path in scripts)
+    assert re.search(rf"^ *(?:ALTER TABLE job ADD COLUMN )?{name}\b", created, re.MULTILINE | re.IGNORECASE)
