@@ -1,16 +1,16 @@
 #!/bin/sh
-# Turns a bare Debian into what a Raspberry Pi is after its first boot. mmdebstrap runs this with the new root as $1.
+# Changes a bare Debian to match a Raspberry Pi after its first boot. mmdebstrap runs this with the new root as $1.
 set -eu
 root=$1
 
-# The user that Raspberry Pi OS makes: the first one, with a locked password here, and sudo without one.
+# The user that Raspberry Pi OS makes: user id 1000, sudo without a password; here its own password is locked.
 chroot "$root" useradd --create-home --uid 1000 --shell /bin/bash --groups adm,sudo,users,video pi
 echo 'pi ALL=(ALL) NOPASSWD: ALL' >"$root/etc/sudoers.d/010_pi-nopasswd"
 chmod 0440 "$root/etc/sudoers.d/010_pi-nopasswd"
 install -d -m 0700 -o 1000 -g 1000 "$root/home/pi/.ssh"
 
-# What Raspberry Pi Imager has a card do at its first boot: a host key of its own, which an image must not carry, and the
-# owner's public key for pi. The owner's key comes in PID 1's environment.
+# As Raspberry Pi Imager sets it up, the first boot makes the host's SSH key, which an image must not contain, and installs
+# the owner's public key for pi. That key comes in PID 1's environment.
 rm -f "$root"/etc/ssh/ssh_host_*
 cat >"$root/usr/local/sbin/first-boot" <<'SCRIPT'
 #!/bin/sh
@@ -35,7 +35,7 @@ WantedBy=multi-user.target
 UNIT
 chroot "$root" systemctl --quiet enable first-boot.service
 
-# A background apt run would hold dpkg's lock at a moment of its own choosing.
+# A background run of apt would hold dpkg's lock at a random moment.
 chroot "$root" systemctl --quiet mask apt-daily.timer apt-daily-upgrade.timer
 
 echo 'LANG=C.UTF-8' >"$root/etc/default/locale"
