@@ -31,7 +31,7 @@ HOSTS = {"pibot-master": "pibot", "worker-1": "pibot-worker", "worker-2": "pibot
 
 @pytest.fixture(scope="module")
 def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The earlier release's checkout."""
+    """Check the earlier release out of the history into a folder."""
     archive = subprocess.run(["git", "archive", EARLIER], cwd=ROOT, capture_output=True, check=False)  # nosec B603 B607 # a fixed revision
     assert archive.returncode == 0, (
         f"{EARLIER} is not in this clone's history (git fetch --unshallow): {archive.stderr!r}"
@@ -43,13 +43,13 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def env_of(lab: Lab, host: str) -> dict[str, str]:
-    """The names and values of a host's .env, which only root and the service's user may read."""
+    """Return the names and values in a host's .env, which only root and the service's user may read."""
     lines = lab.shell(host, f"sudo cat ~/{HOSTS[host]}/.env").splitlines()
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
 
 def job_of(lab: Lab, job_id: str) -> Any:
-    """The job as the master's API shows it."""
+    """Return the job as the master's API shows it."""
     return lab.ask("pibot-master", f"/task/{job_id}", key=lab.key).body["job"]
 
 
