@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from pibot.background import BackgroundLoop
-from pibot.contracts import Clock, Completion, LLMClient, Message, ToolSpec
+from pibot.contracts import Caller, Clock, Completion, LLMClient, Message, Scope, ToolSpec
 from pibot.errors import LLMConfigurationError, SettingsError
 from pibot.llm_client.configuration import Endpoint, check
 from pibot.llm_client.retry import RetryLoop, RetryPolicy
@@ -22,12 +22,14 @@ from pibot.master_hub.gateway.client import GatewayClient
 from pibot.master_hub.gateway.gateway import Gateway
 from pibot.master_hub.gateway.ledger import Ledger
 from pibot.master_hub.gateway.provider import Provider
+from pibot.master_hub.gateway.shares import PLANNER, Shares
 from pibot.master_hub.health_polls import POLL_SECONDS, HealthPolls
 from pibot.master_hub.jobs import JobControl
 from pibot.master_hub.membership import Membership
 from pibot.master_hub.report import SpendingReport
 from pibot.settings import Settings
 from pibot.tool_registry import SkillLibrary
+from pibot.web.keys import OWNER
 
 if TYPE_CHECKING:
     from pibot.tool_registry import SkillInfo
@@ -124,16 +126,17 @@ class HubService:
     def _create_gateway(self, endpoints: Sequence[Endpoint], calls: int) -> Gateway:
         settings = self.settings
         names = ("VOLC_BASE_URL", "PIBOT_FALLBACK_BASE_URL")
+        callers = _callers_of_gateway(settings)
         providers = [Provider(e, silence=settings.llm.timeout, setting=name) for e, name in zip(endpoints, names)]
         caller = ModelCaller(
             providers,
             self.model_problem,
             self._ledger,
-            slots=calls,
+            slots=Shares(calls, (PLANNER, *callers)),
             model_seconds=settings.llm.timeout,
             retry_loop=RetryLoop(RetryPolicy(retries=settings.llm.retries)),
         )
-        return Gateway(caller, self.loop, callers=self.gateway_places)
+        return Gateway(caller, self.loop, threads=Shares(self.gateway_places, callers))
 
     def start(self) -> None:
         """Take up the unfinished jobs, then start the health polls and the store's upkeep."""
@@ -193,6 +196,12 @@ class _NoModel(LLMClient):
 
     async def close(self) -> None:
         return None
+
+
+def _callers_of_gateway(settings: Settings) -> frozenset[str]:
+    """Return the names of the keys with which the gateway may be called."""
+    people = (key.name for key in settings.keys if Caller(key.name, key.scope).may(Scope.WORKER))
+    return frozenset((OWNER.name, *people, *settings.worker_tokens, *settings.previous_worker_tokens))
 
 
 def _make_data_dir(settings: Settings) -> None:

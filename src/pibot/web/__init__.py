@@ -11,11 +11,13 @@ from pibot.web.keys import KeyRing, current_caller, needs
 from pibot.web.limits import Buckets
 from pibot.web.messages import WaitingRoom, answer, error, json_body, wait_preference
 from pibot.web.server.channel import ConnectionLimits
+from pibot.web.server.hang_ups import HANG_UP
 from pibot.web.server.networks import network_of
 from pibot.web.server.server import REQUEST_TIMEOUT, Server, serve
 from pibot.web.sessions import LIFETIME, Session, Sessions
 
 __all__ = [
+    "HANG_UP",
     "LIFETIME",
     "MAX_BODY",
     "REQUEST_TIMEOUT",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from pibot.master_hub.gateway.gateway import Gateway
 from pibot.master_hub.gateway.ledger import Ledger
 from pibot.master_hub.gateway.provider import Provider
 from pibot.master_hub.gateway.routes import create_gateway_blueprint
+from pibot.master_hub.gateway.shares import PLANNER, Shares
 from pibot.settings import GatewaySettings, LLMSettings, Secret
 from pibot.web.keys import OWNER
 from tests.support import scripted_llm as model
@@ -31,7 +32,11 @@ from tests.support.serving import Answer, ask, serving
 
 KEY = "fleet-key"
 TOKEN = "the-token-of-worker-1"
+OTHER_TOKEN = "the-token-of-worker-2"
 WORKER = Caller("worker-1", Scope.WORKER, "worker-1")
+OTHER_WORKER = Caller("worker-2", Scope.WORKER, "worker-2")
+CALLERS = (PLANNER, OWNER.name, WORKER.name, OTHER_WORKER.name)
+KEYS = ((KEY, OWNER), (TOKEN, WORKER), (OTHER_TOKEN, OTHER_WORKER))
 HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": "hello"}]}
 
 
@@ -53,12 +58,15 @@ def settings_for(llm: ScriptedLLM) -> LLMSettings:
     return LLMSettings(api_key=Secret(model.API_KEY), base_url=llm.url, model=model.MODEL, timeout=20.0, retries=0)
 
 
-def running(settings: LLMSettings, *, slots: int = 4, **more: Any) -> Iterator[Running]:
+def running(
+    settings: LLMSettings, *, slots: int = 8, sharing: Sequence[str] = CALLERS, **more: Any
+) -> Iterator[Running]:
     """Run a hub with only the gateway.
 
     Args:
         settings: the provider's.
         slots: calls at the provider at once, and callers at once.
+        sharing: the callers for whom a place is kept.
         more: for :class:`GatewaySettings`.
     """
     loop = BackgroundLoop()
@@ -75,12 +83,12 @@ def running(settings: LLMSettings, *, slots: int = 4, **more: Any) -> Iterator[R
             providers,
             problem,
             ledger,
-            slots=limits.calls or slots,
+            slots=Shares(limits.calls or slots, sharing),
             model_seconds=settings.timeout,
             retry_loop=RetryLoop(RetryPolicy(retries=settings.retries, base=0.001)),
         )
-        gateway = Gateway(caller, loop, callers=slots)
-        app = web.create_app(__name__, keys=web.KeyRing([(Secret(KEY), OWNER), (Secret(TOKEN), WORKER)]))
+        gateway = Gateway(caller, loop, threads=Shares(slots, set(sharing) - {PLANNER}))
+        app = web.create_app(__name__, keys=web.KeyRing([(Secret(key), caller) for key, caller in KEYS]))
         app.register_blueprint(create_gateway_blueprint(gateway, settings.model))
         with serving(app) as port:
             yield Running(port, gateway, loop, store)

@@ -15,7 +15,6 @@ from pibot.errors import StoreUnwritable
 from pibot.master_components import JobStore
 from pibot.master_components.store.records import Submission
 from pibot.master_components.store.spending import Spent
-from pibot.master_hub.gateway.caller import Slots
 from pibot.master_hub.gateway.errors import GatewayError
 from pibot.master_hub.gateway.ledger import Account, Ledger
 from pibot.master_hub.gateway.meter import Counted
@@ -109,11 +108,3 @@ async def test_a_call_cancelled_while_the_disk_is_slow_is_still_counted(store: F
     await stopping
     assert store.accounts.of_day()[0].usage == CALL.usage
     ledger.close()
-
-
-async def test_a_caller_that_stopped_waiting_takes_no_slot() -> None:
-    slots = Slots(1)
-    assert await slots.take(0)
-    assert not await slots.take(0)
-    slots.give_back()
-    assert await slots.take(0)

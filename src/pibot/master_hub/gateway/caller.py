@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,6 +20,7 @@ from pibot.master_hub.gateway.ledger import Account, Ledger
 from pibot.master_hub.gateway.meter import StreamMeter
 from pibot.master_hub.gateway.model_call import Answered, CountedStream, ModelCall
 from pibot.master_hub.gateway.provider import Provider, ProviderAnswer
+from pibot.master_hub.gateway.shares import Shares, Slots
 
 log = logging.getLogger("pibot.gateway")
 
@@ -53,7 +52,7 @@ class ModelCaller:
         providers: in the order in which they are asked; none if no model is set.
         problem: why there is no provider, as a sentence.
         ledger: keeps the budgets and counts the tokens.
-        slots: how many calls run at the providers at once.
+        slots: how many calls run at the providers at once, and how callers share them.
         model_seconds: time limit for each model, with all attempts and the waits between them.
         retry_loop: repeats attempts.
     """
@@ -64,7 +63,7 @@ class ModelCaller:
         problem: str | None,
         ledger: Ledger,
         *,
-        slots: int,
+        slots: Shares,
         model_seconds: float,
         retry_loop: RetryLoop,
     ) -> None:
@@ -81,6 +80,7 @@ class ModelCaller:
 
         Raises:
             GatewayError: there is no provider, no free slot, no budget left, or no provider answered.
+            asyncio.CancelledError: the client has hung up, or the hub stops.
         """
         if not self._providers:
             raise errors.no_provider(self._problem or "no model is set")
@@ -89,17 +89,17 @@ class ModelCaller:
         patience = self._model_seconds / 2
         if call.own:  # no client would come again for it, so it waits as long as a client with its retries
             patience *= 1 + self._retry_loop.policy.retries
-        if not await self._slots.take(patience):
+        if not await self._slots.take(call.share, patience):
             raise errors.busy()
         if call.own:
             began = self._retry_loop.clock()
         try:
             answered = await self._ask_models(call, account, began)
         except BaseException:
-            self._slots.give_back()
+            self._slots.give_back(call.share)
             raise
         if answered.stream is None:
-            self._slots.give_back()
+            self._slots.give_back(call.share)
         return answered
 
     async def close(self) -> None:
@@ -149,10 +149,13 @@ class ModelCaller:
                 raise
             return _CallFailure(exc, may_pass=True, retry_after=exc.retry_after)
         model = self._model_of(provider, call)
+        asked = self._retry_loop.clock()
         try:
             outcome = await self._send(provider, call, body, seconds)
         except BaseException:
-            await self._ledger.end(key, model, None)
+            # The provider is paid for a call that its client no longer waits for: else hanging up would evade budgets.
+            seconds = self._retry_loop.clock() - asked
+            await self._ledger.end(key, model, meter.of_hung_up(size, seconds) if call.hung_up else None)
             raise
         answer = outcome.answer
         if answer is not None and answer.stream is not None:
@@ -161,9 +164,8 @@ class ModelCaller:
             async def settle() -> None:
                 await self._ledger.end(key, model, counter.counted())
 
-            return Answered(
-                answer, stream=CountedStream(provider, answer.stream, counter, settle, self._slots.give_back)
-            )
+            give_back = partial(self._slots.give_back, call.share)
+            return Answered(answer, stream=CountedStream(provider, answer.stream, counter, settle, give_back))
         counted = None if answer is None or not answer.http.success else meter.of_answer(size, answer.http)
         await self._ledger.end(key, model, counted)
         return outcome
@@ -194,45 +196,6 @@ class ModelCaller:
         """Return the name of the model that the provider is asked for."""
         named = (call.body or {}).get("model")
         return named if provider is self._providers[0] and isinstance(named, str) else provider.model
-
-
-class Slots:
-    """A fair semaphore with a time limit: slots go to callers in the order of their arrival.
-
-    Written here because asyncio's own is not fair on Python 3.9. Use it within one event loop.
-
-    Args:
-        number: how many slots there are.
-    """
-
-    def __init__(self, number: int) -> None:
-        self._free = number
-        self._waiting: deque[asyncio.Future[None]] = deque()
-
-    async def take(self, seconds: float) -> bool:
-        """Wait for a slot, and return whether one became free in time. The caller gives it back."""
-        if self._free and not self._waiting:
-            self._free -= 1
-            return True
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        try:
-            await asyncio.wait([turn], timeout=seconds)
-        except asyncio.CancelledError:
-            if turn.done():
-                self.give_back()
-            raise
-        finally:
-            if not turn.done():
-                self._waiting.remove(turn)
-        return turn.done()
-
-    def give_back(self) -> None:
-        """Hand the slot to the next waiting caller, if there is one."""
-        if self._waiting:
-            self._waiting.popleft().set_result(None)
-        else:
-            self._free += 1
 
 
 def _settle(call: ModelCall, failure: _CallFailure, headers: dict[str, str] | None = None) -> Answered:

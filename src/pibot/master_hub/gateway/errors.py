@@ -63,6 +63,21 @@ def busy() -> GatewayError:
     )
 
 
+def share_used_up() -> GatewayError:
+    """Return the failure for a call whose caller already has as many in the gateway as it may."""
+    return GatewayError(
+        429,
+        "gateway_busy",
+        "the master already passes on as many model calls as it may, or as it does for this key; try again shortly",
+        retry_after=RETRY_AFTER,
+    )
+
+
+def hung_up() -> GatewayError:
+    """Return the failure for a call whose client has hung up; nobody reads it. 499 is nginx's status for it."""
+    return GatewayError(499, "client_hung_up", "the client hung up before the model answered")
+
+
 def stopping() -> GatewayError:
     """Return the failure for a call that arrives while the hub stops."""
     return GatewayError(503, "stopping", "the master is stopping; send it again later", retry_after=RETRY_AFTER)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -18,7 +19,8 @@ from pibot.logs import event
 from pibot.master_hub.gateway import errors
 from pibot.master_hub.gateway.caller import ModelCaller
 from pibot.master_hub.gateway.errors import GatewayError
-from pibot.master_hub.gateway.model_call import CountedStream, ModelCall
+from pibot.master_hub.gateway.model_call import Client, CountedStream, ModelCall
+from pibot.master_hub.gateway.shares import Shares, Threads
 
 if TYPE_CHECKING:
     from pibot.background import BackgroundLoop
@@ -50,13 +52,14 @@ class Gateway:
     Args:
         caller: has the calls answered.
         loop: where it works.
-        callers: how many requests may run or wait at once; each occupies one of the server's threads.
+        threads: how many requests may run or wait at once, since each occupies one of the server's threads, and how
+            callers share them.
     """
 
-    def __init__(self, caller: ModelCaller, loop: BackgroundLoop, *, callers: int) -> None:
+    def __init__(self, caller: ModelCaller, loop: BackgroundLoop, *, threads: Shares) -> None:
         self._caller = caller
         self._loop = loop
-        self._callers = threading.BoundedSemaphore(callers)
+        self._threads = Threads(threads)
         self._lock = threading.Lock()
         self._statuses: Counter[int] = Counter()
 
@@ -106,27 +109,55 @@ class Gateway:
         await self._caller.close()
 
     def _forward(self, call: ModelCall) -> Reply:
-        if not self._callers.acquire(blocking=False):
-            raise errors.busy()
+        client = call.client or Client()
+        if not self._threads.take(call.share):
+            client.answered()
+            raise errors.share_used_up()
+
+        def release() -> None:
+            client.answered()
+            self._threads.give_back(call.share)
+
         try:
-            answered = self._wait_for(self._caller.answer(call))
+            answered = self._wait_for(self._caller.answer(call), client)
         except BaseException:
-            self._callers.release()
+            release()
             raise
         answer = answered.answer
         if answered.stream is None:
-            self._callers.release()
+            release()
             return Reply(answer.http.status, answer.headers, iter([answer.http.body]))
-        parts = _Parts(answered.stream, self._wait_for, self._callers.release)
+        parts = _Parts(answered.stream, self._wait_for, client, release)
         return Reply(answer.http.status, answer.headers, parts, parts.close)
 
-    def _wait_for(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine in the loop, and wait for its result in this thread."""
+    def _wait_for(self, coroutine: Coroutine[Any, Any, T], client: Client | None = None) -> T:
+        """Run a coroutine in the loop, and wait for its result in this thread.
+
+        Args:
+            client: the coroutine is cancelled when it hangs up.
+        """
         try:
-            return self._loop.run(coroutine).result()
+            return self._loop.run(coroutine if client is None else self._unless_gone(coroutine, client)).result()
         except (CancelledError, RuntimeError):
-            failure = errors.stopping()
+            failure = errors.stopping() if client is None or not client.gone else errors.hung_up()
         raise failure
+
+    async def _unless_gone(self, coroutine: Coroutine[Any, Any, T], client: Client) -> T:
+        task = asyncio.current_task()
+        assert task is not None
+        cancel = task.cancel
+
+        def cancel_soon() -> None:
+            # The task is cancelled in the loop, and not through its future: one that has ended keeps its result, and
+            # with it the connection that has to be closed.
+            with contextlib.suppress(RuntimeError):  # the loop has stopped, and so has the task
+                self._loop.call_soon(cancel)
+
+        client.on_hang_up(cancel_soon)
+        try:
+            return await coroutine
+        finally:
+            client.on_hang_up(None)
 
     def _count(self, call: ModelCall, status: int, error: Exception | None = None) -> None:
         with self._lock:
@@ -144,17 +175,20 @@ class _Parts:
     Args:
         stream: the answer.
         wait_for: runs a coroutine in the loop.
-        release: frees the server thread's place.
+        client: the stream ends when it hangs up.
+        release: frees the server's thread for other calls.
     """
 
     def __init__(
         self,
         stream: CountedStream,
-        wait_for: Callable[[Coroutine[Any, Any, Any]], Any],
+        wait_for: Callable[..., Any],
+        client: Client,
         release: Callable[[], None],
     ) -> None:
         self._stream: CountedStream | None = stream
         self._wait_for = wait_for
+        self._client = client
         self._release = release
         self._broken = False
 
@@ -165,9 +199,11 @@ class _Parts:
         if self._broken or self._stream is None:
             raise StopIteration
         try:
-            part: bytes = self._wait_for(self._stream.read())
+            part: bytes = self._wait_for(self._stream.read(), self._client)
         except GatewayError as exc:
             self._broken = True
+            if self._client.gone:
+                raise StopIteration from None
             event(log, "gateway_stream_broke", level=logging.WARNING, error=exc)
             return b"data: " + json.dumps(exc.to_json()).encode() + b"\n\n"
         if not part:

@@ -20,6 +20,9 @@ MAX_EVENT_BYTES = 1024 * 1024
 MAX_TOKENS = 10**9
 """Most tokens counted for one call: a broken provider that reports more must not spoil the sums."""
 
+TOKENS_A_SECOND = 100
+"""For estimates of an answer that nobody saw: fast models generate about that many."""
+
 _END_OF_EVENT = re.compile(rb"\r?\n\r?\n")
 
 
@@ -57,6 +60,17 @@ def of_answer(body_bytes: int, answer: HttpAnswer) -> Counted:
         return Counted(reported)
     size = _text_bytes_of(data, "message") if isinstance(data, dict) else len(answer.body)
     return Counted(Usage(estimate(body_bytes), estimate(size), 1), estimated=True)
+
+
+def of_hung_up(body_bytes: int, seconds: float) -> Counted:
+    """Return the tokens of a call whose client hung up before the provider answered.
+
+    Args:
+        body_bytes: size of the request's body.
+        seconds: how long the provider worked on it.
+    """
+    generated = min(MAX_TOKENS, int(max(0.0, seconds) * TOKENS_A_SECOND))
+    return Counted(Usage(estimate(body_bytes), generated, 1), estimated=True)
 
 
 def asks_for_usage(call: JsonObject) -> bool:

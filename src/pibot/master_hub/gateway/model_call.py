@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,9 +14,52 @@ from pibot.llm_client.backend import NoAnswer
 from pibot.master_hub.gateway import errors, meter
 from pibot.master_hub.gateway.meter import StreamMeter
 from pibot.master_hub.gateway.provider import Provider, ProviderAnswer
+from pibot.master_hub.gateway.shares import PLANNER
 
 if TYPE_CHECKING:
     import aiohttp
+
+Watch = Callable[[Callable[[], object]], Callable[[], object]]
+"""Registers a function to call when a client hangs up, and returns a function that unregisters it."""
+
+
+class Client:
+    """The client that waits for a call's answer, and may hang up. Any thread may use it.
+
+    Args:
+        watch: has the HTTP server call a function once the client hangs up, and returns what ends that; None if the
+            server can't tell.
+    """
+
+    def __init__(self, watch: Watch | None = None) -> None:
+        self._lock = threading.Lock()
+        self._gone = False
+        self._cancel: Callable[[], object] | None = None
+        self._unwatch = (lambda: None) if watch is None else watch(self._hung_up)
+
+    @property
+    def gone(self) -> bool:
+        """Whether the client has hung up."""
+        return self._gone
+
+    def on_hang_up(self, cancel: Callable[[], object] | None) -> None:
+        """Call ``cancel`` when the client hangs up, or now if it already has; None calls nothing."""
+        with self._lock:
+            self._cancel = cancel
+            gone = self._gone
+        if gone and cancel is not None:
+            cancel()
+
+    def answered(self) -> None:
+        """Stop watching: the client has its answer. Calling it twice is fine."""
+        self._unwatch()
+
+    def _hung_up(self) -> None:
+        with self._lock:
+            self._gone = True
+            cancel = self._cancel
+        if cancel is not None:
+            cancel()
 
 
 @dataclass(frozen=True)
@@ -27,12 +71,24 @@ class ModelCall:
         caller: whose key the request came with; None for the hub itself.
         raw: the body as it came, which is passed on unchanged if possible.
         job_id: the job that the hub itself calls for.
+        client: waits for the answer; None for the hub itself.
     """
 
     body: JsonObject | None
     caller: Caller | None = None
     raw: bytes | None = None
     job_id: str | None = None
+    client: Client | None = None
+
+    @property
+    def share(self) -> str:
+        """The name under which the call takes its share of the slots."""
+        return PLANNER if self.caller is None else self.caller.name
+
+    @property
+    def hung_up(self) -> bool:
+        """Whether nobody waits for the answer any more."""
+        return self.client is not None and self.client.gone
 
     @property
     def own(self) -> bool:

@@ -11,8 +11,8 @@ from pibot.contracts import Scope
 from pibot.errors import InvalidRequest
 from pibot.master_hub.gateway.errors import GatewayError
 from pibot.master_hub.gateway.gateway import Gateway, Reply
-from pibot.master_hub.gateway.model_call import ModelCall
-from pibot.web import answer, current_caller, json_body, needs
+from pibot.master_hub.gateway.model_call import Client, ModelCall
+from pibot.web import HANG_UP, answer, current_caller, json_body, needs
 
 
 def create_gateway_blueprint(gateway: Gateway, model: str) -> Blueprint:
@@ -40,15 +40,19 @@ def create_gateway_blueprint(gateway: Gateway, model: str) -> Blueprint:
         if not isinstance(body, dict) or not isinstance(body.get("messages"), list):
             raise InvalidRequest("the body must be a JSON object with a list called messages", field="messages")
         if body.get("model") is None:
-            return _respond(gateway.forward(ModelCall({**body, "model": model}, current_caller())))
-        return _respond(gateway.forward(ModelCall(body, current_caller(), raw)))
+            return _respond(gateway.forward(ModelCall({**body, "model": model}, current_caller(), client=_client())))
+        return _respond(gateway.forward(ModelCall(body, current_caller(), raw, client=_client())))
 
     @blueprint.get("/v1/models")
     @needs(Scope.WORKER)
     def models() -> Response:
-        return _respond(gateway.forward(ModelCall(None, current_caller())))
+        return _respond(gateway.forward(ModelCall(None, current_caller(), client=_client())))
 
     return blueprint
+
+
+def _client() -> Client:
+    return Client(request.environ.get(HANG_UP))
 
 
 def _respond(reply: Reply) -> Response:

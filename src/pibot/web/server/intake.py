@@ -20,6 +20,7 @@ from typing import Any, Callable, Protocol
 from pibot.contracts import Clock
 from pibot.logs import event
 from pibot.web.server.channel import Channel, ConnectionLimits
+from pibot.web.server.hang_ups import HangUps
 from pibot.web.server.networks import network_of
 
 log = logging.getLogger("pibot.web")
@@ -84,6 +85,9 @@ class Intake:
         limits: what one client may use.
         readers: threads that may read large bodies at once; one network gets at most half of them.
         clock: seconds.
+
+    Attributes:
+        hang_ups: tells of clients that hang up while their request is being answered.
     """
 
     def __init__(
@@ -105,6 +109,8 @@ class Intake:
         self._lock = threading.Lock()
         self._selector = selectors.DefaultSelector()
         self._selector.register(listener, selectors.EVENT_READ)
+        self.hang_ups = HangUps()
+        self._selector.register(self.hang_ups, selectors.EVENT_READ, self.hang_ups)
         self._watched: dict[int, Connection] = {}
         self._open: Counter[str] = Counter()
         self._reading: Counter[str] = Counter()
@@ -124,6 +130,8 @@ class Intake:
                 for key, _ in self._selector.select(interval):
                     if key.data is None:
                         self._accept()
+                    elif key.data is self.hang_ups:
+                        self.hang_ups.tell()
                     else:
                         self._receive(key.data)
                 if self._clock() - checked >= interval:
@@ -144,6 +152,7 @@ class Intake:
             self._closed = True
             waiting = [*self._watched.values(), *self._queue]
             self._selector.close()
+        self.hang_ups.close()
         for conn in waiting:
             self._drop(conn)
 

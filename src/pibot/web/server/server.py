@@ -10,6 +10,7 @@ import signal
 import socket
 import threading
 import time
+from functools import partial
 from typing import Any, Callable, cast
 
 from cheroot import wsgi
@@ -18,6 +19,7 @@ from cheroot.server import HTTPConnection, HTTPRequest
 from pibot.contracts import Clock
 from pibot.errors import SettingsError
 from pibot.web.server.channel import CHUNK, Channel, ConnectionLimits
+from pibot.web.server.hang_ups import HANG_UP
 from pibot.web.server.headers import SingleHeaderReader
 from pibot.web.server.intake import MAX_HEADERS, Handshake, Intake
 from pibot.web.server.networks import network_of
@@ -263,6 +265,11 @@ class _Connection(HTTPConnection):
 
 
 class _Gateway(wsgi.Gateway_10):
+    def get_environ(self) -> dict[str, Any]:  # type: ignore[override]  # cheroot's is not typed
+        environ: dict[str, Any] = super().get_environ()  # type: ignore[no-untyped-call]
+        environ[HANG_UP] = partial(self.req.server._connections.hang_ups.watch, self.req.conn.number)
+        return environ
+
     def respond(self) -> None:
         # A body refused for its length stays unread, so what follows on this connection is not a request.
         if self.req.chunked_read or not self.req.inheaders.get(b"Content-Length", b"0").isdigit():
