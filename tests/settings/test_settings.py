@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -195,6 +196,7 @@ def test_the_gateways_limits_are_read(tmp_path: Path) -> None:
             "PIBOT_GATEWAY_CALLS": "3",
             "PIBOT_FALLBACK_MODEL": "small",
             "PIBOT_PRICES": "doubao-seed-code=0.8/8, other = 1/2",
+            "PIBOT_MODELS": "one, two",
         },
         tmp_path,
     ).gateway
@@ -203,6 +205,10 @@ def test_the_gateways_limits_are_read(tmp_path: Path) -> None:
     assert (gateway.fallback.model, gateway.fallback.base_url) == ("small", "http://first/v1")
     assert gateway.fallback.api_key == Secret("the-first-key")
     assert gateway.prices == {"doubao-seed-code": Price(0.8, 8), "other": Price(1, 2)}
+    assert gateway.models_beside("first") == {"first", "small", "one", "two"}
+    assert replace(gateway, models=()).models_beside("first") == {"first", "small", "doubao-seed-code", "other"}
+    assert gateway.cost("other", 1_000_000, 1_000_000) == 3
+    assert gateway.cost("first", 1_000_000, 1_000_000) == 8.8
 
 
 @pytest.mark.parametrize("prices", ["doubao", "doubao=1", "doubao=1/x", "a=1/2;b=1/2", "=1/2", "a=-1/2"])

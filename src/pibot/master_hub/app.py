@@ -58,7 +58,8 @@ def create_hub_app(hub: HubService, settings: Settings) -> Flask:
     app.register_blueprint(create_login_blueprint(sessions, guesses))
     app.register_blueprint(create_api_blueprint(hub, submitting))
     app.register_blueprint(create_dashboard_blueprint(_page_data(hub), hub.jobs, hub.skills, submitting))
-    app.register_blueprint(create_gateway_blueprint(hub.gateway, settings.llm.model))
+    model = settings.llm.model
+    app.register_blueprint(create_gateway_blueprint(hub.gateway, model, settings.gateway.models_beside(model)))
     return app
 
 

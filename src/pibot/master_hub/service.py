@@ -86,7 +86,7 @@ class HubService:
         self.store = JobStore(settings.data_dir / "jobs.db", clock=clock, max_queued=settings.max_queued)
         calls = settings.gateway.calls or GATEWAY_PLACES + len(settings.workers)
         self.gateway_places = max(calls, GATEWAY_PLACES + len(settings.workers))
-        self._ledger = Ledger(self.store, settings.gateway, tuple(endpoint.model for endpoint in endpoints))
+        self._ledger = Ledger(self.store, settings.gateway)
         self.gateway = self._create_gateway(endpoints, calls)
         self.model = endpoints[0].model if endpoints else ""
 

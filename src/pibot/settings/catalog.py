@@ -47,6 +47,7 @@ KNOWN_SETTINGS = (
     KnownSetting("PIBOT_FALLBACK_MODEL", (MASTER,)),
     KnownSetting("PIBOT_FALLBACK_BASE_URL", (MASTER,)),
     KnownSetting("PIBOT_FALLBACK_API_KEY", (MASTER,)),
+    KnownSetting("PIBOT_MODELS", (MASTER,)),
     KnownSetting("PIBOT_PRICES", (MASTER,)),
     KnownSetting("PIBOT_CURRENCY", (MASTER,)),
     # Names and addresses.

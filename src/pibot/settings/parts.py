@@ -63,6 +63,7 @@ def gateway(env: Environment, llm: LLMSettings) -> GatewaySettings:
         fallback=fallback,
         prices=dict(_price(part) for part in (env.get("PIBOT_PRICES") or "").split(",") if part.strip()),
         currency=env.text("PIBOT_CURRENCY", ""),
+        models=env.words("PIBOT_MODELS"),
     )
 
 

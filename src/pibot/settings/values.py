@@ -110,6 +110,7 @@ class GatewaySettings:
         fallback: the model to call where the first can't be reached or fails; None for none.
         prices: the price of each model, by its name.
         currency: the currency of the prices, to show to people.
+        models: the further models that may be asked; empty for those that have a price.
     """
 
     job_tokens: int | None = None
@@ -118,6 +119,25 @@ class GatewaySettings:
     fallback: LLMSettings | None = None
     prices: Mapping[str, Price] = field(default_factory=dict)
     currency: str = ""
+    models: tuple[str, ...] = ()
+
+    def models_beside(self, model: str) -> frozenset[str]:
+        """Return the names of all models that may be asked.
+
+        Args:
+            model: the name of the first model, which the hub itself asks.
+        """
+        fallback = () if self.fallback is None else (self.fallback.model,)
+        return frozenset((model, *fallback, *(self.models or self.prices)))
+
+    def cost(self, model: str, prompt_tokens: int, completion_tokens: int) -> float | None:
+        """Return the cost of a model call; None where no model has a price.
+
+        A model without a price costs what the dearest of the others would, so that no cost goes unseen.
+        """
+        price = self.prices.get(model)
+        prices = self.prices.values() if price is None else (price,)
+        return max((price.of(prompt_tokens, completion_tokens) for price in prices), default=None)
 
 
 @dataclass(frozen=True)

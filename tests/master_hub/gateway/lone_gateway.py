@@ -67,17 +67,17 @@ def running(
         settings: the provider's.
         slots: calls at the provider at once, and callers at once.
         sharing: the callers for whom a place is kept.
-        more: for :class:`GatewaySettings`.
+        more: for :class:`GatewaySettings`; by default the model ``m`` may be asked too.
     """
     loop = BackgroundLoop()
     endpoints, problem = [], None
-    limits = GatewaySettings(**more)
+    limits = GatewaySettings(**{"models": ("m",), **more})
     try:
         endpoints = [check(s) for s in (settings, limits.fallback) if s is not None]
     except LLMConfigurationError as exc:
         problem = str(exc)
     with tempfile.TemporaryDirectory() as folder, contextlib.closing(JobStore(Path(folder) / "jobs.db")) as store:
-        ledger = Ledger(store, limits, tuple(endpoint.model for endpoint in endpoints))
+        ledger = Ledger(store, limits)
         providers = [Provider(endpoint, silence=settings.timeout) for endpoint in endpoints]
         caller = ModelCaller(
             providers,
@@ -89,7 +89,7 @@ def running(
         )
         gateway = Gateway(caller, loop, threads=Shares(slots, set(sharing) - {PLANNER}))
         app = web.create_app(__name__, keys=web.KeyRing([(Secret(key), caller) for key, caller in KEYS]))
-        app.register_blueprint(create_gateway_blueprint(gateway, settings.model))
+        app.register_blueprint(create_gateway_blueprint(gateway, settings.model, limits.models_beside(settings.model)))
         with serving(app) as port:
             yield Running(port, gateway, loop, store)
         loop.run(gateway.close()).result()

@@ -46,7 +46,7 @@ def store(tmp_path: Path) -> Iterator[FaultyDisk]:
 
 
 async def test_calls_that_a_full_disk_refuses_are_written_with_the_next_call(store: FaultyDisk) -> None:
-    ledger = Ledger(store, GatewaySettings(), ("m",))
+    ledger = Ledger(store, GatewaySettings())
     await ledger.end(await ledger.begin(Account("worker-1"), 10), "m", CALL)
     assert store.accounts.of_day() == ()
 
@@ -57,7 +57,7 @@ async def test_calls_that_a_full_disk_refuses_are_written_with_the_next_call(sto
 
 
 async def test_calls_waiting_for_the_disk_count_against_the_budgets(store: FaultyDisk) -> None:
-    ledger = Ledger(store, GatewaySettings(day_tokens=100), ("m",))
+    ledger = Ledger(store, GatewaySettings(day_tokens=100))
     await ledger.end(await ledger.begin(Account("worker-1"), 10), "m", CALL)
     with pytest.raises(GatewayError, match="PIBOT_DAY_TOKENS"):
         await ledger.begin(Account("worker-2"), 10)
@@ -65,7 +65,7 @@ async def test_calls_waiting_for_the_disk_count_against_the_budgets(store: Fault
 
 
 async def test_a_stopping_hub_writes_the_waiting_calls(store: FaultyDisk) -> None:
-    ledger = Ledger(store, GatewaySettings(), ("m",))
+    ledger = Ledger(store, GatewaySettings())
     await ledger.end(await ledger.begin(Account("worker-1"), 10), "m", CALL)
     store.full = False
     await ledger.stop()
@@ -75,7 +75,7 @@ async def test_a_stopping_hub_writes_the_waiting_calls(store: FaultyDisk) -> Non
 
 async def test_a_call_that_is_ended_twice_is_counted_once(store: FaultyDisk) -> None:
     store.full = False
-    ledger = Ledger(store, GatewaySettings(), ("m",))
+    ledger = Ledger(store, GatewaySettings())
     key = await ledger.begin(Account("worker-1"), 10)
     for _ in range(2):
         await ledger.end(key, "m", CALL)
@@ -85,7 +85,7 @@ async def test_a_call_that_is_ended_twice_is_counted_once(store: FaultyDisk) -> 
 
 async def test_concurrent_calls_count_against_the_budget_of_their_job(store: FaultyDisk) -> None:
     job_id = store.submit(Submission("look")).job_id
-    ledger = Ledger(store, GatewaySettings(job_tokens=100, day_tokens=10_000), ("m",))
+    ledger = Ledger(store, GatewaySettings(job_tokens=100, day_tokens=10_000))
     begun = [ledger.begin(Account(f"worker-{n}", job_id), 90) for n in range(8)]
     answers = await asyncio.gather(*begun, return_exceptions=True)
     refused = [str(answer) for answer in answers if isinstance(answer, GatewayError)]
@@ -97,7 +97,7 @@ async def test_concurrent_calls_count_against_the_budget_of_their_job(store: Fau
 async def test_a_call_cancelled_while_the_disk_is_slow_is_still_counted(store: FaultyDisk) -> None:
     store.full = False
     store.answers.clear()
-    ledger = Ledger(store, GatewaySettings(), ("m",))
+    ledger = Ledger(store, GatewaySettings())
     key = await ledger.begin(Account("master"), 10)
     ending = asyncio.ensure_future(ledger.end(key, "m", CALL))
     await asyncio.sleep(0)

@@ -118,15 +118,22 @@ def test_a_refused_call_counts_nothing(llm: ScriptedLLM) -> None:
         assert today(hub) == Spending()
 
 
-def test_unknown_model_names_are_counted_as_one_model(llm: ScriptedLLM) -> None:
-    with gateway(llm, prices={"priced": Price(1, 1)}) as hub:
-        for name in ("a", "b", "priced"):
-            llm.enqueue(model.text("hi", usage=TOLD))
-            hub.chat({**HELLO, "model": name})
-        assert [(row.model, row.usage.llm_calls) for row in hub.store.accounts.of_day()] == [
-            ("other", 2),
-            ("priced", 1),
-        ]
+def test_a_model_without_a_price_costs_what_the_dearest_would(llm: ScriptedLLM) -> None:
+    prices = {"dear to read": Price(100, 1), "dear to write": Price(1, 1000)}
+    with gateway(llm, prices=prices, models=("unpriced",)) as hub:
+        for usage in (TOLD, {"prompt_tokens": 10, "completion_tokens": 30, "total_tokens": 40}):
+            llm.enqueue(model.text("hi", usage=usage))
+            hub.chat({**HELLO, "model": "unpriced"})
+        (row,) = hub.store.accounts.of_day()
+        assert (row.model, row.usage.llm_calls) == ("unpriced", 2)
+        assert row.cost == pytest.approx(0.07003 + 0.03001)
+
+
+def test_without_any_price_no_cost_is_shown(llm: ScriptedLLM) -> None:
+    with gateway(llm) as hub:
+        llm.enqueue(model.text("hi", usage=TOLD))
+        hub.chat()
+        assert today(hub).cost is None
 
 
 def test_a_call_costs_what_the_models_price_says(llm: ScriptedLLM) -> None:

@@ -22,7 +22,7 @@ class Spent:
         job_id: the job that the call was for; None if it was for none.
         lease: the lease that the calling worker held; None if it held none.
         estimated: the provider did not report the tokens, so they are estimated.
-        cost: in the owner's currency; None if the model has no price.
+        cost: in the owner's currency; None if no model has a price.
     """
 
     caller: str

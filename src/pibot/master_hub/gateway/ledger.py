@@ -23,10 +23,6 @@ log = logging.getLogger("pibot.gateway")
 
 T = TypeVar("T")
 
-# docs/decisions.md, D64
-OTHER_MODEL = "other"
-"""The name under which unknown models are counted: a caller can make up any number of names."""
-
 UNWRITTEN_KEPT = 10_000
 """Calls kept in memory (some MB) until the disk can be written again; the oldest are dropped first."""
 
@@ -52,13 +48,11 @@ class Ledger:
     Args:
         store: the job store.
         settings: the budgets and prices.
-        models: names of the configured models.
     """
 
-    def __init__(self, store: JobStore, settings: GatewaySettings, models: tuple[str, ...]) -> None:
+    def __init__(self, store: JobStore, settings: GatewaySettings) -> None:
         self._store = store
         self._settings = settings
-        self._models = frozenset((*models, *settings.prices))
         self._on_disk = StoreThread()
         self._running: dict[object, tuple[Account, int]] = {}
         self._unwritten: list[Spent] = []
@@ -178,10 +172,9 @@ class Ledger:
         self._on_disk.close()
 
     def _spent(self, account: Account, model: str, counted: Counted) -> Spent:
-        name = model if model in self._models else OTHER_MODEL
-        price, usage = self._settings.prices.get(name), counted.usage
-        cost = None if price is None else price.of(usage.prompt_tokens, usage.completion_tokens)
-        return Spent(account.caller, name, usage, account.job_id, account.lease, counted.estimated, cost)
+        usage = counted.usage
+        cost = self._settings.cost(model, usage.prompt_tokens, usage.completion_tokens)
+        return Spent(account.caller, model, usage, account.job_id, account.lease, counted.estimated, cost)
 
     def _note(self, spent: Spent) -> None:
         key = spent.caller, spent.model

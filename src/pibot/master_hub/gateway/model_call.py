@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pibot.llm_client.backend import NoAnswer
 from pibot.master_hub.gateway import errors, meter
 from pibot.master_hub.gateway.meter import StreamMeter
 from pibot.master_hub.gateway.provider import Provider, ProviderAnswer
+from pibot.master_hub.gateway.request import encode
 from pibot.master_hub.gateway.shares import PLANNER
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class ModelCall:
     Args:
         body: of a chat completion; None asks for the list of models.
         caller: whose key the request came with; None for the hub itself.
-        raw: the body as it came, which is passed on unchanged if possible.
+        raw: the body encoded, which is passed on unchanged if possible.
         job_id: the job that the hub itself calls for.
         client: waits for the answer; None for the hub itself.
     """
@@ -113,7 +113,7 @@ class ModelCall:
             return self.raw
         if ask_for_usage:
             body = meter.asking_for_usage(body)
-        return json.dumps(body if model is None else {**body, "model": model}).encode()
+        return encode(body if model is None else {**body, "model": model})
 
     def usage_refused(self, answer: ProviderAnswer) -> bool:
         """Whether the provider refuses a stream because the gateway asked it for token counts."""

@@ -5,6 +5,8 @@ They let a worker run without the provider's key: its ``VOLC_BASE_URL`` is the m
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from flask import Blueprint, Response, request
 
 from pibot.contracts import Scope
@@ -12,15 +14,17 @@ from pibot.errors import InvalidRequest
 from pibot.master_hub.gateway.errors import GatewayError
 from pibot.master_hub.gateway.gateway import Gateway, Reply
 from pibot.master_hub.gateway.model_call import Client, ModelCall
+from pibot.master_hub.gateway.request import encode, read_request
 from pibot.web import HANG_UP, answer, current_caller, json_body, needs
 
 
-def create_gateway_blueprint(gateway: Gateway, model: str) -> Blueprint:
+def create_gateway_blueprint(gateway: Gateway, model: str, models: Collection[str]) -> Blueprint:
     """Create the gateway's routes.
 
     Args:
         gateway: passes the calls on.
         model: used for a call that names no model.
+        models: the names of the models that may be asked.
     """
     blueprint = Blueprint("gateway", __name__)
 
@@ -35,17 +39,12 @@ def create_gateway_blueprint(gateway: Gateway, model: str) -> Blueprint:
     @blueprint.post("/v1/chat/completions")
     @needs(Scope.WORKER)
     def chat_completions() -> Response:
-        raw = request.get_data()
-        body = json_body()
-        if not isinstance(body, dict) or not isinstance(body.get("messages"), list):
-            raise InvalidRequest("the body must be a JSON object with a list called messages", field="messages")
-        if body.get("model") is None:
-            return _respond(gateway.forward(ModelCall({**body, "model": model}, current_caller(), client=_client())))
-        return _respond(gateway.forward(ModelCall(body, current_caller(), raw, client=_client())))
+        body = read_request(json_body(), model, models)
+        return _respond(gateway.forward(ModelCall(body, current_caller(), encode(body), client=_client())))
 
     @blueprint.get("/v1/models")
     @needs(Scope.WORKER)
-    def models() -> Response:
+    def list_models() -> Response:
         return _respond(gateway.forward(ModelCall(None, current_caller(), client=_client())))
 
     return blueprint
