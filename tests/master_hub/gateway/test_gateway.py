@@ -14,7 +14,7 @@ import pytest
 
 from pibot import web
 from pibot.llm_client.configuration import check
-from pibot.master_hub.gateway.provider import without_key
+from pibot.master_hub.gateway.redaction import AnswerRedactor
 from pibot.settings import LLMSettings, Secret
 from tests.master_hub.gateway.lone_gateway import HELLO, KEY, Running, running, settings_for
 from tests.support import scripted_llm as model
@@ -292,4 +292,4 @@ def test_a_body_beyond_the_limit_is_refused_with_413_and_not_read(hub: Running, 
 def test_a_long_key_is_removed_from_an_answer_and_a_short_one_is_kept(key: str, shown: str) -> None:
     endpoint = check(LLMSettings(api_key=Secret(key), base_url="http://127.0.0.1:9/v1"))
     answer = f"a {key}" if shown == "a ***" else shown
-    assert without_key(endpoint, 200, answer.encode()) == shown.encode()
+    assert AnswerRedactor(endpoint).body(200, answer.encode()) == shown.encode()

@@ -20,6 +20,7 @@ from pibot.master_hub.gateway.ledger import Account, Ledger
 from pibot.master_hub.gateway.meter import StreamMeter
 from pibot.master_hub.gateway.model_call import Answered, CountedStream, ModelCall
 from pibot.master_hub.gateway.provider import Provider, ProviderAnswer
+from pibot.master_hub.gateway.redaction import StreamRedactor
 from pibot.master_hub.gateway.shares import Shares, Slots
 
 log = logging.getLogger("pibot.gateway")
@@ -159,7 +160,8 @@ class ModelCaller:
             raise
         answer = outcome.answer
         if answer is not None and answer.stream is not None:
-            counter = StreamMeter(size, tell_usage=meter.asks_for_usage(call.body))
+            redactor = StreamRedactor(provider.redactor)
+            counter = StreamMeter(size, tell_usage=meter.asks_for_usage(call.body), redactor=redactor)
 
             async def settle() -> None:
                 await self._ledger.end(key, model, counter.counted())

@@ -10,6 +10,7 @@ from typing import Any
 from pibot.contracts import JsonObject, Usage
 from pibot.errors import LLMProtocolError
 from pibot.llm_client.backend import HttpAnswer
+from pibot.master_hub.gateway.redaction import StreamRedactor
 
 BYTES_A_TOKEN = 4
 """For estimates: about right for English, too many tokens for text that JSON escapes, such as Chinese."""
@@ -88,18 +89,20 @@ def asking_for_usage(call: JsonObject) -> JsonObject:
 class StreamMeter:
     """Counts the tokens of a stream while it is passed on.
 
-    Removes the chunk that holds nothing but token counts, unless the caller asked for it.
+    Removes the provider's key, and the chunk that holds nothing but token counts unless the caller asked for it.
 
     Args:
         body_bytes: size of the request's body.
         tell_usage: whether the caller asked for the token counts.
+        redactor: removes the provider's key.
 
     Attributes:
         done: whether the last event has passed.
     """
 
-    def __init__(self, body_bytes: int, *, tell_usage: bool) -> None:
+    def __init__(self, body_bytes: int, *, tell_usage: bool, redactor: StreamRedactor) -> None:
         self._body_bytes = body_bytes
+        self._redactor = redactor
         self._tell_usage = tell_usage
         self._unread = b""
         self._usage: Usage | None = None
@@ -114,18 +117,22 @@ class StreamMeter:
         for end in _END_OF_EVENT.finditer(self._unread):
             event = self._unread[start : end.end()]
             start = end.end()
-            if self._count(event):
-                passed.append(event)
+            passed.append(self._count(event))
         self._unread = self._unread[start:]
         if len(self._unread) > MAX_EVENT_BYTES:
-            passed.append(self.rest())
+            # A key may begin at the end of what has come.
+            unread = self._redactor.part(self._unread)
+            kept = max(0, len(unread) - self._redactor.longest)
+            self._unread = unread[kept:]
+            self._text_bytes += kept
+            passed.append(unread[:kept])
         return b"".join(passed)
 
     def rest(self) -> bytes:
         """Return what is left to pass on at the end of the stream."""
         rest, self._unread = self._unread, b""
         self._text_bytes += len(rest)
-        return rest
+        return self._redactor.held() + self._redactor.part(rest)
 
     def counted(self) -> Counted:
         """Return the tokens so far."""
@@ -133,21 +140,23 @@ class StreamMeter:
             return Counted(self._usage)
         return Counted(Usage(estimate(self._body_bytes), estimate(self._text_bytes), 1), estimated=True)
 
-    def _count(self, event: bytes) -> bool:
-        """Count an event, and return whether it is for the caller."""
+    def _count(self, event: bytes) -> bytes:
+        """Count an event, and return what the caller gets of it."""
         data = b"".join(line[5:].strip() for line in event.splitlines() if line.startswith(b"data:"))
-        self.done = self.done or data == b"[DONE]"
         try:
             chunk = json.loads(data) if data.startswith(b"{") else None
         except (ValueError, RecursionError):
             chunk = None
         if not isinstance(chunk, dict):
-            return True
+            last = data == b"[DONE]"
+            self.done = self.done or last
+            return (self._redactor.held() if last else b"") + self._redactor.part(event)
         reported = _reported(chunk)
         if reported is not None:
             self._usage = reported  # some providers send a running total with each chunk: the last one counts
         self._text_bytes += _text_bytes_of(chunk, "delta")
-        return self._tell_usage or reported is None or bool(chunk.get("choices"))
+        for_caller = self._tell_usage or reported is None or bool(chunk.get("choices"))
+        return self._redactor.event(event, chunk) if for_caller else b""
 
 
 def _reported(data: Any) -> Usage | None:

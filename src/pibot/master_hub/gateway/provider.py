@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pibot.llm_client.backend import CONNECT_SECONDS, Cause, HttpAnswer, NoAnswer, read_bounded
-from pibot.settings import SHORTEST_KEY
+from pibot.master_hub.gateway.redaction import AnswerRedactor
 
 if TYPE_CHECKING:
     import aiohttp
@@ -20,7 +20,7 @@ _PASSED_ON = ("Retry-After", "X-Request-Id")
 
 @dataclass(frozen=True)
 class ProviderAnswer:
-    """A provider's answer, without the provider's key in it.
+    """A provider's answer, without the provider's key in it except in a stream.
 
     Args:
         http: the answer; its body is empty if it comes as a stream.
@@ -40,11 +40,15 @@ class Provider:
         endpoint: where the provider is.
         silence: seconds that it may be silent in the middle of an answer.
         setting: the variable that holds its address, for error messages.
+
+    Attributes:
+        redactor: removes the provider's key from its answers; a stream's receiver applies it.
     """
 
     def __init__(self, endpoint: Endpoint, *, silence: float, setting: str = "VOLC_BASE_URL") -> None:
         self.endpoint = endpoint
         self.setting = setting
+        self.redactor = AnswerRedactor(endpoint)
         self._silence = silence
         self._session: aiohttp.ClientSession | None = None
 
@@ -113,8 +117,9 @@ class Provider:
             status = response.status
             if 300 <= status < 400:
                 raise NoAnswer("answers with a redirect", Cause.REDIRECTED, may_pass=False)
-            passed_on = {name: response.headers[name] for name in _PASSED_ON if name in response.headers}
-            passed_on["Content-Type"] = response.headers.get("Content-Type", "application/json")
+            hide = self.redactor.header
+            passed_on = {name: hide(response.headers[name]) for name in _PASSED_ON if name in response.headers}
+            passed_on["Content-Type"] = hide(response.headers.get("Content-Type", "application/json"))
             if stream and status < 300 and response.content_type == "text/event-stream":
                 return ProviderAnswer(HttpAnswer.of(status, b"", passed_on), passed_on, response)
             content = await read_bounded(response.content.iter_any(), status)
@@ -122,7 +127,7 @@ class Provider:
             response.close()
             raise
         response.release()
-        return ProviderAnswer(HttpAnswer.of(status, without_key(endpoint, status, content), passed_on), passed_on)
+        return ProviderAnswer(HttpAnswer.of(status, self.redactor.body(status, content), passed_on), passed_on)
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -133,12 +138,3 @@ class Provider:
             limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=self._silence)
             self._session = open_session(connections=0, timeout=limits)
         return self._session
-
-
-def without_key(endpoint: Endpoint, status: int, content: bytes) -> bytes:
-    """Remove the provider's key from an answer; some providers repeat it, or a part of it, when they refuse it."""
-    if status >= 400:
-        return endpoint.redactor.hide(content.decode("utf-8", "replace")).encode()
-    key = endpoint.key.reveal()
-    # A short key, such as the offline model's, may be an ordinary word of the answer.
-    return content.replace(key.encode(), b"***") if len(key) >= SHORTEST_KEY else content
