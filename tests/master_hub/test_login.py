@@ -16,6 +16,7 @@ from bs4 import BeautifulSoup
 from pibot.contracts import Scope
 from pibot.master_hub.access import local
 from pibot.settings import AccessKey, Secret
+from pibot.web.sessions import MAX_SESSIONS
 from tests.support.fleet import Fleet, fleet
 from tests.support.serving import Answer, ask
 
@@ -361,6 +362,15 @@ def test_a_caller_that_submits_too_often_is_told_when_to_continue(tmp_path: Path
     assert refused.status == 429
     assert 1 <= int(told.headers["Retry-After"]) <= 20
     assert "PIBOT_SUBMIT_PER_MINUTE" in told.json()["error"]
+
+
+def test_a_key_that_only_reads_ends_no_session_of_the_owners_however_often_it_logs_in(
+    parts: Fleet, owner: Browser
+) -> None:
+    """Without a count for each key this attack ends them: see ``tests/web/test_sessions.py`` for the key's own."""
+    for _ in range(MAX_SESSIONS + 5):
+        assert Browser(parts).log_in(READER).status == 303
+    assert owner.get("/dashboard").status == 200
 
 
 def test_a_limit_of_0_is_no_limit(tmp_path: Path) -> None:

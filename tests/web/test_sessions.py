@@ -108,6 +108,35 @@ def test_too_many_log_ins_end_the_oldest_session(path: Path) -> None:
     assert len(json.loads(path.read_text("utf-8"))) == MAX_SESSIONS
 
 
+def test_one_key_ends_no_session_of_another(path: Path) -> None:
+    reader = Caller("wall", Scope.READ)
+    keys = KeyRing(
+        [(Secret(KEY.decode()), OWNER), (Secret("reader"), reader), (Secret("twin"), Caller("wall", Scope.ADMIN))]
+    )
+    sessions = Sessions(keys, path)
+    owners, twins, readers = sessions.begin(KEY), sessions.begin(b"twin"), sessions.begin(b"reader")
+    assert owners is not None
+    assert twins is not None
+    assert readers is not None
+    for _ in range(MAX_SESSIONS):
+        sessions.begin(b"reader")
+    sessions = Sessions(keys, path)
+    assert sessions.find(owners.session_id) is not None
+    assert sessions.find(twins.session_id) is not None
+    assert sessions.find(readers.session_id) is None
+    assert len(json.loads(path.read_text("utf-8"))) == MAX_SESSIONS + 2
+
+
+def test_sessions_of_an_earlier_release_go_on(path: Path) -> None:
+    session = Sessions(ring(), path).begin(KEY)
+    assert session is not None
+    rows = {name: row[:2] for name, row in json.loads(path.read_text("utf-8")).items()}
+    path.write_text(json.dumps(rows), "utf-8")
+    sessions = Sessions(ring(), path)
+    sessions.begin(KEY)
+    assert Sessions(ring(), path).find(session.session_id) == session
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"a": 1}', '{"a": ["ü", "x"]}', "\0"])
 def test_a_damaged_file_ends_the_sessions_and_does_no_other_harm(
     path: Path, text: str, caplog: pytest.LogCaptureFixture

@@ -31,17 +31,21 @@ HEADERS = {
 _LOCAL_PATH = re.compile(r"/(?![/\\])[!-\[\]-~]{0,499}\Z")  # printable ASCII without a backslash
 
 
-class SubmitLimit:
-    """Limits the jobs that one key may submit; without keys, and for the fleet's key, those of one network.
+class RateLimit:
+    """Limits how often one key may do something; without keys, and for the fleet's key, how often one network may.
 
     See docs/decisions.md, D16.
 
     Args:
-        per_minute: jobs at once, and again in each further minute; 0 for no limit.
+        per_minute: how often at once, and again in each further minute; 0 for no limit.
+        what: the thing that is limited, in the plural.
+        setting: the setting that raises the limit; empty for none.
     """
 
-    def __init__(self, per_minute: int) -> None:
+    def __init__(self, per_minute: int, what: str = "jobs", setting: str = "PIBOT_SUBMIT_PER_MINUTE") -> None:
         self._per_minute = per_minute
+        self._what = what
+        self._setting = f" ({setting})" if setting else ""
         self._buckets = Buckets(per_minute) if per_minute else None
 
     def check(self) -> None:
@@ -56,7 +60,7 @@ class SubmitLimit:
         seconds = self._buckets.take(network_of(request.remote_addr) if caller is OWNER else f"key {caller.name}")
         if seconds:
             raise TooManyRequests(
-                f"more than {self._per_minute} jobs a minute; send the next in {seconds} s (PIBOT_SUBMIT_PER_MINUTE)",
+                f"more than {self._per_minute} {self._what} a minute; send the next in {seconds} s{self._setting}",
                 retry_after=seconds,
             )
 

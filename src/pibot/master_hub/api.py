@@ -16,7 +16,7 @@ from pibot.master_components.store.accounts import DAYS_KEPT
 from pibot.master_components.store.records import Job, Submission
 from pibot.master_components.store.spending import rounded
 from pibot.master_components.store.states import ENDED_JOBS, JobState, StepState
-from pibot.master_hub.access import SubmitLimit
+from pibot.master_hub.access import RateLimit
 from pibot.settings import is_loopback
 from pibot.web import WaitingRoom, answer, current_caller, error, json_body, needs, network_of, wait_preference
 
@@ -32,11 +32,15 @@ WAITING_PLACES = 12
 WAITING_PLACES_EACH = 10
 """How many of them may come from one address."""
 
+JOINS_PER_MINUTE = 60
+"""How often one key, or one address with the fleet's key, may register workers and take them off. The hub may write its
+list of workers to the card each time. A worker does it once a minute."""
+
 MAX_PAGE = 200
 """Jobs in one answer of ``/tasks``."""
 
 
-def create_api_blueprint(hub: HubService, submitting: SubmitLimit) -> Blueprint:
+def create_api_blueprint(hub: HubService, submitting: RateLimit) -> Blueprint:
     """Make the API's routes.
 
     Args:
@@ -51,7 +55,7 @@ def create_api_blueprint(hub: HubService, submitting: SubmitLimit) -> Blueprint:
     return api
 
 
-def _add_job_routes(api: Blueprint, hub: HubService, submitting: SubmitLimit) -> None:
+def _add_job_routes(api: Blueprint, hub: HubService, submitting: RateLimit) -> None:
     jobs, store = hub.jobs, hub.store
     waiting = WaitingRoom(WAITING_PLACES, WAITING_PLACES_EACH)
 
@@ -123,6 +127,7 @@ def _add_approval_routes(api: Blueprint, hub: HubService) -> None:
 
 def _add_worker_routes(api: Blueprint, hub: HubService) -> None:
     members, keyless = hub.members, hub.settings.api_key is None
+    joining = RateLimit(JOINS_PER_MINUTE, "workers registered or taken off", "")
 
     @api.get("/workers")
     def workers() -> Response:
@@ -133,6 +138,7 @@ def _add_worker_routes(api: Blueprint, hub: HubService) -> None:
     @api.post("/workers")
     @needs(Scope.WORKER)
     def join() -> Response:
+        joining.check()
         address = WorkerAddress.from_json(json_body())
         _refuse_another(address.worker_id)
         if keyless and not (is_loopback(request.remote_addr or "") and is_loopback(address.host)):
@@ -145,6 +151,7 @@ def _add_worker_routes(api: Blueprint, hub: HubService) -> None:
     @api.delete("/workers/<worker_id>")
     @needs(Scope.WORKER)
     def leave(worker_id: str) -> Response:
+        joining.check()
         _refuse_another(worker_id)
         members.leave(worker_id)
         return answer({"success": True, "worker_id": worker_id, "status": "leaving"})

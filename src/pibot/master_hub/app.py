@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pibot import __version__, logs, web
 from pibot.logs import event
-from pibot.master_hub.access import LOG_IN, SubmitLimit, for_templates, shut, to_log_in
+from pibot.master_hub.access import LOG_IN, RateLimit, for_templates, shut, to_log_in
 from pibot.master_hub.api import WAITING_PLACES, create_api_blueprint
 from pibot.master_hub.gateway.routes import create_gateway_blueprint
 from pibot.master_hub.login import create_login_blueprint
@@ -41,7 +41,7 @@ def create_hub_app(hub: HubService, settings: Settings) -> Flask:
     keys = web.KeyRing.of_hub(settings)
     sessions = None if keys is None else web.Sessions(keys, settings.data_dir / "sessions.json")
     guesses = web.KeyGuesses()
-    submitting = SubmitLimit(settings.submit_per_minute)
+    submitting = RateLimit(settings.submit_per_minute)
     app = web.create_app(
         "pibot.master_hub",
         keys=keys,

@@ -17,7 +17,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Any, Callable, NamedTuple, Optional
 
 from pibot.contracts import Caller
 from pibot.logs import event
@@ -29,7 +29,8 @@ LIFETIME = 7 * 24 * 3600
 """Seconds until a session ends by itself, so that a phone at home need not log in every day."""
 
 MAX_SESSIONS = 100
-"""Beyond it the oldest session ends, so that the file stays small however often somebody logs in."""
+"""Sessions of one key. Beyond it that key's oldest session ends, so that the file stays small however often somebody logs
+in, and no key ends the sessions of another."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,25 @@ class Session:
         return hmac.new(self.session_id.encode(), b"form", hashlib.sha256).hexdigest()
 
 
+class _Kept(NamedTuple):
+    """The record of a session.
+
+    Args:
+        mark: of its key; see :meth:`KeyRing.mark`.
+        until: when it expires, in seconds since the epoch.
+        owner: scope and name of the key; empty in a file of an earlier release.
+    """
+
+    mark: str
+    until: float
+    owner: str = ""
+
+    @classmethod
+    def from_json(cls, row: Any) -> _Kept:
+        mark, until, *owner = row
+        return cls(str(mark), float(until), *map(str, owner[:1]))
+
+
 # docs/decisions.md, D14
 class Sessions:
     """The sessions of one hub. Methods may be called from any thread.
@@ -65,7 +85,7 @@ class Sessions:
         self._path = path
         self._now = now
         self._lock = threading.Lock()
-        self._kept = _load(path)  # digest of the id -> (mark of the key, expiry); the oldest first
+        self._kept = _load(path)  # by the digest of the id; the oldest first
 
     def begin(self, key: bytes) -> Optional[Session]:
         """Log in with a key; None if it is unknown, or a worker's token."""
@@ -76,19 +96,21 @@ class Sessions:
         mark = self._keys.mark(key, session_id.encode())
         with self._lock:
             now = self._now()
-            self._kept = {name: kept for name, kept in self._kept.items() if kept[1] > now}
-            self._kept[_digest(session_id)] = (mark, now + LIFETIME)
-            while len(self._kept) > MAX_SESSIONS:
-                del self._kept[next(iter(self._kept))]
+            self._kept = {name: kept for name, kept in self._kept.items() if kept.until > now}
+            owner = f"{caller.scope.value} {caller.name}"
+            self._kept[_digest(session_id)] = _Kept(mark, now + LIFETIME, owner)
+            same_key = [name for name, kept in self._kept.items() if kept.owner == owner]
+            for name in same_key[:-MAX_SESSIONS]:
+                del self._kept[name]
             self._save()
         return Session(session_id, caller)
 
     def find(self, session_id: str) -> Optional[Session]:
         """Return the session with this id, if it has not expired and its key is still valid."""
-        mark, until = self._kept.get(_digest(session_id), ("", 0.0))
-        if until <= self._now():
+        kept = self._kept.get(_digest(session_id))
+        if kept is None or kept.until <= self._now():
             return None
-        caller = self._keys.marked(mark, session_id.encode())
+        caller = self._keys.marked(kept.mark, session_id.encode())
         return None if caller is None else Session(session_id, caller)
 
     def end(self, session: Session) -> None:
@@ -124,13 +146,13 @@ def _on_disk(folder: Path) -> None:
         os.close(number)
 
 
-def _load(path: Optional[Path]) -> dict[str, tuple[str, float]]:
+def _load(path: Optional[Path]) -> dict[str, _Kept]:
     """Read the sessions; empty without a file, or if it can't be read, so that everybody logs in again."""
     if path is None or not path.exists():
         return {}
     try:
         rows = json.loads(path.read_text("utf-8"))
-        return {str(name): (str(mark), float(until)) for name, (mark, until) in rows.items()}
+        return {str(name): _Kept.from_json(row) for name, row in rows.items()}
     except (OSError, ValueError, TypeError, AttributeError) as exc:
         event(log, "sessions_not_read", level=logging.WARNING, path=str(path), error=str(exc))
         return {}

@@ -15,7 +15,7 @@ from pibot import __version__
 from pibot.contracts import MAX_DESCRIPTION_CHARS, Decision, JsonObject, Scope, valid_id
 from pibot.errors import PibotError
 from pibot.master_components.store.records import Submission
-from pibot.master_hub.access import SubmitLimit, wants_json
+from pibot.master_hub.access import RateLimit, wants_json
 from pibot.master_hub.jobs import JobControl
 from pibot.master_hub.pages import presentation
 from pibot.master_hub.pages.data import PageData
@@ -36,7 +36,7 @@ _HEADINGS = {
 
 
 def create_dashboard_blueprint(
-    data: PageData, jobs: JobControl, skills: Sequence[SkillInfo], submitting: SubmitLimit
+    data: PageData, jobs: JobControl, skills: Sequence[SkillInfo], submitting: RateLimit
 ) -> Blueprint:
     """Make the dashboard's routes.
 
@@ -86,7 +86,7 @@ def _add_pages(board: Blueprint, data: PageData, tokens: _FormTokens, skills: Se
         return _data({"token": tokens.current(), **data.job(job_id)})
 
 
-def _add_forms(board: Blueprint, jobs: JobControl, tokens: _FormTokens, submitting: SubmitLimit) -> None:
+def _add_forms(board: Blueprint, jobs: JobControl, tokens: _FormTokens, submitting: RateLimit) -> None:
     @board.post("/dashboard/submit")
     @needs(Scope.SUBMIT)
     def submit() -> AnyResponse:
