@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Callable
 
@@ -16,8 +17,9 @@ from flask import Flask, Response
 
 from pibot.errors import JobNotFound, LLMUnavailable, SettingsError, StoreError, UnknownSkill, WorkerBusy
 from pibot.settings import Secret
-from pibot.web import KeyRing, Server, WaitingRoom, answer, create_app, json_body, wait_preference
+from pibot.web import ConnectionLimits, KeyRing, Server, WaitingRoom, answer, create_app, json_body, wait_preference
 from pibot.web.keys import OWNER
+from pibot.web.server.channel import Channel
 from tests.support.serving import Answer, ask, serving
 
 KEY = "schlüssel-7f3a"
@@ -410,3 +412,12 @@ def test_half_an_escaped_emoji_in_an_answer_is_replaced(port: int) -> None:
 
     assert sent.status == 200
     assert sent.json() == {"body": "half ?, whole \N{GRINNING FACE}"}
+
+
+def test_cheroot_can_ask_a_request_that_outlasts_the_stop_whether_its_connection_is_closed() -> None:
+    here, there = socket.socketpair()
+    with there:
+        channel = Channel(here, ConnectionLimits(), time.monotonic)
+        assert not channel.closed
+        here.close()
+        assert channel.closed

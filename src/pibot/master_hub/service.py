@@ -42,6 +42,9 @@ GATEWAY_PLACES = 8
 """Model calls that the gateway passes on at once, beside one for each worker, unless PIBOT_GATEWAY_CALLS says
 otherwise. At least this many callers may wait for a turn."""
 
+MODEL_CALL_GRACE = 3.0
+"""Seconds for the workers' model calls to end when the hub stops. Workers send them again; cheroot waits 5 seconds."""
+
 
 class HubService:
     """The running hub without its HTTP side: the parts that the views use.
@@ -154,6 +157,7 @@ class HubService:
         self.jobs.refuse_changes()
         for task in self._background:
             task.cancel()
+        self.loop.run(self.gateway.end_calls(MODEL_CALL_GRACE))
         self._await(self._dispatcher.stop())
 
     def close(self) -> None:

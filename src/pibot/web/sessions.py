@@ -29,8 +29,8 @@ LIFETIME = 7 * 24 * 3600
 """Seconds until a session ends by itself, so that a phone at home need not log in every day."""
 
 MAX_SESSIONS = 100
-"""Sessions of one key. Beyond it that key's oldest session ends, so that the file stays small however often somebody logs
-in, and no key ends the sessions of another."""
+"""Sessions of one key. Beyond it that key's oldest session ends, so that the file stays small however often somebody
+logs in, and no key ends the sessions of another."""
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def share_used_up() -> GatewayError:
     return GatewayError(
         429,
         "gateway_busy",
-        "the master already passes on as many model calls as it may, or as it does for this key; try again shortly",
+        "the master has as many model calls as it takes at once, or as it takes with this key; try again shortly",
         retry_after=RETRY_AFTER,
     )
 

@@ -62,6 +62,8 @@ class Gateway:
         self._threads = Threads(threads)
         self._lock = threading.Lock()
         self._statuses: Counter[int] = Counter()
+        self._running: set[asyncio.Task[Any]] = set()
+        self._ended = False
 
     def calls(self) -> dict[int, int]:
         """Return how many calls were answered since the start, by HTTP status."""
@@ -104,6 +106,13 @@ class Gateway:
         assert answered.completion is not None
         return answered.completion
 
+    async def end_calls(self, seconds: float) -> None:
+        """Answer the workers' calls that still run after some seconds that the hub is stopping. Call it in the loop."""
+        await asyncio.sleep(seconds)
+        self._ended = True
+        for task in tuple(self._running):
+            task.cancel()
+
     async def close(self) -> None:
         """Close the connections. Call it in the loop."""
         await self._caller.close()
@@ -143,6 +152,9 @@ class Gateway:
         raise failure
 
     async def _unless_gone(self, coroutine: Coroutine[Any, Any, T], client: Client) -> T:
+        if self._ended:
+            coroutine.close()
+            raise asyncio.CancelledError
         task = asyncio.current_task()
         assert task is not None
         cancel = task.cancel
@@ -154,9 +166,11 @@ class Gateway:
                 self._loop.call_soon(cancel)
 
         client.on_hang_up(cancel_soon)
+        self._running.add(task)
         try:
             return await coroutine
         finally:
+            self._running.discard(task)
             client.on_hang_up(None)
 
     def _count(self, call: ModelCall, status: int, error: Exception | None = None) -> None:

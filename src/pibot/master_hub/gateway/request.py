@@ -13,6 +13,7 @@ _READ_HERE = frozenset({"messages", "model", "n", "stream", "stream_options"})
 """The fields that the gateway decides by."""
 
 
+# docs/decisions.md, D64
 def read_request(data: Any, default: str, models: Collection[str]) -> JsonObject:
     """Check the body of a chat completion, and return it with its model.
 

@@ -1,4 +1,4 @@
-"""Places that callers share: each caller can count on one, whatever the others do."""
+"""Slots that callers share: each caller can count on one, whatever the others do."""
 
 from __future__ import annotations
 
@@ -11,45 +11,46 @@ PLANNER = ""
 """The name of the hub's own planning among the callers. No key has it."""
 
 FEWEST_WITH_PLANNERS = 3
-"""Of fewer places none is kept for the planner: the workers would have to work one by one."""
+"""With fewer slots none is kept for the planner: the workers would have to work one by one."""
 
 
+# docs/decisions.md, D100
 class Shares:
-    """Decides which caller may take another of a number of places.
+    """Decides which caller may take another of a number of slots.
 
-    A caller's first place needs one that is free, and its further ones need more free places than there are other
-    callers that hold none. So a caller with any number of calls leaves a place for each of the others. The last of
-    three or more places is the planner's.
+    A caller's first slot needs one that is free. For each further one, more slots must be free than there are other
+    callers that hold none. So a caller with any number of calls leaves a slot for each of the others. One of three or
+    more slots is the planner's.
 
     Args:
-        places: how many places there are.
-        callers: the names of those for whom a place is kept free. Others share what is left.
+        slots: how many slots there are.
+        callers: the names of those for whom a slot is kept free.
     """
 
-    def __init__(self, places: int, callers: Iterable[str] = ()) -> None:
-        self._places = places
+    def __init__(self, slots: int, callers: Iterable[str] = ()) -> None:
+        self._slots = slots
         self._callers = frozenset(callers)
         self._held: Counter[str] = Counter()
 
     def take(self, caller: str) -> bool:
-        """Give the caller a place if it may have one now, and return whether it may."""
-        if self._places - sum(self._held.values()) <= self._kept_from(caller):
+        """Give the caller a slot if it may have one now, and return whether it may."""
+        if self._slots - sum(self._held.values()) <= self._kept_from(caller):
             return False
         self._held[caller] += 1
         return True
 
     def give_back(self, caller: str) -> None:
-        """Take back a place of the caller's."""
+        """Take back a slot of the caller's."""
         self._held[caller] -= 1
         if not self._held[caller]:
             del self._held[caller]
 
     def _kept_from(self, caller: str) -> int:
-        """Return how many of the free places are kept for others."""
+        """Return how many of the free slots are kept for others."""
         idle = self._callers - self._held.keys() - {caller}
         if self._held[caller]:
             return len(idle)
-        return int(PLANNER in idle and self._places >= FEWEST_WITH_PLANNERS)
+        return int(PLANNER in idle and self._slots >= FEWEST_WITH_PLANNERS)
 
 
 class Threads:

@@ -115,6 +115,11 @@ class Channel:
 
     # --- as a file ---
 
+    @property
+    def closed(self) -> bool:
+        """Whether the socket is closed. cheroot asks this of a request that has not ended 5 s after the stop began."""
+        return bool(self.socket.fileno() < 0)
+
     def read(self, size: int) -> bytes:
         """Read ``size`` bytes, or fewer if the client closes the connection before.
 
