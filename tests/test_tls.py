@@ -6,8 +6,10 @@ import contextlib
 import http.client
 import socket
 import ssl
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flask import Flask, Response, request
@@ -18,7 +20,7 @@ from pibot.errors import SettingsError, WorkerNotReached, WorkerUnreachable
 from pibot.master_components.workers.client import WorkerClient, WorkerKeys
 from pibot.settings import Secret, Settings
 from pibot.tls import MASTER, PEER, client_tls, server_tls
-from pibot.web import ConnectionLimits, KeyRing, answer, create_app
+from pibot.web import HANG_UP, ConnectionLimits, KeyRing, answer, create_app
 from tests.support.certificates import Authority, Files
 from tests.support.serving import serving
 
@@ -216,6 +218,27 @@ def test_a_workers_token_counts_only_with_its_own_certificate(
     for context in (worker_1.context(shown=False), worker_2.context(), master.context()):
         status, body = get(hub_port, context, "/v1/models", TOKEN)
         assert (status, b"only together with the certificate of worker-1" in body) == (403, True)
+
+
+def test_the_hub_learns_over_tls_too_that_a_client_hung_up(master: Files) -> None:
+    begun, gone = threading.Event(), threading.Event()
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        unwatch = environ[HANG_UP](gone.set)
+        begun.set()
+        gone.wait(20)
+        unwatch()
+        start_response("200 OK", [])
+        return []
+
+    with serving(app, handshake=server_tls(master.settings(), peers=None), limits=PATIENT) as port:
+        context = master.context(shown=False)
+        connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=20, context=context)
+        with contextlib.closing(connection):
+            connection.request("GET", "/")
+            assert begun.wait(20)
+            assert not gone.is_set()
+        assert gone.wait(20)
 
 
 # --- clients ---

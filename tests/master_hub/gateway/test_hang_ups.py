@@ -116,9 +116,11 @@ def test_a_client_that_sends_its_next_request_early_has_not_hung_up(llm: Scripte
 def test_a_hub_that_stops_ends_the_streams_that_still_run_and_says_so(llm: ScriptedLLM) -> None:
     with gateway(llm) as hub:
         llm.enqueue(model.stalled(model.stream("a", "b", "c", "d")))
-        response = sent(hub, STREAM).getresponse()
+        connection = sent(hub, STREAM)
+        response = connection.getresponse()
         assert response.read(6) == b"data: "
         hub.loop.run(hub.gateway.end_calls(0)).result()
         assert b'"code": "stopping"' in response.read()
+        connection.close()
         assert hub.chat().status == 503
         llm.wait_for_disconnects(1)

@@ -39,6 +39,8 @@ class HangUps:
         """
         with self._lock:
             if not self._epoll.closed:
+                if number in self._watched:
+                    self._forget(number)
                 self._watched[number] = tell
                 self._epoll.register(number, select.EPOLLRDHUP)
 
