@@ -16,7 +16,7 @@ from pibot.tls import MASTER
 from tests.support.certificates import Authority, Files
 from tests.support.fleet import make_skills
 from tests.support.processes import clean_environment, serving_process
-from tests.support.scripted_llm import ScriptedLLM, text
+from tests.support.scripted_llm import MODEL, ScriptedLLM, text
 
 pytestmark = pytest.mark.system
 
@@ -65,7 +65,7 @@ def test_a_fleet_over_tls_does_a_job_and_refuses_other_clients(tmp_path: Path) -
             VOLC_API_KEY=TOKEN,
             VOLC_BASE_URL=f"{url}/v1",
             PIBOT_HUB_URL=url,
-            MODEL_NAME="m",
+            MODEL_NAME=MODEL,
         )
         arguments = ["-m", "pibot.worker_task_executor", "--port", "0", "--worker-id", "worker-1"]
         pattern = r"listen=https://\S+:(\d+)"
