@@ -25,11 +25,11 @@ from pibot.contracts import (
     ToolCall,
     ToolContext,
     digest_of,
-    shown_call,
 )
 from pibot.errors import ApprovalConflict, ApprovalNotFound, ApprovalOver, ContractError
 from pibot.rehearsal.conversation import unmarked
 from pibot.tool_registry import Policy, SkillLibrary
+from pibot.visible import shown_call
 from pibot.worker.agents import TaskAgents
 from pibot.worker.approvals import MAX_ARGUMENT_CHARS, WorkerApprovals
 from tests.skills.support import SKILLS, FakeCommands

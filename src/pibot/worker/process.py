@@ -14,6 +14,7 @@ from pibot.logs import event
 from pibot.secrecy import keep_memory_private
 from pibot.settings import DEFAULT_PORT, Settings
 from pibot.tls import MASTER, server_tls
+from pibot.visible import printable
 from pibot.worker.approvals import WorkerApprovals
 from pibot.worker.executor import TaskExecutor
 
@@ -113,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         start_worker(argv, "python -m pibot.worker_task_executor")
     except SettingsError as exc:
-        print(f"pibot worker: {exc}", file=sys.stderr)  # noqa: T201  # the command's own output
+        print(f"pibot worker: {printable(exc)}", file=sys.stderr)  # noqa: T201  # the command's own output
         return 2
     return 0
 
