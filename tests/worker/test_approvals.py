@@ -299,11 +299,6 @@ async def test_an_approval_of_another_call_runs_nothing(tmp_path: Path) -> None:
     assert await results(tmp_path, Policy(), one) == ["1", "two was not run: the owner approved another call"]
 
 
-def test_a_name_in_the_approval_setting_that_is_neither_skill_nor_tool_is_found(tmp_path: Path) -> None:
-    skill(tmp_path, "")
-    assert SkillLibrary(tmp_path).unknown(["demo", "one", "shel_exec"]) == ("shel_exec",)
-
-
 # --- the digest, and what is shown ---
 
 VALUES = st.recursive(

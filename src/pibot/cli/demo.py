@@ -23,6 +23,7 @@ from pibot.llm_client.configuration import check
 from pibot.rehearsal import MODEL_NAME
 from pibot.sandbox.bubblewrap import Bubblewrap
 from pibot.settings import Secret, Settings
+from pibot.tool_registry import Policy, SkillLibrary
 
 WORKERS = 3
 
@@ -78,11 +79,12 @@ def run_demo(settings: Settings, *, once: bool) -> int:
 
 def _run(settings: Settings, scratch: Scratch, stack: contextlib.ExitStack) -> JsonObject:
     port = _free(settings.demo_port)
+    approvals = _approvals(settings, scratch)
     model = _model(settings, scratch, stack)
     sandbox = _sandbox(settings, rehearsal=model["MODEL_NAME"] == MODEL_NAME)
     page = stack.enter_context(_page())
     key = secrets.token_urlsafe(24)
-    common = {**model, "PIBOT_API_KEY": key, "PIBOT_SANDBOX": sandbox, "PIBOT_WEB_ALLOW": "127.0.0.1"}
+    common = {**model, "PIBOT_API_KEY": key, "PIBOT_SANDBOX": sandbox, "PIBOT_WEB_ALLOW": "127.0.0.1", **approvals}
     say(f"Starting {WORKERS} workers and a hub; the model is {model['MODEL_NAME']} …")
     workers = [
         stack.enter_context(
@@ -107,10 +109,13 @@ def _run(settings: Settings, scratch: Scratch, stack: contextlib.ExitStack) -> J
     description = _job(page)
     say(f"\nThe job: {description}\n")
     job_id = client.post("/task", {"description": description})["job_id"]
+    if settings.approve:
+        say(f"Approve the calls that wait from another terminal:\n  {_command(port, key, 'approve', job_id)}\n")
     result = follow(client, job_id, say, patience=HUB_PATIENCE)
     _show(client.get(f"/task/{job_id}")["job"], result)
     say(f"\nDashboard: http://127.0.0.1:{port}/dashboard (log in with {key})")
-    say(f"Ask for more from another terminal:\n  {_command(port, key)}")
+    more = _command(port, key, "run", '"What is 6 * 7?"')
+    say(f"Ask for more from another terminal:\n  {more}")
     return result
 
 
@@ -139,11 +144,24 @@ def _show(job: JsonObject, result: JsonObject) -> None:
     say(f"\n{counted(usage['llm_calls'], 'model call')}, {counted(usage['total_tokens'], 'token')}.")
 
 
-def _command(port: int, key: str) -> str:
-    return f'PIBOT_HUB_URL=http://127.0.0.1:{port} PIBOT_API_KEY={key} .venv/bin/pibot run "What is 6 * 7?"'
+def _command(port: int, key: str, *words: str) -> str:
+    return f"PIBOT_HUB_URL=http://127.0.0.1:{port} PIBOT_API_KEY={key} .venv/bin/pibot {' '.join(words)}"
 
 
 # --- what it runs with ------------------------------------------------------
+
+
+def _approvals(settings: Settings, scratch: Scratch) -> dict[str, str]:
+    """Return the settings by which the owner's approval is needed in the demo too.
+
+    Raises:
+        SettingsError: ``PIBOT_APPROVE`` has a name that the demo's skills don't know.
+    """
+    if not settings.approve:
+        return {}
+    skills = Settings.load({}, scratch.path).skills_dir  # as the workers choose it
+    SkillLibrary(skills, Policy(approve=frozenset(settings.approve))).check_policy()
+    return {"PIBOT_APPROVE": ",".join(settings.approve), "PIBOT_APPROVAL_SECONDS": f"{settings.approval_seconds:g}"}
 
 
 def _free(port: int) -> int:
