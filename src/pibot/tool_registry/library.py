@@ -144,10 +144,9 @@ class SkillLibrary:
         context = replace(context, options=MappingProxyType(dict(context.options)))
         for name in names:
             page = self._page(name)
-            own_context = context_for(name, page.rules, self._policy, context)
             if page.instructions:
                 instructions.append(f"## Skill {name}\n\n{page.instructions}")
-            for tool in self._tools(name, page.rules, own_context):
+            for tool in self._tools(name, page.rules, context):
                 if tool.name in tools:
                     raise SkillError(
                         f"the skills {tools[tool.name].skill!r} and {name!r} both have a tool {tool.name!r}; "
@@ -174,7 +173,8 @@ class SkillLibrary:
             except SkillError as exc:
                 raise SkillError(f"{path}: {exc}") from exc.__cause__
             asks = rules.approval or not self._policy.approve.isdisjoint((name, attribute))
-            tools.append(Tool(name, function, signature, inspect.iscoroutinefunction(function), context, asks))
+            own_context = context_for(name, rules, self._policy, context, approved=asks)
+            tools.append(Tool(name, function, signature, inspect.iscoroutinefunction(function), own_context, asks))
         if not tools:
             raise SkillError(f"{path} has no tool: no public function is defined in it")
         return tools
