@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from pibot.errors import SettingsError
+from pibot.visible import printable
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
@@ -83,13 +84,16 @@ class WorkerFileHandler(logging.handlers.RotatingFileHandler):
 
 
 class OneLineFormatter(logging.Formatter):
-    """Formats times with the zone's offset, and escapes line breaks, so that no logged text can fake a line."""
+    """Formats times with the zone's offset, and escapes line breaks, so that no logged text can fake a line.
+
+    Nothing in a line can control the terminal that shows it: a caller may have chosen the text, without any key.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         # Formatted once for all handlers: a short task costs a worker most in its two log lines.
         line: str | None = record.__dict__.get("pibot_line")
         if line is None:
-            line = record.__dict__["pibot_line"] = super().format(record)
+            line = record.__dict__["pibot_line"] = printable(super().format(record))
         return line
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802

@@ -141,6 +141,24 @@ def test_a_taken_port_is_reported_with_its_variable(clone: Path, environment: di
     assert left_over(environment) == []
 
 
+def test_calls_wait_for_approval_in_the_demo_too(clone: Path, environment: dict[str, str]) -> None:
+    argv = [str(clone / ".venv" / "bin" / "python"), "-m", "pibot", "demo", "--once"]
+    settings = {"PIBOT_APPROVE": "shell_exec", "PIBOT_APPROVAL_SECONDS": "10"}
+    done = subprocess.run(argv, cwd=clone, env={**environment, **settings}, capture_output=True, text=True)
+    assert "waits for your approval of shell_exec: command: uname -sm" in done.stdout
+    assert re.search(r"PIBOT_API_KEY=\S+ \.venv/bin/pibot approve job-", done.stdout)
+    assert left_over(environment) == []
+
+
+def test_a_misspelt_name_for_approval_stops_the_demo(clone: Path, environment: dict[str, str]) -> None:
+    argv = [str(clone / ".venv" / "bin" / "python"), "-m", "pibot", "demo", "--once"]
+    wrong = {**environment, "PIBOT_APPROVE": "shell-exec"}
+    done = subprocess.run(argv, cwd=clone, env=wrong, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "pibot: PIBOT_APPROVE names 'shell-exec', which is neither a skill nor a tool here" in done.stderr
+    assert left_over(environment) == []
+
+
 def test_a_placeholder_key_is_refused_with_the_name_of_its_variable(clone: Path, environment: dict[str, str]) -> None:
     done = subprocess.run(
         ["make", "demo", "ONCE=1"],

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import platform
+import shutil
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from pibot.sandbox.bubblewrap import Bubblewrap
-from pibot.sandbox.seccomp import ABSENT, REFUSED, system_call_filter
+from pibot.sandbox.limits import COMMAND_ENVIRONMENT
+from pibot.sandbox.seccomp import ABSENT, FIRST_NEWER, REFUSED, system_call_filter
 from tests.sandbox.support import sh
 
 
@@ -85,6 +88,25 @@ def test_the_filter_refuses_the_same_on_every_architecture(calls: Calls) -> None
     assert asked(calls.ioctl, 0, 0x5401) == asked(calls.read) == ALLOW
 
 
+@pytest.mark.parametrize("calls", CALLS, ids=["x86_64", "i386", "aarch64", "arm"])
+def test_a_system_call_newer_than_the_list_does_not_exist(calls: Calls) -> None:
+    program = system_call_filter(calls.machine)
+
+    def asked(number: int) -> int:
+        return verdict(program, calls.architecture, number)
+
+    open_tree_attr, set_mempolicy_home_node, arm_set_tls = 467, 450, 0xF0005
+    assert asked(open_tree_attr) == NO_SUCH_CALL
+    assert {asked(number) for number in range(FIRST_NEWER, 1000)} == {NO_SUCH_CALL}
+    assert asked(0xEFFFF) == NO_SUCH_CALL
+    assert {asked(number) for number in (set_mempolicy_home_node, 449, arm_set_tls)} == {ALLOW}
+
+
+def test_a_machine_that_counts_its_calls_otherwise_keeps_all_of_them() -> None:
+    program = system_call_filter("mips64")  # from 5000 on; libseccomp takes the architecture that it runs on
+    assert verdict(program, X86_64 if platform.machine() == "x86_64" else CALLS[2].architecture, 5000) == ALLOW
+
+
 def test_the_filter_kills_calls_of_any_other_architecture() -> None:
     killed = 0
     program = system_call_filter("x86_64")
@@ -99,6 +121,29 @@ def test_libseccomp_knows_every_refused_system_call() -> None:
     assert known >= {*REFUSED, *ABSENT} - newer_than_debian_11
 
 
+WORK = {
+    "git": "git init -q . && touch f && git add f && git -c user.name=x -c user.email=x@x commit -qm x && git log",
+    "python3": "python3 -c 'import asyncio, tempfile; asyncio.run(asyncio.sleep(0)); print(tempfile.mkdtemp())'",
+    "tar": "mkdir d && tar -czf d.tgz d && tar -xzf d.tgz && cp -a d e && chmod -R 700 e && mv e g && rm -r g",
+    "curl": "echo a > a.txt && curl -s file://$PWD/a.txt",
+    "sqlite3": "sqlite3 x.db 'create table t (a); insert into t values (1); select * from t'",
+    "awk": "seq 9 | awk '{n += $1} END {print n}' | sort -n | sed s/4/5/ | xargs -P2 -n1 echo",
+    "perl": "perl -e 'print 6 * 7'",
+    "node": "node -e 'console.log(6 * 7)'",
+    "find": "find . -type f -newer / -exec ls -l {} +; df . ; du -s .; stat .; ps; date; wc -c < /proc/self/stat",
+}
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("program", WORK)
+async def test_what_tasks_run_works_under_the_filter(program: str, workspace: Path) -> None:
+    if shutil.which(program, path=COMMAND_ENVIRONMENT["PATH"]) is None:
+        pytest.skip(f"{program} is not installed")
+    result = await sh(Bubblewrap(), workspace, WORK[program])
+    assert result.exit_code == 0, result.output
+    assert "not implemented" not in result.output
+
+
 @pytest.mark.system
 async def test_a_command_is_refused_system_calls_that_ordinary_programs_do_not_need(workspace: Path) -> None:
     (workspace / "ask.py").write_text(
@@ -109,6 +154,8 @@ async def test_a_command_is_refused_system_calls_that_ordinary_programs_do_not_n
         "    return os.strerror(ctypes.get_errno())\n"
         "print(asked(425, 1, 0))\n"  # io_uring_setup; the numbers from 424 on are the same everywhere
         "print(asked(428, 0, 0, 0))\n"  # open_tree
+        "print(asked(467, 0, 0, 0, 0, 0))\n"  # open_tree_attr
+        "print(asked(452, -1, 0, 0, 0))\n"  # fchmodat2
         "try:\n"
         "    socket.socket(socket.AF_UNIX)\n"
         "except OSError as exc:\n"
@@ -121,6 +168,8 @@ async def test_a_command_is_refused_system_calls_that_ordinary_programs_do_not_n
     assert result.output.splitlines() == [
         "Function not implemented",
         "Operation not permitted",
+        "Function not implemented",
+        "Function not implemented",
         "Address family not supported by protocol",
         "pairs are made",
     ]

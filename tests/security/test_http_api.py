@@ -315,10 +315,54 @@ def test_a_browser_changes_nothing_for(headers: tuple[str, ...], target: Target)
     assert statuses(raw(target.open_port, request(f"POST {path} HTTP/1.1", *length))) == [404]  # without the control
 
 
-@pytest.mark.parametrize(
-    "host", ["evil.example", "127.0.0.1.evil.example", "evil.example:5000", "localhost.evil.example"]
-)
-def test_a_request_for_an_internet_name_that_points_here_is_not_answered(host: str, target: Target) -> None:
+OWN = socket.gethostname().partition(".")[0]
+REBOUND = [
+    "evil.example",
+    "127.0.0.1.evil.example",
+    "evil.example:5000",
+    "localhost.evil.example",
+    "evil.local",
+    "evil.localhost",
+    "evil.lan",
+    "evil.home",
+    "evil.internal",
+    "evil.home.arpa",
+    "evil",
+    "localhost.",
+    f"{OWN}.evil.local",
+    f"{OWN}.evil",
+    f"x{OWN}",
+    "127.0.0.1.1",
+    "[::1",
+    "[evil]",
+    "127.0.0.1@evil.local",
+]
+ANSWERED = ["127.0.0.1", "192.168.10.113:5000", "[::1]:5000", "[fd00::1]", "localhost", "LOCALHOST:5000"]
+ANSWERED += [OWN, OWN.upper(), f"{OWN}.local:5000", f"{OWN}.lan"]
+
+
+@pytest.mark.parametrize("host", REBOUND)
+def test_a_request_for_a_name_that_somebody_pointed_here_is_not_answered(host: str, target: Target) -> None:
     sent = b"GET /metrics HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n"
-    assert statuses(raw(target.open_port, sent % host.encode())) == [403]
+    assert statuses(raw(target.open_port, sent % host.encode()))[0] in (400, 403)
     assert statuses(raw(target.open_port, sent % b"127.0.0.1")) == [200]
+
+
+@pytest.mark.parametrize("host", ANSWERED)
+def test_a_request_for_the_machine_by_its_address_or_its_own_name_is_answered(host: str, target: Target) -> None:
+    sent = b"GET /metrics HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n"
+    assert statuses(raw(target.open_port, sent % host.encode())) == [200]
+
+
+def test_no_page_submits_a_job_through_a_name_that_it_pointed_here(unlocked: Fleet) -> None:
+    body = json.dumps({"description": "x", "skills": []}).encode()
+
+    def submit(host: str) -> bytes:
+        browser = (f"Host: {host}", f"Origin: http://{host}", "Sec-Fetch-Site: same-origin", "Connection: close")
+        head = "\r\n".join(("POST /task HTTP/1.1", *browser, f"Content-Length: {len(body)}", "", ""))
+        return raw(unlocked.port, head.encode() + body)
+
+    refused = submit(f"evil.lan:{unlocked.port}")
+    assert statuses(refused) == [403]
+    assert b"only IP addresses, localhost and this machine's own name are answered" in refused
+    assert statuses(submit(f"127.0.0.1:{unlocked.port}")) == [202]  # the same page, if it had our origin

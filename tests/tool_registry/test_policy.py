@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pibot.contracts import CommandResult, ToolCall, ToolContext, ToolResult
-from pibot.errors import SkillError
+from pibot.errors import SettingsError, SkillError
 from pibot.sandbox import create_command_runner
 from pibot.tool_registry import Policy, SkillLibrary
 from tests.skills.support import SKILLS, FakeCommands
@@ -111,3 +111,49 @@ async def test_a_shell_command_has_a_network_only_where_both_say_so(tmp_path: Pa
         namespaces.append(result.content.splitlines()[1])
     assert namespaces[0] == host
     assert namespaces[1] != host
+
+
+TOOLS = """
+import os
+from shutil import copy
+def one() -> str:
+    'One.'
+    def inner() -> str: ...
+    return ''
+if os.name == 'posix':
+    async def two() -> str:
+        'Two.'
+        return ''
+else:
+    def two() -> str: ...
+class Helper:
+    def method(self) -> None: ...
+def _private() -> None: ...
+"""
+
+
+@pytest.mark.parametrize("name", ["fetcher", "one", "two"])
+def test_a_skill_and_each_of_its_tools_may_be_named_for_approval(tmp_path: Path, name: str) -> None:
+    skill(tmp_path, "fetcher", tools=TOOLS)
+    SkillLibrary(tmp_path, Policy(approve=frozenset({name}))).check_policy()
+
+
+@pytest.mark.parametrize(
+    "name", ["shell-exec", "Fetcher", "inner", "method", "_private", "copy", "Helper", "fetcher.one"]
+)
+def test_a_name_for_approval_that_is_neither_skill_nor_tool_is_refused_with_those_that_are(
+    tmp_path: Path, name: str
+) -> None:
+    skill(tmp_path, "fetcher", tools=TOOLS)
+    skill(tmp_path, "broken", tools="def (")
+    with pytest.raises(SettingsError) as refused:
+        SkillLibrary(tmp_path, Policy(approve=frozenset({"fetcher", name}))).check_policy()
+    assert f"PIBOT_APPROVE names {name!r}, which is neither a skill nor a tool here" in str(refused.value)
+    assert str(refused.value).endswith("the skills are broken, fetcher; the tools are one, two")
+
+
+def test_a_name_for_the_network_that_is_no_skill_is_refused_with_those_that_are(tmp_path: Path) -> None:
+    skill(tmp_path, "fetcher", ASKS)
+    SkillLibrary(tmp_path, Policy(frozenset({"fetcher"}))).check_policy()
+    with pytest.raises(SettingsError, match=r"PIBOT_NETWORK_SKILLS names 'fetch', .*; the skills are fetcher"):
+        SkillLibrary(tmp_path, Policy(frozenset({"fetch"}))).check_policy()

@@ -25,11 +25,11 @@ from pibot.contracts import (
     ToolCall,
     ToolContext,
     digest_of,
-    shown_call,
 )
 from pibot.errors import ApprovalConflict, ApprovalNotFound, ApprovalOver, ContractError
 from pibot.rehearsal.conversation import unmarked
 from pibot.tool_registry import Policy, SkillLibrary
+from pibot.visible import shown_call
 from pibot.worker.agents import TaskAgents
 from pibot.worker.approvals import MAX_ARGUMENT_CHARS, WorkerApprovals
 from tests.skills.support import SKILLS, FakeCommands
@@ -297,11 +297,6 @@ async def test_an_approval_of_another_call_runs_nothing(tmp_path: Path) -> None:
     skill(tmp_path / "skills", "metadata:\n  approval: required\n")
     one = Owner(Decision(digest_of("one", {}), True))
     assert await results(tmp_path, Policy(), one) == ["1", "two was not run: the owner approved another call"]
-
-
-def test_a_name_in_the_approval_setting_that_is_neither_skill_nor_tool_is_found(tmp_path: Path) -> None:
-    skill(tmp_path, "")
-    assert SkillLibrary(tmp_path).unknown(["demo", "one", "shel_exec"]) == ("shel_exec",)
 
 
 # --- the digest, and what is shown ---

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -136,15 +138,25 @@ def test_a_worker_leaves_no_core_dump_since_it_holds_the_key(tmp_path: Path) -> 
     assert line.split()[4] == "0"
 
 
-def test_each_start_warns_of_a_sandbox_that_is_off_and_of_unknown_names_in_the_approval_setting(tmp_path: Path) -> None:
+def test_each_start_warns_of_a_sandbox_that_is_off(tmp_path: Path) -> None:
     with ScriptedLLM() as model:
-        with worker(tmp_path, model, PIBOT_SANDBOX="off", PIBOT_APPROVE="shel_exec,shell_exec,write_file"):
+        with worker(tmp_path, model, PIBOT_SANDBOX="off", PIBOT_APPROVE="shell_exec,write_file"):
             pass
         said = (tmp_path / "worker" / "output.txt").read_text()
-        assert "WARNING" in said
+        assert said.count("WARNING") == 1
         assert "PIBOT_SANDBOX=off: commands that the model picks run without confinement" in said
-        assert said.count("PIBOT_APPROVE names") == 1
-        assert "PIBOT_APPROVE names shel_exec, which is neither a skill nor a tool here" in said
         with worker(tmp_path, model):
             pass
         assert "WARNING" not in (tmp_path / "worker" / "output.txt").read_text()
+
+
+@pytest.mark.parametrize("name", ["PIBOT_APPROVE", "PIBOT_NETWORK_SKILLS"])
+@pytest.mark.parametrize("module", [["pibot.worker_task_executor"], ["pibot", "worker"]], ids=["guide", "command"])
+def test_a_misspelt_skill_in_a_setting_stops_the_start(tmp_path: Path, name: str, module: list[str]) -> None:
+    environment = clean_environment(VOLC_API_KEY="a-key", **{name: "shell-exec"})
+    argv = [sys.executable, "-m", *module, "--port", "0"]
+    done = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert f"{name} names 'shell-exec', which is " in done.stderr
+    assert "the skills are file_ops, shell_exec, system_info, web_fetch" in done.stderr
+    assert "worker_ready" not in done.stderr

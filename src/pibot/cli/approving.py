@@ -6,9 +6,10 @@ from urllib.parse import quote
 
 import click
 
-from pibot.cli.follow import printable
 from pibot.cli.hub_client import HubClient
-from pibot.contracts import Decision, JsonObject, digest_of, shown_call
+from pibot.cli.terminal import say
+from pibot.contracts import Decision, JsonObject, digest_of
+from pibot.visible import exact, one_line, shown_call
 
 
 def approve_calls(hub: HubClient, job: JsonObject, *, refuse: bool, reason: str, yes: bool) -> bool:
@@ -28,14 +29,15 @@ def approve_calls(hub: HubClient, job: JsonObject, *, refuse: bool, reason: str,
     """
     waiting = [approval for approval in job["approvals"] if approval["status"] == "waiting"]
     for approval in waiting:
-        click.echo(f"{approval['task_id']} on {approval['worker_id']} wants to call {printable(approval['tool'])}:")
+        where = one_line(f"{approval['task_id']} on {approval['worker_id']}")
+        say(f"{where} wants to call {one_line(exact(approval['tool']))}:")
         for line in shown_call(approval["arguments"]).split("\n"):
-            click.echo(f"    {line}")
+            say(f"    {line}")
         if not yes and not click.confirm("Refuse it?" if refuse else "Approve it?"):
-            click.echo("Left waiting.")
+            say("Left waiting.")
             continue
         # The digest of what we displayed; never trust the hub's own.
         decision = Decision(digest_of(approval["tool"], approval["arguments"]), not refuse, reason)
         hub.post(f"/approvals/{quote(approval['approval_id'], safe='')}", decision.to_json())
-        click.echo("Refused." if refuse else "Approved.")
+        say("Refused." if refuse else "Approved.")
     return bool(waiting)

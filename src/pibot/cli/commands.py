@@ -12,7 +12,9 @@ from urllib.parse import quote, urlencode
 import click
 
 from pibot import __version__
+from pibot.cli.terminal import say, say_json
 from pibot.errors import PibotError, SettingsError
+from pibot.visible import one_line, printable_json
 
 if TYPE_CHECKING:
     from pibot.cli.hub_client import HubClient
@@ -43,7 +45,7 @@ class Command(click.Group):
         try:
             return super().invoke(ctx)
         except PibotError as exc:
-            click.echo(f"pibot: {exc}", err=True)
+            say(f"pibot: {one_line(exc)}", err=True)
             ctx.exit(getattr(exc, "exit_code", 2 if isinstance(exc, SettingsError) else JOB_FAILED))
         except KeyboardInterrupt:
             ctx.exit(INTERRUPTED)
@@ -85,7 +87,7 @@ def run(
     pibot run --skills shell_exec "List files in home directory"
     echo "What is the date?" | pibot run --json -
     """
-    from pibot.cli.follow import follow, printable, spent_line
+    from pibot.cli.follow import follow, spent_line
 
     body: JsonObject = {"description": sys.stdin.read() if description == "-" else description, "priority": priority}
     if skills is not None:
@@ -95,27 +97,27 @@ def run(
     hub = _hub()
     job_id = hub.post("/task", body)["job_id"]
     if no_wait:
-        click.echo(json.dumps({"job_id": job_id}) if as_json else job_id)
+        say(json.dumps({"job_id": job_id}) if as_json else job_id)
         return
-    say = _silent if as_json else _to_stderr
+    tell = _silent if as_json else _to_stderr
     try:
-        say(f"Job {job_id}")
-        result = follow(hub, job_id, say)
+        tell(f"Job {job_id}")
+        result = follow(hub, job_id, tell)
     except KeyboardInterrupt:
-        click.echo(f"\nThe job continues: 'pibot job {job_id}' shows it, 'pibot cancel {job_id}' ends it.", err=True)
+        say(f"\nThe job continues: 'pibot job {job_id}' shows it, 'pibot cancel {job_id}' ends it.", err=True)
         sys.exit(INTERRUPTED)
     if as_json:
-        click.echo(json.dumps(result, ensure_ascii=False, indent=2))
+        say_json(result)
     else:
         if result["output"]:
-            click.echo(printable(result["output"]))
+            say(result["output"])
         if result["status"] == "cancelled":
-            click.echo("pibot: the job was cancelled", err=True)
+            say("pibot: the job was cancelled", err=True)
         elif not result["success"]:
-            click.echo(f"pibot: the job failed: {printable(result.get('error'))}", err=True)
+            say(f"pibot: the job failed: {result.get('error')}", err=True)
         spent = spent_line(result)
         if spent:
-            say(spent)
+            tell(spent)
     sys.exit(0 if result["success"] else JOB_FAILED)
 
 
@@ -126,26 +128,22 @@ def status(as_json: bool) -> None:
     hub = _hub()
     health, workers, usage = hub.get("/health"), hub.get("/workers"), hub.get("/usage?days=1")
     if as_json:
-        click.echo(
-            json.dumps(
-                {"hub": health, "workers": workers["workers"], "today": usage["today"]}, ensure_ascii=False, indent=2
-            )
-        )
+        say_json({"hub": health, "workers": workers["workers"], "today": usage["today"]})
         return
     jobs = ", ".join(f"{number} {state}" for state, number in health["jobs"].items() if number) or "none yet"
-    click.echo(f"hub      {hub.settings.hub_url}, version {health['version']}")
-    click.echo(f"model    {health['model'] or 'none: set VOLC_API_KEY on the master'}")
-    click.echo(f"jobs     {jobs}")
-    click.echo(f"today    {_today(usage)}")
+    say(f"hub      {hub.settings.hub_url}, version {health['version']}")
+    say(f"model    {health['model'] or 'none: set VOLC_API_KEY on the master'}")
+    say(f"jobs     {jobs}")
+    say(f"today    {_today(usage)}")
     for job_id in dict.fromkeys(approval["job_id"] for approval in hub.get("/approvals")["approvals"]):
-        click.echo(f"waits    for your approval: pibot approve {job_id}")
+        say(f"waits    for your approval: pibot approve {job_id}")
     if health.get("problem"):
-        click.echo(f"problem  {health['problem']}")
+        say(f"problem  {health['problem']}")
     if not workers["workers"]:
-        click.echo("workers  none: set WORKER_1_IP on the master, or PIBOT_HUB_URL on a worker")
+        say("workers  none: set WORKER_1_IP on the master, or PIBOT_HUB_URL on a worker")
     for worker in workers["workers"]:
         doing = "; ".join(filter(None, (worker["current_task"], worker["error"], *_notes(worker))))
-        click.echo(f"{worker['id']:<12} {worker['status']:<8} {worker['url']:<28} {doing}".rstrip())
+        say(f"{worker['id']:<12} {worker['status']:<8} {worker['url']:<28} {one_line(doing)}".rstrip())
 
 
 @main.command()
@@ -156,20 +154,18 @@ def status(as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
 def jobs(state: str | None, limit: int, as_json: bool) -> None:
     """List the jobs, newest first."""
-    from pibot.cli.follow import printable
-
     query = urlencode({"limit": limit, **({"status": state} if state else {})})
     rows = _hub().get(f"/tasks?{query}")["tasks"]
     if as_json:
-        click.echo(json.dumps(rows, ensure_ascii=False, indent=2))
+        say_json(rows)
         return
     if not rows:
-        click.echo('There are no jobs. Try: pibot run "…"')
+        say('There are no jobs. Try: pibot run "…"')
     for row in rows:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row["created_at"]))
-        text = " ".join(printable(row["description"]).split())
+        text = one_line(row["description"])
         state_now = "approve?" if row["waiting_for_approval"] else row["status"]
-        click.echo(f"{row['job_id']:<28} {state_now:<10} {when}  {text[:80]}")
+        say(f"{row['job_id']:<28} {state_now:<10} {when}  {text[:80]}")
 
 
 @main.command()
@@ -181,10 +177,10 @@ def job(job_id: str, as_json: bool) -> None:
 
     record = _hub().get(f"/task/{quote(job_id, safe='')}")["job"]
     if as_json:
-        click.echo(json.dumps(record, ensure_ascii=False, indent=2))
+        say_json(record)
         return
     for line in job_lines(record):
-        click.echo(line)
+        say(line)
 
 
 @main.command()
@@ -198,12 +194,12 @@ def export(job_id: str, output: str | None) -> None:
     \b
     pibot export job-20261124-081418-3f9a2c --output job.json
     """
-    text = json.dumps(_hub().get(f"/task/{quote(job_id, safe='')}/export"), ensure_ascii=False, indent=2) + "\n"
+    record = _hub().get(f"/task/{quote(job_id, safe='')}/export")
     if output is None:
-        click.echo(text, nl=False)
+        say_json(record)
         return
     try:
-        Path(output).write_text(text, "utf-8", "replace")
+        Path(output).write_text(printable_json(record) + "\n", "utf-8")
     except OSError as exc:
         raise SettingsError(f"the job's record can't be written: {exc}; choose another --output") from exc
 
@@ -212,7 +208,7 @@ def export(job_id: str, output: str | None) -> None:
 @click.argument("job_id")
 def cancel(job_id: str) -> None:
     """Cancel a job, and its running tasks on the workers."""
-    click.echo(f"{job_id} {_hub().post(f'/task/{quote(job_id, safe=str())}/cancel')['status']}")
+    say(f"{job_id} {_hub().post(f'/task/{quote(job_id, safe=str())}/cancel')['status']}")
 
 
 @main.command()
@@ -234,7 +230,7 @@ def approve(job_id: str, refuse: bool, reason: str, yes: bool) -> None:
     hub = _hub()
     record = hub.get(f"/task/{quote(job_id, safe='')}")["job"]
     if not approve_calls(hub, record, refuse=refuse, reason=reason, yes=yes):
-        click.echo(f"pibot: no call of {job_id} waits for approval; the job is {record['status']}", err=True)
+        say(f"pibot: no call of {job_id} waits for approval; the job is {record['status']}", err=True)
         sys.exit(JOB_FAILED)
 
 
@@ -245,14 +241,14 @@ def drain(worker_id: str) -> None:
 
     It finishes the task that it runs; 'pibot status' shows when it is idle.
     """
-    click.echo(f"{worker_id} {_hub().post(f'/workers/{quote(worker_id, safe=str())}/drain')['status']}")
+    say(f"{worker_id} {_hub().post(f'/workers/{quote(worker_id, safe=str())}/drain')['status']}")
 
 
 @main.command()
 @click.argument("worker_id")
 def undrain(worker_id: str) -> None:
     """Give a drained worker new tasks again."""
-    click.echo(f"{worker_id} {_hub().post(f'/workers/{quote(worker_id, safe=str())}/undrain')['status']}")
+    say(f"{worker_id} {_hub().post(f'/workers/{quote(worker_id, safe=str())}/undrain')['status']}")
 
 
 # --- being the fleet --------------------------------------------------------
@@ -346,7 +342,7 @@ def _hub() -> HubClient:
 
 
 def _to_stderr(line: str) -> None:
-    click.echo(line, err=True)
+    say(line, err=True)
 
 
 def _silent(_: str) -> None:

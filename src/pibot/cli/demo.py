@@ -13,17 +13,17 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import FrameType
 
-import click
-
 from pibot.cli.children import Child, Scratch
-from pibot.cli.follow import counted, follow, printable, step_line
+from pibot.cli.follow import counted, follow, step_line
 from pibot.cli.hub_client import HubClient
+from pibot.cli.terminal import say
 from pibot.contracts import JsonObject
 from pibot.errors import SandboxUnavailable, SettingsError
 from pibot.llm_client.configuration import check
 from pibot.rehearsal import MODEL_NAME
 from pibot.sandbox.bubblewrap import Bubblewrap
 from pibot.settings import Secret, Settings
+from pibot.tool_registry import Policy, SkillLibrary
 
 WORKERS = 3
 
@@ -65,10 +65,10 @@ def run_demo(settings: Settings, *, once: bool) -> int:
             scratch = stack.enter_context(Scratch("pibot-demo-"))
             result = _run(settings, scratch, stack)
             if not once:
-                click.echo("\nThe fleet stays up until you press Ctrl-C.")
+                say("\nThe fleet stays up until you press Ctrl-C.")
                 signal.pause()
         except KeyboardInterrupt:
-            click.echo("\nStopping the fleet …")
+            say("\nStopping the fleet …")
             if result is None:
                 return INTERRUPTED
         finally:
@@ -79,12 +79,13 @@ def run_demo(settings: Settings, *, once: bool) -> int:
 
 def _run(settings: Settings, scratch: Scratch, stack: contextlib.ExitStack) -> JsonObject:
     port = _free(settings.demo_port)
+    approvals = _approvals(settings, scratch)
     model = _model(settings, scratch, stack)
     sandbox = _sandbox(settings, rehearsal=model["MODEL_NAME"] == MODEL_NAME)
     page = stack.enter_context(_page())
     key = secrets.token_urlsafe(24)
-    common = {**model, "PIBOT_API_KEY": key, "PIBOT_SANDBOX": sandbox, "PIBOT_WEB_ALLOW": "127.0.0.1"}
-    click.echo(f"Starting {WORKERS} workers and a hub; the model is {model['MODEL_NAME']} …")
+    common = {**model, "PIBOT_API_KEY": key, "PIBOT_SANDBOX": sandbox, "PIBOT_WEB_ALLOW": "127.0.0.1", **approvals}
+    say(f"Starting {WORKERS} workers and a hub; the model is {model['MODEL_NAME']} …")
     workers = [
         stack.enter_context(
             Child(
@@ -106,12 +107,15 @@ def _run(settings: Settings, scratch: Scratch, stack: contextlib.ExitStack) -> J
 
     client = HubClient(Settings(hub_url=f"http://127.0.0.1:{port}", api_key=Secret(key)))
     description = _job(page)
-    click.echo(f"\nThe job: {description}\n")
+    say(f"\nThe job: {description}\n")
     job_id = client.post("/task", {"description": description})["job_id"]
-    result = follow(client, job_id, click.echo, patience=HUB_PATIENCE)
+    if settings.approve:
+        say(f"Approve the calls that wait from another terminal:\n  {_command(port, key, 'approve', job_id)}\n")
+    result = follow(client, job_id, say, patience=HUB_PATIENCE)
     _show(client.get(f"/task/{job_id}")["job"], result)
-    click.echo(f"\nDashboard: http://127.0.0.1:{port}/dashboard (log in with {key})")
-    click.echo(f"Ask for more from another terminal:\n  {_command(port, key)}")
+    say(f"\nDashboard: http://127.0.0.1:{port}/dashboard (log in with {key})")
+    more = _command(port, key, "run", '"What is 6 * 7?"')
+    say(f"Ask for more from another terminal:\n  {more}")
     return result
 
 
@@ -127,24 +131,37 @@ def _job(page: str) -> str:
 
 
 def _show(job: JsonObject, result: JsonObject) -> None:
-    click.echo("\nWho did what:")
+    say("\nWho did what:")
     for worker_id in sorted({step["worker_id"] for step in job["subtasks"] if step["worker_id"]}):
-        click.echo(f"  {worker_id}")
+        say(f"  {worker_id}")
         for step in job["subtasks"]:
             if step["worker_id"] == worker_id:
-                click.echo(f"  {step_line(step)}")
-    click.echo(f"\nThe answer:\n{printable(result['output'])}")
+                say(f"  {step_line(step)}")
+    say(f"\nThe answer:\n{result['output']}")
     if result.get("error"):
-        click.echo(f"\nThe job ended as {result['status']}: {printable(result['error'])}")
+        say(f"\nThe job ended as {result['status']}: {result['error']}")
     usage = result["usage"]
-    click.echo(f"\n{counted(usage['llm_calls'], 'model call')}, {counted(usage['total_tokens'], 'token')}.")
+    say(f"\n{counted(usage['llm_calls'], 'model call')}, {counted(usage['total_tokens'], 'token')}.")
 
 
-def _command(port: int, key: str) -> str:
-    return f'PIBOT_HUB_URL=http://127.0.0.1:{port} PIBOT_API_KEY={key} .venv/bin/pibot run "What is 6 * 7?"'
+def _command(port: int, key: str, *words: str) -> str:
+    return f"PIBOT_HUB_URL=http://127.0.0.1:{port} PIBOT_API_KEY={key} .venv/bin/pibot {' '.join(words)}"
 
 
 # --- what it runs with ------------------------------------------------------
+
+
+def _approvals(settings: Settings, scratch: Scratch) -> dict[str, str]:
+    """Return the settings by which the owner's approval is needed in the demo too.
+
+    Raises:
+        SettingsError: ``PIBOT_APPROVE`` has a name that the demo's skills don't know.
+    """
+    if not settings.approve:
+        return {}
+    skills = Settings.load({}, scratch.path).skills_dir  # as the workers choose it
+    SkillLibrary(skills, Policy(approve=frozenset(settings.approve))).check_policy()
+    return {"PIBOT_APPROVE": ",".join(settings.approve), "PIBOT_APPROVAL_SECONDS": f"{settings.approval_seconds:g}"}
 
 
 def _free(port: int) -> int:
@@ -174,14 +191,14 @@ def _model(settings: Settings, scratch: Scratch, stack: contextlib.ExitStack) ->
     llm = settings.llm
     if llm.api_key is not None:
         check(llm)
-        click.echo(f"The model: {llm.model} at {llm.base_url}")
+        say(f"The model: {llm.model} at {llm.base_url}")
         return {
             "VOLC_API_KEY": llm.api_key.reveal(),
             "VOLC_BASE_URL": llm.base_url,
             "MODEL_NAME": llm.model,
             "PIBOT_LLM_BACKEND": llm.backend,
         }
-    click.echo(f"No VOLC_API_KEY is set, so the model is {MODEL_NAME}: fixed rules, no AI.")
+    say(f"No VOLC_API_KEY is set, so the model is {MODEL_NAME}: fixed rules, no AI.")
     rehearsal = stack.enter_context(Child(scratch, "model", ["rehearsal", "--port", "0"], {}))
     url = f"http://127.0.0.1:{rehearsal.wait_until_ready()}/v1"
     return {"VOLC_API_KEY": "rehearsal", "VOLC_BASE_URL": url, "MODEL_NAME": MODEL_NAME}
@@ -190,17 +207,17 @@ def _model(settings: Settings, scratch: Scratch, stack: contextlib.ExitStack) ->
 def _sandbox(settings: Settings, *, rehearsal: bool) -> str:
     """Choose the sandbox. Without bubblewrap, only the rehearsal model's fixed commands may run."""
     if settings.sandbox == "off":
-        click.echo("The sandbox: off, as PIBOT_SANDBOX says. Commands run with your rights.")
+        say("The sandbox: off, as PIBOT_SANDBOX says. Commands run with your rights.")
         return "off"
     try:
         asyncio.run(Bubblewrap().check())
     except SandboxUnavailable as exc:
         if rehearsal:
-            click.echo(f"The sandbox: off, since the rehearsal model only runs fixed commands ({exc}).")
+            say(f"The sandbox: off, since the rehearsal model only runs fixed commands ({exc}).")
             return "off"
-        click.echo(f"The sandbox: not available, so workers will refuse commands ({exc}).")
+        say(f"The sandbox: not available, so workers will refuse commands ({exc}).")
     else:
-        click.echo("The sandbox: bubblewrap.")
+        say("The sandbox: bubblewrap.")
     return "bwrap"
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import time
 from typing import Any, Callable
 
 from pibot.cli.hub_client import UNREACHABLE, HubClient, HubError
-from pibot.contracts import Clock, JsonObject, NoWorkerKind, shown_call
+from pibot.contracts import Clock, JsonObject, NoWorkerKind
+from pibot.visible import exact, one_line, printable, shown_call
 
 MARKS = {
     "completed": "✓",
@@ -23,16 +23,8 @@ MARKS = {
 PATIENCE = 180.0
 """Seconds to keep asking a hub that does not answer. A Pi restarts in less, and then continues its jobs."""
 
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-
-
 _WAITS_FOR_ITS_TURN = (NoWorkerKind.ALL_BUSY.value, NoWorkerKind.NEXT.value)
 """Kinds of ``waiting_for_kind`` that no owner has to do anything about."""
-
-
-def printable(text: object) -> str:
-    """Replace the characters that would control the terminal: a model or a web page may have written ``text``."""
-    return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", str(text).replace("\r\n", "\n"))
 
 
 def follow(
@@ -112,7 +104,7 @@ def waiting_calls(job: JsonObject, seen: dict[str, str]) -> list[str]:
         key = f"approval {approval['approval_id']}"
         if approval["status"] == "waiting" and key not in seen:
             seen[key] = "shown"
-            call = _short(f"{approval['tool']}: {shown_call(approval['arguments'])}")
+            call = _short(f"{exact(approval['tool'])}: {shown_call(approval['arguments'])}")
             lines.append(f"  ? {approval['task_id']} waits for your approval of {call}")
             lines.append(f"    see it and decide: pibot approve {job['job_id']}")
     return lines
@@ -203,5 +195,5 @@ def counted(number: int, noun: str) -> str:
 
 
 def _short(text: Any, limit: int = 100) -> str:
-    line = " ".join(printable(text).split())
+    line = one_line(text)
     return line if len(line) <= limit else line[: limit - 1] + "…"

@@ -17,7 +17,6 @@ from pibot.contracts.approvals import (
     Decision,
     PendingCalls,
     digest_of,
-    shown_call,
 )
 from pibot.contracts.basics import (
     Clock,
@@ -112,7 +111,6 @@ __all__ = [
     "WorkerState",
     "WorkerStatus",
     "digest_of",
-    "shown_call",
     "valid_description",
     "valid_id",
     "valid_skills",

@@ -156,33 +156,3 @@ class Decision:
 
     def to_json(self) -> JsonObject:
         return {"digest": self.digest, "approved": self.approved, "reason": self.reason}
-
-
-def shown_call(arguments: Mapping[str, Any]) -> str:
-    """Return a call's arguments as text for people, one below the other.
-
-    Characters that are invisible, or that change the direction of others, are shown by their number.
-    """
-    lines = []
-    for name, value in arguments.items():
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        shown = "".join(_visible(c) for c in text)
-        lines.append(f"{_escaped(name)}: {shown}" if "\n" not in shown else _block(_escaped(name), shown))
-    return "\n".join(lines) or "(no arguments)"
-
-
-def _block(name: str, text: str) -> str:
-    return "\n".join([f"{name}:", *(f"    {line}" for line in text.split("\n"))])
-
-
-def _escaped(text: str) -> str:
-    return "".join("\\n" if c == "\n" else _visible(c) for c in text)
-
-
-def _visible(character: str) -> str:
-    """Return the character, or its number if it is invisible: a control, a format, an odd space, an unassigned one."""
-    import unicodedata  # takes a megabyte; a worker shows no calls, so it never imports this
-
-    if character in "\n\t " or unicodedata.category(character)[0] not in "CZ":
-        return character
-    return f"\\u{{{ord(character):x}}}"

@@ -4,6 +4,7 @@ Namespaces and mounts decide what a command sees. This filter shrinks the part o
 libseccomp, which systemd brings to every Debian, makes the filter for each architecture that the machine's kernel may
 run: a 32-bit system under a 64-bit kernel is common on a Pi. The list of refused calls starts from docker's and
 systemd's (``systemd-analyze syscall-filter``) and adds calls that a sandboxed command without privileges can't use.
+Calls newer than the list do not exist for a command, whatever the kernel has; see docs/decisions.md, D134.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import ctypes
 import errno
 import os
 import platform
+import struct
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -49,6 +51,25 @@ _X86, _X86_64, _ARM, _AARCH64 = 0x40000003, 0xC000003E, 0x40000028, 0xC00000B7  
 _RUNS_TOO = {"x86_64": (_X86_64, _X86), "aarch64": (_AARCH64, _ARM)}
 """What a kernel of each machine type can run. Any other type gets a filter for its own architecture alone."""
 
+FIRST_NEWER = 451
+"""The first system call that came after Linux 6.1, Debian 12's. From 424 on, calls have one number everywhere."""
+
+_FIRST_PRIVATE = 0xF0000
+"""From here on 32-bit ARM has calls of its own, such as one to flush the instruction cache."""
+
+_LOAD_NUMBER, _JUMP_IF_GREATER_OR_EQUAL, _RETURN = 0x20, 0x35, 0x06  # of linux/bpf_common.h
+
+_NEWER_IS_ABSENT = b"".join(
+    struct.pack("=HBBI", *instruction)
+    for instruction in (
+        (_LOAD_NUMBER, 0, 0, 0),
+        (_JUMP_IF_GREATER_OR_EQUAL, 0, 2, FIRST_NEWER),
+        (_JUMP_IF_GREATER_OR_EQUAL, 1, 0, _FIRST_PRIVATE),
+        (_RETURN, 0, 0, _ERRNO | errno.ENOSYS),
+    )
+)
+"""Instructions before libseccomp's: it makes no rule for a range of calls, nor for calls that it does not know."""
+
 _EEXIST = -errno.EEXIST
 
 
@@ -66,7 +87,9 @@ def system_call_filter(machine: str = platform.machine()) -> bytes:
     Raises:
         SandboxUnavailable: libseccomp is missing, or fails.
     """
-    return _Filter(_library()).program(_RUNS_TOO.get(machine, ()))
+    program = _Filter(_library()).program(_RUNS_TOO.get(machine, ()))
+    # Some other architectures count their calls from a number of their own.
+    return _NEWER_IS_ABSENT + program if machine in _RUNS_TOO else program
 
 
 class _Filter:

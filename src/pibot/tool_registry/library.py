@@ -6,26 +6,26 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import inspect
 import itertools
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
 
 from pibot.contracts import ToolContext
-from pibot.errors import SkillError, UnknownSkill
+from pibot.errors import SettingsError, SkillError, UnknownSkill
 from pibot.tool_registry.policy import Policy, SkillRules, context_for, read_rules
 from pibot.tool_registry.signature import read_signature
 from pibot.tool_registry.toolbox import ApprovalGate, Tool, Toolbox
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
 _FRONT_MATTER = re.compile(r"---[ \t]*\r?\n(.*?\r?\n)?---[ \t]*(?:\r?\n|\Z)(.*)\Z", re.DOTALL)
-_FUNCTION = re.compile(r"^(?:async )?def (\w+)\(", re.MULTILINE)
 _MAX_SKILL_BYTES = 100_000
 _serial = itertools.count(1)
 
@@ -83,15 +83,36 @@ class SkillLibrary:
             if not (_NAME.match(name) and self._is_skill(name)):
                 raise UnknownSkill(name, self.names())
 
-    def unknown(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Return those of ``names`` that are neither a skill here nor a tool of one. Imports nothing."""
-        known = set(self.names())
-        for skill in tuple(known):
-            try:
-                known.update(_FUNCTION.findall((self._directory / skill / "tools.py").read_text("utf-8", "replace")))
-            except OSError as exc:
-                raise SkillError(f"a skill can't be read: {exc}") from exc
-        return tuple(name for name in names if name not in known)
+    def check_policy(self) -> None:
+        """Check that every name in the policy is one of a skill here, or in ``PIBOT_APPROVE`` of a tool of one.
+
+        A misspelt name would let the calls run that the owner wanted to see first. Imports no skill.
+
+        Raises:
+            SettingsError: a name is unknown; the message lists the names that there are.
+        """
+        skills = self.names()
+        for name in sorted(self._policy.network_skills.difference(skills)):
+            raise SettingsError(
+                f"PIBOT_NETWORK_SKILLS names {name!r}, which is no skill here; {_listed(skills=skills)}"
+            )
+        asked = self._policy.approve.difference(skills)
+        tools = sorted({tool for skill in skills for tool in self._tool_names(skill)}) if asked else ()
+        for name in sorted(asked.difference(tools)):
+            raise SettingsError(
+                f"PIBOT_APPROVE names {name!r}, which is neither a skill nor a tool here, so no call would wait; "
+                f"{_listed(skills=skills, tools=tools)}"
+            )
+
+    def _tool_names(self, skill: str) -> Iterable[str]:
+        """Return the names of the skill's public functions, without running it; none if it is no Python."""
+        try:
+            module = ast.parse((self._directory / skill / "tools.py").read_text("utf-8", "replace"))
+        except OSError as exc:
+            raise SkillError(f"a skill can't be read: {exc}") from exc
+        except (SyntaxError, ValueError):
+            return ()
+        return _functions(module.body)
 
     def describe(self) -> tuple[SkillInfo, ...]:
         """Return name and description of every skill, from its front matter.
@@ -123,10 +144,9 @@ class SkillLibrary:
         context = replace(context, options=MappingProxyType(dict(context.options)))
         for name in names:
             page = self._page(name)
-            own_context = context_for(name, page.rules, self._policy, context)
             if page.instructions:
                 instructions.append(f"## Skill {name}\n\n{page.instructions}")
-            for tool in self._tools(name, page.rules, own_context):
+            for tool in self._tools(name, page.rules, context):
                 if tool.name in tools:
                     raise SkillError(
                         f"the skills {tools[tool.name].skill!r} and {name!r} both have a tool {tool.name!r}; "
@@ -153,7 +173,8 @@ class SkillLibrary:
             except SkillError as exc:
                 raise SkillError(f"{path}: {exc}") from exc.__cause__
             asks = rules.approval or not self._policy.approve.isdisjoint((name, attribute))
-            tools.append(Tool(name, function, signature, inspect.iscoroutinefunction(function), context, asks))
+            own_context = context_for(name, rules, self._policy, context, approved=asks)
+            tools.append(Tool(name, function, signature, inspect.iscoroutinefunction(function), own_context, asks))
         if not tools:
             raise SkillError(f"{path} has no tool: no public function is defined in it")
         return tools
@@ -175,6 +196,23 @@ class SkillLibrary:
         page = _read_page(text, name, path)
         self._pages[name] = (stamp, page)
         return page
+
+
+def _functions(statements: Sequence[ast.stmt]) -> Iterator[str]:
+    """Yield the names of a module's public functions, those within its ``if``, ``try`` and ``with`` included."""
+    for node in statements:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            if not node.name.startswith("_"):
+                yield node.name
+        elif not isinstance(node, ast.ClassDef):
+            for block in ("body", "orelse", "finalbody"):
+                yield from _functions(getattr(node, block, ()))
+            for handler in getattr(node, "handlers", ()):
+                yield from _functions(handler.body)
+
+
+def _listed(**names: Sequence[str]) -> str:
+    return "; ".join(f"the {kind} are {', '.join(some) or 'none'}" for kind, some in names.items())
 
 
 def _import(path: Path, name: str) -> ModuleType:

@@ -10,6 +10,20 @@ from typing import Any, Optional
 from pibot.contracts import CommandResult, CommandRunner, ToolContext
 from pibot.errors import ToolError
 
+APPROVED_ENVIRONMENT: Mapping[str, str] = {
+    # Outside the task's folder: .gitconfig, .curlrc, .sqliterc, .local/lib/python3 and the like are not found there.
+    "HOME": "/",
+    "GIT_CONFIG_GLOBAL": "/dev/null",
+    "GIT_CONFIG_PARAMETERS": "'core.hooksPath=/dev/null' 'core.fsmonitor=false'",
+    "PYTHONNOUSERSITE": "1",
+    "PYTHONSAFEPATH": "1",
+}
+"""What the environment of an approved command has besides: it keeps programs from running what a task may have left.
+
+git reads GIT_CONFIG_PARAMETERS, with which ``git -c`` works, in Debian 11 too; GIT_CONFIG_COUNT came later. Python
+reads PYTHONSAFEPATH from 3.11 on.
+"""
+
 _BOOLEANS: Mapping[Any, bool] = {True: True, False: False, "true": True, "false": False}
 """In the Agent Skills format the values of ``metadata`` are texts; YAML turns them into booleans."""
 
@@ -58,10 +72,17 @@ def read_rules(front: Mapping[str, Any]) -> SkillRules:
     return SkillRules(_BOOLEANS[network], approval == "required")
 
 
-def context_for(skill: str, rules: SkillRules, policy: Policy, context: ToolContext) -> ToolContext:
-    """Return the context for the tools of ``skill``: its command runner refuses the network unless it is allowed."""
+def context_for(
+    skill: str, rules: SkillRules, policy: Policy, context: ToolContext, *, approved: bool = False
+) -> ToolContext:
+    """Return the context for tools of ``skill``: its command runner refuses the network unless it is allowed.
+
+    Args:
+        approved: the tools run only calls that the owner has approved.
+    """
     refusal = _no_network(skill, rules, policy)
-    return replace(context, commands=_Commands(context.commands, refusal), network=refusal is None)
+    commands = _ApprovedCommands(context.commands) if approved else context.commands
+    return replace(context, commands=_Commands(commands, refusal), network=refusal is None)
 
 
 def _no_network(skill: str, rules: SkillRules, policy: Policy) -> Optional[str]:
@@ -72,6 +93,23 @@ def _no_network(skill: str, rules: SkillRules, policy: Policy) -> Optional[str]:
     if skill not in policy.network_skills:
         missing.append("the owner did not allow it (PIBOT_NETWORK_SKILLS on this worker)")
     return f"the skill {skill!r} may not use the network: {' and '.join(missing)}" if missing else None
+
+
+# docs/decisions.md, D132
+class _ApprovedCommands:
+    """Runs commands that the owner has approved, so that programs run no files which they find without being told.
+
+    The owner has seen the command, not the files that the task has written before.
+    """
+
+    def __init__(self, commands: CommandRunner) -> None:
+        self._commands = commands
+
+    async def run(
+        self, argv: Sequence[str], *, workspace: Path, timeout: float, stdin: bytes = b"", network: bool = False
+    ) -> CommandResult:
+        command = ["/usr/bin/env", *(f"{name}={value}" for name, value in APPROVED_ENVIRONMENT.items()), *argv]
+        return await self._commands.run(command, workspace=workspace, timeout=timeout, stdin=stdin, network=network)
 
 
 class _Commands:

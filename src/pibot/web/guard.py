@@ -5,7 +5,9 @@ from __future__ import annotations
 import hmac
 import logging
 import re
+import socket
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Callable
 
 from flask import Response, current_app, g, request
@@ -100,6 +102,7 @@ class Guard:
         self._guesses = guesses
         self._max_body = max_body
         self._certified_workers = certified_workers
+        self._own_names = own_names(socket.gethostname())
 
     def check(self) -> Response | None:
         """Return the response that refuses the current request; None lets it through to its view."""
@@ -110,7 +113,11 @@ class Guard:
             return None
         if self._keys is None:
             g.caller = OWNER
-            return None if _is_local_name(request.host) else error(403, _FOREIGN_NAME.format(request.host))
+            return (
+                None
+                if _is_answered_without_key(request.host, self._own_names)
+                else error(403, _FOREIGN_NAME.format(request.host))
+            )
         shown = request.headers.get("Authorization")
         caller = self._by_cookie() if shown is None else self._by_key(self._keys, shown)
         if isinstance(caller, Response):
@@ -209,20 +216,31 @@ def _is_same_origin() -> bool:
     return origin is None or origin.partition("://")[2] == request.host
 
 
-_LOCAL_NAME = re.compile(
-    r"(?i)[a-z0-9_-]+|[a-z0-9_.-]+\.(?:local|localhost|lan|home|internal|home\.arpa)|\[[0-9a-f:.%]+\]"
-)
-
 _FOREIGN_NAME = (
-    "refused Host {!r}: without PIBOT_API_KEY only IP addresses and local names are answered. "
+    "refused Host {!r}: without PIBOT_API_KEY only IP addresses, localhost and this machine's own name are answered. "
     "Use one, or set PIBOT_API_KEY"
 )
 
 
-def _is_local_name(host: str) -> bool:
-    """Whether ``host`` is an IP address, or a name that nobody on the internet can own.
+def own_names(host_name: str) -> frozenset[str]:
+    """Return the names of this machine for which requests are answered without a key; see docs/decisions.md, D131.
 
-    Without a key, a page on the internet could let its own name point here (DNS rebinding), and so share this origin.
+    Args:
+        host_name: as ``socket.gethostname()`` gives it.
     """
-    name = re.sub(r":\d+\Z", "", host)
-    return bool(re.fullmatch(r"[\d.]+", name) or _LOCAL_NAME.fullmatch(name))
+    full = host_name.lower()
+    short = full.partition(".")[0]
+    return frozenset({"localhost", full, short, f"{short}.local", f"{short}.lan"}) - {"", ".local", ".lan"}
+
+
+def _is_answered_without_key(host: str, names: frozenset[str]) -> bool:
+    """Whether ``host`` is an IP address, or one of ``names``.
+
+    Without a key, a page could let its own name point here (DNS rebinding), and so share this origin.
+    """
+    name = re.sub(r":\d+\Z", "", host.lower())
+    try:
+        ip_address(name[1:-1] if name.startswith("[") and name.endswith("]") else name)
+    except ValueError:
+        return name in names
+    return True

@@ -14,6 +14,7 @@ from pibot.logs import event
 from pibot.secrecy import keep_memory_private
 from pibot.settings import DEFAULT_PORT, Settings
 from pibot.tls import MASTER, server_tls
+from pibot.visible import printable
 from pibot.worker.approvals import WorkerApprovals
 from pibot.worker.executor import TaskExecutor
 
@@ -45,7 +46,8 @@ def run_worker(settings: Settings, *, host: str | None = None, port: int = DEFAU
     address = settings.listen_host(host)
     policy = Policy(frozenset(settings.network_skills), frozenset(settings.approve))
     library = SkillLibrary(settings.skills_dir, policy)
-    _warn_of_settings(settings, library)
+    library.check_policy()
+    _warn_of_settings(settings)
     approvals = WorkerApprovals(settings.approval_seconds)
     agents = create_task_agents(settings, library, approvals)
     loop = BackgroundLoop()
@@ -113,7 +115,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         start_worker(argv, "python -m pibot.worker_task_executor")
     except SettingsError as exc:
-        print(f"pibot worker: {exc}", file=sys.stderr)  # noqa: T201  # the command's own output
+        print(f"pibot worker: {printable(exc)}", file=sys.stderr)  # noqa: T201  # the command's own output
         return 2
     return 0
 
@@ -124,13 +126,9 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _warn_of_settings(settings: Settings, library: SkillLibrary) -> None:
+def _warn_of_settings(settings: Settings) -> None:
     if settings.sandbox == "off":
         log.warning("PIBOT_SANDBOX=off: commands that the model picks run without confinement, as this user")
-    for name in library.unknown(settings.approve):
-        log.warning(
-            "PIBOT_APPROVE names %s, which is neither a skill nor a tool here: no call waits because of it", name
-        )
 
 
 def _log_ready(settings: Settings, library: SkillLibrary, url: str) -> None:

@@ -7,12 +7,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Callable
 
-from pibot.contracts import JsonObject, NoWorkerReason, Usage, WorkerReport, WorkerState, WorkerStatus, shown_call
+from pibot.contracts import JsonObject, NoWorkerReason, Usage, WorkerReport, WorkerState, WorkerStatus
 from pibot.master_components.store.records import Approval, Event, Job, StepRecord
 from pibot.master_components.store.spending import Spending
 from pibot.master_components.store.states import ENDED_JOBS, JobState, StepState
 from pibot.master_hub.report import cost_in_words
 from pibot.settings import Settings
+from pibot.visible import exact, shown_call
 
 NEEDS_APPROVAL = "needs approval"
 
@@ -186,7 +187,7 @@ def approval_row(approval: Approval) -> JsonObject:
     """Return the row of a tool call that waits for approval, with all of its arguments."""
     return {
         "id": approval.approval_id,
-        "tool": approval.tool,
+        "tool": exact(approval.tool),
         "call": shown_call(approval.arguments),
         "digest": approval.digest,
         "where": f"{approval.task_id} on {approval.worker_id}",
@@ -281,7 +282,7 @@ def _decision(approval: Approval) -> JsonObject:
     why = f": {approval.reason}" if approval.reason else ""
     return {
         "id": approval.approval_id,
-        "text": f"{approval.tool} {approval.state.value} by {approval.decided_by}{why}",
+        "text": f"{exact(approval.tool)} {approval.state.value} by {approval.decided_by}{why}",
         "call": shown_call(approval.arguments),
         "at": approval.decided_at,
     }
