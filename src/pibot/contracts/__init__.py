@@ -22,6 +22,7 @@ from pibot.contracts.approvals import (
 from pibot.contracts.basics import (
     Clock,
     JsonObject,
+    bounded_int,
 )
 from pibot.contracts.execution import (
     Agent,
