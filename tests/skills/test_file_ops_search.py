@@ -26,7 +26,7 @@ def found(text: str, query: Query) -> list[tuple[int, str]]:
 @pytest.mark.parametrize("alphabet", ALPHABETS)
 @pytest.mark.parametrize("ignore_case", [False, True])
 def test_blocks_give_the_lines_that_the_whole_text_gives(alphabet: str, ignore_case: bool) -> None:
-    source = random.Random(alphabet)  # noqa: S311
+    source = random.Random(alphabet)
     for _ in range(20):
         text = "".join(source.choices(alphabet, k=source.randrange(3 * BLOCK)))
         start = source.randrange(len(text) + 1)

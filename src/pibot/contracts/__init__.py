@@ -112,6 +112,7 @@ __all__ = [
     "WorkerReport",
     "WorkerState",
     "WorkerStatus",
+    "bounded_int",
     "digest_of",
     "shown_call",
     "valid_description",
