@@ -60,6 +60,9 @@ CALLS: Mapping[str, tuple[int, ...]] = {
     "name_to_handle_at": (-1, 0, 0, 0, 0),
     "unshare": (0x10000000,),
     "clone3": (0, 0),
+    "memfd_create": (0, 0),
+    "shmget": (0, 0, 0),
+    "msgget": (1, 0),
 }
 
 ASK = """

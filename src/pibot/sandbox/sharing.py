@@ -57,6 +57,18 @@ def open_to_group(folder: int) -> None:
     _walk(folder, visit)
 
 
+# docs/decisions.md, D123
+def give_to(folder: int, user: int) -> None:
+    """Make ``user`` the owner of an open folder and of everything under it; takes root."""
+
+    def visit(parent: int, name: str, status: os.stat_result) -> None:
+        if status.st_uid != user:
+            os.chown(name, user, user, dir_fd=parent, follow_symlinks=False)
+
+    os.fchown(folder, user, user)
+    _walk(folder, visit)
+
+
 def _walk(folder: int, visit: Visit) -> None:
     """Visit everything under an open folder, each folder before its content. Skip what is gone or closed to us."""
     left = MAX_ENTRIES
