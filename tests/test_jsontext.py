@@ -88,10 +88,7 @@ def test_an_object_behind_many_broken_ones_is_found() -> None:
 
 def test_numbers_of_thousands_of_digits_and_deep_nesting_end_the_search_quietly() -> None:
     assert extract_json_object('{"a": 1} ' + '{"b":' * 100_000) == {"a": 1}
-    # Python 3.11 and later refuse such a number; earlier versions parse it.
-    found = extract_json_object('{"a": 1} {"b": ' + "9" * 5_000 + "}")
-    assert found is not None
-    assert found.keys() in ({"a"}, {"b"})
+    assert extract_json_object('{"a": 1} {"b": ' + "9" * 5_000 + "}") == {"a": 1}
 
 
 def test_half_an_escaped_emoji_is_replaced_since_it_can_not_be_stored_or_sent() -> None:

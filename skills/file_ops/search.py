@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import os
 import stat
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Callable
+from typing import BinaryIO, Callable
 
 from pibot.contracts import ToolContext
 from pibot.errors import ToolError
@@ -23,6 +24,16 @@ MAX_VISITED = 5_000
 MAX_MATCHES = 100
 MAX_MATCH_CHARS = 200
 REGEX_SECONDS = 20.0
+MAX_TEXT = 1_000
+"""The longest text to search for. Before Python 3.10 a search takes the product of both lengths, and nothing else runs
+meanwhile."""
+
+MAX_NAME = 255
+"""The longest pattern for names; no name is longer."""
+
+BLOCK = 16 * 1024
+"""Bytes to search at once: few, so that the worker answers meanwhile and a cancelled search ends soon."""
+
 _SNIFF = 8192
 
 
@@ -34,14 +45,26 @@ class Query:
         text: the text that a line must contain; empty to find the files themselves.
         name: a pattern for the files' names.
         ignore_case: whether capitals and small letters count as the same.
+
+    Raises:
+        ToolError: the text or the pattern is too long.
     """
 
     text: str
     name: str = "*"
     ignore_case: bool = False
 
-    def matches(self, line: str) -> bool:
-        return self.text.casefold() in line.casefold() if self.ignore_case else self.text in line
+    def __post_init__(self) -> None:
+        if len(self.text) > MAX_TEXT:
+            raise ToolError(
+                f"the text has {len(self.text)} characters, {MAX_TEXT} are allowed; search for a part of it"
+            )
+        if len(self.name) > MAX_NAME:
+            raise ToolError(f"the name has {len(self.name)} characters, {MAX_NAME} are allowed; use * for a part of it")
+
+    def fold(self, text: str) -> str:
+        """Return the text as it is compared."""
+        return text.casefold() if self.ignore_case else text
 
     def not_found(self, place: Place) -> str:
         named = "" if self.name == "*" else f" in files named {self.name}"
@@ -96,7 +119,7 @@ def _search(query: Query, place: Place, stopped: Callable[[], bool]) -> str:
         if not query.text:
             found.append(describe(file.shown, status))
         elif status.st_size <= MAX_SEARCHED_FILE:
-            found += _matches(query, file, MAX_MATCHES + 1 - len(found))
+            found += _matches(query, file, MAX_MATCHES + 1 - len(found), stopped)
     if visited > MAX_VISITED:
         found.append(f"[stopped after {MAX_VISITED} entries; search one of the folders]")
     return _limited(found) or query.not_found(place)
@@ -115,21 +138,53 @@ def _candidates(place: Place) -> Iterator[tuple[Place, os.stat_result]]:
     yield from walk(place, limit=MAX_VISITED + 1)
 
 
-def _matches(query: Query, place: Place, limit: int) -> list[str]:
+def _matches(query: Query, place: Place, limit: int, stopped: Callable[[], bool]) -> list[str]:
+    found: list[str] = []
     try:
         with opened(place) as file:
-            data = file.read(MAX_SEARCHED_FILE)
+            if b"\0" in file.read(_SNIFF):
+                return []
+            file.seek(0)
+            for number, line in _lines(query, file, stopped):
+                found.append(f"{place.shown}:{number}: {line.strip()[:MAX_MATCH_CHARS]}")
+                if len(found) == limit:
+                    break
     except ToolError:
         return []  # removed meanwhile, or not readable
-    if b"\0" in data[:_SNIFF]:
-        return []
-    found: list[str] = []
-    for number, line in enumerate(data.decode("utf-8", "replace").split("\n"), 1):
-        if query.matches(line):
-            found.append(f"{place.shown}:{number}: {line.strip()[:MAX_MATCH_CHARS]}")
-            if len(found) == limit:
-                break
     return found
+
+
+def _lines(query: Query, file: BinaryIO, stopped: Callable[[], bool]) -> Iterator[tuple[int, str]]:
+    """Yield the number and the beginning of each line that holds the query's text.
+
+    It reads block by block, so that neither a large file nor a long line fills the memory.
+    """
+    wanted = query.fold(query.text)
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    number, line, end, hit = 1, "", "", False  # of the line that the last block ended in
+    for _ in range(MAX_SEARCHED_FILE // BLOCK + 1):
+        data = file.read(BLOCK)
+        text = decoder.decode(data, final=not data)
+        if "\n" in text and wanted not in end + query.fold(text):
+            if hit:
+                yield number, line + text.partition("\n")[0][: 2 * MAX_MATCH_CHARS]
+            number += text.count("\n")
+            text = text[text.rfind("\n") + 1 :]
+            line, end, hit = "", "", False
+        for place, part in enumerate(text.split("\n")):
+            if place:
+                if hit:
+                    yield number, line
+                number += 1
+                line, end, hit = "", "", False
+            line = (line + part[: 2 * MAX_MATCH_CHARS]).lstrip()[: 2 * MAX_MATCH_CHARS]
+            window = end + query.fold(part)
+            hit = hit or wanted in window
+            end = window[max(0, len(window) - len(wanted) + 1) :]
+        if not data or stopped():
+            break
+    if hit:
+        yield number, line
 
 
 def _limited(lines: list[str]) -> str:

@@ -13,6 +13,7 @@ import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Optional
 
@@ -22,6 +23,9 @@ WORKSPACE = "/workspace"
 """The path of the task's folder inside the sandbox; models copy it from a command's output."""
 
 MAX_DEPTH = 60
+MAX_NAMES = 5_000
+"""Names of one folder to hold at once; a command can make a million."""
+
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 Names = tuple[str, ...]
 
@@ -214,8 +218,8 @@ def remove(fd: int, name: str, depth: int = 0) -> int:
     count = 1
     inner = os.open(name, _FOLDER, dir_fd=fd)
     try:
-        for inside in _names(inner):
-            count += remove(inner, inside, depth + 1)
+        while names := _names(inner):
+            count += sum(remove(inner, inside, depth + 1) for inside in names)
     finally:
         os.close(inner)
     os.rmdir(name, dir_fd=fd)
@@ -223,8 +227,9 @@ def remove(fd: int, name: str, depth: int = 0) -> int:
 
 
 def _names(fd: int) -> list[str]:
+    """Return names in an open folder in order, at most :data:`MAX_NAMES`."""
     with os.scandir(fd) as found:
-        return sorted(entry.name for entry in found)
+        return sorted(entry.name for entry in islice(found, MAX_NAMES))
 
 
 def describe(name: str, status: os.stat_result) -> str:
@@ -238,7 +243,7 @@ def describe(name: str, status: os.stat_result) -> str:
 
 
 def entries(place: Place) -> list[tuple[str, os.stat_result]]:
-    """Return the sorted names in the folder at ``place``, each with its status."""
+    """Return the sorted names in the folder at ``place``, each with its status; at most :data:`MAX_NAMES` of them."""
     with folder(place) as fd:
         found = [(name, kind_of(fd, name)) for name in _names(fd)]
     return [(name, status) for name, status in found if status is not None]

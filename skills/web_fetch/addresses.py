@@ -1,4 +1,4 @@
-"""Which addresses are public, decided on the address that a socket is about to connect to.
+"""Which addresses are public and not the owner's own, decided on the address that a socket is about to connect to.
 
 Nothing before that can be trusted: a name may resolve differently a moment later, and an address has dozens of
 spellings (``2130706433``, ``0x7f.1``, ``[::ffff:127.0.0.1]``).
@@ -9,12 +9,13 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Sequence
-from typing import Any, NoReturn, Optional, Union
+from typing import Any, Callable, NoReturn, Optional, Union
 
 from pibot.errors import ToolError
 
+from .home import Network, home_networks
+
 Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
-Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
 # IANA's special-purpose registries, and the IPv6 ranges that embed an IPv4 address. Written out, because ``is_global``
 # differs between versions of Python and is wrong for some of them (6to4, NAT64, Teredo, multicast).
@@ -56,18 +57,19 @@ def is_public(address: Address) -> bool:
 
 
 class AddressGuard:
-    """Makes the sockets of one fetch, only to addresses that are public or that the owner allows.
+    """Makes the sockets of one fetch, only to addresses that are public and not at home, or that the owner allows.
 
     Args:
-        allow: host names, addresses or networks (CIDR) that are allowed even if not public, each with or without
-            ``:port``.
+        allow: host names, addresses or networks (CIDR) that are allowed in any case, each with or without ``:port``.
+        home: returns the networks that are the owner's own at this moment.
 
     Raises:
         ToolError: an entry of ``allow`` is malformed.
     """
 
-    def __init__(self, allow: Sequence[str] = ()) -> None:
+    def __init__(self, allow: Sequence[str] = (), home: Callable[[], Sequence[Network]] = home_networks) -> None:
         self._allow = [_allowed(entry) for entry in allow]
+        self._home = home
         self._host = ""
         self.refused: list[str] = []
 
@@ -89,13 +91,18 @@ class AddressGuard:
         except ValueError:
             # aiohttp before 3.14 passes on 2130706433 as it is, and the system interprets it only after this check.
             self._refuse(text)
-        if not is_public(address) and not self._is_allowed(address, int(place[1])):
+        if not self._is_allowed(address, int(place[1])) and (not is_public(address) or self._is_at_home(address)):
             self._refuse(str(address))
         return socket.socket(family, kind, protocol)
 
+    def _is_at_home(self, address: Address) -> bool:
+        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        return any(address in network for network in self._home() if network.version == address.version)
+
     def _refuse(self, address: str) -> NoReturn:
         self.refused.append(address)
-        raise PermissionError(f"{address} is not public")
+        raise PermissionError(f"{address} is not public, or is in the owner's network")
 
     def _is_allowed(self, address: Address, port: int) -> bool:
         mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None

@@ -6,6 +6,7 @@ It follows redirects one by one, and :mod:`.addresses` checks each connection.
 from __future__ import annotations
 
 import asyncio
+import threading
 import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -26,6 +27,12 @@ HEADERS = {"User-Agent": "PiBot/3", "Accept": "text/html, */*;q=0.8", "Accept-En
 REDIRECTS = (301, 302, 303, 307, 308)
 MAX_CHARS = 18_000
 """The most characters of text."""
+
+MEMORY_MB = {"web_fetch": 8}
+"""Memory that a call takes while it waits for its page: the body, twice for a moment."""
+
+_READING = threading.Lock()
+"""Held while a page is read, which can take 30 MB and a processor: reading two at once gains nothing."""
 
 MAX_ANSWER = 19_500
 """The most characters of text and links together, below the 20,000 that a tool's result may have."""
@@ -74,8 +81,7 @@ async def _fetch(
         answer = await asyncio.wait_for(_answer(url, guard, limits, resolver), limits.seconds)
     except asyncio.TimeoutError:
         raise ToolError(f"{url} did not answer in full within {limits.seconds:g} seconds") from None
-    # In a thread: a large page takes a slow Pi some seconds, and the worker must answer requests meanwhile.
-    shown = await asyncio.get_running_loop().run_in_executor(None, _show, answer, include, max_chars, limits.size)
+    shown = await _shown(answer, include, max_chars, limits.size)
     if answer.status >= 400:
         raise ToolError(f"{answer.url} answered with {answer.status} {answer.reason}:\n{shown[:1000]}")
     return shown
@@ -272,6 +278,21 @@ class _Unpacker:
 
 
 # --- the result -------------------------------------------------------------
+
+
+async def _shown(answer: FetchedAnswer, include: str, max_chars: int, size: int) -> str:
+    """Read the page in a thread: it takes a slow Pi some seconds, and the worker must answer requests meanwhile."""
+    withdrawn = threading.Event()
+
+    def read() -> str:
+        with _READING:
+            return "" if withdrawn.is_set() else _show(answer, include, max_chars, size)
+
+    try:
+        return await asyncio.get_running_loop().run_in_executor(None, read)
+    except asyncio.CancelledError:
+        withdrawn.set()
+        raise
 
 
 def _show(answer: FetchedAnswer, include: str, max_chars: int, size: int) -> str:

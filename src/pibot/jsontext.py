@@ -8,6 +8,8 @@ import re
 from collections.abc import Collection
 from typing import Any
 
+from pibot.contracts import bounded_int
+
 
 def _finite(text: str) -> float | None:
     """Parse a number; None for one that JSON can't express, such as 1e999."""
@@ -17,7 +19,7 @@ def _finite(text: str) -> float | None:
 
 # Not strict: models write bare line breaks into their strings. NaN and Infinity become null, so that the result can
 # always be written as JSON again.
-_DECODER = json.JSONDecoder(strict=False, parse_float=_finite, parse_constant=lambda _: None)
+_DECODER = json.JSONDecoder(strict=False, parse_int=bounded_int, parse_float=_finite, parse_constant=lambda _: None)
 
 
 MAX_BREAKS = 1000

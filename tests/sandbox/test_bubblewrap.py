@@ -130,7 +130,7 @@ async def test_nested_user_namespaces_are_refused(workspace: Path, features: Fea
 
 @pytest.mark.system
 @pytest.mark.skipif(os.geteuid() != 0, reason="takes root to become another user")
-def test_the_number_of_processes_is_limited_for_every_user_but_root() -> None:
+def test_the_number_of_processes_is_limited() -> None:
     # Not as a fork bomb: should the limit not hold, 200 sleepers are bearable.
     command = "for i in $(seq 200); do sleep 1000 & done"
     with TemporaryDirectory() as folder:
@@ -213,14 +213,17 @@ async def test_without_bubblewrap_the_error_says_how_to_install_it(
 
 
 @pytest.mark.system
-async def test_the_check_runs_again_until_it_has_passed_once(tmp_path: Path, workspace: Path) -> None:
-    broken = tmp_path / "broken"
-    counted = f'echo >> {tmp_path}/calls; [ -e {broken} ] && exit 1; exec bwrap "$@"'
-    confined = Bubblewrap(program=fake_bwrap(tmp_path, counted))
-    broken.touch()
-    with pytest.raises(SandboxUnavailable):
-        await confined.check()
-    broken.unlink()
-    for _ in range(3):
-        await confined.check()
-    assert (tmp_path / "calls").read_text() == "\n\n"
+async def test_the_check_runs_again_until_it_has_passed_once() -> None:
+    with TemporaryDirectory() as folder:
+        public = Path(folder)
+        public.chmod(0o777)  # noqa: ASYNC240  # for another user
+        broken = public / "broken"
+        counted = f'echo >> {public}/calls; [ -e {broken} ] && exit 1; exec bwrap "$@"'
+        confined = Bubblewrap(program=fake_bwrap(public, counted))
+        broken.touch()
+        with pytest.raises(SandboxUnavailable):
+            await confined.check()
+        broken.unlink()
+        for _ in range(3):
+            await confined.check()
+        assert (public / "calls").read_text() == "\n\n"

@@ -64,6 +64,9 @@ CALLS: Mapping[str, tuple[int, ...]] = {
     "statmount": (0, 0, 0, 0),
     "listmount": (0, 0, 0, 0),
     "listns": (0, 0, 0, 0),
+    "memfd_create": (0, 0),
+    "shmget": (0, 0, 0),
+    "msgget": (1, 0),
 }
 
 NEWER = {"statmount": 457, "listmount": 458, "open_tree_attr": 467, "listns": 470}

@@ -21,6 +21,7 @@ from pibot.contracts.approvals import (
 from pibot.contracts.basics import (
     Clock,
     JsonObject,
+    bounded_int,
 )
 from pibot.contracts.execution import (
     Agent,
@@ -110,6 +111,7 @@ __all__ = [
     "WorkerReport",
     "WorkerState",
     "WorkerStatus",
+    "bounded_int",
     "digest_of",
     "valid_description",
     "valid_id",

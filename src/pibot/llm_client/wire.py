@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Callable
 
-from pibot.contracts import Completion, JsonObject, Message, ToolCall, ToolSpec, Usage
+from pibot.contracts import Completion, JsonObject, Message, ToolCall, ToolSpec, Usage, bounded_int
 from pibot.errors import LLMProtocolError
 
 MAX_TOOL_NAME_CHARS = 64
@@ -58,7 +58,7 @@ def parse(body: bytes) -> Any:
         LLMProtocolError: it is no JSON.
     """
     try:
-        return json.loads(body)
+        return json.loads(body, parse_int=bounded_int)
     except (ValueError, RecursionError):  # ValueError: no JSON, no UTF-8, or a number with too many digits
         if not body.strip():
             raise EmptyAnswer("an empty answer") from None
@@ -181,7 +181,7 @@ def _arguments(written: Any) -> tuple[JsonObject | None, str, str | None]:
     if not isinstance(written, str):
         return None, "{}", f"The arguments must be a JSON object, not {_excerpt(_dump(written))}."
     try:
-        arguments = _encodable(json.loads(written, parse_constant=_no_constant))
+        arguments = _encodable(json.loads(written, parse_int=bounded_int, parse_constant=_no_constant))
     except RecursionError:
         return None, "{}", f"The arguments are nested too deeply. You wrote: {_excerpt(written)}"
     except ValueError as exc:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from pibot.contracts import CommandResult
 from pibot.errors import SandboxUnavailable, ToolError
+from pibot.sandbox import demotion
 from pibot.sandbox.limits import COMMAND_ENVIRONMENT, DEFAULT_COMMAND_LIMITS, CommandLimits, ReadablePath, tasks_of
 from pibot.sandbox.pipes import Output, Pipe
 from pibot.sandbox.process import CommandProcess, PidFd, supervise
@@ -170,11 +171,18 @@ class Bubblewrap:
             passed.append(bpf.read_end)
             options += ["--seccomp", str(bpf.read_end)]
             assert self._features is not None
-            options += bubblewrap_options(self._features, self._limits, workspace, self._readable, network=network)
+            before: Sequence[str] = ()
+            program: Sequence[str] = (self._found(),)
+            prepare, etc, readable = "", _OWN_ETC, self._readable
+            if _is_root():
+                stage = demotion.Stage(self._found(), workspace, etc, readable)
+                before, prepare, program = demotion.START, stage.script, (*demotion.BECOME, stage.program)
+                workspace, etc, readable = stage.workspace, stage.etc, stage.readable
+            options += bubblewrap_options(self._features, self._limits, workspace, readable, network=network, etc=etc)
             # sh knows only descriptors of one digit.
             own = next(digit for digit in range(3, 10) if digit not in passed)
-            start = _START.format(own=own, go=go.read_end, life=life.read_end)
-            command = ["/bin/sh", "-c", start, "sh", self._found(), *options, "--", *argv]
+            start = prepare + _START.format(own=own, go=go.read_end, life=life.read_end)
+            command = [*before, "/bin/sh", "-c", start, "sh", *program, *options, "--", *argv]
             child = self._start(command, output, stdin, passed)
             init: PidFd | None = None
             account = ""
@@ -216,19 +224,29 @@ class Bubblewrap:
 
         prlimit(2) from outside takes neither a helper program nor code between fork and exec.
         """
-        others = 0 if _kernel() >= _PER_NAMESPACE else tasks_of(os.geteuid())
-        for which, value in self._limits.rlimits(others=others).items():
-            try:
-                resource.prlimit(pid, which, (value, value))
-            except ProcessLookupError:
-                return  # bubblewrap failed, and its status says so
-            except PermissionError as exc:
-                # As with a bubblewrap that is installed setuid.
-                raise SandboxUnavailable(_unavailable(f"limits can't be set on its processes: {exc}")) from exc
+        others = 0 if _kernel() >= _PER_NAMESPACE else tasks_of(demotion.USER if _is_root() else os.geteuid())
+        limits = self._limits.rlimits(others=others)
+        try:
+            if _is_root():
+                demotion.limit(pid, limits)
+            else:
+                for which, value in limits.items():
+                    resource.prlimit(pid, which, (value, value))
+        except ProcessLookupError:
+            return  # bubblewrap failed, and its status says so
+        except PermissionError as exc:
+            # As with a bubblewrap that is installed setuid.
+            raise SandboxUnavailable(_unavailable(f"limits can't be set on its processes: {exc}")) from exc
 
 
 def bubblewrap_options(
-    features: Features, limits: CommandLimits, workspace: Path, readable: Sequence[ReadablePath] = (), *, network: bool
+    features: Features,
+    limits: CommandLimits,
+    workspace: Path,
+    readable: Sequence[ReadablePath] = (),
+    *,
+    network: bool,
+    etc: Path = _OWN_ETC,
 ) -> list[str]:
     """Return bubblewrap's options, which decide what a command may see and do."""
 
@@ -245,7 +263,7 @@ def bubblewrap_options(
     for name in _HOST_ETC:
         options += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     for own in sorted(_OWN_ETC.iterdir()):
-        options += ["--ro-bind", str(own), f"/etc/{own.name}"]
+        options += ["--ro-bind", str(etc / own.name), f"/etc/{own.name}"]
     if network:
         options += ["--ro-bind-try", "/etc/resolv.conf", "/etc/resolv.conf"]
     options += ["--proc", "/proc", "--dev", "/dev", *tmpfs("/dev/shm"), *tmpfs("/tmp")]  # nosec B108 # the sandbox's own, empty each time
@@ -304,6 +322,10 @@ def _unavailable(problem: str) -> str:
         f"commands can't be confined, so none is run: {problem}. To fix it, {hint}. "
         "The owner of this machine may set PIBOT_SANDBOX=off instead, which runs them unconfined."
     )
+
+
+def _is_root() -> bool:
+    return os.geteuid() == 0
 
 
 def _read(path: str) -> str:

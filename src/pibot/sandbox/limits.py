@@ -36,7 +36,7 @@ class CommandLimits:
     """The limits of one command.
 
     Memory and processor time are limited for each process, not for all of them together: that takes a memory cgroup,
-    which is off by default on Raspberry Pi kernels.
+    which is off by default on Raspberry Pi kernels. The buffers of sockets and pipes are the kernel's and not limited.
 
     Args:
         memory_bytes: data of one process; its address space may be four times that.

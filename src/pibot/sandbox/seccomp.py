@@ -35,9 +35,11 @@ _MOUNTS = (
 REFUSED = tuple(f"{_TRACING} {_KEYS} {_KERNEL} {_CLOCK} {_MOUNTS}".split())
 """System calls that fail with EPERM."""
 
-ABSENT = ("io_uring_setup", "io_uring_enter", "io_uring_register", "clone3")
-"""System calls that fail with ENOSYS, so that programs use the older call. clone3's flags lie in memory, which a filter
-can't read; clone's do not."""
+_MEMORY = "memfd_create memfd_secret shmget msgget"
+ABSENT = ("io_uring_setup", "io_uring_enter", "io_uring_register", "clone3", *_MEMORY.split())
+"""System calls that fail with ENOSYS, so that programs use an older one. clone3's flags lie in memory, which a filter
+can't read; clone's do not. The memory of unnamed files, System V segments and queues is not any process's own, so that
+no limit counts it; programs use ``/tmp`` or ``/dev/shm`` instead, which have a size."""
 
 _CLONE_NEWUSER = 0x10000000
 _TERMINAL_INPUT = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX: fake typing into a terminal

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Callable
 
+from pibot.contracts import bounded_int
 from pibot.tool_registry.signature import Signature
 
 _INTEGER = re.compile(r"[+-]?\d{1,30}\Z")
@@ -154,7 +155,7 @@ def _decoded(value: Any) -> Any:
     """Decode a list or an object that the model wrote as a JSON text."""
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         try:
-            return json.loads(value)
+            return json.loads(value, parse_int=bounded_int)
         except (ValueError, RecursionError):
             return value
     return value

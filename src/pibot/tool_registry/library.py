@@ -12,7 +12,7 @@ import inspect
 import itertools
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -21,6 +21,7 @@ from typing import Any
 from pibot.contracts import ToolContext
 from pibot.errors import SettingsError, SkillError, UnknownSkill
 from pibot.tool_registry.policy import Policy, SkillRules, context_for, read_rules
+from pibot.tool_registry.room import CALL_MB, MemoryRoom
 from pibot.tool_registry.signature import read_signature
 from pibot.tool_registry.toolbox import ApprovalGate, Tool, Toolbox
 
@@ -61,6 +62,7 @@ class SkillLibrary:
     def __init__(self, directory: Path, policy: Policy = NO_MORE) -> None:
         self._directory = directory
         self._policy = policy
+        self._room = MemoryRoom()
         self._pages: dict[str, tuple[tuple[int, int, int], _Page]] = {}
 
     def names(self) -> tuple[str, ...]:
@@ -153,7 +155,7 @@ class SkillLibrary:
                         "rename one, or don't use them in one task"
                     )
                 tools[tool.name] = tool
-        return Toolbox(tuple(tools.values()), "\n\n".join(instructions), approvals=approvals)
+        return Toolbox(tuple(tools.values()), "\n\n".join(instructions), approvals=approvals, room=self._room)
 
     def _is_skill(self, name: str) -> bool:
         folder = self._directory / name
@@ -162,6 +164,7 @@ class SkillLibrary:
     def _tools(self, name: str, rules: SkillRules, context: ToolContext) -> list[Tool]:
         path = self._directory / name / "tools.py"
         module = _import(path, name)
+        memory_of: Mapping[str, int] = getattr(module, "MEMORY_MB", {})
         tools = []
         for attribute, function in vars(module).items():
             # Skip what the module imports, and a second name for the same function.
@@ -174,7 +177,9 @@ class SkillLibrary:
                 raise SkillError(f"{path}: {exc}") from exc.__cause__
             asks = rules.approval or not self._policy.approve.isdisjoint((name, attribute))
             own_context = context_for(name, rules, self._policy, context, approved=asks)
-            tools.append(Tool(name, function, signature, inspect.iscoroutinefunction(function), own_context, asks))
+            is_async = inspect.iscoroutinefunction(function)
+            memory = memory_of.get(attribute, CALL_MB)
+            tools.append(Tool(name, function, signature, is_async, own_context, asks, memory))
         if not tools:
             raise SkillError(f"{path} has no tool: no public function is defined in it")
         return tools

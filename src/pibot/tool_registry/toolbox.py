@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Callable, Protocol
 from pibot.contracts import Decision, ToolCall, ToolContext, ToolResult, ToolSpec, digest_of
 from pibot.errors import ToolError
 from pibot.tool_registry.arguments import Misfit, expected, fit_arguments
+from pibot.tool_registry.room import CALL_MB, MemoryRoom
 from pibot.tool_registry.signature import Signature
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Tool:
         is_async: whether it is a coroutine function; any other runs in a thread.
         context: the context for functions that ask for it.
         needs_approval: whether each call needs the owner's approval.
+        memory: MB of this process's memory that a call may take.
     """
 
     skill: str
@@ -46,6 +48,7 @@ class Tool:
     is_async: bool
     context: ToolContext
     needs_approval: bool = False
+    memory: int = CALL_MB
 
     @property
     def name(self) -> str:
@@ -72,6 +75,7 @@ class Toolbox:
         instructions: the skills' instructions for the model.
         approvals: asks the owner about calls that need approval; without it they are refused.
         max_result_chars: the longest result in characters; a longer one loses its middle.
+        room: bounds the memory of the calls that run at once.
     """
 
     def __init__(
@@ -81,7 +85,9 @@ class Toolbox:
         *,
         approvals: ApprovalGate | None = None,
         max_result_chars: int = MAX_RESULT_CHARS,
+        room: MemoryRoom | None = None,
     ) -> None:
+        self._room = room or MemoryRoom()
         self._tools = {tool.name: tool for tool in tools}
         self._approvals = approvals
         self._max_result_chars = max_result_chars
@@ -111,7 +117,8 @@ class Toolbox:
                 return ToolResult(call.call_id, self._cut(_clean(refusal)), is_error=True)
         for name in tool.signature.context_parameters:
             arguments[name] = tool.context
-        text, is_error = await (_run_async(tool, arguments) if tool.is_async else _run_in_thread(tool, arguments))
+        async with self._room.hold(tool.memory):
+            text, is_error = await (_run_async(tool, arguments) if tool.is_async else _run_in_thread(tool, arguments))
         return ToolResult(call.call_id, self._cut(_clean(text)), is_error)
 
     async def _refusal(self, tool: Tool, arguments: Mapping[str, Any]) -> str | None:

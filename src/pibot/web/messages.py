@@ -10,7 +10,7 @@ from typing import Any, Callable
 
 from flask import Response, request
 
-from pibot.contracts import Refusal
+from pibot.contracts import Refusal, bounded_int
 from pibot.errors import InvalidRequest
 
 
@@ -40,7 +40,7 @@ def json_body() -> Any:
     if not data.strip():
         raise InvalidRequest("the body is empty; send a JSON object")
     try:
-        return json.loads(data.decode("utf-8"), parse_constant=_no_constant)
+        return json.loads(data.decode("utf-8"), parse_int=bounded_int, parse_constant=_no_constant)
     except UnicodeDecodeError as exc:
         raise InvalidRequest(f"the body is not UTF-8: {exc}") from exc
     except (ValueError, RecursionError) as exc:
