@@ -32,6 +32,8 @@ POST, GET, STATUS = "POST /task", "GET /task/t/result", "GET /status"
 class Scripted:
     """A worker that answers each request with the next answer; None closes the connection instead.
 
+    In an answer about the task ``t`` the id is the one that the task was sent with.
+
     Attributes:
         asked: the requests so far, as ``METHOD path``.
     """
@@ -40,16 +42,19 @@ class Scripted:
         self._answers = list(answers)
         self.asked: list[str] = []
         self.address = WorkerAddress("worker-1", "127.0.0.1", 0)
+        self._task_id = "t"
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         length = [line for line in head.lower().split("\r\n") if line.startswith("content-length:")]
         if length:
-            await reader.readexactly(int(length[0].partition(":")[2]))
+            sent = json.loads(await reader.readexactly(int(length[0].partition(":")[2])) or b"{}")
+            self._task_id = sent.get("task_id", self._task_id)
         self.asked.append(" ".join(head.split()[:2]))
         answer = self._answers.pop(0)
         if answer is not None:
-            body = json.dumps(answer[1]).encode()
+            own_id = {"task_id": self._task_id} if answer[1].get("task_id") == "t" else {}
+            body = json.dumps({**answer[1], **own_id}).encode()
             writer.write(b"HTTP/1.1 %d X\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % (answer[0], len(body)))
             writer.write(body)
         writer.close()

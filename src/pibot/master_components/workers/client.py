@@ -7,10 +7,18 @@ import json
 import os
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from pibot.contracts import JsonObject, Refusal, WorkerAddress
-from pibot.errors import TaskNotFound, WorkerBusy, WorkerNotReached, WorkerRejected, WorkerUnreachable
+from pibot.contracts import Budget, JsonObject, Refusal, WorkerAddress
+from pibot.contracts.reading import read_object
+from pibot.errors import (
+    ContractError,
+    TaskNotFound,
+    WorkerBusy,
+    WorkerNotReached,
+    WorkerRejected,
+    WorkerUnreachable,
+)
 from pibot.settings import Secret, Settings
 from pibot.tls import problem_of
 
@@ -30,6 +38,18 @@ CONNECT_TIMEOUT = 5.0
 
 KEEPALIVE = 8.0
 """Seconds that an idle connection is kept; a worker closes it after 10 (:data:`pibot.web.REQUEST_TIMEOUT`)."""
+
+MAX_SHORT_ANSWER = 64 * 1024
+"""Bytes of an answer that holds no result and no calls for the owner."""
+
+
+def max_answer(output_chars: int) -> int:
+    """Return the bytes of an answer that may hold a result: its output comes twice, and a character takes up to six.
+
+    Args:
+        output_chars: ``PIBOT_MAX_OUTPUT_CHARS``, the limit of a result's output, and of its data.
+    """
+    return 1024 * 1024 + 12 * output_chars
 
 
 class WorkerKeys:
@@ -100,13 +120,21 @@ class WorkerClient:
     Args:
         keys: the key of each worker; none by default.
         ssl_context: for HTTPS, our certificate and the authorities to trust; the system's authorities by default.
+        most_bytes: of an answer that may hold a result; see :func:`max_answer`.
     """
 
-    def __init__(self, keys: WorkerKeys | None = None, ssl_context: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        keys: WorkerKeys | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        *,
+        most_bytes: int = max_answer(Budget.max_output_chars),
+    ) -> None:
         import aiohttp  # noqa: F401  # takes 0.1 s, which the first task would wait for otherwise
 
         self._keys = keys or WorkerKeys()
         self._ssl = ssl_context
+        self._most_bytes = most_bytes
         self._session: aiohttp.ClientSession | None = None
 
     async def request(
@@ -128,7 +156,7 @@ class WorkerClient:
         Raises:
             WorkerBusy, TaskNotFound, WorkerRejected: the worker answered so.
             WorkerNotReached: the worker accepted no connection, so it got nothing.
-            WorkerUnreachable: the answer was missing, incomplete or not a worker's.
+            WorkerUnreachable: the answer was missing, incomplete, too large or not a worker's.
         """
         # Not escaped: with \uXXXX a long text in another script would exceed the worker's limit for a body.
         data = None if body is None else json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
@@ -137,9 +165,6 @@ class WorkerClient:
         if status == 401 and self._keys.switch(address.worker_id, key):
             key = self._keys.of_worker(address.worker_id)
             status, answer = await self._send(address, method, path, data, key, wait, timeout)
-        if not isinstance(answer, dict):
-            problem = f"{address.url} answered {status} with no JSON object; is it a PiBot worker?"
-            raise WorkerUnreachable(address.worker_id, problem)
         if status in (200, 202):
             return status, answer
         raise _refusal(address, status, answer)
@@ -153,8 +178,8 @@ class WorkerClient:
         key: Secret | None,
         wait: float,
         timeout: float,
-    ) -> tuple[int, Any]:
-        """Send one request and return its status and JSON, whatever they are."""
+    ) -> tuple[int, JsonObject]:
+        """Send one request and return its status and JSON object, whatever they are."""
         import aiohttp
 
         session = self._session or self._open()
@@ -172,7 +197,12 @@ class WorkerClient:
                 allow_redirects=False,
             ) as response:
                 status = response.status
-                return status, json.loads(await response.read())
+                may_be_long = status in (200, 202) and path.startswith("/task")
+                most = self._most_bytes if may_be_long else MAX_SHORT_ANSWER
+                return status, read_object(await _body(response, most), most_bytes=most)
+        except ContractError as exc:
+            problem = f"{address.url} answered {status}, but {exc}; is it a PiBot worker?"
+            raise WorkerUnreachable(address.worker_id, problem) from exc
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as exc:
             problem = "no connection in time" if isinstance(exc, asyncio.TimeoutError) else _reason(exc)
             raise WorkerNotReached(address.worker_id, f"no answer from {address.url}: {problem}") from exc
@@ -182,10 +212,8 @@ class WorkerClient:
             problem = f"no answer from {address.url}: {_reason(exc)}"
             raise WorkerUnreachable(address.worker_id, problem) from exc
         except ValueError as exc:
-            if status is None:  # an impossible host name, such as a..b
-                raise WorkerNotReached(address.worker_id, f"{address.url} is no address: {exc}") from exc
-            problem = f"{address.url} answered {status} without JSON; is it a PiBot worker?"
-            raise WorkerUnreachable(address.worker_id, problem) from exc
+            # An impossible host name, such as a..b.
+            raise WorkerNotReached(address.worker_id, f"{address.url} is no address: {exc}") from exc
 
     async def close(self) -> None:
         """Close the connections. Calling it twice is fine."""
@@ -197,14 +225,36 @@ class WorkerClient:
         """Create the session, within the loop that uses it."""
         import aiohttp
 
+        from pibot.master_components.workers.bounded import bounded_connector
+
         self._session = aiohttp.ClientSession(
-            headers={"Content-Type": "application/json"},
-            connector=aiohttp.TCPConnector(
-                limit=0, keepalive_timeout=KEEPALIVE, ssl=True if self._ssl is None else self._ssl
+            headers={"Content-Type": "application/json", "Accept-Encoding": "identity"},
+            connector=bounded_connector(
+                self._most_bytes, keepalive_timeout=KEEPALIVE, ssl=True if self._ssl is None else self._ssl
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,  # a kilobyte may unpack to a gigabyte
         )
         return self._session
+
+
+async def _body(response: aiohttp.ClientResponse, most: int) -> bytes:
+    """Read an answer's body, of up to ``most`` bytes.
+
+    Raises:
+        ContractError: it is longer, encoded, or of a length that its head does not tell; nothing of it was read.
+    """
+    encoding = response.headers.get("Content-Encoding", "identity")
+    if encoding != "identity":
+        raise ContractError(f"its body is encoded ({encoding[:20]!r}), which it was not asked for")
+    if response.content_length is None:
+        raise ContractError("its head has no Content-Length")
+    if response.content_length > most:
+        raise ContractError(
+            f"its body has {response.content_length} bytes, {most} are allowed here (a result's length follows "
+            "PIBOT_MAX_OUTPUT_CHARS of the master)"
+        )
+    return await response.read()
 
 
 def _reason(exc: Exception) -> str:
