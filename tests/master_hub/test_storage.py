@@ -237,7 +237,7 @@ def test_export_works_beside_a_running_hub(tmp_path: Path) -> None:
     [
         ("UPDATE job SET state = 'paused'", "its stored state 'paused' is unknown to this release"),
         ("UPDATE subtask SET state = 'parked'", "its stored state 'parked' is unknown to this release"),
-        ("UPDATE subtask SET result = '{\"status\": \"odd\", \"task_id\": \"t\"}'", "its stored result can't be read"),
+        ('UPDATE subtask SET result = \'{"status": "odd", "task_id": "t"}\'', "its stored result can't be read"),
         ("UPDATE subtask SET result = '[]'", "its stored result can't be read"),
         ("UPDATE subtask SET result = replace(result, 'did', '\\ud83d')", ""),
         ("UPDATE subtask SET result = replace(result, '\"steps\": 1', '\"steps\": NaN')", ""),
@@ -245,9 +245,7 @@ def test_export_works_beside_a_running_hub(tmp_path: Path) -> None:
         ("UPDATE job SET plan = '{}'", "its stored plan can't be read"),
     ],
 )
-def test_a_row_that_this_release_does_not_write_is_shown_as_what_it_is(
-    running: Fleet, change: str, said: str
-) -> None:
+def test_a_row_that_this_release_does_not_write_is_shown_as_what_it_is(running: Fleet, change: str, said: str) -> None:
     job_id = running.submit("look")
     running.result(job_id)
     with running.service.store.database.transaction() as db:

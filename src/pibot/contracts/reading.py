@@ -36,7 +36,7 @@ _LONG_NUMBER = re.compile(rb"[0-9]{%d}" % (MAX_DIGITS + 1))
 _SURROGATE = re.compile(rb"\\[uU][dD][89a-fA-F]")
 
 
-def read_object(data: bytes, *, most_bytes: int) -> JsonObject:
+def read_object(data: bytes, *, most_bytes: int, most_values: int = MAX_VALUES) -> JsonObject:
     """Read a JSON object from the bytes of an answer.
 
     Raises:
@@ -45,7 +45,7 @@ def read_object(data: bytes, *, most_bytes: int) -> JsonObject:
     """
     if len(data) > most_bytes:
         raise ContractError(f"it has more than {most_bytes} bytes")
-    _check_form(data)
+    _check_form(data, most_values)
     try:
         found = json.loads(data.decode("utf-8"), parse_float=_finite, parse_constant=_no_constant)
         if _SURROGATE.search(data):
@@ -61,7 +61,7 @@ def read_object(data: bytes, *, most_bytes: int) -> JsonObject:
     return found
 
 
-def _check_form(data: bytes) -> None:
+def _check_form(data: bytes, most_values: int) -> None:
     """Count brackets and values outside the texts.
 
     Escaped quotes are removed first: within a run of backslashes the pairs are, from its start, escaped backslashes.
@@ -70,11 +70,11 @@ def _check_form(data: bytes) -> None:
         ContractError: there are too many, or a number is too long.
     """
     plain = data.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in data else data
-    too_many = ContractError(f"it has more than {MAX_VALUES} values")
-    if plain.count(b'"') > 4 * MAX_VALUES:  # a name and a text for each value
+    too_many = ContractError(f"it has more than {most_values} values")
+    if plain.count(b'"') > 4 * most_values:  # a name and a text for each value
         raise too_many
     outside = b"".join(plain.split(b'"')[::2])
-    if sum(map(outside.count, (b",", b"[", b"{"))) > MAX_VALUES:
+    if sum(map(outside.count, (b",", b"[", b"{"))) > most_values:
         raise too_many
     if _LONG_NUMBER.search(outside):
         raise ContractError(f"it holds a number of more than {MAX_DIGITS} digits")

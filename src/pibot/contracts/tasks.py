@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Callable, Optional, TypedDict, TypeVar
 
 from pibot.contracts.approvals import PendingCalls
 from pibot.contracts.basics import JsonObject
-from pibot.contracts.model import Usage
-from pibot.contracts.reading import MAX_TIME, count, label, lenient, number, shortened, strict, text
+from pibot.contracts.model import MAX_TOKENS, Usage
+from pibot.contracts.reading import MAX_TIME, count, label, lenient, number, read_object, shortened, strict, text
 from pibot.contracts.validation import valid_description, valid_id, valid_skills, valid_timeout
 from pibot.errors import ContractError, InvalidRequest
 
@@ -19,9 +21,6 @@ MAX_OUTPUT_CHARS = 64 * 1024 * 1024
 
 MAX_ERROR_CHARS = 4000
 """Characters of a result's error; a longer one is cut."""
-
-MAX_TOKENS = 10**9
-"""Tokens, and model calls, of one task."""
 
 MAX_STEPS = 10**6
 
@@ -273,6 +272,21 @@ class TaskResult:
     def success(self) -> bool:
         return self.state is TaskState.COMPLETED
 
+    def believable(self) -> TaskResult:
+        """Return the result without what :meth:`from_json` would refuse at the other end, such as data from a model
+        that is nested too deeply. The model must not make its worker pass for one that lies."""
+        error = None if self.error is None else shortened(self.error, MAX_ERROR_CHARS)
+        result = replace(self, error=error)
+        problem = _why_not_believed(result)
+        if problem is not None:
+            result = replace(result, data={"note": f"the data was dropped: {problem}"})
+            problem = _why_not_believed(result)
+        if problem is not None:
+            result = TaskResult(
+                self.task_id, self.worker_id, TaskState.FAILED, error=f"its result was no use: {problem}"
+            )
+        return result
+
     def to_json(self) -> TaskResultDict:
         body: TaskResultDict = {
             "success": self.success,
@@ -318,6 +332,15 @@ class TaskResult:
 
 
 T = TypeVar("T")
+
+
+def _why_not_believed(result: TaskResult) -> str | None:
+    try:
+        sent = json.dumps(result.to_json(), ensure_ascii=False).encode("utf-8", "replace")
+        TaskResult.from_json(read_object(sent, most_bytes=sys.maxsize))
+    except (ContractError, ValueError, TypeError, RecursionError) as exc:
+        return str(exc) or type(exc).__name__
+    return None
 
 
 def _optional(read: Callable[[Any], T]) -> Callable[[Any], Optional[T]]:
