@@ -168,6 +168,10 @@ class WorkerConflict(PibotError):
     """Another worker has that id already."""
 
 
+class AddressNotProven(PibotError):
+    """A worker registered an address that did not show that it knows the worker's token."""
+
+
 class NoWorkers(PibotError):
     """The pool has no worker."""
 

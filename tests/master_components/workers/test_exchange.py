@@ -356,6 +356,9 @@ class Timeouts:
         self.given.append(timeout)
         return 200, {}
 
+    async def prove(self, address: WorkerAddress, join: str) -> bool:
+        return False
+
     async def close(self) -> None:
         pass
 

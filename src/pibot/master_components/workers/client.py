@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import json
 import os
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
 from pibot.contracts import Budget, JsonObject, Refusal, WorkerAddress
+from pibot.contracts.proofs import JOIN_HEADER, NONCE_HEADER, PROOF_HEADER, new_random_id, proof_of
 from pibot.contracts.reading import read_object
 from pibot.errors import (
     ContractError,
@@ -35,6 +37,9 @@ ANSWER_TIMEOUT = 15.0
 
 CONNECT_TIMEOUT = 5.0
 """Seconds after which a worker that accepts no connection counts as unreachable."""
+
+PROOF_TIMEOUT = 3.0
+"""Seconds that an address gets to show that it knows a worker's token; the worker waits 5 for its registration."""
 
 KEEPALIVE = 8.0
 """Seconds that an idle connection is kept; a worker closes it after 10 (:data:`pibot.web.REQUEST_TIMEOUT`)."""
@@ -80,6 +85,11 @@ class WorkerKeys:
         """Return the key to send to this worker."""
         return self._current.get(worker_id, self._fleet)
 
+    def all_of_worker(self, worker_id: str) -> tuple[Secret, ...]:
+        """Return every key that this worker may have."""
+        keys = (self.of_worker(worker_id), self._others.get(worker_id))
+        return tuple(key for key in keys if key is not None)
+
     def switch(self, worker_id: str, refused: Secret | None) -> bool:
         """Use the worker's other key from now on, because it refused this one.
 
@@ -107,6 +117,10 @@ class WorkerHttp(Protocol):
         timeout: float = ANSWER_TIMEOUT,
     ) -> tuple[int, JsonObject]:
         """Send one request; see :meth:`WorkerClient.request`."""
+        ...
+
+    async def prove(self, address: WorkerAddress, join: str) -> bool:
+        """Ask an address for a worker's proof; see :meth:`WorkerClient.prove`."""
         ...
 
     async def close(self) -> None:
@@ -161,13 +175,37 @@ class WorkerClient:
         # Not escaped: with \uXXXX a long text in another script would exceed the worker's limit for a body.
         data = None if body is None else json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
         key = self._keys.of_worker(address.worker_id)
-        status, answer = await self._send(address, method, path, data, key, wait, timeout)
+        seconds = wait + ANSWER_MARGIN if wait else timeout
+        status, answer, _ = await self._send(address, method, path, data, _headers(key, wait), seconds)
         if status == 401 and self._keys.switch(address.worker_id, key):
             key = self._keys.of_worker(address.worker_id)
-            status, answer = await self._send(address, method, path, data, key, wait, timeout)
+            status, answer, _ = await self._send(address, method, path, data, _headers(key, wait), seconds)
         if status in (200, 202):
             return status, answer
         raise _refusal(address, status, answer)
+
+    async def prove(self, address: WorkerAddress, join: str) -> bool:
+        """Return whether the address shows that it knows its worker's key. It is sent no key.
+
+        Args:
+            join: the id that the worker sent with its registration.
+        """
+        nonce = new_random_id()
+        asked = {JOIN_HEADER: join, NONCE_HEADER: nonce}
+        try:
+            status, _, headers = await self._send(address, "GET", "/health", None, asked, PROOF_TIMEOUT)
+        except WorkerUnreachable:
+            return False
+        proof, called = headers.get(PROOF_HEADER, ""), address.url.partition("://")[2]
+        if status != 200 or not proof.isascii():
+            return False
+        return any(
+            hmac.compare_digest(
+                proof,
+                proof_of(key.reveal(), join=join, nonce=nonce, worker_id=address.worker_id, address=called),
+            )
+            for key in self._keys.all_of_worker(address.worker_id)
+        )
 
     async def _send(
         self,
@@ -175,17 +213,13 @@ class WorkerClient:
         method: str,
         path: str,
         data: bytes | None,
-        key: Secret | None,
-        wait: float,
-        timeout: float,
-    ) -> tuple[int, JsonObject]:
-        """Send one request and return its status and JSON object, whatever they are."""
+        headers: Mapping[str, str],
+        seconds: float,
+    ) -> tuple[int, JsonObject, Mapping[str, str]]:
+        """Send one request and return the answer's status, JSON object and headers, whatever they are."""
         import aiohttp
 
         session = self._session or self._open()
-        headers = {} if key is None else {"Authorization": f"Bearer {key.reveal()}"}
-        if wait:
-            headers["Prefer"] = f"wait={wait:.0f}"
         status: int | None = None
         try:
             async with session.request(
@@ -193,13 +227,13 @@ class WorkerClient:
                 address.url + path,
                 data=data,
                 headers=headers,
-                timeout=_client_timeout(wait + ANSWER_MARGIN if wait else timeout),
+                timeout=_client_timeout(seconds),
                 allow_redirects=False,
             ) as response:
                 status = response.status
                 may_be_long = status in (200, 202) and path.startswith("/task")
                 most = self._most_bytes if may_be_long else MAX_SHORT_ANSWER
-                return status, read_object(await _body(response, most), most_bytes=most)
+                return status, read_object(await _body(response, most), most_bytes=most), response.headers
         except ContractError as exc:
             problem = f"{address.url} answered {status}, but {exc}; is it a PiBot worker?"
             raise WorkerUnreachable(address.worker_id, problem) from exc
@@ -236,6 +270,13 @@ class WorkerClient:
             auto_decompress=False,  # a kilobyte may unpack to a gigabyte
         )
         return self._session
+
+
+def _headers(key: Secret | None, wait: float) -> dict[str, str]:
+    headers = {} if key is None else {"Authorization": f"Bearer {key.reveal()}"}
+    if wait:
+        headers["Prefer"] = f"wait={wait:.0f}"
+    return headers
 
 
 async def _body(response: aiohttp.ClientResponse, most: int) -> bytes:

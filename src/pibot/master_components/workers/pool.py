@@ -116,6 +116,14 @@ class WorkerPool:
 
     # --- joining and leaving ---
 
+    async def prove(self, address: WorkerAddress, join: str) -> bool:
+        """Return whether an address shows that it knows its worker's key, without being sent it.
+
+        Args:
+            join: the id that the worker sent with its registration.
+        """
+        return await self._http.prove(address, join)
+
     def join(self, address: WorkerAddress, *, registered: bool) -> None:
         """Add a worker, or note that a known one is back or has another address.
 
