@@ -34,6 +34,10 @@ def bounded_connector(most_bytes: int, *, keepalive_timeout: float, ssl: ssl.SSL
     return connector
 
 
+class TooMuchSent(aiohttp.ClientError):
+    """More was sent than one answer may have."""
+
+
 class BoundedHandler(ResponseHandler):
     """Closes the connection on which more is sent than one answer may have.
 
@@ -75,4 +79,4 @@ class BoundedHandler(ResponseHandler):
     def _refuse(self) -> None:
         if self.transport is not None:
             self.transport.abort()
-        self.set_exception(aiohttp.ClientPayloadError("it sent more than an answer has"))
+        self.set_exception(TooMuchSent("it sent more than an answer may have"))

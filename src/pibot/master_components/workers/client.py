@@ -15,6 +15,7 @@ from pibot.contracts.proofs import JOIN_HEADER, NONCE_HEADER, PROOF_HEADER, new_
 from pibot.contracts.reading import read_object
 from pibot.errors import (
     ContractError,
+    ImpossibleAnswer,
     TaskNotFound,
     WorkerBusy,
     WorkerNotReached,
@@ -170,7 +171,8 @@ class WorkerClient:
         Raises:
             WorkerBusy, TaskNotFound, WorkerRejected: the worker answered so.
             WorkerNotReached: the worker accepted no connection, so it got nothing.
-            WorkerUnreachable: the answer was missing, incomplete, too large or not a worker's.
+            ImpossibleAnswer: the answer was too large, or not a worker's.
+            WorkerUnreachable: the answer was missing or incomplete.
         """
         # Not escaped: with \uXXXX a long text in another script would exceed the worker's limit for a body.
         data = None if body is None else json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
@@ -219,6 +221,8 @@ class WorkerClient:
         """Send one request and return the answer's status, JSON object and headers, whatever they are."""
         import aiohttp
 
+        from pibot.master_components.workers.bounded import TooMuchSent
+
         session = self._session or self._open()
         status: int | None = None
         try:
@@ -236,7 +240,13 @@ class WorkerClient:
                 return status, read_object(await _body(response, most), most_bytes=most), response.headers
         except ContractError as exc:
             problem = f"{address.url} answered {status}, but {exc}; is it a PiBot worker?"
-            raise WorkerUnreachable(address.worker_id, problem) from exc
+            raise ImpossibleAnswer(address.worker_id, problem) from exc
+        except TooMuchSent as exc:
+            raise ImpossibleAnswer(address.worker_id, f"{address.url}: {exc}; is it a PiBot worker?") from exc
+        except aiohttp.ClientResponseError as exc:  # it sent something that is no HTTP
+            what = exc.message.partition("\n")[0][:200]
+            problem = f"no answer from {address.url}, but what is no HTTP ({what}); is it a PiBot worker?"
+            raise ImpossibleAnswer(address.worker_id, problem) from exc
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as exc:
             problem = "no connection in time" if isinstance(exc, asyncio.TimeoutError) else _reason(exc)
             raise WorkerNotReached(address.worker_id, f"no answer from {address.url}: {problem}") from exc

@@ -26,6 +26,7 @@ from pibot.contracts import (
 from pibot.contracts.approvals import MAX_ASKED_CHARS, MAX_CALLS_ASKED
 from pibot.errors import (
     ContractError,
+    ImpossibleAnswer,
     TaskNotFound,
     WorkerBusy,
     WorkerError,
@@ -52,6 +53,9 @@ shortened by up to a half."""
 
 MAX_SENDINGS = 3
 """How often one exchange sends its task to a worker that says that it never got it."""
+
+MAX_BROKEN = 20
+"""Connections about one task that may break in a row, over about 80 s, while the worker gives other signs of life."""
 
 SOON = 1.0
 """Seconds within which a worker answers too soon that the task has not ended, although it was asked to wait longer."""
@@ -158,13 +162,14 @@ class Exchange:
         .. [1] The worker has been up since the task was sent. Otherwise, and after ``MAX_SENDINGS``, an error.
 
         A 200 holds the result. A broken connection ends the exchange after ``patience`` seconds without a sign of
-        life. Past the deadline the task is cancelled on the worker.
+        life, or after ``MAX_BROKEN`` in a row; an answer that can't be right ends it at once. Past the deadline the
+        task is cancelled on the worker.
 
         Raises:
             WorkerBusy, WorkerRejected: the worker answered so.
             WorkerNotReached: the task did not reach it.
-            WorkerUnreachable: it gave no sign of life for too long, forgot the task, or gave no answer that can be
-                right.
+            ImpossibleAnswer: its answer can't be right.
+            WorkerUnreachable: it gave no sign of life for too long, or forgot the task.
         """
         self._worker.state, self._worker.current_task = WorkerState.BUSY, self._task_id
         while True:
@@ -172,6 +177,8 @@ class Exchange:
                 status, body = await self._ask()
             except TaskNotFound:
                 await self._on_unknown()
+            except ImpossibleAnswer:
+                raise  # it would come again
             except WorkerUnreachable as exc:
                 await self._on_broken_connection(exc)
             else:
@@ -258,7 +265,7 @@ class Exchange:
                 raise exc
             self._stage = _Stage.UNSURE
         silence = self._monotonic() - max(self._began, self._worker.last_answer)
-        if silence >= self._terms.patience or self._left() <= 0:
+        if silence >= self._terms.patience or self._left() <= 0 or self._failures >= MAX_BROKEN:
             raise exc
         log.info("asking_again task=%s worker=%s error=%s", self._task_id, self._worker_id, exc.problem)
         full = min(MAX_ASK_AGAIN, ASK_AGAIN * 2.0 ** min(self._failures, 20))
@@ -280,7 +287,7 @@ def parse_result(requests: WorkerRequests, worker_id: str, task_id: str, body: J
     """Return the result in a worker's answer. Its ``worker_id`` is the worker's id here, whatever the worker says.
 
     Raises:
-        WorkerUnreachable: the body holds no usable result of this task; the worker counts as offline.
+        ImpossibleAnswer: the body holds no usable result of this task; the worker counts as offline.
     """
     try:
         result = TaskResult.from_json(body)
@@ -291,8 +298,8 @@ def parse_result(requests: WorkerRequests, worker_id: str, task_id: str, body: J
     return replace(result, worker_id=worker_id)
 
 
-def impossible(requests: WorkerRequests, worker_id: str, problem: str) -> WorkerUnreachable:
+def impossible(requests: WorkerRequests, worker_id: str, problem: str) -> ImpossibleAnswer:
     """Return the error for an answer that can't be right; the worker counts as offline."""
-    error = WorkerUnreachable(worker_id, f"it answered {problem}; is it a PiBot worker?")
+    error = ImpossibleAnswer(worker_id, f"it answered {problem}; is it a PiBot worker?")
     requests.unreachable(error)
     return error
