@@ -131,8 +131,8 @@ FLOODS: Mapping[str, Lie] = {
     "another protocol without an end": endless(
         b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n", b"x" * MEGABYTE
     ),
-    "a refusal of 30 MB": json_of({"success": False, "error": "x" * 30 * MEGABYTE}, "401 Unauthorized"),
-    "the server's error of 30 MB": json_of({"success": False, "error": "x" * 30 * MEGABYTE}, "500 Oops"),
+    "a refusal of 3 MB": json_of({"success": False, "error": "x" * 3 * MEGABYTE}, "401 Unauthorized"),
+    "the server's error of 3 MB": json_of({"success": False, "error": "x" * 3 * MEGABYTE}, "500 Oops"),
     "a length that is no number": body_of(b"\r\n\r\n", "200 OK\r\nContent-Length: -5"),
     "a redirect to itself": body_of(b"{}", "302 Found\r\nLocation: /status"),
 }
@@ -180,9 +180,9 @@ RESULTS: Mapping[str, Lie] = {
     "a result that is none": result(status="running"),
     "an output that is no text": result(output=[1]),
     "steps that can't be": result(steps=10**25),
-    "a result of 60 MB": result(output="x" * 60 * MEGABYTE),
-    "an error of 30 MB": result(status="failed", error="x" * 30 * MEGABYTE),
-    "3000 calls": calls(3000),
+    "a result of 6 MB": result(output="x" * 6 * MEGABYTE),
+    "an error of 3 MB": result(status="failed", error="x" * 3 * MEGABYTE),
+    "300 calls": calls(300),
     "33 calls": calls(33),
     "other calls each time": calls(32),
     "long calls each time": calls(8, 40_000),

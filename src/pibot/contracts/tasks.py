@@ -374,4 +374,7 @@ def _usage(data: object) -> Usage:
     if not isinstance(data, dict):
         raise ContractError("usage must be a JSON object")
     names = ("prompt_tokens", "completion_tokens", "llm_calls")
-    return Usage(*(strict(data, name, _optional(lambda value: count(value, MAX_TOKENS))) or 0 for name in names))
+    try:
+        return Usage(*(strict(data, name, _optional(lambda value: count(value, MAX_TOKENS))) or 0 for name in names))
+    except ContractError as exc:
+        raise ContractError(f"usage: {exc}") from None

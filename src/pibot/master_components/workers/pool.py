@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Collection, Iterable
 from typing import Callable
 
 from pibot.contracts import Clock, Decision, NoWorkerReason, TaskResult, WorkerAddress, WorkerState, WorkerStatus
-from pibot.errors import TaskNotFound, WorkerRejected, WorkerUnreachable
+from pibot.errors import ImpossibleAnswer, TaskNotFound, WorkerRejected, WorkerUnreachable
 from pibot.logs import event
 from pibot.master_components.workers.client import WorkerClient, WorkerHttp, WorkerKeys, max_answer
 from pibot.master_components.workers.exchange import CANCEL_TIMEOUT, Exchange, ExchangeTerms, parse_result
@@ -214,6 +214,7 @@ class WorkerPool:
         Raises:
             WorkerBusy: the worker runs another task.
             WorkerNotReached: the task did not reach it.
+            ImpossibleAnswer: its answer can't be right.
             WorkerUnreachable: it gave no sign of life, or forgot the task.
             WorkerRejected: it refused the task.
         """
@@ -229,7 +230,7 @@ class WorkerPool:
             log.info("abandoned task=%s worker=%s", terms.request.task_id, worker_id)
             raise
         except WorkerUnreachable as exc:
-            if was_online:  # one that was offline already is delayed for that
+            if was_online or isinstance(exc, ImpossibleAnswer):  # one that was offline already is delayed for that
                 self.task_lost(worker_id, exc.problem)
             raise
         except WorkerRejected as exc:
