@@ -152,6 +152,10 @@ class WorkerNotReached(WorkerUnreachable):
     """No connection to the worker could be made, so the worker got nothing of the request."""
 
 
+class ImpossibleAnswer(WorkerUnreachable):
+    """The worker's answer arrived and can't be right: it is too long, no JSON, or what no worker says."""
+
+
 class WorkerRejected(WorkerError):
     """The worker refused the task, and would again: a wrong key, an unknown skill, a malformed field."""
 
@@ -166,6 +170,10 @@ class UnknownWorker(PibotError):
 
 class WorkerConflict(PibotError):
     """Another worker has that id already."""
+
+
+class AddressNotProven(PibotError):
+    """A worker registered an address that did not show that it knows the worker's token."""
 
 
 class NoWorkers(PibotError):

@@ -65,6 +65,8 @@ def test_a_refusal_names_the_missing_scope(parts: Fleet) -> None:
 def test_a_workers_token_speaks_for_that_worker_alone(parts: Fleet) -> None:
     assert asked(parts, TOKEN, "POST", "/workers", {**ATTIC, "worker_id": "cellar"}) == 403
     assert asked(parts, SENDER, "POST", "/workers", ATTIC) == 403
+    assert asked(parts, TOKEN, "POST", "/workers", ATTIC) == 403  # nothing there shows that it knows the token
+    assert asked(parts, OWNER, "POST", "/workers", ATTIC) == 200
     assert asked(parts, TOKEN, "POST", "/workers", ATTIC) == 200
     assert asked(parts, OWNER, "POST", "/workers", {**ATTIC, "worker_id": "cellar"}) == 200
     assert asked(parts, TOKEN, "DELETE", "/workers/cellar") == 403

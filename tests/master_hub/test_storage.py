@@ -227,3 +227,41 @@ def test_export_works_beside_a_running_hub(tmp_path: Path) -> None:
         )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["job"]["description"] == "look"
+
+
+# --- rows that this release does not write ---
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("UPDATE job SET state = 'paused'", "its stored state 'paused' is unknown to this release"),
+        ("UPDATE subtask SET state = 'parked'", "its stored state 'parked' is unknown to this release"),
+        ('UPDATE subtask SET result = \'{"status": "odd", "task_id": "t"}\'', "its stored result can't be read"),
+        ("UPDATE subtask SET result = '[]'", "its stored result can't be read"),
+        ("UPDATE subtask SET result = replace(result, 'did', '\\ud83d')", ""),
+        ("UPDATE subtask SET result = replace(result, '\"steps\": 1', '\"steps\": NaN')", ""),
+        ("UPDATE attempt SET late_result = '{}'", "its stored result can't be read"),
+        ("UPDATE job SET plan = '{}'", "its stored plan can't be read"),
+    ],
+)
+def test_a_row_that_this_release_does_not_write_is_shown_as_what_it_is(running: Fleet, change: str, said: str) -> None:
+    job_id = running.submit("look")
+    running.result(job_id)
+    with running.service.store.database.transaction() as db:
+        assert db.execute(change).rowcount
+    whole = running.ask("GET", f"/task/{job_id}")
+    assert (whole.status, said in whole.body.decode()) == (200, True)
+    pages = ("/dashboard", "/dashboard/data", f"/dashboard/jobs/{job_id}", f"/dashboard/jobs/{job_id}/data")
+    for path in (*pages, "/tasks", f"/task/{job_id}/export", f"/task/{job_id}/result", "/health", "/metrics"):
+        assert running.ask("GET", path).status in (200, 404), path
+
+
+def test_a_call_in_an_unknown_state_counts_as_over(running: Fleet) -> None:
+    job_id = running.submit("ask ls")
+    running.waiting_call(job_id)
+    with running.service.store.database.transaction() as db:
+        db.execute("UPDATE approval SET state = 'postponed'")
+    (call,) = running.job(job_id)["approvals"]
+    assert (call["status"], call["reason"]) == ("over", "its stored state 'postponed' is unknown to this release")
+    assert running.ask("POST", f"/task/{job_id}/cancel").status == 200

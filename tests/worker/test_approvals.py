@@ -337,3 +337,31 @@ def test_the_owner_sees_every_character_of_a_call() -> None:
 def test_a_value_cannot_pass_for_a_second_argument() -> None:
     assert shown_call({"a": "x\nb: y"}) != shown_call({"a": "x", "b": "y"})
     assert replace(Decision("d", True), approved=False).to_json() == {"digest": "d", "approved": False, "reason": ""}
+
+
+# --- a worker says nothing that its master would not believe ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ({"command": json.loads("[" * 100 + "]" * 100)}, "nested more than"),
+        ({"command": [1] * 2000}, "more than 1562 values"),
+        ({"command": 10**40}, "more than 30 digits"),
+    ],
+)
+async def test_a_call_that_the_master_would_not_believe_is_refused_here(arguments: dict[str, Any], why: str) -> None:
+    decision = await WorkerApprovals(60.0).for_task("t").ask("shell_exec", arguments)
+    assert (decision.approved, why in decision.reason) == (False, True)
+
+
+async def test_a_task_asks_its_owner_for_no_more_than_a_page_can_show() -> None:
+    approvals = WorkerApprovals(0.0)
+    task = approvals.for_task("t")
+    for _ in range(20):
+        await task.ask("write_file", {"content": "x," * 24_500})  # a comma in a text is no value
+    decision = await task.ask("write_file", {"content": "x," * 24_500})
+    assert "too many calls" in decision.reason
+    for _ in range(300):
+        await approvals.for_task("u").ask("shell_exec", {})
+    assert (approvals.asked("t"), approvals.asked("u")) == (20, 256)

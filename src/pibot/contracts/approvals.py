@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pibot.contracts.basics import JsonObject
+from pibot.contracts.reading import MAX_TIME, count, lenient, number, strict, text
 from pibot.contracts.validation import valid_id
 from pibot.errors import ContractError, InvalidRequest
 
@@ -17,6 +18,20 @@ log = logging.getLogger("pibot.approvals")
 
 MAX_REASON_CHARS = 500
 """Characters of the reason that the owner may give the model."""
+
+MAX_TOOL_CHARS = 200
+
+MAX_CALLS_AT_ONCE = 32
+"""Calls of one task that may wait for the owner at the same time."""
+
+MAX_CALLS_ASKED = 256
+"""Calls of one task that may need the owner's approval, one after another."""
+
+MAX_ASKED_CHARS = 1_000_000
+"""Characters of the arguments of all of them, as JSON. The hub stores each call, and shows all of a job on one page."""
+
+MAX_WAITED = 1e9
+"""Seconds that a task may have waited for the owner: 30 years."""
 
 
 # docs/decisions.md, D54
@@ -63,16 +78,15 @@ class ApprovalRequest:
         """
         if not isinstance(data, dict) or not isinstance(data.get("arguments"), dict):
             raise ContractError("an approval must be a JSON object with the call's arguments")
-        tool, asked_at = data.get("tool"), data.get("asked_at")
-        if not isinstance(tool, str) or not isinstance(asked_at, (int, float)) or isinstance(asked_at, bool):
-            raise ContractError("an approval must have the tool's name, and a time as asked_at")
+        tool = strict(data, "tool", lambda value: text(value, MAX_TOOL_CHARS))
+        asked_at = strict(data, "asked_at", lambda value: number(value, 0, MAX_TIME))
         if data.get("digest") != digest_of(tool, data["arguments"]):
             raise ContractError("the approval's digest does not match its call")
         try:
             approval_id = valid_id(data.get("approval_id"), "approval_id")
         except InvalidRequest as exc:
             raise ContractError(str(exc)) from exc
-        return cls(approval_id, tool, data["arguments"], data["digest"], float(asked_at))
+        return cls(approval_id, tool, data["arguments"], data["digest"], asked_at)
 
 
 @dataclass(frozen=True)
@@ -101,18 +115,25 @@ class PendingCalls:
         """Read a worker's 202 leniently.
 
         A call whose digest does not match its content is left out and logged: nobody may approve it.
+
+        Raises:
+            ContractError: more calls are said to wait, or to have waited, than a task can have.
         """
-        calls = []
         rows = body.get("approvals")
-        for row in rows if isinstance(rows, list) else ():
+        rows = rows if isinstance(rows, list) else []
+        if len(rows) > MAX_CALLS_AT_ONCE:
+            raise ContractError(f"{len(rows)} calls wait for approval, a task can have {MAX_CALLS_AT_ONCE}")
+        calls = []
+        for row in rows:
             try:
                 calls.append(ApprovalRequest.from_json(row))
-            except (ContractError, RecursionError) as exc:
+            except ContractError as exc:
                 log.warning("approval_unusable error=%s", exc)
-        asked, waited = body.get("approvals_asked"), body.get("waited_seconds")
+        if len({call.approval_id for call in calls}) < len(calls):
+            raise ContractError("two calls that wait for approval have the same id")
         return cls(
-            asked if isinstance(asked, int) and asked >= 0 else 0,
-            float(waited) if isinstance(waited, (int, float)) and 0 <= waited < 1e9 else 0.0,
+            lenient(body, "approvals_asked", lambda value: count(value, MAX_CALLS_ASKED)) or 0,
+            lenient(body, "waited_seconds", lambda value: number(value, 0, MAX_WAITED)) or 0.0,
             tuple(calls),
         )
 

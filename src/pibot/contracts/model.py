@@ -8,6 +8,9 @@ from typing import Any, Protocol
 
 from pibot.contracts.basics import JsonObject
 
+MAX_TOKENS = 10**9
+"""Tokens, or model calls, that one model call or task may be said to have used."""
+
 
 @dataclass(frozen=True)
 class Usage:
@@ -38,13 +41,15 @@ class Usage:
 
     @classmethod
     def from_json(cls, data: object) -> Usage:
-        """Read the counts leniently: a missing or ill-typed count becomes zero."""
+        """Read the counts leniently: a missing or impossible count becomes zero."""
         if not isinstance(data, dict):
             return cls()
 
         def count(name: str) -> int:
             value = data.get(name)
-            return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= MAX_TOKENS:
+                return 0
+            return value
 
         return cls(count("prompt_tokens"), count("completion_tokens"), count("llm_calls"))
 

@@ -7,6 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from pibot.contracts.basics import JsonObject
+from pibot.contracts.reading import label, lenient, shortened
+
+MAX_ERROR_CHARS = 2000
+"""Characters of a refusal's sentence that are read."""
+
+MAX_SKILLS = 256
 
 _BUSY = "busy"
 
@@ -42,11 +48,12 @@ class Refusal:
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> Refusal:
         """Read the body leniently: whatever answered may be no PiBot."""
-        error, field, skills, task = (body.get(name) for name in ("error", "field", "skills", "current_task"))
+        error, skills = body.get("error"), body.get("skills")
+        names = [name for name in skills[:MAX_SKILLS] if isinstance(name, str)] if isinstance(skills, list) else None
         return cls(
-            error=str(error or ""),
-            field=field if isinstance(field, str) else None,
-            skills=tuple(map(str, skills)) if isinstance(skills, list) else None,
+            error=shortened(error, MAX_ERROR_CHARS) if isinstance(error, str) else "",
+            field=lenient(body, "field", label),
+            skills=None if names is None else tuple(shortened(name, 100) for name in names),
             busy=body.get("status") == _BUSY,
-            current_task=task if isinstance(task, str) else None,
+            current_task=lenient(body, "current_task", label),
         )

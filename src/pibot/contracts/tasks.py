@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any, TypedDict
+from typing import Any, Callable, Optional, TypedDict, TypeVar
 
 from pibot.contracts.approvals import PendingCalls
 from pibot.contracts.basics import JsonObject
-from pibot.contracts.model import Usage
+from pibot.contracts.model import MAX_TOKENS, Usage
+from pibot.contracts.reading import MAX_TIME, count, label, lenient, number, read_object, shortened, strict, text
 from pibot.contracts.validation import valid_description, valid_id, valid_skills, valid_timeout
 from pibot.errors import ContractError, InvalidRequest
+
+MAX_OUTPUT_CHARS = 64 * 1024 * 1024
+"""Characters of a result's output. What carries it has the narrower bound, which follows the owner's settings."""
+
+MAX_ERROR_CHARS = 4000
+"""Characters of a result's error; a longer one is cut."""
+
+MAX_STEPS = 10**6
 
 
 class TaskComplexity(Enum):
@@ -205,9 +216,13 @@ class UnfinishedTask:
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> UnfinishedTask:
-        """Read the body leniently: only its status code says that the task has not ended."""
+        """Read the body leniently: only its status code says that the task has not ended.
+
+        Raises:
+            ContractError: it reports more pending calls than a task can have.
+        """
         pending = PendingCalls.from_json(body) if "approvals_asked" in body else None
-        return cls(str(body.get("task_id")), str(body.get("status")), pending)
+        return cls(lenient(body, "task_id", label) or "", lenient(body, "status", label) or "", pending)
 
 
 class TaskResultDict(TypedDict, total=False):
@@ -257,6 +272,21 @@ class TaskResult:
     def success(self) -> bool:
         return self.state is TaskState.COMPLETED
 
+    def believable(self) -> TaskResult:
+        """Return the result without what :meth:`from_json` would refuse at the other end, such as data from a model
+        that is nested too deeply. The model must not make its worker pass for one that lies."""
+        error = None if self.error is None else shortened(self.error, MAX_ERROR_CHARS)
+        result = replace(self, error=error)
+        problem = _why_not_believed(result)
+        if problem is not None:
+            result = replace(result, data={"note": f"the data was dropped: {problem}"})
+            problem = _why_not_believed(result)
+        if problem is not None:
+            result = TaskResult(
+                self.task_id, self.worker_id, TaskState.FAILED, error=f"its result was no use: {problem}"
+            )
+        return result
+
     def to_json(self) -> TaskResultDict:
         body: TaskResultDict = {
             "success": self.success,
@@ -279,31 +309,72 @@ class TaskResult:
         """Read a worker's result.
 
         Raises:
-            ContractError: the task's id or its state is missing or invalid. Other fields are read leniently.
+            ContractError: a field that is given can't be right, or the task's id or its state is missing. It is named.
         """
         if not isinstance(data, dict):
             raise ContractError("a result must be a JSON object")
-        try:
-            state = TaskState(data["status"])
-            task_id = str(data["task_id"])
-        except (KeyError, ValueError) as exc:
-            raise ContractError(f"a result must have a task_id and a status: {exc}") from exc
-        if state is TaskState.RUNNING:
-            raise ContractError("a result's status must not be 'running'")
-        details = data.get("data")
-        details = dict(details) if isinstance(details, dict) else {}
-        output = data.get("output", details.get("output", ""))
-        error = data.get("error")
-        steps = data.get("steps", 0)
+        task_id = strict(data, "task_id", label)
+        state = strict(data, "status", _ended_state)
+        details = {} if data.get("data") is None else strict(data, "data", _object)
+        output = data["output"] if data.get("output") is not None else details.get("output", "")
         return cls(
             task_id=task_id,
-            worker_id=data.get("worker_id"),
+            worker_id=strict(data, "worker_id", _optional(label)),
             state=state,
-            output=output if isinstance(output, str) else str(output),
+            output=strict({"output": output}, "output", lambda value: text(value, MAX_OUTPUT_CHARS)),
             data=details,
-            error=None if error is None else str(error),
-            usage=Usage.from_json(data.get("usage")),
-            steps=steps if isinstance(steps, int) else 0,
-            started_at=data.get("started_at"),
-            finished_at=data.get("finished_at"),
+            error=strict(data, "error", _optional(_error)),
+            usage=_usage(data.get("usage")),
+            steps=strict(data, "steps", _optional(lambda value: count(value, MAX_STEPS))) or 0,
+            started_at=strict(data, "started_at", _optional(_time)),
+            finished_at=strict(data, "finished_at", _optional(_time)),
         )
+
+
+T = TypeVar("T")
+
+
+def _why_not_believed(result: TaskResult) -> str | None:
+    try:
+        sent = json.dumps(result.to_json(), ensure_ascii=False).encode("utf-8", "replace")
+        TaskResult.from_json(read_object(sent, most_bytes=sys.maxsize))
+    except (ContractError, ValueError, TypeError, RecursionError) as exc:
+        return str(exc) or type(exc).__name__
+    return None
+
+
+def _optional(read: Callable[[Any], T]) -> Callable[[Any], Optional[T]]:
+    return lambda value: None if value is None else read(value)
+
+
+def _ended_state(value: object) -> TaskState:
+    state = TaskState(label(value))
+    if state is TaskState.RUNNING:
+        raise ValueError("must not be 'running'")
+    return state
+
+
+def _object(value: object) -> JsonObject:
+    if not isinstance(value, dict):
+        raise ValueError("must be a JSON object")
+    return dict(value)
+
+
+def _error(value: object) -> str:
+    return shortened(text(value, MAX_OUTPUT_CHARS), MAX_ERROR_CHARS)
+
+
+def _time(value: object) -> float:
+    return number(value, 0, MAX_TIME)
+
+
+def _usage(data: object) -> Usage:
+    if data is None:
+        return Usage()
+    if not isinstance(data, dict):
+        raise ContractError("usage must be a JSON object")
+    names = ("prompt_tokens", "completion_tokens", "llm_calls")
+    try:
+        return Usage(*(strict(data, name, _optional(lambda value: count(value, MAX_TOKENS))) or 0 for name in names))
+    except ContractError as exc:
+        raise ContractError(f"usage: {exc}") from None

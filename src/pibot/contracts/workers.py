@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Callable, TypeVar
+from typing import Any
 
 from pibot.contracts.addresses import WorkerAddress
 from pibot.contracts.basics import JsonObject
+from pibot.contracts.reading import count, label, lenient, number
+from pibot.contracts.tasks import TaskState
+from pibot.contracts.validation import valid_id
+from pibot.errors import InvalidRequest
 
-T = TypeVar("T")
+MAX_SKILLS = 256
+MAX_THROTTLED = 16
+MAX_SECONDS = 1e10
+"""Seconds that a machine or process may have been up: 300 years."""
 
 
 class WorkerState(Enum):
@@ -44,8 +51,9 @@ class WorkerHealth:
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> WorkerHealth:
-        """Read the body leniently: a missing or ill-typed id counts as not given."""
-        return cls(_read(body, "worker_id", _text), _read(body, "current_task", _text), str(body.get("status")))
+        """Read the body leniently: a missing or invalid id counts as not given."""
+        status = lenient(body, "status", label)
+        return cls(lenient(body, "worker_id", label), lenient(body, "current_task", task_id_of), status or "unreadable")
 
 
 @dataclass(frozen=True)
@@ -86,17 +94,17 @@ class HostReading:
 
     @classmethod
     def from_json(cls, data: object) -> HostReading:
-        """Read the ``host`` object leniently: a missing or ill-typed reading becomes None."""
+        """Read the ``host`` object leniently: a missing or impossible reading becomes None."""
         body = data if isinstance(data, dict) else {}
         return cls(
-            memory_total=_read(body, "memory_total_bytes", _count),
-            memory_available=_read(body, "memory_available_bytes", _count),
-            process_memory=_read(body, "process_memory_bytes", _count),
-            load_1m=_read(body, "load_1m", _number),
-            temperature=_read(body, "temperature_celsius", _number),
-            uptime=_read(body, "uptime_seconds", _number),
-            processors=_read(body, "processors", _count),
-            throttled=_read(body, "throttled", _texts),
+            memory_total=lenient(body, "memory_total_bytes", _count),
+            memory_available=lenient(body, "memory_available_bytes", _count),
+            process_memory=lenient(body, "process_memory_bytes", _count),
+            load_1m=lenient(body, "load_1m", lambda value: number(value, 0, 1e6)),
+            temperature=lenient(body, "temperature_celsius", lambda value: number(value, -273, 1000)),
+            uptime=lenient(body, "uptime_seconds", _seconds),
+            processors=lenient(body, "processors", _count),
+            throttled=lenient(body, "throttled", lambda value: _labels(value, MAX_THROTTLED)),
         )
 
 
@@ -141,53 +149,51 @@ class WorkerReport:
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> WorkerReport:
-        """Read the body leniently: a missing or ill-typed value counts as not given."""
+        """Read the body leniently: a missing or impossible value counts as not given."""
         return cls(
-            worker_id=_read(body, "worker_id", _text),
-            version=_read(body, "version", _text),
-            uptime=_read(body, "uptime_seconds", _number),
-            current_task=_read(body, "current_task", _text),
-            tasks=_read(body, "tasks", _counts) or {},
-            skills=_read(body, "skills", lambda value: frozenset(_texts(value))),
-            model=_read(body, "model", _text),
-            sandbox=_read(body, "sandbox", _text),
+            worker_id=lenient(body, "worker_id", label),
+            version=lenient(body, "version", label),
+            uptime=lenient(body, "uptime_seconds", _seconds),
+            current_task=lenient(body, "current_task", task_id_of),
+            tasks=lenient(body, "tasks", _counts) or {},
+            skills=lenient(body, "skills", lambda value: frozenset(_labels(value, MAX_SKILLS))),
+            model=lenient(body, "model", label),
+            sandbox=lenient(body, "sandbox", label),
             host=HostReading.from_json(body.get("host")),
         )
 
 
-def _read(body: Mapping[str, Any], name: str, convert: Callable[[Any], T]) -> T | None:
+def task_id_of(value: object) -> str:
+    """Return ``value`` if it can be a task's id.
+
+    Raises:
+        ValueError: it can't.
+    """
     try:
-        return convert(body.get(name))
-    except (TypeError, ValueError, OverflowError):
-        return None
+        return valid_id(value, "current_task")
+    except InvalidRequest as exc:
+        raise ValueError(str(exc)) from None
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError
-    return value
+def _seconds(value: object) -> float:
+    return number(value, 0, MAX_SECONDS)
 
 
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError
-    return float(value)
+def _count(value: object) -> int:
+    """Read a count that may have been written as a float."""
+    return count(int(number(value, 0, 2**53)), 2**53)
 
 
-def _count(value: Any) -> int:
-    return int(_number(value))
+def _labels(value: object, most: int) -> tuple[str, ...]:
+    if not isinstance(value, list) or len(value) > most:
+        raise ValueError(f"must be a list of up to {most} texts")
+    return tuple(label(item) for item in value)
 
 
-def _texts(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        raise TypeError
-    return tuple(_text(item) for item in value)
-
-
-def _counts(value: Any) -> dict[str, int]:
-    if not isinstance(value, dict):
-        raise TypeError
-    return {_text(name): _count(number) for name, number in value.items()}
+def _counts(value: object) -> dict[str, int]:
+    if not isinstance(value, dict) or len(value) > len(TaskState):
+        raise ValueError("must be the number of tasks by state")
+    return {TaskState(name).value: count(number) for name, number in value.items()}
 
 
 @dataclass(frozen=True)

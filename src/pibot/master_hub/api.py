@@ -11,6 +11,7 @@ from flask import Blueprint, Response, request
 
 from pibot import __version__
 from pibot.contracts import Decision, JsonObject, Scope, WorkerAddress, WorkerState, WorkerStatus, valid_id
+from pibot.contracts.proofs import JOIN_HEADER
 from pibot.errors import InvalidRequest, OutOfScope
 from pibot.master_components.store.accounts import DAYS_KEPT
 from pibot.master_components.store.records import Job, Submission
@@ -145,6 +146,10 @@ def _add_worker_routes(api: Blueprint, hub: HubService) -> None:
             return error(
                 403, "without PIBOT_API_KEY only a worker on the hub's own machine may register; set it on both"
             )
+        hub.addresses.refuse_impossible(address, request.remote_addr or "", int(request.environ["SERVER_PORT"]))
+        # A worker's own token is sent to the address. Whoever has the fleet's key has everything already.
+        if current_caller().worker_id is not None and not members.is_known_at(address):
+            hub.addresses.demand_proof(address, request.headers.get(JOIN_HEADER))
         members.join(address)
         return answer({"success": True, "worker_id": address.worker_id, "status": "registered"})
 

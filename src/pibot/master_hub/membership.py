@@ -68,6 +68,11 @@ class Membership:
                 )
             self._change(lambda: self._pool.join(address, registered=True))
 
+    def is_known_at(self, address: WorkerAddress) -> bool:
+        """Return whether this is the address that the hub uses for the worker already, or will use whatever it says."""
+        known = self._known().get(address.worker_id)
+        return known is not None and (known.address == address or not known.registered)
+
     def leave(self, worker_id: str) -> None:
         """Give a worker no new task. A registered one is removed once its task has ended.
 

@@ -17,6 +17,7 @@ from pibot.master_components import Dispatcher, JobStore, TaskPlanner
 from pibot.master_components.dispatch.timing import DispatchTiming
 from pibot.master_components.store.upkeep import Upkeep
 from pibot.master_components.workers.pool import create_worker_pool
+from pibot.master_hub.addresses import AddressChecks
 from pibot.master_hub.gateway.caller import ModelCaller
 from pibot.master_hub.gateway.client import GatewayClient
 from pibot.master_hub.gateway.gateway import Gateway
@@ -57,6 +58,7 @@ class HubService:
         pool: the workers.
         store: the jobs.
         jobs: submits, cancels and waits for jobs.
+        addresses: checks the address with which a worker registers.
         members: workers that join, leave and are drained.
         health: polls the workers.
         gateway: passes model calls on to the provider.
@@ -104,6 +106,7 @@ class HubService:
         timing = DispatchTiming(lease=settings.lease_seconds, no_worker=settings.no_worker_seconds)
         self._dispatcher = Dispatcher(self.store, planner_for, self.pool, timing=timing)
         self.jobs = JobControl(self.store, self._dispatcher, self.library, self.loop)
+        self.addresses = AddressChecks(self.pool, self.loop)
         self.members = Membership(self.pool, self.loop, settings.data_dir / "workers.json")
         self.health = HealthPolls(self.pool, self.store, every=poll_seconds)
         self._background: list[Future[None]] = []

@@ -85,7 +85,7 @@ KNOWN_SETTINGS = (
     KnownSetting("PIBOT_TASK_TIMEOUT", (WORKER,), "300"),
     KnownSetting("PIBOT_MAX_STEPS", (WORKER,), "20"),
     KnownSetting("PIBOT_MAX_TOKENS", (WORKER,), "200000"),
-    KnownSetting("PIBOT_MAX_OUTPUT_CHARS", (WORKER,), "50000"),
+    KnownSetting("PIBOT_MAX_OUTPUT_CHARS", _BOTH, "50000"),
     KnownSetting("PIBOT_RESULTS_KEPT", (WORKER,), "200"),
     KnownSetting("PIBOT_RESULTS_TTL", (WORKER,), "86400"),
     KnownSetting("PIBOT_STOP_GRACE", (WORKER,), "20"),

@@ -30,6 +30,7 @@ STATUSES: tuple[tuple[type[PibotError], int], ...] = (
     (errors.UnknownSkill, 400),
     (errors.OutOfScope, 403),
     (errors.WrongFormToken, 403),
+    (errors.AddressNotProven, 403),
     (errors.TaskNotFound, 404),
     (errors.JobNotFound, 404),
     (errors.UnknownWorker, 404),

@@ -11,6 +11,7 @@ from flask import Response, request
 
 from pibot import __version__
 from pibot.contracts import Decision, TaskRequest, TaskResult, UnfinishedTask, WorkerHealth, WorkerReport
+from pibot.contracts.proofs import JOIN_HEADER, NONCE_HEADER, PROOF_HEADER
 from pibot.errors import InvalidRequest
 from pibot.host import read_host
 from pibot.settings import Settings
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from pibot.tool_registry import SkillLibrary
     from pibot.worker.executor import TaskExecutor
+    from pibot.worker.proofs import AddressProofs
 
 MAX_WAIT = 60.0
 """Seconds that one request may wait for a result; a caller that wants to wait longer asks again."""
@@ -33,13 +35,16 @@ WRONG_KEYS_PER_MINUTE = 30
 """Limit for one address. A master with an old key polls 12 times a minute and must get its 401 each time."""
 
 
-def create_worker_app(executor: TaskExecutor, library: SkillLibrary, settings: Settings) -> Flask:
+def create_worker_app(
+    executor: TaskExecutor, library: SkillLibrary, settings: Settings, proofs: AddressProofs | None = None
+) -> Flask:
     """Make the worker's app.
 
     Args:
         executor: runs the tasks.
         library: the skills that a task may name.
         settings: the keys, and what ``/status`` reports.
+        proofs: of this worker's address; None for a worker that does not register.
     """
     app = create_app(
         __name__,
@@ -48,7 +53,7 @@ def create_worker_app(executor: TaskExecutor, library: SkillLibrary, settings: S
         guesses=KeyGuesses(Buckets(WRONG_KEYS_PER_MINUTE)),
     )
     _add_task_routes(app, executor, library)
-    _add_status_routes(app, executor, library, settings)
+    _add_status_routes(app, executor, library, settings, proofs)
     return app
 
 
@@ -90,12 +95,18 @@ def _add_task_routes(app: Flask, executor: TaskExecutor, library: SkillLibrary) 
         return answer(executor.cancel(task_id).to_json())
 
 
-def _add_status_routes(app: Flask, executor: TaskExecutor, library: SkillLibrary, settings: Settings) -> None:
+def _add_status_routes(
+    app: Flask, executor: TaskExecutor, library: SkillLibrary, settings: Settings, proofs: AddressProofs | None
+) -> None:
     started = time.monotonic()
 
     @app.get("/health")
     def health() -> Response:
-        return answer(WorkerHealth(executor.worker_id, executor.current_task).to_json())
+        proof = proofs and proofs.answer(
+            request.headers.get(JOIN_HEADER), request.headers.get(NONCE_HEADER), request.host, request.scheme
+        )
+        body = WorkerHealth(executor.worker_id, executor.current_task).to_json()
+        return answer(body, headers={PROOF_HEADER: proof} if proof else None)
 
     @app.get("/status")
     def status() -> Response:

@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Callable
 
 from pibot.contracts import ApprovalRequest, Clock, Decision, digest_of
-from pibot.errors import ApprovalConflict, ApprovalNotFound, ApprovalOver
+from pibot.contracts.approvals import MAX_ASKED_CHARS, MAX_CALLS_ASKED
+from pibot.contracts.reading import MAX_VALUES, read_object
+from pibot.errors import ApprovalConflict, ApprovalNotFound, ApprovalOver, ContractError
 from pibot.logs import event
 
 if TYPE_CHECKING:
@@ -25,14 +27,18 @@ TASKS_KEPT = 20
 MAX_ARGUMENT_CHARS = 50_000
 """The longest arguments of a call, in characters of JSON: nobody reads more than that before approving."""
 
+MAX_ARGUMENT_VALUES = MAX_VALUES // 32
+"""Values in the arguments of a call. Those of all calls that wait at once go into one answer."""
+
 
 class _ApprovalEntry:
     """One tool call that waits or waited for approval."""
 
-    __slots__ = ("closed", "decision", "request", "wake")
+    __slots__ = ("chars", "closed", "decision", "request", "wake")
 
-    def __init__(self, request: ApprovalRequest, wake: Callable[[], None]) -> None:
+    def __init__(self, request: ApprovalRequest, chars: int, wake: Callable[[], None]) -> None:
         self.request = request
+        self.chars = chars
         self.wake = wake
         self.decision: Decision | None = None
         self.closed = False
@@ -104,6 +110,12 @@ class WorkerApprovals:
 
     # --- for TaskApprovals ---
 
+    def _has_room(self, task_id: str, chars: int) -> bool:
+        """Return whether the task may ask for another call with arguments of this length."""
+        with self._lock:
+            calls = self._tasks.get(task_id, ())
+            return len(calls) < MAX_CALLS_ASKED and sum(call.chars for call in calls) + chars <= MAX_ASKED_CHARS
+
     def _add(self, task_id: str, tool: str, arguments: Mapping[str, Any], wake: Callable[[], None]) -> _ApprovalEntry:
         with self._lock:
             if task_id not in self._tasks:
@@ -113,7 +125,7 @@ class WorkerApprovals:
             calls = self._tasks[task_id]
             number = str(len(calls) + 1)
             request = ApprovalRequest(number, tool, arguments, digest_of(tool, arguments), self._clock())
-            calls.append(_ApprovalEntry(request, wake))
+            calls.append(_ApprovalEntry(request, len(json.dumps(arguments)), wake))
             entry = calls[-1]
         event(log, "approval_asked", task=task_id, tool=tool, digest=entry.request.digest)
         self.on_pending_call(task_id)
@@ -189,7 +201,9 @@ class TaskApprovals:
         import asyncio
 
         text = json.dumps(arguments)
-        problem = _why_not_shown(arguments, len(text))
+        problem = _why_not_shown(arguments, text)
+        if problem is None and not self._calls._has_room(self._task_id, len(text)):
+            problem = "the owner was asked about too many calls of this task, and is not asked about another"
         if problem is not None:
             return Decision("", approved=False, reason=problem)
         loop, decided = asyncio.get_running_loop(), asyncio.Event()
@@ -223,18 +237,29 @@ class TaskApprovals:
         self._calls._forget_timer(self._task_id)
 
 
-def _why_not_shown(arguments: Mapping[str, Any], length: int) -> str | None:
+def _why_not_shown(arguments: Mapping[str, Any], text: str) -> str | None:
     """Return why the owner can't be shown a call with these arguments; None if the owner can.
 
-    The master rejects a call that JSON changes on the way, since its digest no longer matches. The task would then wait
-    for a decision that nobody can make.
+    The master rejects a call that JSON changes on the way, since its digest no longer matches, and does not believe a
+    worker whose calls it can't read. The task would then wait for a decision that nobody can make.
+
+    Args:
+        text: the arguments as JSON.
     """
-    if length > MAX_ARGUMENT_CHARS:
-        return f"the owner can't check arguments of {length} characters; {MAX_ARGUMENT_CHARS} are allowed"
+    if len(text) > MAX_ARGUMENT_CHARS:
+        return f"the owner can't check arguments of {len(text)} characters; {MAX_ARGUMENT_CHARS} are allowed"
     try:
         json.dumps(arguments, ensure_ascii=False, allow_nan=False).encode()
     except ValueError:  # half of a surrogate pair, or a number that JSON does not have
         return "its arguments hold a broken character or number, which the owner can't be shown; send them without it"
+    try:
+        read_object(
+            b'{"approvals": [{"arguments": %s}]}' % text.encode(),
+            most_bytes=2 * MAX_ARGUMENT_CHARS,
+            most_values=MAX_ARGUMENT_VALUES,
+        )
+    except ContractError as exc:
+        return f"the owner can't be shown its arguments ({exc}); send simpler ones"
     return None
 
 

@@ -243,7 +243,7 @@ class TaskExecutor:
             steps=outcome.steps,
             started_at=entry.started_at,
             finished_at=self._clock(),
-        )
+        ).believable()
         with self._lock:
             entry.finished_at = self._monotonic()
             entry.result = result

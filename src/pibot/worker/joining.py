@@ -6,13 +6,16 @@ import http.client
 import json
 import logging
 import threading
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 from pibot.contracts import Refusal, WorkerAddress
+from pibot.contracts.proofs import JOIN_HEADER
 from pibot.logs import event
 from pibot.settings import Settings, is_loopback
 from pibot.tls import client_tls, connect, problem_of
+from pibot.worker.proofs import AddressProofs
 
 log = logging.getLogger("pibot.worker")
 
@@ -34,13 +37,15 @@ class Joining:
         host: the address that the worker listens on. If it listens on all, the hub gets the address that this machine
             reaches it from.
         port: the port that it listens on.
+        proofs: shows the hub, which asks while it answers the registration, that the worker is there.
 
     Raises:
         SettingsError: a file of PIBOT_TLS_… can't be used.
     """
 
-    def __init__(self, settings: Settings, host: str, port: int) -> None:
+    def __init__(self, settings: Settings, host: str, port: int, proofs: AddressProofs | None = None) -> None:
         self._settings = settings
+        self._proofs = proofs or AddressProofs(settings)
         self._tls = client_tls(settings)
         self._host = host
         self._port = port
@@ -70,7 +75,8 @@ class Joining:
 
     def _join(self) -> None:
         try:
-            status, answer = self._request("POST", "/workers", TIMEOUT)
+            with self._proofs.registering() as join:
+                status, answer = self._request("POST", "/workers", TIMEOUT, {JOIN_HEADER: join})
             problem = None if status == 200 else Refusal.from_json(answer).error or f"it answered {status}"
         except (OSError, http.client.HTTPException, ValueError) as exc:
             problem = problem_of(exc) or str(exc) or type(exc).__name__
@@ -80,7 +86,9 @@ class Joining:
             event(log, kind, level=level, hub=self._settings.hub_url, error=problem)
         self._problem = problem
 
-    def _request(self, method: str, path: str, timeout: float) -> tuple[int, dict[str, Any]]:
+    def _request(
+        self, method: str, path: str, timeout: float, more_headers: Mapping[str, str] | None = None
+    ) -> tuple[int, dict[str, Any]]:
         parts = urlsplit(self._settings.hub_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"PIBOT_HUB_URL must be like http://192.168.10.113:5000, not {self._settings.hub_url!r}")
@@ -90,7 +98,7 @@ class Joining:
             body = None
             if method == "POST":
                 body = json.dumps(self._own_address(connection).to_json()).encode()
-            headers = {"Content-Type": "application/json"}
+            headers = {"Content-Type": "application/json", **(more_headers or {})}
             if self._settings.api_key is not None:
                 headers["Authorization"] = f"Bearer {self._settings.api_key.reveal()}"
             connection.request(method, parts.path.rstrip("/") + path, body, headers)

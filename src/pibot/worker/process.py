@@ -41,6 +41,7 @@ def run_worker(settings: Settings, *, host: str | None = None, port: int = DEFAU
     from pibot.worker.agents import create_task_agents
     from pibot.worker.api import create_worker_app
     from pibot.worker.joining import Joining
+    from pibot.worker.proofs import AddressProofs
 
     logs.configure("worker", settings.log_dir)
     address = settings.listen_host(host)
@@ -60,11 +61,12 @@ def run_worker(settings: Settings, *, host: str | None = None, port: int = DEFAU
         approvals=approvals,
     )
     joining: Joining | None = None
+    proofs = AddressProofs(settings) if settings.join_hub else None
 
     def ready(bound_port: int) -> None:
         nonlocal joining
         if settings.join_hub:
-            joining = Joining(settings, address, bound_port)
+            joining = Joining(settings, address, bound_port, proofs)
             joining.start()
         _log_ready(settings, library, f"{settings.scheme}://{address}:{bound_port}")
 
@@ -75,7 +77,7 @@ def run_worker(settings: Settings, *, host: str | None = None, port: int = DEFAU
 
     # The worker's own name is allowed too: its own machine asks for its health with its own certificate.
     handshake = server_tls(settings, peers={MASTER, settings.worker_id})
-    app = create_worker_app(executor, library, settings)
+    app = create_worker_app(executor, library, settings, proofs)
     web.serve(app, host=address, port=port, stop=stop, ready=ready, handshake=handshake)
     loop.run(agents.close()).result()
     loop.stop()

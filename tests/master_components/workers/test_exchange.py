@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 
 from pibot.contracts import ApprovalRequest, JsonObject, SubTask, TaskRequest, WorkerAddress, WorkerState, digest_of
-from pibot.errors import TaskNotFound, WorkerNotReached, WorkerRejected, WorkerUnreachable
+from pibot.contracts.approvals import MAX_CALLS_AT_ONCE
+from pibot.errors import ImpossibleAnswer, TaskNotFound, WorkerNotReached, WorkerRejected, WorkerUnreachable
 from pibot.master_components.workers.client import ANSWER_TIMEOUT
 from pibot.master_components.workers.exchange import ExchangeTerms, OnPending
 from pibot.master_components.workers.guide import GuidePool
 from pibot.master_components.workers.placement import MEGABYTE, FitnessLimits
 from pibot.master_components.workers.pool import WorkerPool
 from pibot.master_components.workers.record import FAILURES
+from pibot.master_components.workers.requests import WorkerRequests
 from pibot.settings import Settings
 from tests.support.workers import closed_port, workers
 
@@ -32,6 +34,8 @@ POST, GET, STATUS = "POST /task", "GET /task/t/result", "GET /status"
 class Scripted:
     """A worker that answers each request with the next answer; None closes the connection instead.
 
+    In an answer about the task ``t`` the id is the one that the task was sent with.
+
     Attributes:
         asked: the requests so far, as ``METHOD path``.
     """
@@ -40,16 +44,19 @@ class Scripted:
         self._answers = list(answers)
         self.asked: list[str] = []
         self.address = WorkerAddress("worker-1", "127.0.0.1", 0)
+        self._task_id = "t"
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         length = [line for line in head.lower().split("\r\n") if line.startswith("content-length:")]
         if length:
-            await reader.readexactly(int(length[0].partition(":")[2]))
+            sent = json.loads(await reader.readexactly(int(length[0].partition(":")[2])) or b"{}")
+            self._task_id = sent.get("task_id", self._task_id)
         self.asked.append(" ".join(head.split()[:2]))
         answer = self._answers.pop(0)
         if answer is not None:
-            body = json.dumps(answer[1]).encode()
+            own_id = {"task_id": self._task_id} if answer[1].get("task_id") == "t" else {}
+            body = json.dumps({**answer[1], **own_id}).encode()
             writer.write(b"HTTP/1.1 %d X\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % (answer[0], len(body)))
             writer.write(body)
         writer.close()
@@ -351,6 +358,9 @@ class Timeouts:
         self.given.append(timeout)
         return 200, {}
 
+    async def prove(self, address: WorkerAddress, join: str) -> bool:
+        return False
+
     async def close(self) -> None:
         pass
 
@@ -418,3 +428,63 @@ async def test_waiting_for_the_owner_does_not_count_against_the_timeout(waited: 
         result = await pool.run_on("worker-1", terms(on_pending=on_pending))
     assert result.state.value == ends
     assert worker.asked[1] == (f"{GET}?asked=1" if ends == "completed" else "POST /task/t/cancel")
+
+
+# --- answers that can't be right ---
+
+
+async def test_a_worker_that_answers_at_once_that_the_task_runs_is_asked_again_after_growing_pauses() -> None:
+    worker, time = Scripted(*[RUNNING] * 12, DONE), Time()
+    async with serving(worker, time) as pool:
+        assert await run(pool) == "done"
+    assert time.slept == [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0, 5.0]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"task_id": "another", "status": "completed"},
+        {"task_id": "t", "status": "completed", "usage": {"llm_calls": 10**20}},
+        {"task_id": "t", "status": "completed", "started_at": 10**15},
+        {"task_id": "t", "status": "completed", "output": "\ud83d"},
+    ],
+    ids=str,
+)
+async def test_a_result_that_can_not_be_right_is_a_lost_attempt_that_counts_against_the_worker(
+    body: dict[str, Any],
+) -> None:
+    worker = Scripted(*[RUNNING, (200, body)] * FAILURES)
+    async with serving(worker) as pool:
+        for _ in range(FAILURES):
+            with pytest.raises(ImpossibleAnswer):
+                await run(pool)
+        assert worker.asked == [POST, GET] * FAILURES
+        assert pool.statuses()[0].set_aside_until is not None
+
+
+async def test_more_calls_than_a_task_can_have_are_a_lost_attempt() -> None:
+    async def on_pending(calls: Sequence[ApprovalRequest]) -> None:
+        pytest.fail("no call of these is stored")
+
+    calls = [{**CALL, "approval_id": str(number)} for number in range(MAX_CALLS_AT_ONCE + 1)]
+    async with serving(Scripted(waits(0.0, *calls))) as pool:
+        with pytest.raises(ImpossibleAnswer, match="33 calls wait for approval"):
+            await pool.run_on("worker-1", terms(on_pending=on_pending))
+
+
+async def test_one_workers_answer_that_meets_a_defect_ends_no_other_workers_poll(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Scripted(uptime(5.0))
+    async with serving(worker) as pool:
+        pool.join(WorkerAddress("worker-0", "127.0.0.1", 1), registered=True)
+        real = WorkerRequests.poll
+
+        async def poll(requests: WorkerRequests, worker_id: str) -> None:
+            if worker_id == "worker-0":
+                raise RecursionError
+            await real(requests, worker_id)
+
+        monkeypatch.setattr(WorkerRequests, "poll", poll)
+        await pool.poll()
+        assert pool.statuses()[0].report is not None

@@ -65,7 +65,7 @@ def http(body: bytes, status: bytes = b"200 OK") -> bytes:
         ([None], "no answer"),
         ([b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"], "no answer"),
         ([b"SSH-2.0-OpenSSH_9.2\r\n"], "no answer"),
-        ([http(b"<html>")], "without JSON"),
+        ([http(b"<html>")], "not JSON"),
         ([http(b"[1]")], "no JSON object"),
         ([http(b"{}")], "without a usable task result .*task_id"),
         ([http(b'{"success": true, "status": "great", "task_id": "t"}')], "without a usable task result .*'great'"),

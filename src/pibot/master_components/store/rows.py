@@ -1,27 +1,38 @@
-"""Makes records of the job database's rows."""
+"""Makes records of the job database's rows.
+
+A value that this release does not write does not stop the page that shows it: another release, or a worker that an
+earlier release believed, may have left it there. It is read as what comes closest, and the record's error says so.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
+from typing import Any, Callable, TypeVar
 
-from pibot.contracts import SubTask, TaskPlan, TaskResult, Usage
+from pibot.contracts import SubTask, TaskPlan, TaskResult, TaskState, Usage
+from pibot.errors import ContractError, PibotError
 from pibot.master_components.store.records import Approval, Attempt, Job, Lease, StepRecord
 from pibot.master_components.store.states import ApprovalState, JobState, StepState
 
+T = TypeVar("T")
+
 
 def job_from(row: sqlite3.Row, steps: tuple[StepRecord, ...] = (), approvals: tuple[Approval, ...] = ()) -> Job:
-    """Make a job of a row of ``job``."""
+    """Make a job of a row of ``job``. A job in an unknown state counts as failed."""
+    state, unknown = _state(JobState, row["state"], JobState.FAILED)
+    plan, broken = _read(row["plan"], TaskPlan.from_json)
     return Job(
         job_id=row["job_id"],
         description=row["description"],
-        state=JobState(row["state"]),
+        state=state,
         priority=row["priority"],
         timeout=row["timeout"],
         created_at=row["created_at"],
-        plan=None if row["plan"] is None else TaskPlan.from_json(json.loads(row["plan"])),
+        plan=plan,
         answer=row["answer"],
-        error=row["error"],
+        error=_joined(row["error"], unknown, broken and f"its stored plan can't be read: {broken}"),
         usage=Usage(row["prompt_tokens"], row["completion_tokens"], row["llm_calls"]),
         cost=row["cost"],
         started_at=row["started_at"],
@@ -34,8 +45,11 @@ def job_from(row: sqlite3.Row, steps: tuple[StepRecord, ...] = (), approvals: tu
 
 
 def step_from(row: sqlite3.Row, attempts: tuple[Attempt, ...]) -> StepRecord:
-    """Make a step of a row of ``subtask``."""
-    state = StepState(row["state"])
+    """Make a step of a row of ``subtask``. A step in an unknown state counts as failed."""
+    state, unknown = _state(StepState, row["state"], StepState.FAILED)
+    result, broken = _read(row["result"], TaskResult.from_json)
+    if broken:
+        result = _unreadable_result(row, broken)
     lease = None
     if state is StepState.LEASED:
         lease = Lease(row["job_id"], row["task_id"], row["worker_id"], row["token"], row["attempt"], row["expires_at"])
@@ -49,25 +63,75 @@ def step_from(row: sqlite3.Row, attempts: tuple[Attempt, ...]) -> StepRecord:
         ),
         state,
         attempts=attempts,
-        result=None if row["result"] is None else TaskResult.from_json(json.loads(row["result"])),
-        error=row["error"],
+        result=result,
+        error=_joined(row["error"], unknown),
         lease=lease,
     )
 
 
 def attempt_from(row: sqlite3.Row) -> Attempt:
     """Make an attempt of a row of ``attempt``."""
-    late = row["late_result"]
+    late, broken = _read(row["late_result"], TaskResult.from_json)
+    if broken:
+        late = _unreadable_result(row, broken)
     return Attempt(
         number=row["number"],
         worker_id=row["worker_id"],
         started_at=row["started_at"],
         finished_at=row["finished_at"],
         error=row["error"],
-        late_result=None if late is None else TaskResult.from_json(json.loads(late)),
+        late_result=late,
     )
 
 
 def approval_from(row: sqlite3.Row) -> Approval:
-    """Make an approval of a row of ``approval``."""
-    return Approval(**{**dict(row), "arguments": json.loads(row["arguments"]), "state": ApprovalState(row["state"])})
+    """Make an approval of a row of ``approval``. One in an unknown state counts as over."""
+    state, unknown = _state(ApprovalState, row["state"], ApprovalState.OVER)
+    values = {**dict(row), "arguments": _plain(row["arguments"]), "state": state}
+    return Approval(**{**values, "reason": _joined(row["reason"] or None, unknown) or ""})
+
+
+def step_state(stored: str) -> StepState:
+    """Return a step's stored state; ``failed`` for an unknown one."""
+    return _state(StepState, stored, StepState.FAILED)[0]
+
+
+def _state(kind: Callable[[str], T], stored: str, instead: T) -> tuple[T, str | None]:
+    """Return a stored state, or ``instead`` and a sentence that says that it is unknown."""
+    try:
+        return kind(stored), None
+    except ValueError:
+        return instead, f"its stored state {stored!r} is unknown to this release"
+
+
+def _read(stored: str | None, read: Callable[[Any], T]) -> tuple[T | None, str | None]:
+    """Return a stored value, and what is wrong with it if it can't be read."""
+    if stored is None:
+        return None, None
+    try:
+        return read(_plain(stored)), None
+    except (PibotError, ValueError, TypeError, KeyError, AttributeError) as exc:
+        return None, str(exc) or type(exc).__name__
+
+
+_SURROGATE = re.compile(r"(?i)\\ud[89a-f]")
+
+
+def _plain(stored: str) -> Any:
+    """Read stored JSON without what an earlier release let in: numbers that JSON lacks, and halves of characters."""
+    try:
+        found = json.loads(stored, parse_constant=lambda _: None)
+        if _SURROGATE.search(stored):
+            found = json.loads(json.dumps(found, ensure_ascii=False).encode("utf-8", "replace"))
+    except RecursionError:
+        raise ContractError("it is nested too deeply") from None
+    return found
+
+
+def _unreadable_result(row: sqlite3.Row, problem: str) -> TaskResult:
+    error = f"its stored result can't be read: {problem}"
+    return TaskResult(row["task_id"], row["worker_id"], TaskState.FAILED, error=error)
+
+
+def _joined(*parts: str | None) -> str | None:
+    return "; ".join(part for part in parts if part) or None

@@ -12,7 +12,7 @@ from typing import Any
 from pibot.contracts import Clock, TaskPlan, TaskResult, Usage
 from pibot.errors import IllegalTransition, JobNotFound, LeaseLost
 from pibot.master_components.store.records import Job, Lease
-from pibot.master_components.store.rows import approval_from, attempt_from, job_from, step_from
+from pibot.master_components.store.rows import approval_from, attempt_from, job_from, step_from, step_state
 from pibot.master_components.store.states import (
     ENDED_JOBS,
     OPEN_STEPS,
@@ -160,7 +160,7 @@ class Tables:
     def move_on(self, job_id: str) -> None:
         """After a step has ended, make steps ready that have all they need, and skip steps that can't get it."""
         rows = self._db.execute("SELECT task_id, depends_on, state FROM subtask WHERE job_id = ?", (job_id,)).fetchall()
-        states = {row["task_id"]: StepState(row["state"]) for row in rows}
+        states = {row["task_id"]: step_state(row["state"]) for row in rows}
         changed = True
         while changed:
             changed = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import random
 from collections.abc import Awaitable, Sequence
@@ -22,8 +23,10 @@ from pibot.contracts import (
     WorkerReport,
     WorkerState,
 )
+from pibot.contracts.approvals import MAX_ASKED_CHARS, MAX_CALLS_ASKED
 from pibot.errors import (
     ContractError,
+    ImpossibleAnswer,
     TaskNotFound,
     WorkerBusy,
     WorkerError,
@@ -50,6 +53,18 @@ shortened by up to a half."""
 
 MAX_SENDINGS = 3
 """How often one exchange sends its task to a worker that says that it never got it."""
+
+MAX_BROKEN = 20
+"""Connections about one task that may break in a row, over about 80 s, while the worker gives other signs of life."""
+
+SOON = 1.0
+"""Seconds within which a worker answers too soon that the task has not ended, although it was asked to wait longer."""
+
+SOON_PAUSE = 0.05
+MAX_SOON_PAUSE = 5.0
+"""Seconds before a worker that answers too soon is asked again: none after the first such answer in a row, then
+``SOON_PAUSE``, doubled each time. A worker does so once when a call begins to wait for the owner, and always while too
+many requests wait there."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +140,10 @@ class Exchange:
         self._sendings = 0
         self._failures = 0  # broken connections since the worker last said that it has the task
         self._pending = PendingCalls()
+        self._asked_at = self._began
+        self._too_soon = 0  # answers in a row
+        self._calls_seen: set[str] = set()
+        self._asked_chars = 0
 
     async def run(self) -> TaskResult:
         """Send the task and wait for its result, one chunk of time per request.
@@ -143,12 +162,14 @@ class Exchange:
         .. [1] The worker has been up since the task was sent. Otherwise, and after ``MAX_SENDINGS``, an error.
 
         A 200 holds the result. A broken connection ends the exchange after ``patience`` seconds without a sign of
-        life. Past the deadline the task is cancelled on the worker.
+        life, or after ``MAX_BROKEN`` in a row; an answer that can't be right ends it at once. Past the deadline the
+        task is cancelled on the worker.
 
         Raises:
             WorkerBusy, WorkerRejected: the worker answered so.
             WorkerNotReached: the task did not reach it.
-            WorkerUnreachable: it gave no sign of life for too long, forgot the task, or gave no usable result.
+            ImpossibleAnswer: its answer can't be right.
+            WorkerUnreachable: it gave no sign of life for too long, or forgot the task.
         """
         self._worker.state, self._worker.current_task = WorkerState.BUSY, self._task_id
         while True:
@@ -156,14 +177,17 @@ class Exchange:
                 status, body = await self._ask()
             except TaskNotFound:
                 await self._on_unknown()
+            except ImpossibleAnswer:
+                raise  # it would come again
             except WorkerUnreachable as exc:
                 await self._on_broken_connection(exc)
             else:
                 if status != 202:
-                    return parse_result(self._requests, self._worker_id, body)
-                await self._on_unfinished(UnfinishedTask.from_json(body))
+                    return parse_result(self._requests, self._worker_id, self._task_id, body)
+                await self._on_unfinished(body)
                 if self._left() <= 0:
                     return await self._cancel_overdue()
+                await self._pause_if_too_soon()
 
     def _left(self) -> float:
         """Return the seconds until the deadline, which moves while the task waits for the owner."""
@@ -172,6 +196,7 @@ class Exchange:
     async def _ask(self) -> tuple[int, JsonObject]:
         """Send the request of this stage."""
         wait = max(1, min(int(self._terms.chunk), int(self._left())))
+        self._asked_at = self._monotonic()
         if self._stage is _Stage.UNSENT:
             self._sent_at, self._sendings = self._monotonic(), self._sendings + 1
             body = self._terms.request.to_json()
@@ -181,11 +206,39 @@ class Exchange:
         path = f"/task/{self._task_id}/result{query}"
         return await self._requests.request(self._worker_id, "GET", path, wait=wait)
 
-    async def _on_unfinished(self, task: UnfinishedTask) -> None:
+    async def _on_unfinished(self, body: JsonObject) -> None:
         self._stage, self._failures = _Stage.ACCEPTED, 0
-        if self._terms.on_pending is not None and task.pending is not None:
-            self._pending = task.pending
-            await self._terms.on_pending(task.pending.calls)
+        try:
+            pending = UnfinishedTask.from_json(body).pending
+            if self._terms.on_pending is None or pending is None:
+                return
+            self._count(pending.calls)
+        except ContractError as exc:
+            raise impossible(self._requests, self._worker_id, f"what can't be right: {exc}") from exc
+        self._pending = pending
+        await self._terms.on_pending(pending.calls)
+
+    def _count(self, calls: Sequence[ApprovalRequest]) -> None:
+        """Count the calls that are new.
+
+        Raises:
+            ContractError: the task has asked for more than a worker lets one ask.
+        """
+        for call in calls:
+            if call.approval_id not in self._calls_seen:
+                self._calls_seen.add(call.approval_id)
+                self._asked_chars += len(json.dumps(call.arguments))
+        if len(self._calls_seen) > MAX_CALLS_ASKED or self._asked_chars > MAX_ASKED_CHARS:
+            raise ContractError("more calls have waited for approval than one task can have")
+
+    async def _pause_if_too_soon(self) -> None:
+        """Wait before a worker is asked again that answers at once, again and again."""
+        if self._monotonic() - self._asked_at >= SOON:
+            self._too_soon = 0
+            return
+        self._too_soon += 1
+        if self._too_soon > 1:
+            await self._sleep(min(MAX_SOON_PAUSE, SOON_PAUSE * 2.0 ** min(self._too_soon - 2, 20)))
 
     async def _on_unknown(self) -> None:
         """Send the task again if the worker can't have run it, else end the exchange (docs/decisions.md, D28)."""
@@ -212,7 +265,7 @@ class Exchange:
                 raise exc
             self._stage = _Stage.UNSURE
         silence = self._monotonic() - max(self._began, self._worker.last_answer)
-        if silence >= self._terms.patience or self._left() <= 0:
+        if silence >= self._terms.patience or self._left() <= 0 or self._failures >= MAX_BROKEN:
             raise exc
         log.info("asking_again task=%s worker=%s error=%s", self._task_id, self._worker_id, exc.problem)
         full = min(MAX_ASK_AGAIN, ASK_AGAIN * 2.0 ** min(self._failures, 20))
@@ -223,23 +276,30 @@ class Exchange:
         """Cancel an overdue task on its worker, and report the cancelled task as timed out."""
         path = f"/task/{self._task_id}/cancel"
         _, body = await self._requests.request(self._worker_id, "POST", path, timeout=CANCEL_TIMEOUT)
-        result = parse_result(self._requests, self._worker_id, body)
+        result = parse_result(self._requests, self._worker_id, self._task_id, body)
         if result.state is not TaskState.CANCELLED:
             return result
         error = f"{self._worker_id} did not finish within the caller's timeout; the task was cancelled there"
         return replace(result, state=TaskState.TIMEOUT, error=error)
 
 
-def parse_result(requests: WorkerRequests, worker_id: str, body: JsonObject) -> TaskResult:
-    """Return the result in a worker's answer.
+def parse_result(requests: WorkerRequests, worker_id: str, task_id: str, body: JsonObject) -> TaskResult:
+    """Return the result in a worker's answer. Its ``worker_id`` is the worker's id here, whatever the worker says.
 
     Raises:
-        WorkerUnreachable: the body holds no usable result; the worker counts as offline.
+        ImpossibleAnswer: the body holds no usable result of this task; the worker counts as offline.
     """
     try:
-        return TaskResult.from_json(body)
+        result = TaskResult.from_json(body)
     except ContractError as exc:
-        problem = f"it answered without a usable task result ({exc}); is it a PiBot worker?"
-        unusable = WorkerUnreachable(worker_id, problem)
-        requests.unreachable(unusable)
-        raise unusable from exc
+        raise impossible(requests, worker_id, f"without a usable task result ({exc})") from exc
+    if result.task_id != task_id:
+        raise impossible(requests, worker_id, f"with the result of another task, {result.task_id!r}")
+    return replace(result, worker_id=worker_id)
+
+
+def impossible(requests: WorkerRequests, worker_id: str, problem: str) -> ImpossibleAnswer:
+    """Return the error for an answer that can't be right; the worker counts as offline."""
+    error = ImpossibleAnswer(worker_id, f"it answered {problem}; is it a PiBot worker?")
+    requests.unreachable(error)
+    return error

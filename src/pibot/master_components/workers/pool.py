@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Collection, Iterable
 from typing import Callable
 
 from pibot.contracts import Clock, Decision, NoWorkerReason, TaskResult, WorkerAddress, WorkerState, WorkerStatus
-from pibot.errors import TaskNotFound, WorkerRejected, WorkerUnreachable
+from pibot.errors import ImpossibleAnswer, TaskNotFound, WorkerRejected, WorkerUnreachable
 from pibot.logs import event
-from pibot.master_components.workers.client import WorkerClient, WorkerHttp, WorkerKeys
+from pibot.master_components.workers.client import WorkerClient, WorkerHttp, WorkerKeys, max_answer
 from pibot.master_components.workers.exchange import CANCEL_TIMEOUT, Exchange, ExchangeTerms, parse_result
 from pibot.master_components.workers.placement import MEGABYTE, FitnessLimits
 from pibot.master_components.workers.queue import QueueKey, WorkerQueue
@@ -99,10 +99,13 @@ class WorkerPool:
 
         async def poll(worker_id: str) -> None:
             async with turn:
-                await self._requests.poll(worker_id)
+                try:
+                    await self._requests.poll(worker_id)
+                except Exception:  # a defect that one worker's answer meets must not end the poll of the others
+                    log.exception("poll_broke worker=%s", worker_id)
+                self.queue.serve()  # at once: a worker that answers late holds up no task
 
         await asyncio.gather(*(poll(name) for name in list(self._workers)))
-        self.queue.serve()
 
     async def check_health(self) -> dict[str, bool]:
         """Ask every worker's ``/health`` at once, and return which of them are healthy."""
@@ -112,6 +115,14 @@ class WorkerPool:
         return dict(zip(names, healthy))
 
     # --- joining and leaving ---
+
+    async def prove(self, address: WorkerAddress, join: str) -> bool:
+        """Return whether an address shows that it knows its worker's key, without being sent it.
+
+        Args:
+            join: the id that the worker sent with its registration.
+        """
+        return await self._http.prove(address, join)
 
     def join(self, address: WorkerAddress, *, registered: bool) -> None:
         """Add a worker, or note that a known one is back or has another address.
@@ -203,6 +214,7 @@ class WorkerPool:
         Raises:
             WorkerBusy: the worker runs another task.
             WorkerNotReached: the task did not reach it.
+            ImpossibleAnswer: its answer can't be right.
             WorkerUnreachable: it gave no sign of life, or forgot the task.
             WorkerRejected: it refused the task.
         """
@@ -218,7 +230,7 @@ class WorkerPool:
             log.info("abandoned task=%s worker=%s", terms.request.task_id, worker_id)
             raise
         except WorkerUnreachable as exc:
-            if was_online:  # one that was offline already is delayed for that
+            if was_online or isinstance(exc, ImpossibleAnswer):  # one that was offline already is delayed for that
                 self.task_lost(worker_id, exc.problem)
             raise
         except WorkerRejected as exc:
@@ -237,7 +249,7 @@ class WorkerPool:
             WorkerRejected: it refused to answer.
         """
         status, body = await self._requests.request(worker_id, "GET", f"/task/{task_id}/result", wait=int(wait))
-        return parse_result(self._requests, worker_id, body) if status == 200 else None
+        return parse_result(self._requests, worker_id, task_id, body) if status == 200 else None
 
     async def cancel(self, worker_id: str, task_id: str) -> None:
         """End a task on its worker. A task that the worker does not know counts as ended.
@@ -281,7 +293,11 @@ def create_worker_pool(settings: Settings, clock: Clock = time.time) -> WorkerPo
     """
     return WorkerPool(
         settings.workers,
-        WorkerClient(WorkerKeys.of(settings), client_tls(settings)),
+        WorkerClient(
+            WorkerKeys.of(settings),
+            client_tls(settings),
+            most_bytes=max_answer(settings.budget.max_output_chars),
+        ),
         limits=FitnessLimits(settings.hot_celsius, settings.min_memory_mb * MEGABYTE),
         clock=clock,
     )
