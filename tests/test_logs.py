@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import logging
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,3 +98,34 @@ def test_a_folder_that_cannot_be_written_is_named_with_its_variable(tmp_path: Pa
     for role in ("worker", "master"):
         with pytest.raises(SettingsError, match="PIBOT_LOG_DIR"):
             logs.configure(role, tmp_path / "file" / "logs")
+
+
+@pytest.mark.usefixtures("usual_umask")
+@pytest.mark.parametrize("role", ["master", "worker"])
+def test_only_the_owner_can_read_the_logs(tmp_path: Path, role: str) -> None:
+    tmp_path.chmod(0o755)
+    for name in ("master_20200101.log", "worker.log", "worker.log.1"):
+        (tmp_path / name).write_text("an earlier release's")
+        (tmp_path / name).chmod(0o644)
+    logs.configure(role, tmp_path)
+    logs.configure(role, tmp_path / "new")
+    logging.getLogger("pibot").info("hello")
+    earlier = {"master": ["master_20200101.log"], "worker": ["worker.log", "worker.log.1"]}[role]
+    for file in (*(tmp_path / "new").iterdir(), *(tmp_path / name for name in earlier)):
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755  # the folder was there
+
+
+@pytest.mark.usefixtures("usual_umask")
+def test_a_log_of_another_day_and_a_rotated_one_are_private_too(tmp_path: Path) -> None:
+    daily = logs.DailyFileHandler(tmp_path, "master", days=3)
+    daily.emit(record("later", 4e9))
+    rotating = logs.WorkerFileHandler(tmp_path / "worker.log", maxBytes=10, backupCount=2, encoding="utf-8")
+    for _ in range(2):
+        rotating.emit(record("longer than ten bytes", 4e9))
+    for handler in (daily, rotating):
+        handler.close()
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()}
+    assert len(modes) >= 4
+    assert set(modes.values()) == {0o600}

@@ -8,8 +8,10 @@ import os
 import sys
 import time
 from datetime import datetime
+from io import TextIOWrapper
 from pathlib import Path
 
+from pibot.disk import create_private, make_folder, make_private
 from pibot.errors import SettingsError
 from pibot.visible import printable
 
@@ -55,7 +57,10 @@ def configure(role: str, directory: Path | None, *, days: int = 14) -> None:
             handlers.append(DailyFileHandler(directory or Path("logs"), "master", days=days))
         elif role == "worker":
             path = (directory or Path()) / "worker.log"
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
+            # An earlier release, or the shell that started this process, left these readable by others.
+            for file in path.parent.glob("worker.log*"):
+                make_private(file)
             if not _is_stderr(path):
                 handlers.append(
                     WorkerFileHandler(path, maxBytes=WORKER_LOG_BYTES, backupCount=WORKER_LOG_FILES, encoding="utf-8")
@@ -75,7 +80,11 @@ def configure(role: str, directory: Path | None, *, days: int = 14) -> None:
 
 
 class WorkerFileHandler(logging.handlers.RotatingFileHandler):
-    """The standard library's handler, without its three system calls and its second formatting for each line."""
+    """The standard library's handler for private files, with fewer system calls and one formatting for each line."""
+
+    def _open(self) -> TextIOWrapper:
+        create_private(Path(self.baseFilename))
+        return super()._open()
 
     def shouldRollover(self, record: logging.LogRecord) -> int:  # noqa: N802
         if self.stream is None:
@@ -109,7 +118,7 @@ class DailyFileHandler(logging.FileHandler):
     The standard library's timed handler names the current file without its date, which the guide's ``tail -f`` needs.
 
     Args:
-        directory: the folder; made if it does not exist.
+        directory: the folder; made for its owner alone if it does not exist.
         prefix: the first part of the files' names.
         days: files to keep.
 
@@ -118,7 +127,9 @@ class DailyFileHandler(logging.FileHandler):
     """
 
     def __init__(self, directory: Path, prefix: str, *, days: int) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_folder(directory)
+        for old in directory.glob(f"{prefix}_[0-9]*.log"):  # an earlier release left these readable by others
+            make_private(old)
         self._directory = directory
         self._prefix = prefix
         self._days = days
@@ -135,6 +146,10 @@ class DailyFileHandler(logging.FileHandler):
             self.stream = self._open()
             self._prune()
         super().emit(record)
+
+    def _open(self) -> TextIOWrapper:
+        create_private(Path(self.baseFilename))
+        return super()._open()
 
     def _path(self) -> Path:
         return self._directory / f"{self._prefix}_{self._date}.log"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,9 +14,11 @@ from pathlib import Path
 import pytest
 
 from pibot import __version__
+from pibot.contracts import WorkerAddress
 from pibot.errors import StoreError, StoreUnwritable
 from pibot.master_components.store.copies import copy_of
 from pibot.master_components.store.records import Submission
+from pibot.master_components.store.states import JobState
 from tests.master_hub.test_run_hub import ready, start
 from tests.support.fleet import Fleet, fleet, hub, settings_for
 from tests.support.scripted_llm import ScriptedLLM
@@ -235,8 +239,8 @@ def test_export_works_beside_a_running_hub(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("UPDATE job SET state = 'paused'", "its stored state 'paused' is unknown to this release"),
-        ("UPDATE subtask SET state = 'parked'", "its stored state 'parked' is unknown to this release"),
+        ("UPDATE job SET state = 'paused'", "the job database says 'paused' for its state"),
+        ("UPDATE subtask SET state = 'parked'", "the job database says 'parked' for its state"),
         ('UPDATE subtask SET result = \'{"status": "odd", "task_id": "t"}\'', "its stored result can't be read"),
         ("UPDATE subtask SET result = '[]'", "its stored result can't be read"),
         ("UPDATE subtask SET result = replace(result, 'did', '\\ud83d')", ""),
@@ -263,5 +267,97 @@ def test_a_call_in_an_unknown_state_counts_as_over(running: Fleet) -> None:
     with running.service.store.database.transaction() as db:
         db.execute("UPDATE approval SET state = 'postponed'")
     (call,) = running.job(job_id)["approvals"]
-    assert (call["status"], call["reason"]) == ("over", "its stored state 'postponed' is unknown to this release")
+    assert call["status"] == "over"
+    assert "the job database says 'postponed' for its state" in call["reason"]
     assert running.ask("POST", f"/task/{job_id}/cancel").status == 200
+
+
+# --- what the jobs take ---
+
+
+def test_jobs_of_too_many_bytes_are_refused_until_some_have_ended(tmp_path: Path) -> None:
+    large = "hold " + "木" * 99_000
+    with fleet(tmp_path, workers=1, queue_mb=1) as parts:
+        taken = [parts.submit(large) for _ in range(3)]
+        refused = parts.ask("POST", "/task", {"description": large, "skills": []})
+        parts.gate.open()
+        for job_id in taken:
+            assert parts.result(job_id)["status"] == "completed"
+        later = parts.ask("POST", "/task", {"description": large, "skills": []})
+    assert (refused.status, refused.headers["Retry-After"]) == (503, "30")
+    assert "the queue is full: the jobs that have not ended take 0.9 MB, and PIBOT_QUEUE_MB" in refused.json()["error"]
+    assert later.status == 202
+
+
+def test_the_oldest_ended_jobs_go_when_they_take_too_many_bytes(tmp_path: Path) -> None:
+    with ScriptedLLM() as llm:
+        settings = settings_for(tmp_path, llm, jobs_mb=1)
+    with hub(settings) as (service, _):
+        jobs = [service.store.submit(Submission("木" * 99_000)).job_id for _ in range(5)]
+        for job_id in jobs:
+            service.store.finish(job_id, JobState.CANCELLED)
+    with hub(settings) as (service, _):
+        until(lambda: len(service.store.queries.jobs()) == 3)
+        assert [job.job_id for job in service.store.queries.jobs()] == jobs[:1:-1]
+
+
+def test_a_list_of_large_jobs_comes_in_pages_of_bounded_bytes(running: Fleet) -> None:
+    """Each job is on one page, and no page carries a job's whole texts."""
+    store, sent = running.service.store, []
+    for number in range(150):
+        job_id = store.submit(Submission("木" * 100_000, job_id=f"large-{number}")).job_id
+        store.finish(job_id, JobState.FAILED, answer="結" * 100_000, error="誤" * 100_000)
+        sent.append(job_id)
+    store.database.connection.execute("UPDATE job SET plan = NULL")
+    found, pages, path = [], 0, "/tasks?limit=200"
+    while path:
+        answer = running.ask("GET", path)
+        assert len(answer.body) <= 300_000
+        body = answer.json()
+        found += [row["job_id"] for row in body["tasks"]]
+        pages += 1
+        path = f"/tasks?limit=200&before={body['next']}" if body["next"] else ""
+    assert found == sent[::-1]
+    assert pages > 1
+    listed = json.loads(running.pibot("jobs", "--json", "--limit", "150").stdout)
+    assert [row["job_id"] for row in listed] == found
+    assert len(running.ask("GET", "/dashboard").body) < 100_000
+    assert running.ask("GET", f"/task/{found[0]}").json()["job"]["answer"] == "結" * 100_000
+
+
+def test_a_job_in_a_state_of_another_release_breaks_no_page(running: Fleet) -> None:
+    job_id = running.submit("look around")
+    assert running.result(job_id)["status"] == "completed"
+    connection = running.service.store.database.connection
+    connection.execute("UPDATE job SET state = 'paused'")
+    connection.execute("UPDATE subtask SET state = 'parked'")
+    paths = ["/dashboard", "/dashboard/data", f"/dashboard/jobs/{job_id}", "/tasks", "/health", "/metrics"]
+    paths += [f"/task/{job_id}", f"/task/{job_id}/export", f"/task/{job_id}/result"]
+    assert {path: running.ask("GET", path).status for path in paths} == dict.fromkeys(paths, 200)
+    assert running.ask("POST", f"/task/{job_id}/cancel").status == 200
+    for path in (f"/dashboard/jobs/{job_id}", f"/task/{job_id}/result", "/tasks"):
+        assert b"paused" in running.ask("GET", path).body
+    assert b"parked" in running.ask("GET", f"/dashboard/jobs/{job_id}").body
+
+
+@pytest.mark.usefixtures("usual_umask")
+def test_only_the_owner_can_read_the_hubs_data(tmp_path: Path) -> None:
+    with ScriptedLLM() as llm:
+        settings = settings_for(tmp_path, llm, data_dir=tmp_path / "new" / "data")
+    with hub(settings) as (service, _):
+        service.members.join(WorkerAddress("worker-9", "127.0.0.1", 9))
+        modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in settings.data_dir.iterdir()}
+        assert "workers.json" in modes
+        assert set(modes.values()) == {0o600}
+    assert stat.S_IMODE(settings.data_dir.stat().st_mode) == 0o700
+    (settings.data_dir / "workers.json").chmod(0o644)
+    with hub(settings):
+        assert stat.S_IMODE((settings.data_dir / "workers.json").stat().st_mode) == 0o600
+
+
+def test_a_list_of_workers_survives_a_power_cut(running: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both the new file and its name are on the disk when the change returns."""
+    synced: list[bool] = []
+    monkeypatch.setattr("os.fsync", lambda number: synced.append(stat.S_ISDIR(os.fstat(number).st_mode)))
+    running.service.members.drain("worker-1", True)
+    assert synced == [False, True]

@@ -169,6 +169,6 @@ def test_a_log_out_survives_a_power_cut(path: Path, monkeypatch: pytest.MonkeyPa
     session = sessions.begin(KEY)
     assert session is not None
     synced: list[bool] = []
-    monkeypatch.setattr("pibot.web.sessions.os.fsync", lambda n: synced.append(stat.S_ISDIR(os.fstat(n).st_mode)))
+    monkeypatch.setattr("pibot.disk.os.fsync", lambda n: synced.append(stat.S_ISDIR(os.fstat(n).st_mode)))
     sessions.end(session)
     assert synced == [False, True]

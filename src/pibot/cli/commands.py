@@ -154,8 +154,15 @@ def status(as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
 def jobs(state: str | None, limit: int, as_json: bool) -> None:
     """List the jobs, newest first."""
-    query = urlencode({"limit": limit, **({"status": state} if state else {})})
-    rows = _hub().get(f"/tasks?{query}")["tasks"]
+    hub, before = _hub(), None
+    rows: list[JsonObject] = []
+    while len(rows) < limit:  # a page may end before its number of jobs
+        asked = {"limit": limit - len(rows), "status": state, "before": before}
+        page = hub.get(f"/tasks?{urlencode({name: value for name, value in asked.items() if value})}")
+        rows += page["tasks"]
+        before = page["next"]
+        if before is None:
+            break
     if as_json:
         say_json(rows)
         return

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Collection, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, cast
@@ -38,7 +39,8 @@ JOINS_PER_MINUTE = 60
 list of workers to the card each time. A worker does it once a minute."""
 
 MAX_PAGE = 200
-"""Jobs in one answer of ``/tasks``."""
+MAX_PAGE_BYTES = 256 * 1024
+"""Jobs in one answer of ``/tasks``, and their bytes as JSON; a page ends at the limit that comes first."""
 
 
 def create_api_blueprint(hub: HubService, submitting: RateLimit) -> Blueprint:
@@ -105,12 +107,16 @@ def _add_job_routes(api: Blueprint, hub: HubService, submitting: RateLimit) -> N
     def tasks() -> Response:
         limit = _limit(default=50, most=MAX_PAGE, name="limit")
         found = store.queries.jobs(state=_state(), limit=limit + 1, before=_before())
-        page = [job.to_json() for job in found[:limit]]
-        asking = {approval.job_id for approval in store.approvals.waiting()}
-        for row in page:
-            del row["subtasks"], row["approvals"]
-            row["waiting_for_approval"] = row["job_id"] in asking
-        return answer({"success": True, "tasks": page, "next": page[-1]["job_id"] if len(found) > limit else None})
+        asking = store.approvals.jobs()
+        page: list[JsonObject] = []
+        size = 0
+        for job in found[:limit]:
+            row = _listed(job, asking)
+            size += len(json.dumps(row))
+            if page and size > MAX_PAGE_BYTES:
+                break
+            page.append(row)
+        return answer({"success": True, "tasks": page, "next": page[-1]["job_id"] if len(found) > len(page) else None})
 
 
 def _add_approval_routes(api: Blueprint, hub: HubService) -> None:
@@ -234,6 +240,14 @@ def _whole(job: Job, hub: HubService) -> JsonObject:
         step["waiting_for"] = None if reason is None else reason.detail
         step["waiting_for_kind"] = None if reason is None else reason.kind.value
     return record
+
+
+def _listed(job: Job, asking: Collection[str]) -> JsonObject:
+    """A job's row in ``/tasks``, with excerpts of its texts."""
+    row = job.to_json()
+    del row["subtasks"], row["approvals"]
+    row["waiting_for_approval"] = job.job_id in asking
+    return row
 
 
 def result_json(job: Job) -> JsonObject:

@@ -6,7 +6,6 @@ See docs/decisions.md, D36 and D37.
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Callable
 
 from pibot.background import BackgroundLoop
 from pibot.contracts import WorkerAddress, WorkerState, WorkerStatus, valid_id
+from pibot.disk import make_private, write_durably
 from pibot.errors import InvalidRequest, StoreError, UnknownWorker, WorkerConflict
 from pibot.master_components.workers.pool import WorkerPool
 
@@ -153,6 +153,7 @@ class Roster:
         Raises:
             StoreError: the file can't be read.
         """
+        make_private(path)  # an earlier release left it readable by others
         try:
             data = json.loads(path.read_text("utf-8"))
             registered = tuple(WorkerAddress.from_json(row) for row in data["registered"])
@@ -169,12 +170,7 @@ class Roster:
             StoreError: the file can't be written.
         """
         rows = [address.to_json() for address in self.registered]
-        fresh = path.with_suffix(".new")
         try:
-            with fresh.open("w", encoding="utf-8") as file:
-                json.dump({"registered": rows, "drained": sorted(self.drained)}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.replace(path)
+            write_durably(path, json.dumps({"registered": rows, "drained": sorted(self.drained)}))
         except OSError as exc:
             raise StoreError(f"can't write the fleet's workers to {path}: {exc}; is the disk full?") from exc

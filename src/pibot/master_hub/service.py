@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from pibot.background import BackgroundLoop
 from pibot.contracts import Caller, Clock, Completion, LLMClient, Message, Scope, ToolSpec
+from pibot.disk import make_folder
 from pibot.errors import LLMConfigurationError, SettingsError
 from pibot.llm_client.configuration import Endpoint, check
 from pibot.llm_client.retry import RetryLoop, RetryPolicy
 from pibot.master_components import Dispatcher, JobStore, TaskPlanner
 from pibot.master_components.dispatch.timing import DispatchTiming
+from pibot.master_components.store.jobs import MB
 from pibot.master_components.store.upkeep import Upkeep
 from pibot.master_components.workers.pool import create_worker_pool
 from pibot.master_hub.addresses import AddressChecks
@@ -88,7 +90,12 @@ class HubService:
         endpoints = self._endpoints()
         soul = _read_soul(settings)
         _make_data_dir(settings)
-        self.store = JobStore(settings.data_dir / "jobs.db", clock=clock, max_queued=settings.max_queued)
+        self.store = JobStore(
+            settings.data_dir / "jobs.db",
+            clock=clock,
+            max_queued=settings.max_queued,
+            queue_bytes=settings.queue_mb * MB,
+        )
         calls = settings.gateway.calls or GATEWAY_PLACES + len(settings.workers)
         self.gateway_places = max(calls, GATEWAY_PLACES + len(settings.workers))
         self._ledger = Ledger(self.store, settings.gateway)
@@ -100,7 +107,10 @@ class HubService:
             return TaskPlanner(llm, skills=self.skills, soul=soul)
 
         self._upkeep = Upkeep(
-            self.store, keep_jobs=settings.jobs_kept, keep_seconds=settings.jobs_kept_days * SECONDS_A_DAY
+            self.store,
+            keep_jobs=settings.jobs_kept,
+            keep_seconds=settings.jobs_kept_days * SECONDS_A_DAY,
+            keep_bytes=settings.jobs_mb * MB,
         )
         self.spending = SpendingReport(self.store.accounts, self._ledger, settings.gateway)
         timing = DispatchTiming(lease=settings.lease_seconds, no_worker=settings.no_worker_seconds)
@@ -213,7 +223,7 @@ def _callers_of_gateway(settings: Settings) -> frozenset[str]:
 
 def _make_data_dir(settings: Settings) -> None:
     try:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        make_folder(settings.data_dir)
     except OSError as exc:
         raise SettingsError(
             f"can't create the folder for the jobs: {exc}; set PIBOT_DATA_DIR to a writable one"

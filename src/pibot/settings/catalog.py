@@ -73,9 +73,11 @@ KNOWN_SETTINGS = (
     KnownSetting("PIBOT_LOG_DIR", _BOTH),
     # The master's jobs and workers.
     KnownSetting("PIBOT_MAX_QUEUED", (MASTER,), "1000"),
+    KnownSetting("PIBOT_QUEUE_MB", (MASTER,), "100"),
     KnownSetting("PIBOT_SUBMIT_PER_MINUTE", (MASTER,), "600"),
     KnownSetting("PIBOT_JOBS_KEPT", (MASTER,), "1000"),
     KnownSetting("PIBOT_JOBS_KEPT_DAYS", (MASTER,), "30"),
+    KnownSetting("PIBOT_JOBS_MB", (MASTER,), "200"),
     KnownSetting("PIBOT_LOG_DAYS", (MASTER,), "14"),
     KnownSetting("PIBOT_LEASE_SECONDS", (MASTER,), "60"),
     KnownSetting("PIBOT_NO_WORKER_SECONDS", (MASTER,), "86400"),

@@ -56,9 +56,11 @@ class Settings:
     read_paths: tuple[Path, ...] = ()
     budget: Budget = field(default_factory=Budget)
     max_queued: int = 1000
+    queue_mb: int = 100
     submit_per_minute: int = 600
     jobs_kept: int = 1000
     jobs_kept_days: int = 30
+    jobs_mb: int = 200
     results_kept: int = 200
     results_ttl: float = 24 * 3600.0
     stop_grace: float = 20.0
@@ -116,9 +118,11 @@ class Settings:
             read_paths=parts.read_paths(env, directory),
             budget=parts.budget(env),
             max_queued=env.integer("PIBOT_MAX_QUEUED", defaults.max_queued, minimum=1),
+            queue_mb=env.integer("PIBOT_QUEUE_MB", defaults.queue_mb, minimum=1),
             submit_per_minute=env.integer("PIBOT_SUBMIT_PER_MINUTE", defaults.submit_per_minute, minimum=0),
             jobs_kept=env.integer("PIBOT_JOBS_KEPT", defaults.jobs_kept, minimum=1),
             jobs_kept_days=env.integer("PIBOT_JOBS_KEPT_DAYS", defaults.jobs_kept_days, minimum=1),
+            jobs_mb=env.integer("PIBOT_JOBS_MB", defaults.jobs_mb, minimum=1),
             results_kept=env.integer("PIBOT_RESULTS_KEPT", defaults.results_kept, minimum=1),
             results_ttl=env.seconds("PIBOT_RESULTS_TTL", defaults.results_ttl),
             stop_grace=env.seconds("PIBOT_STOP_GRACE", defaults.stop_grace),

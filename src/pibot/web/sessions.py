@@ -11,7 +11,6 @@ import hashlib
 import hmac
 import json
 import logging
-import os
 import secrets
 import threading
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional
 
 from pibot.contracts import Caller
+from pibot.disk import write_durably
 from pibot.logs import event
 from pibot.web.keys import KeyRing
 
@@ -123,27 +123,12 @@ class Sessions:
         """Write the sessions to the file. If that fails, remove it: a restart must not restore an older state."""
         if self._path is None:
             return
-        fresh = self._path.with_suffix(".new")
         try:
-            with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-                json.dump(self._kept, file)
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.replace(self._path)
-            _on_disk(self._path.parent)  # else a power cut could restore the older file, and undo a log-out
+            write_durably(self._path, json.dumps(self._kept))
         except OSError as exc:
             event(log, "sessions_not_kept", level=logging.WARNING, path=str(self._path), error=str(exc))
             with contextlib.suppress(OSError):  # the failure is logged already
                 self._path.unlink()
-
-
-def _on_disk(folder: Path) -> None:
-    """Make renames in a folder survive a power cut."""
-    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 def _load(path: Optional[Path]) -> dict[str, _Kept]:

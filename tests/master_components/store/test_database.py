@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+import stat
 import subprocess
 import sys
 from contextlib import closing
@@ -300,3 +301,49 @@ def test_a_start_without_room_for_a_copy_logs_that_and_goes_on(
     assert len(jobs_in(path)) == 1
     assert "no_copy" in caplog.text
     assert "No space left" in caplog.text
+
+
+# --- an emptied file, and who may read the files ---
+
+
+@pytest.mark.parametrize("emptied", [b"", None], ids=["of no bytes", "without tables"])
+def test_an_empty_file_beside_a_good_copy_is_refused_and_the_error_says_how_to_go_on(
+    path: Path, emptied: bytes | None
+) -> None:
+    taken = fill(path, 3)
+    fill(path, 0, clock=Clock())
+    good = copies.copy_of(path).read_bytes()
+    path.unlink()
+    if emptied is None:
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("PRAGMA journal_mode = WAL")
+    else:
+        path.write_bytes(emptied)
+    for _ in range(2):
+        with pytest.raises(
+            StoreError,
+            match=r"is empty, but .* copy .*/jobs\.db\.bak of 2027-01-15 08:00 UTC is there; ",
+        ):
+            JobStore(path)
+    assert copies.copy_of(path).read_bytes() == good
+    path.write_bytes(good)
+    assert jobs_in(path) == set(taken)
+
+
+def test_an_empty_file_without_a_copy_becomes_a_database(path: Path) -> None:
+    path.write_bytes(b"")
+    assert jobs_in(path) == set()
+
+
+@pytest.mark.usefixtures("usual_umask")
+def test_only_the_owner_can_read_the_database_and_its_copies(path: Path) -> None:
+    make_version_1(path)
+    copies.copy_of(path).write_bytes(b"an earlier release's")
+    for file in (path, copies.copy_of(path)):
+        file.chmod(0o644)
+    with closing(JobStore(path, clock=Clock())) as store:
+        store.submit(Submission("x"))
+        modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.glob("jobs.db*")}
+    assert modes == dict.fromkeys(
+        ["jobs.db", "jobs.db-wal", "jobs.db-shm", "jobs.db.bak", "jobs.db.lock", "jobs.db.v1"], 0o600
+    )

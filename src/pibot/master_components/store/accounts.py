@@ -10,9 +10,10 @@ from contextlib import AbstractContextManager
 from pibot.contracts import Clock, Usage
 from pibot.master_components.store.database import Database
 from pibot.master_components.store.records import Lease
-from pibot.master_components.store.rows import step_from
+from pibot.master_components.store.rows import lease_from
 from pibot.master_components.store.spending import Spending, Spent
 from pibot.master_components.store.states import StepState
+from pibot.master_components.store.tables import LEASE
 
 DAYS_KEPT = 400
 """How many days with model calls are kept: a little over a year. They are counted, because a Pi's clock may jump by
@@ -60,11 +61,11 @@ class Accounts:
         """Return the lease that a worker holds; None if it holds none."""
         with self._reading() as db:
             row = db.execute(
-                f"SELECT * FROM subtask WHERE state = '{StepState.LEASED.value}' AND worker_id = ?"  # nosec B608 # an enum's value
+                f"SELECT {LEASE} FROM subtask WHERE state = '{StepState.LEASED.value}' AND worker_id = ?"  # nosec B608 # an enum's value
                 " ORDER BY expires_at DESC LIMIT 1",
                 (worker_id,),
             ).fetchone()
-        return None if row is None else step_from(row, ()).lease
+        return None if row is None else lease_from(row)
 
     def used_by(self, job_id: str) -> int:
         """Return a job's tokens, including those that only its workers reported; 0 for an unknown job."""

@@ -40,6 +40,12 @@ class ApprovalStore:
             )
             return tuple(map(approval_from, rows))
 
+    def jobs(self) -> frozenset[str]:
+        """Return the ids of the jobs with a tool call that waits."""
+        with self._reading() as db:
+            rows = db.execute("SELECT job_id FROM approval INDEXED BY approval_waiting WHERE state = 'waiting'")
+            return frozenset(row["job_id"] for row in rows)
+
     def note(self, lease: Lease, calls: Sequence[ApprovalRequest]) -> tuple[Approval, ...]:
         """Record which tool calls of a leased step wait on its worker now.
 

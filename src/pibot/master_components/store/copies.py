@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from pibot.contracts import Clock
+from pibot.disk import create_private, sync
 
 COPY_EVERY = 86_400.0
 """Seconds between two good copies. Each one wears the SD card."""
@@ -29,7 +30,12 @@ def is_due(path: Path, clock: Clock = time.time) -> bool:
 
 def check(db: sqlite3.Connection) -> str | None:
     """Return what is damaged in an open database; None if it is sound."""
-    (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
+    try:
+        (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.DatabaseError as exc:
+        if type(exc) is not sqlite3.DatabaseError:  # an error of the disk, or a defect
+            raise
+        return str(exc)
     return None if found == "ok" else " ".join(found.split())
 
 
@@ -44,13 +50,14 @@ def copy(db: sqlite3.Connection, path: Path, target: Path) -> None:
     part = target.with_name(target.name + ".part")
     try:
         part.unlink(missing_ok=True)
+        create_private(part)
         with contextlib.closing(sqlite3.connect(part, isolation_level=None)) as other:
             other.execute("PRAGMA journal_mode = OFF")
             db.backup(other)
         part.chmod(stat.S_IMODE(path.stat().st_mode))
-        _sync(part)
+        sync(part)
         part.replace(target)
-        _sync(target.parent)
+        sync(target.parent)
     except (OSError, sqlite3.Error):
         part.unlink(missing_ok=True)
         raise
@@ -71,11 +78,3 @@ def put_aside(path: Path) -> None:
     good = copy_of(path)
     with contextlib.suppress(FileNotFoundError):
         good.replace(good.with_name(good.name + ".old"))
-
-
-def _sync(path: Path) -> None:
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from pibot.contracts import Clock
+from pibot.disk import create_private, make_private
 from pibot.errors import StoreError, StoreUnreadable, StoreUnwritable
 from pibot.logs import event
 from pibot.master_components.store.copies import check, copy_of, is_due, keep_good_copy, put_aside
@@ -54,6 +55,14 @@ class Database:
         """What was found damaged while the file was open, and what to do; else None. The next start checks again."""
         self._process_lock = FileLock(path)
         try:
+            self._existed = path.exists()
+            if self._existed:
+                self._refuse_empty(path.stat().st_size == 0)  # SQLite would also delete the log of an empty file
+            else:
+                put_aside(path)
+            for file in path.parent.glob(f"{path.name}*"):  # an earlier release left these readable by others
+                make_private(file)
+            create_private(path)
             self.connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
             self.connection.row_factory = sqlite3.Row
             try:
@@ -63,7 +72,13 @@ class Database:
                 raise
         except sqlite3.Error as exc:
             self._process_lock.release()
-            raise StoreError(f"the job database {path} can't be used: {exc}; {self._advice(exc)}") from exc
+            problem = f"is damaged ({exc})" if "malformed" in str(exc) else f"can't be used: {exc}"
+            raise StoreError(f"the job database {path} {problem}; {self._advice(exc)}") from exc
+        except OSError as exc:
+            self._process_lock.release()
+            raise StoreError(
+                f"the job database {path} can't be used: {exc}; set PIBOT_DATA_DIR to a folder that can be written"
+            ) from exc
         except StoreError:
             self._process_lock.release()
             raise
@@ -156,11 +171,21 @@ class Database:
         db.execute("PRAGMA synchronous = FULL")
         self._refuse_damaged(db)
         is_new = version_of(db) == 0
+        self._refuse_empty(self._existed and is_new)
         migrate(db, self._path, scripts)
-        if is_new:
-            put_aside(self._path)
-        elif is_due(self._path, self._clock):
+        if not is_new and is_due(self._path, self._clock):
             self._copy(db)
+
+    def _refuse_empty(self, is_empty: bool) -> None:
+        """Refuse a file without a job database beside a good copy: something has emptied it."""
+        good = copy_of(self._path)
+        if not is_empty or not good.exists():
+            return
+        name = self._path.name
+        raise StoreError(
+            f"the job database {self._path} is empty, but its last good copy {good} of {_day_of(good)} is there; copy "
+            f"that to {name} to go on with its jobs, or remove {name} to start afresh"
+        )
 
     def _refuse_damaged(self, db: sqlite3.Connection) -> None:
         damage = check(db)
@@ -191,11 +216,14 @@ class Database:
         name, good = self._path.name, copy_of(self._path)
         if not good.exists():
             return f"move it and its {name}-wal and {name}-shm away to start afresh"
-        day = datetime.fromtimestamp(good.stat().st_mtime, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
         return (
-            f"move it and its {name}-wal and {name}-shm away, then start afresh, or copy {good} of {day}, the last "
-            f"good one, to {name}"
+            f"move it and its {name}-wal and {name}-shm away, then start afresh, or copy {good} of {_day_of(good)}, "
+            f"the last good one, to {name}"
         )
+
+
+def _day_of(copied: Path) -> str:
+    return datetime.fromtimestamp(copied.stat().st_mtime, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _is_defect(exc: sqlite3.Error) -> bool:

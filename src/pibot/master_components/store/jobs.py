@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import secrets
+import sqlite3
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,8 @@ from pibot.master_components.store.tables import Tables
 
 log = logging.getLogger("pibot.store")
 
+MB = 1_000_000
+
 SINGLE_STEP = "step-1"
 """The id of the one step of a job that is not planned."""
 
@@ -42,6 +45,7 @@ class JobStore:
         clock: seconds since the epoch, for the times that are shown.
         monotonic: seconds that never go back, for the times that are counted.
         max_queued: how many unfinished jobs there may be; None for any number.
+        queue_bytes: how many bytes the unfinished jobs may take when another one comes; None for any number.
 
     Raises:
         StoreError: another hub has the file, or it can't be opened, is damaged, or comes from a newer release; the
@@ -61,9 +65,11 @@ class JobStore:
         clock: Clock = time.time,
         monotonic: Clock = time.monotonic,
         max_queued: int | None = None,
+        queue_bytes: int | None = None,
     ) -> None:
         self._clock = clock
         self._max_queued = max_queued
+        self._queue_bytes = queue_bytes
         self.database = Database(path, clock=clock)
         self._transaction = self.database.transaction
         try:
@@ -109,26 +115,29 @@ class JobStore:
 
         Raises:
             TaskConflict: a job with this id was accepted before with another body.
-            QueueFull: ``max_queued`` jobs have not ended, and this one is new.
+            QueueFull: ``max_queued`` jobs have not ended, or they take ``queue_bytes``, and this one is new.
             StoreUnwritable: the job can't be written; it is not accepted.
         """
-        body = json.dumps(
-            [submission.description, submission.skills, submission.timeout, submission.priority], sort_keys=True
-        )
+        skills = None if submission.skills is None else list(submission.skills)
+        # Without the description, which has its own column.
+        body: list[object] = [None, skills, submission.timeout, submission.priority]
         with self._transaction() as db:
             job_id = submission.job_id or self._tables.new_id()
-            known = db.execute("SELECT body FROM job WHERE job_id = ?", (job_id,)).fetchone()
+            known = db.execute("SELECT body, description FROM job WHERE job_id = ?", (job_id,)).fetchone()
             if known is not None:
-                if known["body"] != body:
+                before = json.loads(known["body"])
+                if before[:1] != [None]:  # a release before wrote it
+                    body[0] = submission.description
+                if before != body or known["description"] != submission.description:
                     raise TaskConflict(f"job {job_id!r} was sent before with another body; choose another job_id")
                 return self._tables.job(job_id)
-            self._refuse_when_full()
+            self._refuse_when_full(len(submission.description.encode()))
             db.execute(
                 "INSERT INTO job (job_id, body, description, state, priority, timeout, created_at, accepted_run)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     job_id,
-                    body,
+                    json.dumps(body),
                     submission.description,
                     JobState.QUEUED.value,
                     submission.priority,
@@ -202,12 +211,15 @@ class JobStore:
             self._tables.add_usage(job_id, usage)
         self._count(usage)
 
-    def prune(self, *, keep_seconds: float, keep_jobs: int, limit: int | None = None) -> int:
-        """Delete the oldest ended jobs beyond ``keep_jobs``, and those that ended more than ``keep_seconds`` ago.
+    def prune(
+        self, *, keep_seconds: float, keep_jobs: int, keep_bytes: int | None = None, limit: int | None = None
+    ) -> int:
+        """Delete ended jobs: the oldest beyond ``keep_jobs`` and ``keep_bytes``, and those older than ``keep_seconds``.
 
         Args:
             keep_seconds: seconds in which a hub ran.
             keep_jobs: how many ended jobs to keep.
+            keep_bytes: how many bytes of ended jobs to keep, and at least the job that ended last; None for any number.
             limit: how many to delete at most, so that other callers do not wait long for the file.
 
         Returns:
@@ -224,7 +236,28 @@ class JobStore:
             at_once = number if limit is None else limit
             beyond = delete(f"{found} ORDER BY finished_run, seq LIMIT ?", min(max(0, number - keep_jobs), at_once))  # nosec B608 # see found
             oldest_kept = self._tables.running_time() - keep_seconds
-            return beyond + delete(f"{found} AND finished_run < ? LIMIT ?", oldest_kept, at_once - beyond)
+            old = delete(f"{found} AND finished_run < ? LIMIT ?", oldest_kept, at_once - beyond)
+            left = min(at_once, number - 1) - beyond - old
+            return beyond + old + (0 if keep_bytes is None else self._prune_to(db, keep_bytes, left))
+
+    def _prune_to(self, db: sqlite3.Connection, keep_bytes: int, limit: int) -> int:
+        """Delete up to ``limit`` of the oldest ended jobs, until the others take at most ``keep_bytes``."""
+        excess = self.queries.stored().ended - keep_bytes
+        if excess <= 0 or limit <= 0:
+            return 0
+        oldest = db.execute(
+            "SELECT seq, bytes FROM job INDEXED BY job_ended CROSS JOIN size USING (job_id)"
+            f" WHERE state IN {listed(ENDED_JOBS)} ORDER BY finished_run, seq LIMIT ?",  # nosec B608 # an enum's values
+            (limit,),
+        ).fetchall()
+        gone = []
+        for row in oldest:
+            if excess <= 0:
+                break
+            gone.append((row["seq"],))
+            excess -= row["bytes"]
+        db.executemany("DELETE FROM job WHERE seq = ?", gone)
+        return len(gone)
 
     # --- plans ---
 
@@ -371,12 +404,17 @@ class JobStore:
 
     # --- helpers ---
 
-    def _refuse_when_full(self) -> None:
-        if self._max_queued is None:
-            return
+    def _refuse_when_full(self, more: int) -> None:
+        """Refuse another job with ``more`` bytes if there is no room for it."""
+        taken = self.queries.stored().unfinished
+        if self._queue_bytes is not None and taken + more > self._queue_bytes:
+            raise QueueFull(
+                f"the queue is full: the jobs that have not ended take {taken / MB:.1f} MB, and PIBOT_QUEUE_MB on the "
+                f"master allows {self._queue_bytes // MB}; send it again when some have ended"
+            )
         counts = self.queries.counts()
         waiting = sum(counts[state] for state in UNFINISHED_JOBS)
-        if waiting >= self._max_queued:
+        if self._max_queued is not None and waiting >= self._max_queued:
             raise QueueFull(
                 f"the queue is full: {waiting} jobs have not ended, and PIBOT_MAX_QUEUED on the master allows "
                 f"{self._max_queued}; send it again when some have"

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+from dataclasses import replace
+from enum import Enum
 from typing import Any, Callable, TypeVar
 
 from pibot.contracts import SubTask, TaskPlan, TaskResult, TaskState, Usage
@@ -17,12 +19,31 @@ from pibot.master_components.store.records import Approval, Attempt, Job, Lease,
 from pibot.master_components.store.states import ApprovalState, JobState, StepState
 
 T = TypeVar("T")
+State = TypeVar("State", bound=Enum)
+
+
+def state_from(kind: type[State], stored: str, instead: State) -> tuple[State, str | None]:
+    """Read a stored state. For an unknown word, return ``instead`` and a sentence for people (docs/decisions.md, D151).
+
+    Args:
+        kind: the states of a job, a step or an approval.
+        instead: the state in which nothing more happens.
+    """
+    try:
+        return kind(stored), None
+    except ValueError:
+        return instead, (
+            f"the job database says {stored!r} for its state, which this release does not know; use the release that "
+            "wrote it, or submit the job again"
+        )
 
 
 def job_from(row: sqlite3.Row, steps: tuple[StepRecord, ...] = (), approvals: tuple[Approval, ...] = ()) -> Job:
-    """Make a job of a row of ``job``. A job in an unknown state counts as failed."""
-    state, unknown = _state(JobState, row["state"], JobState.FAILED)
-    plan, broken = _read(row["plan"], TaskPlan.from_json)
+    """Make a job of a row of ``job``. The steps of its plan are ``steps``; old rows repeat them in ``plan``."""
+    state, unknown = state_from(JobState, row["state"], JobState.FAILED)
+    plan, broken = _read(row["plan"], lambda data: TaskPlan.from_json({**data, "subtasks": ()}))
+    if plan is not None:
+        plan = replace(plan, subtasks=tuple(record.step for record in steps))
     return Job(
         job_id=row["job_id"],
         description=row["description"],
@@ -44,19 +65,21 @@ def job_from(row: sqlite3.Row, steps: tuple[StepRecord, ...] = (), approvals: tu
     )
 
 
-def step_from(row: sqlite3.Row, attempts: tuple[Attempt, ...]) -> StepRecord:
-    """Make a step of a row of ``subtask``. A step in an unknown state counts as failed."""
-    state, unknown = _state(StepState, row["state"], StepState.FAILED)
+def lease_from(row: sqlite3.Row) -> Lease:
+    """Make a lease of the row of a leased step."""
+    return Lease(row["job_id"], row["task_id"], row["worker_id"], row["token"], row["attempt"], row["expires_at"])
+
+
+def step_from(row: sqlite3.Row, attempts: tuple[Attempt, ...], job_description: str) -> StepRecord:
+    """Make a step of a row of ``subtask``. Its empty description stands for the job's."""
+    state, unknown = state_from(StepState, row["state"], StepState.FAILED)
     result, broken = _read(row["result"], TaskResult.from_json)
     if broken:
         result = _unreadable_result(row, broken)
-    lease = None
-    if state is StepState.LEASED:
-        lease = Lease(row["job_id"], row["task_id"], row["worker_id"], row["token"], row["attempt"], row["expires_at"])
     return StepRecord(
         SubTask(
             task_id=row["task_id"],
-            description=row["description"],
+            description=row["description"] or job_description,
             skills=tuple(json.loads(row["skills"])),
             depends_on=tuple(json.loads(row["depends_on"])),
             timeout=row["timeout"],
@@ -65,7 +88,7 @@ def step_from(row: sqlite3.Row, attempts: tuple[Attempt, ...]) -> StepRecord:
         attempts=attempts,
         result=result,
         error=_joined(row["error"], unknown),
-        lease=lease,
+        lease=lease_from(row) if state is StepState.LEASED else None,
     )
 
 
@@ -86,22 +109,9 @@ def attempt_from(row: sqlite3.Row) -> Attempt:
 
 def approval_from(row: sqlite3.Row) -> Approval:
     """Make an approval of a row of ``approval``. One in an unknown state counts as over."""
-    state, unknown = _state(ApprovalState, row["state"], ApprovalState.OVER)
+    state, unknown = state_from(ApprovalState, row["state"], ApprovalState.OVER)
     values = {**dict(row), "arguments": _plain(row["arguments"]), "state": state}
     return Approval(**{**values, "reason": _joined(row["reason"] or None, unknown) or ""})
-
-
-def step_state(stored: str) -> StepState:
-    """Return a step's stored state; ``failed`` for an unknown one."""
-    return _state(StepState, stored, StepState.FAILED)[0]
-
-
-def _state(kind: Callable[[str], T], stored: str, instead: T) -> tuple[T, str | None]:
-    """Return a stored state, or ``instead`` and a sentence that says that it is unknown."""
-    try:
-        return kind(stored), None
-    except ValueError:
-        return instead, f"its stored state {stored!r} is unknown to this release"
 
 
 def _read(stored: str | None, read: Callable[[Any], T]) -> tuple[T | None, str | None]:

@@ -12,7 +12,7 @@ from typing import Any
 from pibot.contracts import Clock, TaskPlan, TaskResult, Usage
 from pibot.errors import IllegalTransition, JobNotFound, LeaseLost
 from pibot.master_components.store.records import Job, Lease
-from pibot.master_components.store.rows import approval_from, attempt_from, job_from, step_from, step_state
+from pibot.master_components.store.rows import approval_from, attempt_from, job_from, state_from, step_from
 from pibot.master_components.store.states import (
     ENDED_JOBS,
     OPEN_STEPS,
@@ -27,6 +27,9 @@ EVENTS_KEPT = 5000
 """An event that is about no job is deleted when so many newer events exist. A job's events are deleted with it."""
 
 _PRUNE_EVERY = 100
+
+LEASE = "job_id, task_id, worker_id, token, attempt, expires_at"
+"""The columns of ``subtask`` that make a lease."""
 
 _NEVER = frozenset({StepState.FAILED, StepState.CANCELLED, StepState.SKIPPED})
 
@@ -46,8 +49,15 @@ class Tables:
         self.running_time = RunningTime(self._time_before(), monotonic)
 
     def insert_plan(self, job_id: str, plan: TaskPlan) -> None:
-        """Store a plan and its steps; those that need no other are ready."""
-        self._db.execute("UPDATE job SET plan = ? WHERE job_id = ?", (json.dumps(plan.to_json()), job_id))
+        """Store a plan and its steps; those that need no other are ready.
+
+        The steps are stored in ``subtask`` only, and a step's description only if it is not the job's
+        (docs/decisions.md, D150).
+        """
+        body = plan.to_json()
+        del body["subtasks"]
+        description = self.row(job_id)["description"]
+        self._db.execute("UPDATE job SET plan = ? WHERE job_id = ?", (json.dumps(body), job_id))
         self._db.executemany(
             "INSERT INTO subtask (job_id, task_id, position, description, skills, depends_on, timeout, state)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -56,7 +66,7 @@ class Tables:
                     job_id,
                     step.task_id,
                     position,
-                    step.description,
+                    "" if step.description == description else step.description,
                     json.dumps(list(step.skills)),
                     json.dumps(list(step.depends_on)),
                     step.timeout,
@@ -160,7 +170,7 @@ class Tables:
     def move_on(self, job_id: str) -> None:
         """After a step has ended, make steps ready that have all they need, and skip steps that can't get it."""
         rows = self._db.execute("SELECT task_id, depends_on, state FROM subtask WHERE job_id = ?", (job_id,)).fetchall()
-        states = {row["task_id"]: step_state(row["state"]) for row in rows}
+        states = {row["task_id"]: state_from(StepState, row["state"], StepState.FAILED)[0] for row in rows}
         changed = True
         while changed:
             changed = False
@@ -255,7 +265,8 @@ class Tables:
         for attempt in self._db.execute("SELECT * FROM attempt WHERE job_id = ? ORDER BY task_id, number", (job_id,)):
             attempts.setdefault(attempt["task_id"], []).append(attempt_from(attempt))
         rows = self._db.execute("SELECT * FROM subtask WHERE job_id = ? ORDER BY position", (job_id,))
-        steps = tuple(step_from(step, tuple(attempts.get(step["task_id"], ()))) for step in rows)
+        description = row["description"]
+        steps = tuple(step_from(step, tuple(attempts.get(step["task_id"], ())), description) for step in rows)
         approvals = self._db.execute("SELECT * FROM approval WHERE job_id = ? ORDER BY asked_at", (job_id,))
         return job_from(row, steps, tuple(map(approval_from, approvals)))
 

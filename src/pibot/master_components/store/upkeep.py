@@ -33,6 +33,7 @@ class Upkeep:
         store: the jobs.
         keep_jobs: how many ended jobs are kept.
         keep_seconds: how many seconds an ended job is kept.
+        keep_bytes: how many bytes of ended jobs are kept; None for any number.
         sleep: waits some seconds.
     """
 
@@ -42,11 +43,13 @@ class Upkeep:
         *,
         keep_jobs: int,
         keep_seconds: float,
+        keep_bytes: int | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._store = store
         self._keep_jobs = keep_jobs
         self._keep_seconds = keep_seconds
+        self._keep_bytes = keep_bytes
         self._sleep = sleep
         self._on_disk = StoreThread()
 
@@ -85,4 +88,6 @@ class Upkeep:
             await self._on_disk.once(self._store.keep_good_copy)
 
     def _prune_some(self) -> int:
-        return self._store.prune(keep_seconds=self._keep_seconds, keep_jobs=self._keep_jobs, limit=BATCH)
+        return self._store.prune(
+            keep_seconds=self._keep_seconds, keep_jobs=self._keep_jobs, keep_bytes=self._keep_bytes, limit=BATCH
+        )

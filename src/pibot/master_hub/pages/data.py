@@ -6,7 +6,6 @@ from typing import Callable
 
 from pibot.contracts import JsonObject
 from pibot.master_components import JobStore
-from pibot.master_components.store.states import JobState
 from pibot.master_components.workers.pool import WorkerPool
 from pibot.master_hub.jobs import JobControl
 from pibot.master_hub.pages import presentation
@@ -53,11 +52,10 @@ class PageData:
         """The dashboard: workers, jobs, recent events and what needs the owner's attention."""
         store, report = self._store, self._spending
         jobs = store.queries.jobs(limit=JOBS_SHOWN + 1)
-        running = store.queries.jobs(state=JobState.RUNNING, limit=ACTIVE_JOBS_SHOWN)
-        active = presentation.active_rows(store.queries.job(job.job_id) for job in running)
         workers = self._pool.statuses()
         titles = {job.job_id: job.description for job in jobs}
         approvals = store.approvals.waiting()
+        active = presentation.active_rows(store.queries.at_work(ACTIVE_JOBS_SHOWN), approvals)
         waiting = {approval.job_id for approval in approvals}
         return {
             "model": self._model,

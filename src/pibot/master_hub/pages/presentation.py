@@ -159,21 +159,25 @@ def _unconfined(status: WorkerStatus) -> bool:
     return status.report is not None and status.report.sandbox == "off"
 
 
-def active_rows(jobs: Iterable[Job]) -> list[JsonObject]:
-    """Return a row for each step that a worker runs."""
+def active_rows(jobs: Iterable[Job], approvals: Iterable[Approval] = ()) -> list[JsonObject]:
+    """Return a row for each step that a worker runs.
+
+    Args:
+        approvals: the tool calls that wait for approval.
+    """
+    waiting = {(call.job_id, call.task_id) for call in approvals}
     rows = []
     for job in jobs:
-        waiting = {call.task_id for call in job.waiting_calls}
         for record in job.steps:
             if record.state is not StepState.LEASED:
                 continue
-            number = len(record.attempts)
+            number = record.attempts[-1].number if record.attempts else 1
             rows.append(
                 {
                     "id": f"{job.job_id}/{record.task_id}",
                     "title": shorten(record.step.description),
                     "href": job_href(job.job_id),
-                    "status": NEEDS_APPROVAL if record.task_id in waiting else "running",
+                    "status": NEEDS_APPROVAL if (job.job_id, record.task_id) in waiting else "running",
                     "worker": record.worker_id or "",
                     "attempt": f"attempt {number}" if number > 1 else "",
                     "job": "" if record.step.description == job.description else f"for: {shorten(job.description, 80)}",
