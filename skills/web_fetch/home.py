@@ -29,7 +29,7 @@ _ROUTE = re.compile(r"\s*/(\d+) \w+ (LOCAL|UNICAST|BROADCAST|ANYCAST)\b")
 _REJECT, _CACHE = 0x0200, 0x01000000  # RTF_…, from linux/route.h and linux/ipv6_route.h
 
 
-# docs/decisions.md, D120
+# docs/decisions.md, D104
 def home_networks(tables: Path = TABLES) -> list[Network]:
     """Return the networks that are the owner's at this moment, over all interfaces and routing tables.
 

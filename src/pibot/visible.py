@@ -2,7 +2,7 @@
 
 :func:`printable` is for every text that goes to a terminal or into a log, :func:`exact` for what an owner decides
 about. Both write a character as its number, like ``\\u{1b}``, where showing it could do harm. See docs/decisions.md,
-D130.
+D109.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def limit(pid: int, limits: Mapping[int, int]) -> None:
         raise PermissionError(done.stderr.strip())
 
 
-# docs/decisions.md, D123
+# docs/decisions.md, D107
 class Stage:
     """Binds folders and files below a folder of the system, in the mount namespace of one command.
 

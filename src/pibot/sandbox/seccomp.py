@@ -4,7 +4,7 @@ Namespaces and mounts decide what a command sees. This filter shrinks the part o
 libseccomp, which systemd brings to every Debian, makes the filter for each architecture that the machine's kernel may
 run: a 32-bit system under a 64-bit kernel is common on a Pi. The list of refused calls starts from docker's and
 systemd's (``systemd-analyze syscall-filter``) and adds calls that a sandboxed command without privileges can't use.
-Calls newer than the list do not exist for a command, whatever the kernel has; see docs/decisions.md, D134.
+Calls newer than the list do not exist for a command, whatever the kernel has; see docs/decisions.md, D113.
 """
 
 from __future__ import annotations

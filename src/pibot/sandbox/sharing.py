@@ -57,7 +57,7 @@ def open_to_group(folder: int) -> None:
     _walk(folder, visit)
 
 
-# docs/decisions.md, D123
+# docs/decisions.md, D107
 def give_to(folder: int, user: int) -> None:
     """Make ``user`` the owner of an open folder and of everything under it; takes root."""
 

@@ -130,7 +130,7 @@ class GatewaySettings:
         fallback = () if self.fallback is None else (self.fallback.model,)
         return frozenset((model, *fallback, *(self.models or self.prices)))
 
-    # docs/decisions.md, D102
+    # docs/decisions.md, D98
     def cost(self, model: str, prompt_tokens: int, completion_tokens: int) -> float | None:
         """Return the cost of a model call; None where no model has a price.
 

@@ -95,7 +95,7 @@ def _no_network(skill: str, rules: SkillRules, policy: Policy) -> Optional[str]:
     return f"the skill {skill!r} may not use the network: {' and '.join(missing)}" if missing else None
 
 
-# docs/decisions.md, D132
+# docs/decisions.md, D111
 class _ApprovedCommands:
     """Runs commands that the owner has approved, so that programs run no files which they find without being told.
 

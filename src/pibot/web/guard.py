@@ -223,7 +223,7 @@ _FOREIGN_NAME = (
 
 
 def own_names(host_name: str) -> frozenset[str]:
-    """Return the names of this machine for which requests are answered without a key; see docs/decisions.md, D131.
+    """Return the names of this machine for which requests are answered without a key; see docs/decisions.md, D110.
 
     Args:
         host_name: as ``socket.gethostname()`` gives it.

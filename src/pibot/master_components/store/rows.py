@@ -23,7 +23,7 @@ State = TypeVar("State", bound=Enum)
 
 
 def state_from(kind: type[State], stored: str, instead: State) -> tuple[State, str | None]:
-    """Read a stored state. For an unknown word, return ``instead`` and a sentence for people (docs/decisions.md, D151).
+    """Read a stored state. For an unknown word, return ``instead`` and a sentence for people (docs/decisions.md, D115).
 
     Args:
         kind: the states of a job, a step or an approval.

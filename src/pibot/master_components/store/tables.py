@@ -52,7 +52,7 @@ class Tables:
         """Store a plan and its steps; those that need no other are ready.
 
         The steps are stored in ``subtask`` only, and a step's description only if it is not the job's
-        (docs/decisions.md, D150).
+        (docs/decisions.md, D114).
         """
         body = plan.to_json()
         del body["subtasks"]

@@ -82,7 +82,7 @@ class _Beginning:
     held: int
 
 
-# docs/decisions.md, D103
+# docs/decisions.md, D99
 class StreamRedactor:
     """Removes the secrets from one stream, also where they are split between events.
 

@@ -14,7 +14,7 @@ FEWEST_WITH_PLANNERS = 3
 """With fewer slots none is kept for the planner: the workers would have to work one by one."""
 
 
-# docs/decisions.md, D100
+# docs/decisions.md, D96
 class Shares:
     """Decides which caller may take another of a number of slots.
 
