@@ -73,8 +73,8 @@ class AddressChecks:
             raise InvalidRequest("url must have an IP address, since a name may lead elsewhere later", field="url")
         if not is_random_id(join):
             raise AddressNotProven(
-                f"{address.worker_id} has no fixed address here, and its release is too old to show that it is at "
-                f"{address.url}; update it, or set its WORKER_n_IP on the hub"
+                f"{address.worker_id} has no fixed address here, and its release is too old to show "  # nosec B608 # a sentence
+                f"that it is at {address.url}; update it, or set its WORKER_n_IP on the hub"
             )
         assert join is not None
         seconds = self._buckets.take(address.worker_id)

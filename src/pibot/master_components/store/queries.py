@@ -23,7 +23,7 @@ def _start(column: str) -> str:
 
 
 _LISTED = (
-    f"SELECT job_id, {_start('description')} AS description, state, priority, timeout, NULL AS plan,"
+    f"SELECT job_id, {_start('description')} AS description, state, priority, timeout, NULL AS plan,"  # nosec B608 # constants
     f" {_start('answer')} AS answer, {_start('error')} AS error, prompt_tokens, completion_tokens, llm_calls, cost,"
     " created_at, started_at, finished_at, cancel_requested, accepted_run FROM job"
 )
