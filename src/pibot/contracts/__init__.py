@@ -31,6 +31,7 @@ from pibot.contracts.execution import (
     CommandRunner,
     ToolContext,
 )
+from pibot.contracts.faults import Fault, fault_of
 from pibot.contracts.model import (
     Completion,
     LLMClient,
@@ -84,6 +85,7 @@ __all__ = [
     "CommandRunner",
     "Completion",
     "Decision",
+    "Fault",
     "HostReading",
     "JsonObject",
     "LLMClient",
@@ -112,6 +114,7 @@ __all__ = [
     "WorkerState",
     "WorkerStatus",
     "digest_of",
+    "fault_of",
     "shown_call",
     "valid_description",
     "valid_id",

@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 
 from pibot.contracts.approvals import PendingCalls
 from pibot.contracts.basics import JsonObject
+from pibot.contracts.faults import Fault
 from pibot.contracts.model import Usage
 from pibot.contracts.validation import valid_description, valid_id, valid_skills, valid_timeout
 from pibot.errors import ContractError, InvalidRequest
@@ -220,6 +221,7 @@ class TaskResultDict(TypedDict, total=False):
     data: dict[str, Any]
     output: str
     error: str
+    fault: str
     usage: dict[str, int]
     steps: int
     started_at: float | None
@@ -240,6 +242,7 @@ class TaskResult:
         usage: the tokens and model calls.
         steps: how many turns the agent's loop took.
         started_at, finished_at: seconds since the epoch, by the worker's clock.
+        fault: what kept the worker from doing the task; None where the task itself failed, or the worker does not say.
     """
 
     task_id: str
@@ -252,6 +255,7 @@ class TaskResult:
     steps: int = 0
     started_at: float | None = None
     finished_at: float | None = None
+    fault: Fault | None = None
 
     @property
     def success(self) -> bool:
@@ -272,6 +276,8 @@ class TaskResult:
         }
         if self.error is not None:
             body["error"] = self.error
+        if self.fault is not None:
+            body["fault"] = self.fault.value
         return body
 
     @classmethod
@@ -306,4 +312,5 @@ class TaskResult:
             steps=steps if isinstance(steps, int) else 0,
             started_at=data.get("started_at"),
             finished_at=data.get("finished_at"),
+            fault=Fault.read(data.get("fault")) if state is TaskState.FAILED else None,
         )

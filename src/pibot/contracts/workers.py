@@ -114,6 +114,7 @@ class WorkerReport:
         model: the name of its model.
         sandbox: ``bwrap`` or ``off``.
         host: the state of its machine.
+        problem: why it can run no task now, as a sentence without a capital; None where it can.
     """
 
     worker_id: str | None = None
@@ -125,6 +126,7 @@ class WorkerReport:
     model: str | None = None
     sandbox: str | None = None
     host: HostReading = field(default_factory=HostReading)
+    problem: str | None = None
 
     def to_json(self) -> JsonObject:
         return {
@@ -137,6 +139,7 @@ class WorkerReport:
             "model": self.model,
             "sandbox": self.sandbox,
             "host": self.host.to_json(),
+            "problem": self.problem,
         }
 
     @classmethod
@@ -152,6 +155,7 @@ class WorkerReport:
             model=_read(body, "model", _text),
             sandbox=_read(body, "sandbox", _text),
             host=HostReading.from_json(body.get("host")),
+            problem=_read(body, "problem", _text),
         )
 
 
@@ -199,7 +203,7 @@ class WorkerStatus:
         state: idle, busy or offline.
         current_task: the task that it runs.
         last_seen: seconds since the epoch of its last answer; None where it never answered.
-        error: why it counts as offline.
+        error: why it counts as offline, or why it could not do its last tasks.
         report: its last report.
         unfit: why it gets no task although it answers, such as ``hot: 83 °C``; None where it is fit.
         set_aside_until: seconds since the epoch until which it gets no task, because it lost several in a row.
@@ -259,6 +263,9 @@ class NoWorkerKind(Enum):
 
     UNAVAILABLE = "unavailable"
     """Each worker has a reason of its own."""
+
+    MODEL_AWAY = "model_away"
+    """The model's provider is away; the step waits for it, whatever workers there are."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from pibot.errors import InvalidRequest
 from pibot.host import read_host
 from pibot.settings import Settings
 from pibot.web import Buckets, KeyGuesses, KeyRing, WaitingRoom, answer, create_app, json_body, wait_preference
+from pibot.worker.workspace import WorkspaceWatch
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -92,6 +93,7 @@ def _add_task_routes(app: Flask, executor: TaskExecutor, library: SkillLibrary) 
 
 def _add_status_routes(app: Flask, executor: TaskExecutor, library: SkillLibrary, settings: Settings) -> None:
     started = time.monotonic()
+    workspace = WorkspaceWatch(settings.workspace_dir)
 
     @app.get("/health")
     def health() -> Response:
@@ -109,6 +111,7 @@ def _add_status_routes(app: Flask, executor: TaskExecutor, library: SkillLibrary
             model=settings.llm.model,
             sandbox=settings.sandbox,
             host=read_host(),
+            problem=workspace.problem(),
         )
         return answer(report.to_json())
 
