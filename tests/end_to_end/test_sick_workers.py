@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.fleet import Fleet
+from tests.support.fleet import Fleet, make_skills
 from tests.support.fleet_processes import process_fleet
+from tests.support.processes import clean_environment, serving_process
 from tests.support.scripted_llm import RecordedRequest, Reply, ScriptedLLM, error, text
 from tests.support.serving import ask
 
@@ -33,10 +34,9 @@ def llm() -> Iterator[ScriptedLLM]:
 
 
 @contextlib.contextmanager
-def fleet_with(tmp_path: Path, llm: ScriptedLLM, *, sick: dict[str, str], **settings: str) -> Iterator[Fleet]:
+def fleet_with(tmp_path: Path, llm: ScriptedLLM, *, sick: dict[str, str]) -> Iterator[Fleet]:
     """Run a hub, the well worker-1 and worker-2 with the settings that make it sick."""
-    settings = {"PIBOT_LLM_RETRIES": "0", **settings}
-    with process_fleet(tmp_path, llm, KEY, workers=1, **settings) as fleet:
+    with process_fleet(tmp_path, llm, KEY, workers=1, PIBOT_LLM_RETRIES="0") as fleet:
         fleet.processes.start_worker("worker-2", **sick)
         yield fleet
 
@@ -194,8 +194,7 @@ def test_a_provider_that_stays_away_fails_the_job_after_the_time_that_a_worker_h
     tmp_path: Path, llm: ScriptedLLM
 ) -> None:
     llm.answer_with(error(503, "overloaded"))
-    settings = {"PIBOT_LLM_RETRIES": "0", "PIBOT_NO_WORKER_SECONDS": "1"}
-    with process_fleet(tmp_path, llm, KEY, workers=1, **settings) as fleet:
+    with process_fleet(tmp_path, llm, KEY, PIBOT_LLM_RETRIES="0", PIBOT_NO_WORKER_SECONDS="1") as fleet:
         step = fleet.result(fleet.submit("do it"))
         planned = fleet.result(fleet.ask("POST", "/task", {"description": "plan it"}).json()["job_id"])
         assert not step["success"]
@@ -209,3 +208,36 @@ def test_one_worker_with_a_wrong_key_still_fails_its_job_at_once(tmp_path: Path,
         result = fleet.result(fleet.submit("do it"))
         assert not result["success"]
         assert "check the key" in result["error"]
+
+
+def test_the_hubs_own_address_as_a_workers_is_told_and_gets_no_task(tmp_path: Path, llm: ScriptedLLM) -> None:
+    with process_fleet(tmp_path, llm, KEY, workers=0) as fleet:
+        fleet.ask("POST", "/workers", {"worker_id": "worker-9", "url": fleet.url})
+        fleet.until(lambda: "not as a PiBot worker does" in (fleet.workers()["worker-9"]["resting"] or ""))
+        job_id = fleet.submit("do it")
+        fleet.until(lambda: "not as a PiBot worker does" in (fleet.job(job_id)["subtasks"][0]["waiting_for"] or ""))
+        assert fleet.job(job_id)["subtasks"][0]["attempts"] == []
+        assert "not as a PiBot worker does" in fleet.pibot("status").stdout
+
+
+def test_workers_that_all_call_themselves_worker_1_are_told(tmp_path: Path, llm: ScriptedLLM) -> None:
+    with process_fleet(tmp_path, llm, KEY, workers=1) as fleet:
+        environment = clean_environment(**llm.environ(PIBOT_API_KEY=KEY))
+        command = ["-m", "pibot", "worker", "--host", "127.0.0.1", "--port", "0"]
+        with serving_process(tmp_path / "nameless", command, environment) as nameless:
+            fleet.ask("POST", "/workers", {"worker_id": "worker-2", "url": nameless.url})
+            fleet.until(lambda: "set WORKER_ID=worker-2 on it" in (fleet.workers()["worker-2"]["error"] or ""))
+            assert fleet.workers()["worker-1"]["error"] is None
+            assert "set WORKER_ID=worker-2 on it" in fleet.pibot("status").stdout
+
+
+def test_a_hub_and_a_worker_leave_a_malformed_skill_out(tmp_path: Path, llm: ScriptedLLM) -> None:
+    skills = make_skills(tmp_path / "skills")
+    (skills / "web_fetch" / "SKILL.md").write_text("---\nname: web_fetch\ndescription: Fetches: pages\n---\n")
+    with process_fleet(tmp_path, llm, KEY, workers=1, PIBOT_SKILLS_DIR=str(skills)) as fleet:
+        fleet.processes.hub.wait_for_line(r"skill_left_out skill=web_fetch")
+        fleet.processes.workers["worker-1"].wait_for_line(r"skill_left_out skill=web_fetch")
+        fleet.until(lambda: fleet.workers()["worker-1"]["skills"] == ["shell_exec"])
+        assert fleet.result(fleet.submit("do it"))["success"]
+        refused = fleet.ask("POST", "/task", {"description": "fetch it", "skills": ["web_fetch"]})
+        assert "unknown skill 'web_fetch'" in refused.json()["error"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -40,8 +42,14 @@ class Command(click.Group):
     """Prints PiBot's errors as one line each, and exits with their code."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        _show_what_the_terminal_can()
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except BrokenPipeError:  # whoever read the output has enough of it, such as head
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python writes at its end
+            ctx.exit(0)
         except PibotError as exc:
             click.echo(f"pibot: {exc}", err=True)
             ctx.exit(getattr(exc, "exit_code", 2 if isinstance(exc, SettingsError) else JOB_FAILED))
@@ -331,6 +339,13 @@ def _notes(worker: JsonObject) -> list[str | None]:
 
 
 # --- helpers ----------------------------------------------------------------
+
+
+def _show_what_the_terminal_can() -> None:
+    """Have characters that the terminal's encoding does not know replaced, rather than end with an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _settings() -> Settings:

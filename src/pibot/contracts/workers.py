@@ -203,7 +203,7 @@ class WorkerStatus:
         state: idle, busy or offline.
         current_task: the task that it runs.
         last_seen: seconds since the epoch of its last answer; None where it never answered.
-        error: why it counts as offline, or why it could not do its last tasks.
+        error: why it counts as offline or could not do its last tasks, or what else its owner should mend.
         report: its last report.
         unfit: why it gets no task although it answers, such as ``hot: 83 °C``; None where it is fit.
         set_aside_until: seconds since the epoch until which it gets no task, because it lost several in a row.

@@ -89,6 +89,7 @@ class WorkerRecord:
         self.drained = False
         self.leaving = False
         self.report: WorkerReport | None = None
+        self.name_problem: str | None = None
         self.unfit_reasons: dict[str, str] = {}  # by the kind of reason; the text is for people
         self.throttled_at = 0.0
         self.burden = 0
@@ -181,7 +182,7 @@ class WorkerRecord:
             current_task=self.current_task,
             last_seen=self.last_seen,
             # What a worker says that it can't do is shown until it has done it.
-            error=self.error or (self.breaker.reason if aside or self.breaker.sick else None),
+            error=self.error or (self.breaker.reason if aside or self.breaker.sick else self.name_problem),
             report=self.report,
             unfit=self.unfit,
             set_aside_until=self.set_aside_until if aside else None,
