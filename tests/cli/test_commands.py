@@ -211,7 +211,7 @@ def test_characters_that_the_terminal_cannot_show_are_replaced(running: Fleet) -
     job_id = running.submit("say 你好 ✓")
     running.result(job_id)
     argv, environment = pibot_command("job", job_id, url=running.url, key=KEY)
-    done = subprocess.run(argv, env={**environment, "PYTHONIOENCODING": "ascii"}, capture_output=True, timeout=60)
+    done = subprocess.run(argv, env={**environment, "PYTHONIOENCODING": "latin-1"}, capture_output=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"say ?? ?" in done.stdout
 

@@ -38,6 +38,15 @@ Settings are read from the environment, and from .env in the working directory:
 docs/settings.md lists them."""
 
 
+class Port(click.IntRange):
+    """A port in ASCII digits; Python reads those of any script."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and not value.isascii():
+            self.fail(f"{value!r} is no port", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class Command(click.Group):
     """Prints PiBot's errors as one line each, and exits with their code."""
 
@@ -268,9 +277,7 @@ def undrain(worker_id: str) -> None:
 
 @main.command()
 @click.option("--host", help="Address to listen on. Default: all of them if PIBOT_API_KEY is set, otherwise loopback.")
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=5000, show_default=True, help="Port; 0 for any free one."
-)
+@click.option("--port", type=Port(0, 65535), default=5000, show_default=True, help="Port; 0 for any free one.")
 def hub(host: str | None, port: int) -> None:
     """Run the master: API, planner, job queue and dashboard."""
     from pibot.master_hub import run_hub
@@ -292,9 +299,7 @@ def worker(arguments: tuple[str, ...]) -> None:
 
 @main.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=5009, show_default=True, help="Port; 0 for any free one."
-)
+@click.option("--port", type=Port(0, 65535), default=5009, show_default=True, help="Port; 0 for any free one.")
 def rehearsal(host: str, port: int) -> None:
     """Run the offline model, for trying things out without a key.
 
