@@ -75,9 +75,8 @@ def test_a_worker_that_cannot_reach_its_model_loses_no_job_and_is_set_aside(
         assert [job["status"] for job in jobs] == ["completed"] * JOBS, [job["error"] for job in jobs]
         assert {job["subtasks"][0]["worker_id"] for job in jobs} == {"worker-1"}
 
-        worker = fleet.workers()["worker-2"]
-        assert worker["set_aside_until"] is not None
-        assert re.search(reason, worker["error"])
+        fleet.processes.hub.wait_for_line(r"worker_set_aside worker=worker-2 .*" + reason)
+        assert re.search(reason, fleet.workers()["worker-2"]["error"])
         assert re.search(reason, fleet.pibot("status").stdout)
         assert fleet.workers()["worker-1"]["set_aside_until"] is None
 
@@ -211,8 +210,12 @@ def test_one_worker_with_a_wrong_key_still_fails_its_job_at_once(tmp_path: Path,
 
 
 def test_the_hubs_own_address_as_a_workers_is_told_and_gets_no_task(tmp_path: Path, llm: ScriptedLLM) -> None:
-    with process_fleet(tmp_path, llm, KEY, workers=0) as fleet:
-        fleet.ask("POST", "/workers", {"worker_id": "worker-9", "url": fleet.url})
+    hub = {"WORKER_9_IP": "127.0.0.1", "WORKER_9_PORT": "9"}
+    with process_fleet(tmp_path, llm, KEY, workers=0, hub=hub) as fleet:
+        fleet.processes.hub.process.terminate()
+        fleet.processes.hub.process.wait()
+        hub["WORKER_9_PORT"] = str(fleet.port)
+        fleet.processes.start_hub()
         fleet.until(lambda: "not as a PiBot worker does" in (fleet.workers()["worker-9"]["resting"] or ""))
         job_id = fleet.submit("do it")
         fleet.until(lambda: "not as a PiBot worker does" in (fleet.job(job_id)["subtasks"][0]["waiting_for"] or ""))
