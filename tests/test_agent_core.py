@@ -13,6 +13,7 @@ from pibot.contracts import (
     AgentOutcome,
     Budget,
     Completion,
+    Fault,
     Message,
     TaskRequest,
     TaskState,
@@ -20,7 +21,7 @@ from pibot.contracts import (
     ToolResult,
     Usage,
 )
-from pibot.errors import LLMUnavailable
+from pibot.errors import LLMUnavailable, LLMUnreachable, SandboxUnavailable
 from pibot.rehearsal.conversation import unmarked
 from tests.support.fakes import FakeLLM, FakeTools, asked, said
 
@@ -267,3 +268,20 @@ async def test_cancelling_ends_the_tools_first() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert ended.is_set()
+
+
+async def test_a_machine_that_cannot_confine_commands_ends_the_task_as_its_own_fault() -> None:
+    def refuse(call: ToolCall) -> str:
+        raise SandboxUnavailable("bubblewrap is not installed")
+
+    llm = FakeLLM(asked(call(number=1), call(number=2)), said(final()))
+    outcome = await run(llm, FakeTools(refuse))
+    assert (outcome.state, outcome.fault) == (TaskState.FAILED, Fault.WORKER)
+    assert outcome.error == "bubblewrap is not installed"
+    assert len(llm.sent) == 1
+
+
+async def test_a_model_that_cannot_be_reached_is_no_fault_of_the_task() -> None:
+    outcome = await run(FakeLLM(LLMUnreachable("no route to it")))
+    assert (outcome.error, outcome.fault) == ("the model could not be asked: no route to it", Fault.WORKER)
+    assert (await run(FakeLLM(LLMUnavailable("too slow")))).fault is None

@@ -13,6 +13,7 @@ from pibot.contracts import (
     AgentOutcome,
     Budget,
     Completion,
+    Fault,
     LLMClient,
     Message,
     TaskRequest,
@@ -21,9 +22,10 @@ from pibot.contracts import (
     ToolResult,
     ToolSpec,
     Usage,
+    fault_of,
 )
 from pibot.datamark import mark, new_boundary
-from pibot.errors import LLMError
+from pibot.errors import LLMError, SandboxUnavailable
 from pibot.jsontext import extract_json_object
 from pibot.logs import event
 
@@ -110,7 +112,10 @@ class ToolAgent:
                 return self._outcome(TaskState.TIMEOUT, error=reason)
             return work.result()
         except LLMError as exc:
-            return self._outcome(TaskState.FAILED, error=f"the model could not be asked: {exc}")
+            error = f"the model could not be asked: {exc}"
+            return self._outcome(TaskState.FAILED, error=error, fault=fault_of(exc))
+        except SandboxUnavailable as exc:
+            return self._outcome(TaskState.FAILED, error=str(exc), fault=fault_of(exc))
         finally:
             time_up.cancel()
 
@@ -171,6 +176,9 @@ class ToolAgent:
             for number, call in enumerate(calls)
         ]
         await _all_done(running)
+        for problem in [task.exception() for task in running]:
+            if problem is not None:  # commands can't be confined here, so that another worker has to do the task
+                raise problem
         return [self._answered(call, task.result()) for call, task in zip(calls, running)]
 
     def _answered(self, call: ToolCall, result: ToolResult) -> Message:
@@ -194,7 +202,13 @@ class ToolAgent:
         return self._outcome(TaskState.FAILED, output=output, data=data, error=error)
 
     def _outcome(
-        self, state: TaskState, *, output: str = "", data: dict[str, Any] | None = None, error: str | None = None
+        self,
+        state: TaskState,
+        *,
+        output: str = "",
+        data: dict[str, Any] | None = None,
+        error: str | None = None,
+        fault: Fault | None = None,
     ) -> AgentOutcome:
         limit = self._budget.max_output_chars
         if len(output) > limit:
@@ -202,7 +216,7 @@ class ToolAgent:
         data = data or {}
         if len(json.dumps(data, default=str)) > limit:
             data = {"note": f"the data was dropped: it had more than {limit} characters"}
-        return AgentOutcome(state, output, data, error, self._usage, self._steps)
+        return AgentOutcome(state, output, data, error, self._usage, self._steps, fault)
 
 
 async def _all_done(tasks: Sequence[asyncio.Future[Any]], time_up: asyncio.Future[None] | None = None) -> bool:

@@ -90,6 +90,14 @@ class LLMUnavailable(LLMError):
     """The model's server could not be reached, or failed until the retries were used up."""
 
 
+class LLMUnreachable(LLMUnavailable):
+    """No connection to the model's server could be made from this machine."""
+
+
+class LLMAway(LLMUnavailable):
+    """The model's provider is away or overloaded, as itself or the fleet's gateway says; it may answer later."""
+
+
 class LLMProtocolError(LLMError):
     """The model's server answered with something other than a chat completion."""
 

@@ -202,3 +202,54 @@ def test_job_shows_what_its_steps_wait_for(running: Fleet) -> None:
     assert "step-1 ready, waits: worker-1 is being drained; worker-2 is being drained" in (
         running.pibot("job", job_id).stdout
     )
+
+
+# --- terminals ---
+
+
+def test_characters_that_the_terminal_cannot_show_are_replaced(running: Fleet) -> None:
+    job_id = running.submit("say 你好 ✓")
+    running.result(job_id)
+    argv, environment = pibot_command("job", job_id, url=running.url, key=KEY)
+    done = subprocess.run(argv, env={**environment, "PYTHONIOENCODING": "latin-1"}, capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"say ?? ?" in done.stdout
+
+
+@pytest.mark.parametrize("command", [["jobs", "--limit", "200"], ["jobs", "--json"], ["status"]])
+def test_a_reader_that_has_enough_is_no_error(running: Fleet, command: list[str]) -> None:
+    for number in range(3):
+        running.result(running.submit(f"job {number} {'x' * 9000}"))
+    argv, environment = pibot_command(*command, url=running.url, key=KEY)
+    process = subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.close()
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, b"")
+
+
+def test_an_interrupt_while_the_program_is_loaded_ends_it_with_130_and_no_word(tmp_path: Path) -> None:
+    slow = "import sys\nsys.stdout.write('loading\\n')\nsys.stdout.flush()\nsys.stdin.read()\n"
+    (tmp_path / "click.py").write_text(slow)
+    argv, environment = pibot_command("jobs")
+    process = subprocess.Popen(
+        argv,
+        env={**environment, "PYTHONPATH": str(tmp_path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"loading\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, b"")
+
+
+@pytest.mark.parametrize("port", ["70000", "-1", "٣", "9" * 30, "web"])
+@pytest.mark.parametrize("command", ["hub", "worker", "rehearsal"])
+def test_a_port_that_is_none_is_refused_with_a_sentence(command: str, port: str) -> None:
+    done = pibot(command, "--port", port)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "--port" in done.stderr

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pibot.contracts import (
     ApprovalRequest,
+    Fault,
     HostReading,
     Message,
     PendingCalls,
@@ -27,8 +28,20 @@ from pibot.contracts import (
     WorkerHealth,
     WorkerReport,
     digest_of,
+    fault_of,
 )
-from pibot.errors import ContractError, InvalidRequest
+from pibot.errors import (
+    ContractError,
+    InvalidRequest,
+    LLMAway,
+    LLMConfigurationError,
+    LLMProtocolError,
+    LLMRejected,
+    LLMUnavailable,
+    LLMUnreachable,
+    SandboxUnavailable,
+    ToolError,
+)
 
 TASK: dict[str, Any] = {"task_id": "test_001", "description": "List files", "skills": ["shell_exec"]}
 
@@ -122,6 +135,38 @@ def test_a_failed_result_says_why_and_is_the_same_after_a_round_trip_through_jso
     assert TaskResult.from_json(json.loads(json.dumps(body))) == result
 
 
+@pytest.mark.parametrize("fault", list(Fault))
+def test_a_fault_survives_the_wire_and_only_a_failed_result_has_one(fault: Fault) -> None:
+    failed = TaskResult("t", "worker-1", TaskState.FAILED, "", {"output": ""}, "no way there", fault=fault)
+    body = json.loads(json.dumps(failed.to_json()))
+    assert TaskResult.from_json(body) == failed
+    assert TaskResult.from_json({**body, "status": "completed"}).fault is None
+    assert TaskResult.from_json({**body, "fault": "moon"}).fault is None  # of a newer release
+    del body["fault"]  # of an older one
+    assert TaskResult.from_json(body).fault is None
+
+
+@pytest.mark.parametrize(
+    ("error", "fault"),
+    [
+        (LLMUnreachable("no route"), Fault.WORKER),
+        (SandboxUnavailable("no bubblewrap"), Fault.WORKER),
+        (LLMAway("502"), Fault.MODEL),
+        (LLMConfigurationError("no key"), Fault.SETTING),
+        (LLMRejected("wrong key", status=401), Fault.SETTING),
+        (LLMRejected("no such model", status=404), Fault.SETTING),
+        (LLMRejected("moved", status=308), Fault.SETTING),
+        (LLMRejected("too long", status=400), None),
+        (LLMRejected("used up", status=429), None),
+        (LLMUnavailable("too slow"), None),
+        (LLMProtocolError("nonsense"), None),
+        (ToolError("no such file"), None),
+    ],
+)
+def test_only_an_error_that_is_not_the_tasks_own_is_a_fault(error: Exception, fault: Fault | None) -> None:
+    assert fault_of(error) is fault
+
+
 @pytest.mark.parametrize(
     "body", [None, [], {}, {"task_id": "t"}, {"task_id": "t", "status": "great"}, {"task_id": "t", "status": "running"}]
 )
@@ -172,6 +217,7 @@ def test_a_workers_report_and_health_have_the_agreed_fields() -> None:
         "model",
         "sandbox",
         "host",
+        "problem",
     ]
     assert WorkerHealth("worker-1", None).to_json() == {
         "status": "healthy",

@@ -119,7 +119,7 @@ LEFT_OUT: dict[str, dict[type, set[str]]] = {
 """The fields that a place leaves out on purpose."""
 
 ADDED_BY_THE_API: dict[str, set[str]] = {
-    "Job": {"currency", "spending"},
+    "Job": {"currency", "spending", "waiting_for"},
     "JobSummary": set(),
     "Subtask": {"waiting_for", "waiting_for_kind"},
     "Attempt": set(),

@@ -250,3 +250,22 @@ def test_tasks_may_not_be_given_a_path_that_holds_the_keys(tmp_path: Path, path:
         load(tmp_path, PIBOT_READ_PATHS=path.format(folder=tmp_path, name=tmp_path.name))
     assert load(tmp_path, PIBOT_READ_PATHS=f"{tmp_path}/notes").read_paths == (tmp_path / "notes",)
     assert load(tmp_path, PIBOT_READ_PATHS="/", PIBOT_SANDBOX="off").read_paths == (Path("/"),)
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1:5001", "pi:5001", "[::1]", "::1:5000:x", "192.168.10.300", "192.168.1", "1"]
+)
+def test_a_workers_address_with_a_port_or_of_no_form_is_refused(tmp_path: Path, host: str) -> None:
+    with pytest.raises(SettingsError, match=r"WORKER_1_IP must be .*WORKER_1_PORT"):
+        Settings.load({"WORKER_1_IP": host}, tmp_path)
+
+
+@pytest.mark.parametrize("host", ["192.168.10.66", "fd00::1", "::1", "pi-2.local", "2pi"])
+def test_a_workers_address_is_an_ip_address_or_a_name(tmp_path: Path, host: str) -> None:
+    assert Settings.load({"WORKER_1_IP": host}, tmp_path).workers[0].host == host
+
+
+def test_the_first_name_after_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"\xef\xbb\xbfWORKER_ID=attic\nMODEL_NAME=m\n")
+    settings = Settings.load({}, tmp_path)
+    assert (settings.worker_id, settings.llm.model) == ("attic", "m")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from pibot.contracts import ToolContext
 from pibot.errors import SkillError, UnknownSkill
 from pibot.tool_registry import SkillInfo, SkillLibrary
 from tests.support.loops import run_async
+from tests.support.processes import ROOT
 from tests.tool_registry.support import ECHO, ask, one, skill
 
 
@@ -136,12 +138,14 @@ def test_a_changed_skill_page_is_read_again(tmp_path: Path) -> None:
         ("---\nname: demo\ndescription: x\n---\n" + "x" * 100_000, "bytes"),
     ],
 )
-def test_the_error_of_a_malformed_skill_page_names_its_file(tmp_path: Path, page: str, problem: str) -> None:
+def test_the_error_of_a_malformed_skill_page_names_its_file(
+    tmp_path: Path, page: str, problem: str, context: ToolContext
+) -> None:
     skill(tmp_path / "skills", "demo", ECHO)
     path = tmp_path / "skills" / "demo" / "SKILL.md"
     path.write_text(page)
     with pytest.raises(SkillError, match=problem) as caught:
-        SkillLibrary(tmp_path / "skills").describe()
+        SkillLibrary(tmp_path / "skills").load(["demo"], context)
     assert str(path) in str(caught.value)
 
 
@@ -165,3 +169,39 @@ def test_the_error_of_an_unusable_skill_names_its_file_and_the_problem(
     with pytest.raises(SkillError, match=problem) as caught:
         one(tmp_path, context, tools)
     assert str(tmp_path / "skills" / "demo" / "tools.py") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "---\nname: bad\ndescription: Reads mail: and more\n---\n",
+        "---\nname: bad\ndescription: Reads mail, and ends so:\n---\n",
+        "---\nname: other\ndescription: Reads the mail.\n---\n",
+        "no front matter",
+    ],
+)
+def test_a_malformed_skill_is_left_out_with_one_warning_until_it_is_mended(
+    tmp_path: Path, page: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("bad", "good"):
+        skill(tmp_path, name, ECHO)
+    (tmp_path / "bad" / "SKILL.md").write_text(page)
+    library = SkillLibrary(tmp_path)
+    assert library.names() == library.names() == ("good",)
+    assert [info.name for info in library.describe()] == ["good"]
+    with pytest.raises(UnknownSkill, match="the skills here are: good"):
+        library.check(["bad"])
+    assert len(caplog.messages) == 1
+    assert f"{tmp_path}/bad/SKILL.md" in caplog.messages[0]
+
+    (tmp_path / "bad" / "SKILL.md").write_text('---\nname: bad\ndescription: "Reads mail: and more"\n---\n')
+    assert library.names() == ("bad", "good")
+
+
+def test_the_built_in_skills_are_known_to_be_well_formed_without_reading_yaml() -> None:
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom pibot.tool_registry import SkillLibrary\n"
+        f"assert len(SkillLibrary(Path({str(ROOT / 'skills')!r})).names()) == 4\n"
+        "assert not [name for name in sys.modules if name.startswith('ruamel')]\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -85,8 +85,10 @@ async def test_one_skills_permission_is_not_anothers_in_the_same_task(tmp_path: 
 )
 def test_a_skill_page_with_an_unclear_network_setting_is_refused(tmp_path: Path, metadata: str) -> None:
     skill(tmp_path / "skills", "fetcher", metadata)
+    library = SkillLibrary(tmp_path / "skills")
+    assert library.names() == ()
     with pytest.raises(SkillError, match=r"SKILL\.md: metadata"):
-        SkillLibrary(tmp_path / "skills").describe()
+        library.load(["fetcher"], ToolContext("t1", tmp_path, FakeCommands(CommandResult(0, ""))))
 
 
 def own_network() -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -38,12 +40,27 @@ Settings are read from the environment, and from .env in the working directory:
 docs/settings.md lists them."""
 
 
+class Port(click.IntRange):
+    """A port in ASCII digits; Python reads those of any script."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and not value.isascii():
+            self.fail(f"{value!r} is no port", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class Command(click.Group):
     """Prints PiBot's errors as one line each, and exits with their code."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        _show_what_the_terminal_can()
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except BrokenPipeError:  # whoever read the output has enough of it, such as head
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python writes at its end
+            ctx.exit(0)
         except PibotError as exc:
             say(f"pibot: {one_line(exc)}", err=True)
             ctx.exit(getattr(exc, "exit_code", 2 if isinstance(exc, SettingsError) else JOB_FAILED))
@@ -263,9 +280,7 @@ def undrain(worker_id: str) -> None:
 
 @main.command()
 @click.option("--host", help="Address to listen on. Default: all of them if PIBOT_API_KEY is set, otherwise loopback.")
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=5000, show_default=True, help="Port; 0 for any free one."
-)
+@click.option("--port", type=Port(0, 65535), default=5000, show_default=True, help="Port; 0 for any free one.")
 def hub(host: str | None, port: int) -> None:
     """Run the master: API, planner, job queue and dashboard."""
     from pibot.master_hub import run_hub
@@ -287,9 +302,7 @@ def worker(arguments: tuple[str, ...]) -> None:
 
 @main.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=5009, show_default=True, help="Port; 0 for any free one."
-)
+@click.option("--port", type=Port(0, 65535), default=5009, show_default=True, help="Port; 0 for any free one.")
 def rehearsal(host: str, port: int) -> None:
     """Run the offline model, for trying things out without a key.
 
@@ -334,6 +347,13 @@ def _notes(worker: JsonObject) -> list[str | None]:
 
 
 # --- helpers ----------------------------------------------------------------
+
+
+def _show_what_the_terminal_can() -> None:
+    """Have characters that the terminal's encoding does not know replaced, rather than end with an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _settings() -> Settings:

@@ -79,6 +79,10 @@ def changes(job: JsonObject, seen: dict[str, str]) -> list[str]:
         seen: what was shown already; updated here.
     """
     lines = []
+    waits = job.get("waiting_for")
+    if waits and seen.get("planning") != waits:
+        seen["planning"] = waits
+        lines.append(f"Planning waits {printable(waits)}")
     plan = job.get("plan")
     if plan is not None and "plan" not in seen:
         seen["plan"] = "shown"
@@ -132,6 +136,8 @@ def waiting_for(step: JsonObject) -> str:
 def job_lines(job: JsonObject) -> list[str]:
     """Return the lines that show a job's record as it is now."""
     lines = [f"{job['job_id']} {job['status']}: {printable(job['description'])}"]
+    if job.get("waiting_for"):
+        lines.append(f"Planning waits {printable(job['waiting_for'])}")
     if job["plan"]:
         lines += plan_lines(job)
         for step in job["subtasks"]:

@@ -31,6 +31,7 @@ from pibot.contracts.execution import (
     CommandRunner,
     ToolContext,
 )
+from pibot.contracts.faults import Fault, fault_of
 from pibot.contracts.model import (
     Completion,
     LLMClient,
@@ -84,6 +85,7 @@ __all__ = [
     "CommandRunner",
     "Completion",
     "Decision",
+    "Fault",
     "HostReading",
     "JsonObject",
     "LLMClient",
@@ -113,6 +115,7 @@ __all__ = [
     "WorkerStatus",
     "bounded_int",
     "digest_of",
+    "fault_of",
     "valid_description",
     "valid_id",
     "valid_skills",

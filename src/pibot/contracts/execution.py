@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from pibot.contracts.faults import Fault
 from pibot.contracts.model import Usage
 from pibot.contracts.tasks import TaskRequest, TaskState
 
@@ -106,6 +107,7 @@ class AgentOutcome:
         error: one sentence; None where it succeeded.
         usage: the tokens and model calls.
         steps: how many turns the loop took.
+        fault: what kept the worker from doing the task, where that was not the task itself.
     """
 
     state: TaskState
@@ -114,6 +116,7 @@ class AgentOutcome:
     error: str | None = None
     usage: Usage = field(default_factory=Usage)
     steps: int = 0
+    fault: Fault | None = None
 
 
 class Agent(Protocol):

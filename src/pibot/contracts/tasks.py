@@ -11,6 +11,7 @@ from typing import Any, Callable, Optional, TypedDict, TypeVar
 
 from pibot.contracts.approvals import PendingCalls
 from pibot.contracts.basics import JsonObject
+from pibot.contracts.faults import Fault
 from pibot.contracts.model import MAX_TOKENS, Usage
 from pibot.contracts.reading import MAX_TIME, count, label, lenient, number, read_object, shortened, strict, text
 from pibot.contracts.validation import valid_description, valid_id, valid_skills, valid_timeout
@@ -235,6 +236,7 @@ class TaskResultDict(TypedDict, total=False):
     data: dict[str, Any]
     output: str
     error: str
+    fault: str
     usage: dict[str, int]
     steps: int
     started_at: float | None
@@ -255,6 +257,7 @@ class TaskResult:
         usage: the tokens and model calls.
         steps: how many turns the agent's loop took.
         started_at, finished_at: seconds since the epoch, by the worker's clock.
+        fault: what kept the worker from doing the task; None where the task itself failed, or the worker does not say.
     """
 
     task_id: str
@@ -267,6 +270,7 @@ class TaskResult:
     steps: int = 0
     started_at: float | None = None
     finished_at: float | None = None
+    fault: Fault | None = None
 
     @property
     def success(self) -> bool:
@@ -302,6 +306,8 @@ class TaskResult:
         }
         if self.error is not None:
             body["error"] = self.error
+        if self.fault is not None:
+            body["fault"] = self.fault.value
         return body
 
     @classmethod
@@ -328,6 +334,7 @@ class TaskResult:
             steps=strict(data, "steps", _optional(lambda value: count(value, MAX_STEPS))) or 0,
             started_at=strict(data, "started_at", _optional(_time)),
             finished_at=strict(data, "finished_at", _optional(_time)),
+            fault=Fault.read(data.get("fault")) if state is TaskState.FAILED else None,
         )
 
 

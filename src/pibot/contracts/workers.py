@@ -9,7 +9,7 @@ from typing import Any
 
 from pibot.contracts.addresses import WorkerAddress
 from pibot.contracts.basics import JsonObject
-from pibot.contracts.reading import count, label, lenient, number
+from pibot.contracts.reading import count, label, lenient, number, text
 from pibot.contracts.tasks import TaskState
 from pibot.contracts.validation import valid_id
 from pibot.errors import InvalidRequest
@@ -17,6 +17,7 @@ from pibot.errors import InvalidRequest
 MAX_SKILLS = 256
 MAX_THROTTLED = 16
 MAX_SECONDS = 1e10
+MAX_PROBLEM_CHARS = 1_000
 """Seconds that a machine or process may have been up: 300 years."""
 
 
@@ -122,6 +123,7 @@ class WorkerReport:
         model: the name of its model.
         sandbox: ``bwrap`` or ``off``.
         host: the state of its machine.
+        problem: why it can run no task now, as a sentence without a capital; None where it can.
     """
 
     worker_id: str | None = None
@@ -133,6 +135,7 @@ class WorkerReport:
     model: str | None = None
     sandbox: str | None = None
     host: HostReading = field(default_factory=HostReading)
+    problem: str | None = None
 
     def to_json(self) -> JsonObject:
         return {
@@ -145,6 +148,7 @@ class WorkerReport:
             "model": self.model,
             "sandbox": self.sandbox,
             "host": self.host.to_json(),
+            "problem": self.problem,
         }
 
     @classmethod
@@ -160,6 +164,7 @@ class WorkerReport:
             model=lenient(body, "model", label),
             sandbox=lenient(body, "sandbox", label),
             host=HostReading.from_json(body.get("host")),
+            problem=lenient(body, "problem", lambda value: text(value, MAX_PROBLEM_CHARS)),
         )
 
 
@@ -205,7 +210,7 @@ class WorkerStatus:
         state: idle, busy or offline.
         current_task: the task that it runs.
         last_seen: seconds since the epoch of its last answer; None where it never answered.
-        error: why it counts as offline.
+        error: why it counts as offline or could not do its last tasks, or what else its owner should mend.
         report: its last report.
         unfit: why it gets no task although it answers, such as ``hot: 83 °C``; None where it is fit.
         set_aside_until: seconds since the epoch until which it gets no task, because it lost several in a row.
@@ -265,6 +270,9 @@ class NoWorkerKind(Enum):
 
     UNAVAILABLE = "unavailable"
     """Each worker has a reason of its own."""
+
+    MODEL_AWAY = "model_away"
+    """The model's provider is away; the step waits for it, whatever workers there are."""
 
 
 @dataclass(frozen=True)

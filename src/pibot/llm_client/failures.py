@@ -5,9 +5,9 @@ from __future__ import annotations
 from urllib.parse import urlsplit, urlunsplit
 
 from pibot.contracts import Clock, Completion
-from pibot.errors import LLMProtocolError, LLMRejected, LLMUnavailable
+from pibot.errors import LLMAway, LLMProtocolError, LLMRejected, LLMUnavailable, LLMUnreachable
 from pibot.llm_client import wire
-from pibot.llm_client.backend import HttpAnswer, NoAnswer
+from pibot.llm_client.backend import Cause, HttpAnswer, NoAnswer
 from pibot.llm_client.configuration import Endpoint
 from pibot.llm_client.retry import Failure, parse_retry_after
 
@@ -21,6 +21,14 @@ _USED_UP = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 
 GATEWAY = "pibot_gateway"
 """The ``type`` of errors made by PiBot's own gateway. Their messages are sentences for the owner, shown unchanged."""
+
+_GATEWAY_LASTING = frozenset({"no_provider"})
+"""Codes of the gateway that waiting does not cure: the owner has to set something on the master."""
+
+_GATEWAY_SLOW = frozenset({"provider_timeout", "answer_too_large", "provider_redirects"})
+"""Codes of the gateway with which the provider is there; the others of 429 and above mean that it is away for now."""
+
+_ERRORS_OF_CAUSE = {Cause.UNREACHABLE: LLMUnreachable, Cause.BROKE_OFF: LLMAway}
 
 _LASTING_KINDS = ("invalid", "authentication", "permission", "not_found", "insufficient")
 """Prefixes of ``type`` and ``code`` of an error under HTTP 200 that a retry does not cure."""
@@ -46,7 +54,8 @@ def read_completion(endpoint: Endpoint, answer: HttpAnswer, wall_clock: Clock) -
 def no_answer(endpoint: Endpoint, problem: NoAnswer) -> Failure:
     """Return the failure of a call that got no whole answer."""
     hint = "check VOLC_BASE_URL (or OPENAI_BASE_URL) and the network"
-    return Failure(LLMUnavailable(f"the model's server at {endpoint.shown} {problem}; {hint}"), problem.may_pass)
+    kind = _ERRORS_OF_CAUSE.get(problem.cause, LLMUnavailable)
+    return Failure(kind(f"the model's server at {endpoint.shown} {problem}; {hint}"), problem.may_pass)
 
 
 def _bad_completion(endpoint: Endpoint, answer: HttpAnswer, problem: LLMProtocolError) -> Failure:
@@ -68,14 +77,15 @@ def _refusal(endpoint: Endpoint, answer: HttpAnswer, error: wire.ErrorObject | N
     final = answer.should_retry == "false"  # the openai library respects that header too
     if error is not None and error.kind == GATEWAY:
         sentence = endpoint.redactor.line(error.message, MAX_SENTENCE_CHARS)
-        if _may_pass(status, error):
-            return Failure(LLMUnavailable(sentence), may_pass=not final, retry_after=retry_after)
+        if _may_pass(status, error) and error.code not in _GATEWAY_LASTING:
+            kind = LLMUnavailable if error.code in _GATEWAY_SLOW else LLMAway
+            return Failure(kind(sentence), may_pass=not final, retry_after=retry_after)
         return Failure(LLMRejected(sentence, status=status))
     if _may_pass(status, error) and final:
-        return Failure(LLMUnavailable(f"the model's server at {endpoint.shown} answered {status}{said}"))
+        return Failure(_away(status)(f"the model's server at {endpoint.shown} answered {status}{said}"))
     if _may_pass(status, error):
         message = f"the model's server at {endpoint.shown} answered {status}{said}; try again later"
-        return Failure(LLMUnavailable(message), may_pass=True, retry_after=retry_after)
+        return Failure(_away(status)(message), may_pass=True, retry_after=retry_after)
     message = f"the model's server at {endpoint.shown} refused ({status}){said}; {_advice(endpoint, status, answer)}"
     return Failure(LLMRejected(message, status=status))
 
@@ -96,6 +106,11 @@ def _may_pass(status: int, error: wire.ErrorObject | None) -> bool:
         names = () if error is None else (error.code.lower(), error.kind.lower())
         return not any(name.startswith(_LASTING_KINDS) for name in names)
     return status >= 500 or status in _PASSING_4XX
+
+
+def _away(status: int) -> type[LLMUnavailable]:
+    """Return the kind of error for a status after which another attempt may succeed."""
+    return LLMAway if status == 429 or status >= 500 else LLMUnavailable
 
 
 def _said(endpoint: Endpoint, answer: HttpAnswer, error: wire.ErrorObject | None) -> str:

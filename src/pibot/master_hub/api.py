@@ -234,9 +234,10 @@ def _whole(job: Job, hub: HubService) -> JsonObject:
     record = job.to_json()
     record["currency"] = hub.settings.gateway.currency
     record["spending"] = [row.to_json() for row in hub.spending.of_job(job.job_id)]
+    record["waiting_for"] = hub.jobs.why_not_planned(job)
     for step in record["subtasks"]:
         ready = step["status"] == StepState.READY.value and not record["cancel_requested"]
-        reason = hub.pool.why_none(step["skills"]) if ready else None
+        reason = hub.jobs.why_waits(step["skills"]) if ready else None
         step["waiting_for"] = None if reason is None else reason.detail
         step["waiting_for_kind"] = None if reason is None else reason.kind.value
     return record

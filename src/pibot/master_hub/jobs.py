@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from concurrent.futures import CancelledError
 from typing import Any, TypeVar
 
 from pibot.background import BackgroundLoop
-from pibot.contracts import Decision
+from pibot.contracts import Decision, NoWorkerReason
 from pibot.errors import ShuttingDown, TooManyRequests
 from pibot.master_components import Dispatcher, JobStore
 from pibot.master_components.store.records import Approval, Job, Submission
+from pibot.master_components.store.states import JobState
+from pibot.master_components.workers.pool import WorkerPool
 from pibot.tool_registry import SkillLibrary
 
 log = logging.getLogger("pibot.hub")
@@ -34,9 +36,18 @@ class JobControl:
         dispatcher: runs them in ``loop``.
         library: the skills that a job may name.
         loop: the process's asyncio loop.
+        pool: the workers.
     """
 
-    def __init__(self, store: JobStore, dispatcher: Dispatcher, library: SkillLibrary, loop: BackgroundLoop) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        dispatcher: Dispatcher,
+        library: SkillLibrary,
+        loop: BackgroundLoop,
+        pool: WorkerPool,
+    ) -> None:
+        self._pool = pool
         self._store = store
         self._dispatcher = dispatcher
         self._library = library
@@ -53,6 +64,16 @@ class JobControl:
     def store_problem(self) -> str | None:
         """Why jobs can't be written now; None if they can."""
         return self._store.trouble or self._dispatcher.store_trouble
+
+    def why_waits(self, skills: Collection[str] = ()) -> NoWorkerReason:
+        """Return why no worker runs a step with these skills now."""
+        return self._dispatcher.waits_for_model or self._pool.why_none(skills)
+
+    def why_not_planned(self, job: Job) -> str | None:
+        """Return why a job is not planned yet; None if it is, or is being planned."""
+        reason = self._dispatcher.waits_for_model
+        waits = job.state is JobState.PLANNING and not job.cancel_requested
+        return reason.detail if waits and reason is not None else None
 
     def refuse_changes(self) -> None:
         """Refuse new jobs, cancels and decisions from now on; waiting callers get their answers at once."""

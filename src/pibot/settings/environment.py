@@ -137,6 +137,8 @@ def _read_dotenv(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     try:
-        return {name: value for name, value in dotenv_values(path, interpolate=False).items() if value is not None}
+        # Windows' editor begins a file with a byte order mark, which would become part of the first name.
+        values = dotenv_values(path, interpolate=False, encoding="utf-8-sig")
+        return {name: value for name, value in values.items() if value is not None}
     except (OSError, UnicodeDecodeError) as exc:
         raise SettingsError(f"{path} cannot be read: {exc}") from exc

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import re
 from pathlib import Path
 from typing import Optional
@@ -94,13 +95,24 @@ def workers(env: Environment) -> tuple[WorkerAddress, ...]:
         host = env.get(f"WORKER_{number}_IP")
         if host is None:
             continue
-        if not re.fullmatch(r"[A-Za-z0-9._:-]+", host):
+        if not _is_host(host):
             raise SettingsError(
                 f"WORKER_{number}_IP must be an address or a host name, not {host!r}; "
                 f"a port goes into WORKER_{number}_PORT"
             )
         workers.append(WorkerAddress(f"worker-{number}", host, env.port(f"WORKER_{number}_PORT"), scheme))
     return tuple(workers)
+
+
+def _is_host(text: str) -> bool:
+    """Whether ``text`` is an address or a host name, by its form, without a port."""
+    if ":" in text or re.fullmatch(r"[0-9.]+", text):
+        try:
+            ipaddress.ip_address(text)
+        except ValueError:
+            return False
+        return True
+    return re.fullmatch(r"[A-Za-z0-9._-]+", text) is not None
 
 
 def worker_tokens(env: Environment, form: re.Pattern[str]) -> dict[str, Secret]:

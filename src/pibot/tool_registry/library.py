@@ -10,6 +10,8 @@ import ast
 import importlib.util
 import inspect
 import itertools
+import logging
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,8 +27,13 @@ from pibot.tool_registry.room import CALL_MB, MemoryRoom
 from pibot.tool_registry.signature import read_signature
 from pibot.tool_registry.toolbox import ApprovalGate, Tool, Toolbox
 
+log = logging.getLogger("pibot.tools")
+
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
 _FRONT_MATTER = re.compile(r"---[ \t]*\r?\n(.*?\r?\n)?---[ \t]*(?:\r?\n|\Z)(.*)\Z", re.DOTALL)
+# A plain scalar of YAML: it begins with a letter, and holds neither ": " nor " #", which are looked for besides.
+_PLAIN = re.compile(r"---\n+name: ([a-z][a-z0-9_-]*)\ndescription: ([A-Za-z][\x20-\x7e]{10,})\n+---[ \t]*(?:\n|\Z)")
+_NO_TEXT = ("true", "false", "null")
 _MAX_SKILL_BYTES = 100_000
 _serial = itertools.count(1)
 
@@ -64,16 +71,21 @@ class SkillLibrary:
         self._policy = policy
         self._room = MemoryRoom()
         self._pages: dict[str, tuple[tuple[int, int, int], _Page]] = {}
+        self._well_formed: dict[str, tuple[int, int, int]] = {}
+        self._left_out: dict[str, str] = {}  # the warnings that were given, by the skill's name
 
     def names(self) -> tuple[str, ...]:
-        """Return the names of the skills, sorted. A folder with both files counts as a skill, whatever they hold."""
+        """Return the names of the skills, sorted. One whose ``SKILL.md`` is malformed is left out, with a warning."""
+        return tuple(name for name in self._folders() if self._is_skill(name))
+
+    def _folders(self) -> tuple[str, ...]:
         try:
             folders = sorted(entry.name for entry in self._directory.iterdir() if _NAME.match(entry.name))
         except (FileNotFoundError, NotADirectoryError):
             return ()
         except OSError as exc:
             raise SkillError(f"the skills' folder can't be read: {exc}") from exc
-        return tuple(name for name in folders if self._is_skill(name))
+        return tuple(name for name in folders if self._is_there(name))
 
     def check(self, names: Iterable[str]) -> None:
         """Check that this machine has every skill in ``names``.
@@ -93,7 +105,7 @@ class SkillLibrary:
         Raises:
             SettingsError: a name is unknown; the message lists the names that there are.
         """
-        skills = self.names()
+        skills = self._folders()  # a malformed skill is no misspelling
         for name in sorted(self._policy.network_skills.difference(skills)):
             raise SettingsError(
                 f"PIBOT_NETWORK_SKILLS names {name!r}, which is no skill here; {_listed(skills=skills)}"
@@ -117,11 +129,7 @@ class SkillLibrary:
         return _functions(module.body)
 
     def describe(self) -> tuple[SkillInfo, ...]:
-        """Return name and description of every skill, from its front matter.
-
-        Raises:
-            SkillError: a ``SKILL.md`` is malformed.
-        """
+        """Return name and description of every skill, from its front matter."""
         return tuple(SkillInfo(name, self._page(name).description) for name in self.names())
 
     def load(self, names: Sequence[str], context: ToolContext, approvals: ApprovalGate | None = None) -> Toolbox:
@@ -140,7 +148,9 @@ class SkillLibrary:
             SkillError: a skill is unusable; the message names the file and what is wrong in it.
         """
         names = tuple(dict.fromkeys(names))
-        self.check(names)
+        for name in names:
+            if not (_NAME.match(name) and self._is_there(name)):
+                raise UnknownSkill(name, self.names())
         tools: dict[str, Tool] = {}
         instructions = []
         context = replace(context, options=MappingProxyType(dict(context.options)))
@@ -157,9 +167,41 @@ class SkillLibrary:
                 tools[tool.name] = tool
         return Toolbox(tuple(tools.values()), "\n\n".join(instructions), approvals=approvals, room=self._room)
 
-    def _is_skill(self, name: str) -> bool:
+    def _is_there(self, name: str) -> bool:
         folder = self._directory / name
         return (folder / "SKILL.md").is_file() and (folder / "tools.py").is_file()
+
+    def _is_skill(self, name: str) -> bool:
+        page = self._directory / name / "SKILL.md"
+        if not self._is_there(name):
+            return False
+        try:
+            return self._is_well_formed(name, page)
+        except SkillError as exc:
+            if self._left_out.get(name) != str(exc):
+                self._left_out[name] = str(exc)
+                log.warning("skill_left_out skill=%s: %s", name, exc)
+            return False
+
+    def _is_well_formed(self, name: str, path: Path) -> bool:
+        """Check a ``SKILL.md`` once for each change of it.
+
+        Front matter of plain lines alone is known to be good without ruamel.yaml, which an idle worker does not load.
+
+        Raises:
+            SkillError: it is malformed.
+        """
+        try:
+            stamp = _stamp(path.stat())
+            if self._well_formed.get(name) != stamp:
+                known = self._pages.get(name)
+                if (known is None or known[0] != stamp) and not _is_plain(path, name):
+                    self._page(name)
+                self._well_formed[name] = stamp
+                self._left_out.pop(name, None)
+        except OSError as exc:
+            raise SkillError(f"{path} can't be read: {exc}") from exc
+        return True
 
     def _tools(self, name: str, rules: SkillRules, context: ToolContext) -> list[Tool]:
         path = self._directory / name / "tools.py"
@@ -189,7 +231,7 @@ class SkillLibrary:
         path = self._directory / name / "SKILL.md"
         try:
             status = path.stat()
-            stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+            stamp = _stamp(status)
             known = self._pages.get(name)
             if known is not None and known[0] == stamp:
                 return known[1]
@@ -218,6 +260,24 @@ def _functions(statements: Sequence[ast.stmt]) -> Iterator[str]:
 
 def _listed(**names: Sequence[str]) -> str:
     return "; ".join(f"the {kind} are {', '.join(some) or 'none'}" for kind, some in names.items())
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int, int]:
+    """Return what changes when a file is written anew."""
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _is_plain(path: Path, name: str) -> bool:
+    """Whether a ``SKILL.md`` is certainly well-formed: a name and a description in plain words, and nothing else."""
+    with path.open("rb") as file:
+        head = file.read(_MAX_SKILL_BYTES + 1)
+    if len(head) > _MAX_SKILL_BYTES:
+        return False
+    try:
+        match = _PLAIN.match(head.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        return False
+    return match is not None and match[1] == name not in _NO_TEXT and not re.search(r":(?:\s|$)|\s#", match[2])
 
 
 def _import(path: Path, name: str) -> ModuleType:

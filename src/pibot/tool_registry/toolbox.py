@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, Protocol
 
 from pibot.contracts import Decision, ToolCall, ToolContext, ToolResult, ToolSpec, digest_of
-from pibot.errors import ToolError
+from pibot.errors import SandboxUnavailable, ToolError
 from pibot.tool_registry.arguments import Misfit, expected, fit_arguments
 from pibot.tool_registry.room import CALL_MB, MemoryRoom
 from pibot.tool_registry.signature import Signature
@@ -98,6 +98,7 @@ class Toolbox:
         """Run one tool call. A failure is a result for the model, not an exception.
 
         Raises:
+            SandboxUnavailable: this machine can't confine commands; another one may do the task.
             asyncio.CancelledError: the caller was cancelled. The tool has ended by then, unless it is stuck in a
                 thread for longer than :data:`THREAD_GRACE`.
         """
@@ -162,6 +163,8 @@ def _usage(tool: Tool) -> str:
 async def _run_async(tool: Tool, arguments: Mapping[str, Any]) -> tuple[str, bool]:
     try:
         return _as_text(await tool.function(**arguments)), False
+    except SandboxUnavailable:
+        raise
     except (Exception, SystemExit) as exc:  # noqa: BLE001  # logged; SystemExit would end the whole loop
         return _failure(tool, exc), True
 
@@ -173,6 +176,8 @@ async def _run_in_thread(tool: Tool, arguments: Mapping[str, Any]) -> tuple[str,
         # Caught here: a future can't carry StopIteration, and SystemExit in one ends the loop.
         try:
             return _as_text(tool.function(**arguments)), False
+        except SandboxUnavailable:
+            raise
         except (Exception, SystemExit) as exc:  # noqa: BLE001  # logged
             return _failure(tool, exc), True
 

@@ -9,11 +9,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
-from pibot.contracts import Agent, AgentOutcome, Budget, CommandRunner, LLMClient, TaskRequest, ToolContext
+from pibot.contracts import (
+    Agent,
+    AgentOutcome,
+    Budget,
+    CommandRunner,
+    Fault,
+    LLMClient,
+    TaskRequest,
+    TaskState,
+    ToolContext,
+)
 from pibot.errors import SettingsError, ToolError
 from pibot.settings import Settings
 from pibot.tls import client_tls
 from pibot.worker.approvals import WorkerApprovals
+from pibot.worker.workspace import left_behind, made, workspace_problem
 
 if TYPE_CHECKING:
     from pibot.tool_registry import SkillLibrary
@@ -78,13 +89,31 @@ class TaskAgents:
 
     async def run(self, request: TaskRequest, llm: LLMClient) -> AgentOutcome:
         """Run one task in a workspace that exists only for it."""
+        workspace = self._workspaces / request.task_id
+        sick = await self._prepare(workspace)
+        if sick is not None:
+            return AgentOutcome(TaskState.FAILED, error=sick, fault=Fault.WORKER)
+        outcome = await self._run_in(workspace, request, llm)
+        if outcome.state is TaskState.FAILED and outcome.fault is None:
+            # Its own files are gone by now: what is full now was not filled by this task.
+            sick = workspace_problem(self._workspaces)
+            if sick is not None:
+                return replace(outcome, error=f"{outcome.error}; {sick}", fault=Fault.WORKER)
+        return outcome
+
+    async def _prepare(self, workspace: Path) -> str | None:
+        """Make a task's workspace; return why it can't be made or written."""
+        sick = workspace_problem(self._workspaces)
+        if sick is not None:
+            return sick
+        if left_behind(workspace):
+            await self._remove(workspace)
+        # Where commands run as another user, the parent folder gives the workspace the group that both users share.
+        return made(workspace, 0o700 if self._clear is None else 0o770)
+
+    async def _run_in(self, workspace: Path, request: TaskRequest, llm: LLMClient) -> AgentOutcome:
         from pibot.agent_core import ToolAgent
 
-        workspace = self._workspaces / request.task_id
-        if workspace.exists():
-            await self._remove(workspace)  # left behind by a power cut
-        # Where commands run as another user, the parent folder gives the workspace the group that both users share.
-        workspace.mkdir(parents=True, mode=0o700 if self._clear is None else 0o770)
         approvals = self._approvals.for_task(request.task_id)
         try:
             context = ToolContext(request.task_id, workspace, self._commands, self._options)

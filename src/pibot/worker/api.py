@@ -16,6 +16,7 @@ from pibot.errors import InvalidRequest
 from pibot.host import read_host
 from pibot.settings import Settings
 from pibot.web import Buckets, KeyGuesses, KeyRing, WaitingRoom, answer, create_app, json_body, wait_preference
+from pibot.worker.workspace import WorkspaceWatch
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -99,6 +100,7 @@ def _add_status_routes(
     app: Flask, executor: TaskExecutor, library: SkillLibrary, settings: Settings, proofs: AddressProofs | None
 ) -> None:
     started = time.monotonic()
+    workspace = WorkspaceWatch(settings.workspace_dir)
 
     @app.get("/health")
     def health() -> Response:
@@ -120,6 +122,7 @@ def _add_status_routes(
             model=settings.llm.model,
             sandbox=settings.sandbox,
             host=read_host(),
+            problem=workspace.problem(),
         )
         return answer(report.to_json())
 

@@ -23,6 +23,7 @@ from pibot.contracts import (
     TaskRequest,
     TaskResult,
     TaskState,
+    fault_of,
 )
 from pibot.errors import PibotError, ShuttingDown, TaskConflict, TaskNotFound, WorkerBusy
 from pibot.logs import event
@@ -241,6 +242,7 @@ class TaskExecutor:
             error=outcome.error,
             usage=outcome.usage,
             steps=outcome.steps,
+            fault=outcome.fault,
             started_at=entry.started_at,
             finished_at=self._clock(),
         ).believable()
@@ -317,6 +319,6 @@ class TaskExecutor:
 def _broken(request: TaskRequest, exc: BaseException) -> AgentOutcome:
     """Return the outcome of an agent that raised. Log the error if it is a defect and no PibotError."""
     if isinstance(exc, PibotError):
-        return AgentOutcome(TaskState.FAILED, error=str(exc))
+        return AgentOutcome(TaskState.FAILED, error=str(exc), fault=fault_of(exc))
     log.error("task_broke task=%s", request.task_id, exc_info=exc)
     return AgentOutcome(TaskState.FAILED, error=f"a defect in the worker: {type(exc).__name__}: {exc}")

@@ -111,6 +111,13 @@ class Joining:
     def _own_address(self, connection: http.client.HTTPConnection) -> WorkerAddress:
         """Return the address at which the hub reaches this worker."""
         host = str(connection.sock.getsockname()[0])
+        if host.startswith("::ffff:"):  # IPv4 over a socket for both
+            host = host[len("::ffff:") :]
+        if self._host == "0.0.0.0" and ":" in host:  # nosec B104 # compared, not bound
+            raise ValueError(
+                f"this worker reaches the hub over IPv6, from {host}, and listens on IPv4 only, so the hub can't reach "
+                "it; start it with --host ::, or set PIBOT_HUB_URL to the hub's IPv4 address"
+            )
         if self._host not in ("0.0.0.0", "::"):  # nosec B104 # compared, not bound
             if is_loopback(self._host) and not is_loopback(host):
                 raise ValueError("this worker listens on loopback only; set PIBOT_API_KEY so that the hub can reach it")

@@ -100,8 +100,8 @@ class FakePool:
     def task_lost(self, worker_id: str, reason: str) -> None:
         self.lost.append((worker_id, reason))
 
-    def has_candidate(self, skills: Collection[str] = ()) -> bool:
-        return not self.no_candidate
+    def has_candidate(self, skills: Collection[str] = (), avoid: Collection[str] = ()) -> bool:
+        return not self.no_candidate and len(set(avoid)) < self.known
 
     def why_none(self, skills: Collection[str] = ()) -> NoWorkerReason:
         return NoWorkerReason(NoWorkerKind.ALL_BUSY, "every worker is busy")

@@ -228,7 +228,7 @@ async def test_a_moment_without_a_candidate_fails_no_step(tmp_path: Path) -> Non
         await may_end.wait()
         return ok(worker_id, request)
 
-    def has_candidate(skills: Collection[str] = ()) -> bool:
+    def has_candidate(skills: Collection[str] = (), avoid: Collection[str] = ()) -> bool:
         answer = candidates.pop(0) if candidates else True
         if not candidates:
             may_end.set()

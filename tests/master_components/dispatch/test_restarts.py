@@ -15,6 +15,7 @@ from pibot.errors import (
     WorkerNotReached,
     WorkerUnreachable,
 )
+from pibot.master_components.dispatch.model_outage import ModelOutage
 from pibot.master_components.dispatch.step_runner import StepRunner
 from pibot.master_components.dispatch.timing import DispatchTiming
 from pibot.master_components.store.jobs import JobStore
@@ -81,7 +82,8 @@ async def test_a_new_job_does_not_get_a_worker_that_has_a_task_from_before_a_res
         await begun(before)
     after = FakePool(hang, workers=1)
     store = JobStore(tmp_path / "jobs.db")
-    runner = StepRunner(store, StoreThread(), after, DispatchTiming())
+    timing = DispatchTiming()
+    runner = StepRunner(store, StoreThread(), after, timing, ModelOutage(timing))
     runner.resume(store.queries.leases())
     assert after.free == []
     store.close()

@@ -7,11 +7,13 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pibot.contracts import NoWorkerReason
 from pibot.errors import JobNotFound, PibotError, StoreError
 from pibot.logs import event
 from pibot.master_components.dispatch.approvals import ApprovalBroker
 from pibot.master_components.dispatch.job_activity import JobActivity
 from pibot.master_components.dispatch.job_runner import JobRunner
+from pibot.master_components.dispatch.model_outage import ModelOutage
 from pibot.master_components.dispatch.protocols import PlannerFor, StepPool
 from pibot.master_components.dispatch.step_runner import StepRunner
 from pibot.master_components.dispatch.timing import DispatchTiming
@@ -76,8 +78,9 @@ class Dispatcher:
         self._jobs_at_once = jobs_at_once
         timing = timing or DispatchTiming()
         self._on_disk = StoreThread(timing.sleep)
-        self._steps = StepRunner(store, self._on_disk, pool, timing)
-        self._jobs = JobRunner(store, self._on_disk, planner_for, self._steps)
+        self._outage = ModelOutage(timing)
+        self._steps = StepRunner(store, self._on_disk, pool, timing, self._outage)
+        self._jobs = JobRunner(store, self._on_disk, planner_for, self._steps, timing, self._outage)
         self._running: dict[str, _RunningJob] = {}
         self._cancelling: set[str] = set()
         self._deadlines: dict[str, asyncio.TimerHandle] = {}
@@ -103,6 +106,11 @@ class Dispatcher:
     def approvals(self) -> ApprovalBroker:
         """The tool calls that wait for the owner."""
         return self._steps.approvals
+
+    @property
+    def waits_for_model(self) -> NoWorkerReason | None:
+        """Why every step and every planning waits for the model; None if none does. May be read from any thread."""
+        return self._outage.waits
 
     @property
     def store_trouble(self) -> str | None:

@@ -6,12 +6,14 @@ import asyncio
 import logging
 from dataclasses import replace
 
-from pibot.contracts import SubTask, TaskResult, TaskState
-from pibot.errors import IllegalTransition, LLMError, StoreError
+from pibot.contracts import SubTask, TaskPlan, TaskResult, TaskState, Usage
+from pibot.errors import IllegalTransition, LLMAway, LLMError, LLMUnreachable, StoreError
 from pibot.logs import event
 from pibot.master_components.dispatch.job_activity import JobActivity
+from pibot.master_components.dispatch.model_outage import ModelOutage, Patience
 from pibot.master_components.dispatch.protocols import PlannerFor
 from pibot.master_components.dispatch.step_runner import StepRunner
+from pibot.master_components.dispatch.timing import DispatchTiming
 from pibot.master_components.planner import with_results
 from pibot.master_components.store.jobs import JobStore
 from pibot.master_components.store.records import Job, StepRecord
@@ -29,9 +31,21 @@ class JobRunner:
         on_disk: runs the store's calls.
         planner_for: makes the planner of a job.
         steps: runs the steps.
+        timing: how long it waits for what.
+        outage: what is known of the model's provider.
     """
 
-    def __init__(self, store: JobStore, on_disk: StoreThread, planner_for: PlannerFor, steps: StepRunner) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        on_disk: StoreThread,
+        planner_for: PlannerFor,
+        steps: StepRunner,
+        timing: DispatchTiming,
+        outage: ModelOutage,
+    ) -> None:
+        self._timing = timing
+        self._outage = outage
         self._store = store
         self._on_disk = on_disk
         self._planner_for = planner_for
@@ -46,7 +60,7 @@ class JobRunner:
         if job.plan is None:
             await self._on_disk(self._store.start_planning, job.job_id)
             try:
-                plan, usage = await self._planner_for(job.job_id).analyze(job.description)
+                plan, usage = await self._plan(job, activity)
             except LLMError as exc:
                 await self.end(job.job_id, JobState.FAILED, f"the job could not be planned: {exc}")
                 return
@@ -58,6 +72,35 @@ class JobRunner:
             await self._on_disk.shielded(lambda: self._store.finish(job.job_id, JobState.COMPLETED, answer=answer))
             return
         await self._conclude(await self._run_steps(job, activity))
+
+    async def _plan(self, job: Job, activity: JobActivity) -> tuple[TaskPlan, Usage]:
+        """Have a job planned. While the model's provider is away, wait for it, as a step waits for a worker.
+
+        Raises:
+            LLMError: the model call failed, and waiting would not help or took too long.
+        """
+        planner = self._planner_for(job.job_id)
+        patience = Patience(self._outage, self._timing)
+        while True:
+            began = patience.try_began()
+            try:
+                planned = await planner.analyze(job.description)
+            except (LLMAway, LLMUnreachable) as exc:
+                self._outage.failed(str(exc))
+                if patience.own_fault(began):
+                    raise
+                used_up = patience.used_up()
+                if used_up is not None:
+                    raise LLMAway(f"{exc}; {used_up}") from exc
+            else:
+                self._outage.answered()
+                return planned
+            activity.set_steps(1)  # so that a more urgent job may have this one's place
+            try:
+                with activity.step_waits():
+                    await self._outage.over_or_next_try()
+            finally:
+                activity.set_steps(0)
 
     async def end(self, job_id: str, state: JobState, reason: str) -> None:
         """End a job early, with all of its steps that have not ended. The end is on disk when this returns."""

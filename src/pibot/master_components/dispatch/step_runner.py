@@ -8,7 +8,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from pibot.contracts import MAX_TASK_TIMEOUT, SubTask, TaskResult, TaskState
+from pibot.contracts import MAX_TASK_TIMEOUT, Fault, SubTask, TaskResult, TaskState
 from pibot.errors import (
     LeaseLost,
     NoWorkers,
@@ -22,6 +22,7 @@ from pibot.master_components.dispatch.approvals import ApprovalBroker
 from pibot.master_components.dispatch.heartbeat import Heartbeat
 from pibot.master_components.dispatch.job_activity import JobActivity
 from pibot.master_components.dispatch.late_results import LateResults
+from pibot.master_components.dispatch.model_outage import ModelOutage, Patience
 from pibot.master_components.dispatch.protocols import StepPool
 from pibot.master_components.dispatch.resumed_leases import ResumedLeases
 from pibot.master_components.dispatch.timing import (
@@ -53,9 +54,13 @@ class StepRunner:
         on_disk: runs the store's calls.
         pool: the workers.
         timing: how long it waits for what.
+        outage: what is known of the model's provider.
     """
 
-    def __init__(self, store: JobStore, on_disk: StoreThread, pool: StepPool, timing: DispatchTiming) -> None:
+    def __init__(
+        self, store: JobStore, on_disk: StoreThread, pool: StepPool, timing: DispatchTiming, outage: ModelOutage
+    ) -> None:
+        self._outage = outage
         self._store = store
         self._on_disk = on_disk
         self._pool = pool
@@ -105,10 +110,12 @@ class StepRunner:
         """
         tried = [attempt.worker_id for attempt in record.attempts]
         lease = record.lease
+        patience = Patience(self._outage, self._timing)
         while True:
             resumed = lease is not None
             if lease is None:
                 with activity.step_waits():
+                    await self._outage.over_or_next_try()
                     worker_id = await self._find_worker(job_id, step, tried, queue_key)
                 if worker_id is None:
                     return
@@ -121,7 +128,7 @@ class StepRunner:
                         lease = await self._on_disk(
                             self._store.lease, job_id, step.task_id, worker_id, self._timing.lease
                         )
-                    pause = await self._attempt(lease, step, finish_job=finish_job, resumed=resumed)
+                    pause = await self._attempt(lease, step, tried, patience, finish_job=finish_job, resumed=resumed)
                 finally:
                     if not resumed:
                         self._pool.release(worker_id)
@@ -159,14 +166,30 @@ class StepRunner:
         await self._on_disk(self._store.give_up, job_id, step.task_id, reason)
         return None
 
-    async def _attempt(self, lease: Lease, step: SubTask, *, finish_job: bool, resumed: bool) -> float | None:
+    async def _attempt(
+        self, lease: Lease, step: SubTask, tried: list[str], patience: Patience, *, finish_job: bool, resumed: bool
+    ) -> float | None:
         """Run a step on its lease's worker and record the outcome.
 
+        Args:
+            tried: the workers that had the step; one that could not do it is added.
+            patience: how long the step waits for what can do it.
+
         Returns:
-            Seconds until another attempt, 0 if the worker did not take the task; None if the step has ended.
+            Seconds until another attempt, 0 if none was made; None if the step has ended.
         """
+        began = patience.try_began()
         try:
             result = await self._run_remotely(lease, step, resumed=resumed)
+            if result.fault is not None:
+                too_late = self._may_not_wait(result, step, [*tried, lease.worker_id], patience, began)
+                if too_late is None:
+                    await self._spare(lease, result)
+                    tried.append(lease.worker_id)
+                    return 0.0
+                result = replace(result, error=f"{result.error}{too_late}")
+            elif result.state is TaskState.COMPLETED:
+                self._outage.answered()
             await self._on_disk.shielded(lambda: self._store.complete(lease, result, finish_job=finish_job))
         except (WorkerBusy, WorkerError) as exc:
             # A worker that did not get the task made no attempt (docs/decisions.md, D27). A resumed task may have
@@ -179,6 +202,40 @@ class StepRunner:
         except LeaseLost as exc:
             event(log, "lease_lost", level=logging.WARNING, error=str(exc))
         return None
+
+    def _may_not_wait(
+        self, result: TaskResult, step: SubTask, tried: Collection[str], patience: Patience, began: float
+    ) -> str | None:
+        """Decide whether a step fails with the result of a worker that could not do it (docs/decisions.md, D140).
+
+        Returns:
+            None if the step waits for another worker, or for the model; else what to add to the error.
+        """
+        if result.fault is Fault.SETTING:
+            return None if self._pool.has_candidate(step.skills, tried) else ""
+        if result.fault is Fault.MODEL:
+            self._outage.failed(result.error or "it does not answer")
+            if patience.own_fault(began):
+                return "; it answers other tasks meanwhile"
+        used_up = patience.used_up()
+        return None if used_up is None else f"; {used_up}"
+
+    async def _spare(self, lease: Lease, result: TaskResult) -> None:
+        """Make a step ready again that a worker could not do, through no fault of the step's."""
+        fault, error = result.fault, result.error or ""
+        assert fault is not None
+        # An outage is told as a whole, and not once for each step.
+        told = "" if fault is Fault.MODEL else error
+        await self._on_disk(lambda: self._store.spare_attempt(lease, result.usage, told))
+        event(
+            log,
+            "attempt_spared",
+            job=lease.job_id,
+            task=lease.task_id,
+            worker=lease.worker_id,
+            fault=fault.value,
+            error=error,
+        )
 
     async def _fail(self, lease: Lease, exc: WorkerBusy | WorkerError) -> float | None:
         """Record a failed attempt; return the seconds until the next one, or None if it was the last."""

@@ -388,6 +388,27 @@ class JobStore:
             if final:
                 self._tables.move_on(lease.job_id)
 
+    def spare_attempt(self, lease: Lease, usage: Usage, error: str = "") -> None:
+        """End a lease whose worker could not do the step, through no fault of the step's. The step is ready again.
+
+        The attempt does not count and is deleted; its tokens stay with the job.
+
+        Args:
+            usage: what the worker reports to have used.
+            error: why, for the recent activity; empty for no entry there.
+
+        Raises:
+            LeaseLost: the step has another lease, or none.
+        """
+        with self._transaction():
+            self._tables.end_lease(lease, StepState.READY, "error = NULL, attempt = attempt - 1", ())
+            more = self._tables.uncounted(lease, usage)
+            self._tables.add_usage(lease.job_id, more)
+            self._tables.delete_attempt(lease)
+            if error:
+                self._tables.event("attempt_spared", lease.job_id, lease.task_id, lease.worker_id, error)
+        self._count(more)
+
     def give_up(self, job_id: str, task_id: str, error: str) -> None:
         """Fail a ready step for which there is no worker. A step that is not ready stays as it is."""
         with self._transaction():

@@ -66,7 +66,8 @@ class GuidePool:
     async def execute_task(self, subtask: SubTask, timeout: float | None = None) -> TaskResultDict:
         """Run one task on a free worker and return its result in its JSON form.
 
-        If a worker can't be reached, or vanishes while the task runs, another one gets the task, three in all. So a
+        If a worker can't be reached, says that it can't do the task, or vanishes while the task runs, another one gets
+        the task, three in all. So a
         task may run more than once. Each call is an execution of its own, even for the same ``task_id``.
 
         Args:
@@ -103,6 +104,11 @@ class GuidePool:
                 continue
             finally:
                 self._pool.release(worker_id)
+            if result.fault is not None:
+                tried.append(worker_id)
+                if len(tried) < MAX_WORKERS_TRIED and self._pool.has_candidate(task.skills, tried):
+                    problems.append(f"{worker_id}: {result.error}")
+                    continue
             return replace(result, task_id=task.task_id).to_json()
         return _no_result(task.task_id, TaskState.FAILED, problems)
 

@@ -39,6 +39,9 @@ UNTHROTTLED_SECONDS = 30.0
 
 _THROTTLING = frozenset({"under-voltage", "throttled", "frequency capped"})
 
+MAX_PROBLEM_CHARS = 300
+"""Characters of a worker's own problem that are shown."""
+
 MAX_REASONS = 6
 """Workers that a reason for people names; it only counts the others."""
 
@@ -51,6 +54,8 @@ def note_report(worker: WorkerRecord, report: WorkerReport, limits: FitnessLimit
     """
     worker.report = report
     before, reasons = worker.unfit_reasons, {}
+    if report.problem:
+        reasons["problem"] = report.problem[:MAX_PROBLEM_CHARS]
     temperature, memory = report.host.temperature, report.host.memory_available
     if temperature is not None and temperature >= limits.hot - (COOLER if "hot" in before else 0.0):
         reasons["hot"] = f"hot: {temperature:.0f} °C"

@@ -9,7 +9,16 @@ import time
 from collections.abc import Awaitable, Collection, Iterable
 from typing import Callable
 
-from pibot.contracts import Clock, Decision, NoWorkerReason, TaskResult, WorkerAddress, WorkerState, WorkerStatus
+from pibot.contracts import (
+    Clock,
+    Decision,
+    Fault,
+    NoWorkerReason,
+    TaskResult,
+    WorkerAddress,
+    WorkerState,
+    WorkerStatus,
+)
 from pibot.errors import ImpossibleAnswer, TaskNotFound, WorkerRejected, WorkerUnreachable
 from pibot.logs import event
 from pibot.master_components.workers.client import WorkerClient, WorkerHttp, WorkerKeys, max_answer
@@ -84,9 +93,13 @@ class WorkerPool:
         """Return why no worker runs a task with these skills now. May be called from any thread."""
         return self.queue.why_none(skills)
 
-    def has_candidate(self, skills: Collection[str] = ()) -> bool:
-        """Return whether a worker can be expected to run a task with these skills once it is free."""
-        return self.queue.has_candidate(skills)
+    def has_candidate(self, skills: Collection[str] = (), avoid: Collection[str] = ()) -> bool:
+        """Return whether a worker can be expected to run a task with these skills once it is free.
+
+        Args:
+            avoid: workers that do not count.
+        """
+        return self.queue.has_candidate(skills, avoid)
 
     def silence(self, worker_id: str) -> float:
         """Return the seconds since a worker's last sign of life."""
@@ -209,7 +222,8 @@ class WorkerPool:
     async def run_on(self, worker_id: str, terms: ExchangeTerms) -> TaskResult:
         """Run a task on a reserved worker and return its result.
 
-        A worker that loses its task counts as failing; see :meth:`task_lost`.
+        A worker that loses its task counts as failing; see :meth:`task_lost`. One whose result names its own fault is
+        set aside at once.
 
         Raises:
             WorkerBusy: the worker runs another task.
@@ -237,7 +251,12 @@ class WorkerPool:
             if exc.status not in (400, 413):  # these are the task's fault
                 self.task_lost(worker_id, exc.problem)
             raise
-        worker.breaker.succeeded()
+        if result.fault is None:
+            worker.breaker.succeeded()
+        elif result.fault is not Fault.MODEL:  # a provider that is away is no worker's fault
+            reason = result.error or "it says that it can't do its tasks"
+            worker.cannot_work(reason, self._clock(), self._monotonic())
+            event(log, "worker_set_aside", level=logging.WARNING, worker=worker_id, error=reason)
         return result
 
     async def fetch_result(self, worker_id: str, task_id: str, *, wait: float = 0) -> TaskResult | None:

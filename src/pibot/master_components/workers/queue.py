@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import bisect
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from pibot.contracts import Clock, NoWorkerReason, WorkerAddress
@@ -135,10 +135,8 @@ class WorkerQueue:
         """
         now = self._monotonic()
         worker = best(self.idle.values(), waiter.avoid, waiter.skills, now)
-        if worker is None and waiter.avoid:
-            others = (worker for name, worker in self.workers.items() if name not in waiter.avoid)
-            if not has_candidate(others, waiter.skills, now):
-                worker = best(self.idle.values(), (), waiter.skills, now)
+        if worker is None and waiter.avoid and not has_candidate(self._others(waiter.avoid), waiter.skills, now):
+            worker = best(self.idle.values(), (), waiter.skills, now)
         if worker is None:
             return None
         worker_id = worker.address.worker_id
@@ -146,9 +144,9 @@ class WorkerQueue:
         worker.reserved = True
         return worker_id
 
-    def has_candidate(self, skills: Collection[str]) -> bool:
-        """Return whether a worker can be expected to run such a task once it is free."""
-        return has_candidate(self.workers.values(), skills, self._monotonic())
+    def has_candidate(self, skills: Collection[str], avoid: Collection[str] = ()) -> bool:
+        """Return whether a worker that is not to be avoided can be expected to run such a task once it is free."""
+        return has_candidate(self._others(avoid), skills, self._monotonic())
 
     def why_none(self, skills: Collection[str]) -> NoWorkerReason:
         """Return why no worker runs a task with these skills now. May be called from any thread."""
@@ -159,6 +157,9 @@ class WorkerQueue:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _others(self, avoid: Collection[str]) -> Iterator[WorkerRecord]:
+        return (worker for name, worker in self.workers.items() if name not in avoid)
 
     def _remove_waiter(self, waiter: Waiter) -> None:
         index = bisect.bisect_left(self.waiters, waiter)

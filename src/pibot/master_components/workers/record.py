@@ -21,6 +21,10 @@ ASIDE = 30.0
 MAX_ASIDE = 600.0
 """Seconds that a worker is set aside: ``ASIDE`` first, doubled with each further loss."""
 
+SICK_ASIDE = 10.0
+"""Seconds that a worker is set aside at first which says itself that it can't do its tasks. It is certain, so there is
+no need to lose three; and it may pass soon, as when a network comes back. Doubled with each further task."""
+
 
 class Breaker:
     """The circuit breaker of one worker. It counts lost tasks, not missed health polls (docs/decisions.md, D34).
@@ -31,26 +35,35 @@ class Breaker:
     Attributes:
         until: monotonic seconds until which the worker gets no task.
         reason: how it lost its last task; empty after a result.
+        sick: whether it said itself why it could not do its last task.
     """
 
     def __init__(self) -> None:
         self.until = 0.0
         self.reason = ""
+        self.sick = False
         self._failures = 0
+        self._sick_tasks = 0
 
     def failed(self, reason: str, now: float) -> bool:
         """Count a lost task. Returns True if the worker is set aside for it."""
         self._failures += 1
-        self.reason = reason
+        self.reason, self.sick = reason, False
         if self._failures < FAILURES:
             return False
         self.until = now + min(MAX_ASIDE, ASIDE * 2.0 ** min(self._failures - FAILURES, 20))
         return True
 
+    def cannot_work(self, reason: str, now: float) -> None:
+        """Set the worker aside at once: it says that it can't do tasks, and why."""
+        self.until = max(self.until, now + min(MAX_ASIDE, SICK_ASIDE * 2.0 ** min(self._sick_tasks, 20)))
+        self._sick_tasks += 1
+        self.reason, self.sick = reason, True
+
     def succeeded(self) -> None:
         """Reset the breaker: the worker gave a result, even if that is a failed task."""
-        if self._failures:
-            self.until, self.reason, self._failures = 0.0, "", 0
+        if self.reason:
+            self.until, self.reason, self.sick, self._failures, self._sick_tasks = 0.0, "", False, 0, 0
 
 
 class WorkerRecord:
@@ -76,6 +89,7 @@ class WorkerRecord:
         self.drained = False
         self.leaving = False
         self.report: WorkerReport | None = None
+        self.name_problem: str | None = None
         self.unfit_reasons: dict[str, str] = {}  # by the kind of reason; the text is for people
         self.throttled_at = 0.0
         self.burden = 0
@@ -154,6 +168,11 @@ class WorkerRecord:
             self.set_aside_until = round(epoch + self.breaker.until - now)
         return aside
 
+    def cannot_work(self, reason: str, epoch: float, now: float) -> None:
+        """Set it aside: it says that it can't do its tasks, and why."""
+        self.breaker.cannot_work(reason, now)
+        self.set_aside_until = round(epoch + self.breaker.until - now)
+
     def status(self, now: float) -> WorkerStatus:
         """Return a snapshot for people and other threads."""
         aside = self.breaker.until > now
@@ -162,7 +181,8 @@ class WorkerRecord:
             state=self.state,
             current_task=self.current_task,
             last_seen=self.last_seen,
-            error=self.error or (self.breaker.reason if aside else None),
+            # What a worker says that it can't do is shown until it has done it.
+            error=self.error or (self.breaker.reason if aside or self.breaker.sick else self.name_problem),
             report=self.report,
             unfit=self.unfit,
             set_aside_until=self.set_aside_until if aside else None,

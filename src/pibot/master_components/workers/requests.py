@@ -93,6 +93,7 @@ class WorkerRequests:
             now, report = self._monotonic(), WorkerReport.from_json(body)
             note_report(worker, report, self._limits, now)
             worker.runs(report.current_task, now)
+            self._compare_names(worker)
 
     async def check_health(self, worker_id: str) -> bool:
         """Ask one worker for its health. Returns True if it says that it is healthy."""
@@ -101,11 +102,17 @@ class WorkerRequests:
         except (WorkerError, WorkerBusy, TaskNotFound):
             return False
         health = WorkerHealth.from_json(body)
+        worker = self._workers.get(worker_id)
+        if "worker_id" not in body and worker is not None:
+            # A hub answers too, and would take a task for a job.
+            problem = f"no worker: {worker.address.url} answers, but not as a PiBot worker does; check its address"
+            worker.unfit_reasons = {"no_worker": problem}
+            return False
         if not health.healthy:
             self.unreachable(WorkerUnreachable(worker_id, f"its health is {health.status!r}"))
             return False
-        worker = self._workers.get(worker_id)
         if worker is not None:
+            worker.unfit_reasons.pop("no_worker", None)
             worker.runs(health.current_task, self._monotonic())
         return True
 
@@ -125,6 +132,15 @@ class WorkerRequests:
         worker = self._workers.get(exc.worker_id)
         if worker is not None and worker.unreachable(exc, self._monotonic()):
             event(log, "worker_offline", level=logging.WARNING, worker=exc.worker_id, error=exc.problem)
+
+    def _compare_names(self, worker: WorkerRecord) -> None:
+        """Tell the owner of a worker that calls itself by another worker's name, as where no WORKER_ID was set."""
+        own, said = worker.address.worker_id, None if worker.report is None else worker.report.worker_id
+        shared = said is not None and said != own and said in self._workers
+        name_problem = f"it calls itself {said}, which is another worker; set WORKER_ID={own} on it" if shared else None
+        if name_problem is not None and worker.name_problem != name_problem:
+            event(log, "worker_name_shared", level=logging.WARNING, worker=own, url=worker.address.url, said=said)
+        worker.name_problem = name_problem
 
     def _answered(self, worker: WorkerRecord) -> None:
         worker.answered(self._clock(), self._monotonic())

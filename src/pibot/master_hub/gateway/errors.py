@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pibot.contracts import JsonObject
-from pibot.errors import LLMError
+from pibot.errors import LLMAway, LLMError
 from pibot.llm_client.backend import Cause, NoAnswer
 from pibot.llm_client.configuration import Endpoint
 from pibot.llm_client.failures import GATEWAY
@@ -44,6 +44,10 @@ class GatewayError(LLMError):
         return {"error": {"message": str(self), "type": kind, "param": None, "code": self.code}}
 
 
+class ProviderAway(GatewayError, LLMAway):
+    """A model call could not be passed on now; the provider, or the master, may answer later."""
+
+
 def no_provider(problem: str) -> GatewayError:
     """Return the failure for a hub without a usable model.
 
@@ -55,7 +59,7 @@ def no_provider(problem: str) -> GatewayError:
 
 def busy() -> GatewayError:
     """Return the failure for a call that found no free slot."""
-    return GatewayError(
+    return ProviderAway(
         429,
         "gateway_busy",
         "the master already passes on as many model calls as PIBOT_GATEWAY_CALLS allows; try again shortly",
@@ -80,7 +84,7 @@ def hung_up() -> GatewayError:
 
 def stopping() -> GatewayError:
     """Return the failure for a call that arrives while the hub stops."""
-    return GatewayError(503, "stopping", "the master is stopping; send it again later", retry_after=RETRY_AFTER)
+    return ProviderAway(503, "stopping", "the master is stopping; send it again later", retry_after=RETRY_AFTER)
 
 
 def budget_used_up(message: str) -> GatewayError:
@@ -90,7 +94,7 @@ def budget_used_up(message: str) -> GatewayError:
 
 def store_failed(problem: object) -> GatewayError:
     """Return the failure for a call whose budget could not be read."""
-    return GatewayError(503, "store", f"the master can't read its job database now: {problem}", retry_after=RETRY_AFTER)
+    return ProviderAway(503, "store", f"the master can't read its job database now: {problem}", retry_after=RETRY_AFTER)
 
 
 _OF_CAUSE = {
@@ -112,4 +116,5 @@ def unanswered(endpoint: Endpoint, setting: str, problem: NoAnswer) -> GatewayEr
     """
     status, code, advice = _OF_CAUSE[problem.cause]
     sentence = f"the model's server at {endpoint.shown} {problem}{advice.format(setting=setting)}"
-    return GatewayError(status, code, sentence)
+    away = problem.cause in (Cause.UNREACHABLE, Cause.BROKE_OFF)
+    return (ProviderAway if away else GatewayError)(status, code, sentence)

@@ -87,5 +87,8 @@ class PageData:
         """
         report = self._spending
         spending = report.of_job(job_id)
-        view = presentation.job_view(self._store.queries.job(job_id), self._pool.why_none, spending, report.currency)
+        job = self._store.queries.job(job_id)
+        view = presentation.job_view(
+            job, self._jobs.why_waits, spending, report.currency, self._jobs.why_not_planned(job)
+        )
         return {"model": self._model, **view}

@@ -37,6 +37,7 @@ _EVENTS: Mapping[str, str] = {
     "approval_asked": "{task} needs your approval of {message} · {job}",
     "approval_approved": "Approved: {message} · {job}",
     "approval_refused": "Refused: {message} · {job}",
+    "attempt_spared": "{worker} could not do {task}, which another worker gets: {message} · {job}",
     "approval_over": "No longer waiting for approval: {message} · {job}",
     "worker_offline": "{worker} is offline: {message}",
     "worker_online": "{worker} is online",
@@ -246,6 +247,7 @@ def job_view(
     why_waiting: Callable[[Sequence[str]], NoWorkerReason],
     spending: Sequence[Spending] = (),
     currency: str = "",
+    why_not_planned: str | None = None,
 ) -> JsonObject:
     """Return what a job's page shows.
 
@@ -253,6 +255,7 @@ def job_view(
         why_waiting: says why no worker takes a task with these skills now.
         spending: the job's model calls, by caller and model.
         currency: the currency of costs.
+        why_not_planned: why the job is not planned yet, if its planning waits.
     """
     ended = sum(s.state is StepState.COMPLETED for s in job.steps)
     unended = job.state not in ENDED_JOBS
@@ -278,7 +281,7 @@ def job_view(
         "approvals": [approval_row(call) for call in job.waiting_calls],
         "decisions": [_decision(call) for call in job.approvals if call.decided_at is not None],
         "steps": [_step(step, why_waiting if unended else None) for step in job.steps],
-        "no_steps": "" if job.steps else _why_no_steps(job),
+        "no_steps": "" if job.steps else _why_no_steps(job, why_not_planned),
     }
 
 
@@ -292,7 +295,9 @@ def _decision(approval: Approval) -> JsonObject:
     }
 
 
-def _why_no_steps(job: Job) -> str:
+def _why_no_steps(job: Job, why_not_planned: str | None) -> str:
+    if why_not_planned is not None:
+        return f"Planning waits {why_not_planned}"
     if job.plan is not None and job.plan.handle_locally:
         return "The master answered this itself; no worker was needed."
     if job.state in (JobState.QUEUED, JobState.PLANNING):

@@ -1,0 +1,94 @@
+"""Waits for a model whose provider is away, as dispatch waits for a worker."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+from pibot.contracts import NoWorkerKind, NoWorkerReason
+from pibot.logs import event
+from pibot.master_components.dispatch.timing import DispatchTiming
+from pibot.master_components.store.states import MAX_ATTEMPTS
+
+log = logging.getLogger("pibot.dispatcher")
+
+
+class ModelOutage:
+    """What dispatch knows of the provider. Use it in one event loop; only :attr:`reason` is for any thread.
+
+    Args:
+        timing: the clock, the sleep, and how long to wait between two tries.
+
+    Attributes:
+        reason: why the provider counts as away; None where it answers, as far as is known.
+        answered_at: monotonic seconds of the last sign that it answers.
+    """
+
+    def __init__(self, timing: DispatchTiming) -> None:
+        self._timing = timing
+        self.reason: str | None = None
+        self.answered_at = float("-inf")
+        self._rounds = 0
+        self._try_again = 0.0
+
+    @property
+    def waits(self) -> NoWorkerReason | None:
+        """Why every step waits, whatever workers there are; None if none does. May be read from any thread."""
+        reason = self.reason
+        return None if reason is None else NoWorkerReason(NoWorkerKind.MODEL_AWAY, f"for the model: {reason}")
+
+    def failed(self, reason: str) -> None:
+        """Note that the provider did not answer. The pause before the next try doubles with each round of tries."""
+        now = self._timing.monotonic()
+        if self.reason is None:
+            event(log, "model_away", level=logging.WARNING, error=reason)
+        self.reason = reason
+        if now >= self._try_again:  # steps that tried at the same time are one round
+            self._rounds += 1
+            self._try_again = now + self._timing.pause_after(self._rounds)
+
+    def answered(self) -> None:
+        """Note that the model answered."""
+        if self.reason is not None:
+            event(log, "model_back")
+        self.reason, self._rounds, self._try_again = None, 0, 0.0
+        self.answered_at = self._timing.monotonic()
+
+    async def over_or_next_try(self) -> None:
+        """Wait until it is time to try again; return at once without an outage."""
+        if self.reason is not None:
+            await self._timing.sleep(max(0.0, self._try_again - self._timing.monotonic()))
+
+
+@dataclass
+class Patience:
+    """How long one step, or the planning of one job, waits for workers and a model that can serve it.
+
+    Args:
+        outage: what is known of the provider.
+        timing: the clock, and for how long.
+    """
+
+    outage: ModelOutage
+    timing: DispatchTiming
+    _since: float | None = field(default=None, init=False)
+    _strikes: int = field(default=0, init=False)
+
+    def try_began(self) -> float:
+        """Return when a try begins, for :meth:`own_fault`."""
+        return self.timing.monotonic()
+
+    def own_fault(self, began: float) -> bool:
+        """Return whether it is this request that the provider fails on: it answers others meanwhile, several times."""
+        if self.outage.answered_at >= began:
+            self._strikes += 1
+        return self._strikes >= MAX_ATTEMPTS
+
+    def used_up(self) -> str | None:
+        """Return the sentence for a wait that took too long since the first fault; None while it may go on."""
+        now, seconds = self.timing.monotonic(), self.timing.no_worker
+        if self._since is None:
+            self._since = now
+        if seconds is None or now - self._since < seconds:
+            return None
+        return f"not done within {seconds:g} seconds (PIBOT_NO_WORKER_SECONDS)"
