@@ -206,7 +206,7 @@ class StepRunner:
     def _may_not_wait(
         self, result: TaskResult, step: SubTask, tried: Collection[str], patience: Patience, began: float
     ) -> str | None:
-        """Decide whether a step fails with the result of a worker that could not do it (docs/decisions.md, D140).
+        """Decide whether a step fails with the result of a worker that could not do it (docs/decisions.md, D117).
 
         Returns:
             None if the step waits for another worker, or for the model; else what to add to the error.
