@@ -16,8 +16,8 @@ from pibot.errors import InvalidRequest
 
 MAX_SKILLS = 256
 MAX_THROTTLED = 16
-MAX_SECONDS = 1e10
 MAX_PROBLEM_CHARS = 1_000
+MAX_SECONDS = 1e10
 """Seconds that a machine or process may have been up: 300 years."""
 
 
