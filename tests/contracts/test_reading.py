@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from pibot.contracts import (
     TaskResult,
     TaskState,
     UnfinishedTask,
+    Usage,
     WorkerHealth,
     WorkerReport,
 )
@@ -188,5 +190,9 @@ def test_a_worker_leaves_out_data_that_its_master_would_not_believe(data: dict[s
     assert sent.output == "the answer"
     assert "dropped" in sent.data["note"]
     assert TaskResult.from_json(read_object(json.dumps(sent.to_json()).encode(), most_bytes=LIMIT)).success
+    odd = TaskResult("t", "worker-1", TaskState.COMPLETED, "the answer", usage=Usage(5 * 10**12, 7, 1), started_at=1.0)
+    kept = odd.believable()
+    assert (kept.state, kept.usage.completion_tokens, kept.started_at) == (TaskState.FAILED, 7, 1.0)
+    assert TaskResult.from_json(json.loads(json.dumps(kept.to_json()))) == replace(kept, data={"output": ""})
     fine = TaskResult("t", "worker-1", TaskState.COMPLETED, "the answer", {"n": [1, 2]})
     assert fine.believable() == fine

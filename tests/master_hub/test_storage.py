@@ -261,6 +261,18 @@ def test_a_row_that_this_release_does_not_write_is_shown_as_what_it_is(running: 
         assert running.ask("GET", path).status in (200, 404), path
 
 
+def test_a_call_whose_stored_arguments_can_not_be_read_is_over(running: Fleet) -> None:
+    job_id = running.submit("ask ls")
+    running.waiting_call(job_id)
+    with running.service.store.database.transaction() as db:
+        db.execute("UPDATE approval SET arguments = ?", ("[" * 5000,))
+    (call,) = running.job(job_id)["approvals"]
+    assert (call["status"], call["arguments"]) == ("over", {})
+    assert "its stored arguments can't be read" in call["reason"]
+    assert running.ask("GET", "/approvals").status == running.ask("GET", f"/dashboard/jobs/{job_id}").status == 200
+    assert running.ask("POST", f"/task/{job_id}/cancel").status == 200
+
+
 def test_a_call_in_an_unknown_state_counts_as_over(running: Fleet) -> None:
     job_id = running.submit("ask ls")
     running.waiting_call(job_id)

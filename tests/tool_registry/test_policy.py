@@ -154,8 +154,11 @@ def test_a_name_for_approval_that_is_neither_skill_nor_tool_is_refused_with_thos
     assert str(refused.value).endswith("the skills are broken, fetcher; the tools are one, two")
 
 
-def test_a_name_for_the_network_that_is_no_skill_is_refused_with_those_that_are(tmp_path: Path) -> None:
+def test_a_name_for_the_network_that_is_no_skill_is_warned_of_with_those_that_are(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     skill(tmp_path, "fetcher", ASKS)
     SkillLibrary(tmp_path, Policy(frozenset({"fetcher"}))).check_policy()
-    with pytest.raises(SettingsError, match=r"PIBOT_NETWORK_SKILLS names 'fetch', .*; the skills are fetcher"):
-        SkillLibrary(tmp_path, Policy(frozenset({"fetch"}))).check_policy()
+    assert caplog.messages == []
+    SkillLibrary(tmp_path, Policy(frozenset({"fetch"}))).check_policy()
+    assert caplog.messages == ["PIBOT_NETWORK_SKILLS names 'fetch', which is no skill here; the skills are fetcher"]

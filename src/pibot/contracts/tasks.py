@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from enum import Enum
 from typing import Any, Callable, Optional, TypedDict, TypeVar
 
@@ -286,8 +286,15 @@ class TaskResult:
             result = replace(result, data={"note": f"the data was dropped: {problem}"})
             problem = _why_not_believed(result)
         if problem is not None:
-            result = TaskResult(
-                self.task_id, self.worker_id, TaskState.FAILED, error=f"its result was no use: {problem}"
+            usage = Usage(*(min(number, MAX_TOKENS) for number in astuple(self.usage)))
+            result = replace(
+                result,
+                state=TaskState.FAILED,
+                output="",
+                data={},
+                error=f"its result was no use: {problem}",
+                usage=usage,
+                steps=min(self.steps, MAX_STEPS),
             )
         return result
 

@@ -35,6 +35,11 @@ _FRONT_MATTER = re.compile(r"---[ \t]*\r?\n(.*?\r?\n)?---[ \t]*(?:\r?\n|\Z)(.*)\
 _PLAIN = re.compile(r"---\n+name: ([a-z][a-z0-9_-]*)\ndescription: ([A-Za-z][\x20-\x7e]{10,})\n+---[ \t]*(?:\n|\Z)")
 _NO_TEXT = ("true", "false", "null")
 _MAX_SKILL_BYTES = 100_000
+APPROVED_NOTE = (
+    "Commands of calls that the owner approves have / as their home directory: use paths relative to the task's "
+    "folder, not ~. Python finds your own modules there with PYTHONPATH=. before the command."
+)
+"""Told to the model where a tool needs approval; see :data:`pibot.tool_registry.policy.APPROVED_ENVIRONMENT`."""
 _serial = itertools.count(1)
 
 NO_MORE = Policy()
@@ -98,18 +103,18 @@ class SkillLibrary:
                 raise UnknownSkill(name, self.names())
 
     def check_policy(self) -> None:
-        """Check that every name in the policy is one of a skill here, or in ``PIBOT_APPROVE`` of a tool of one.
+        """Check that every name in ``PIBOT_APPROVE`` is one of a skill here or of a tool of one. Imports no skill.
 
-        A misspelt name would let the calls run that the owner wanted to see first. Imports no skill.
+        A misspelt name there would let the calls run that the owner wanted to see first. One in
+        ``PIBOT_NETWORK_SKILLS`` is only warned of.
 
         Raises:
             SettingsError: a name is unknown; the message lists the names that there are.
         """
         skills = self._folders()  # a malformed skill is no misspelling
         for name in sorted(self._policy.network_skills.difference(skills)):
-            raise SettingsError(
-                f"PIBOT_NETWORK_SKILLS names {name!r}, which is no skill here; {_listed(skills=skills)}"
-            )
+            # It allows nothing, so no start needs to stop for it; one setting may serve workers with other skills.
+            log.warning("PIBOT_NETWORK_SKILLS names %r, which is no skill here; %s", name, _listed(skills=skills))
         asked = self._policy.approve.difference(skills)
         tools = sorted({tool for skill in skills for tool in self._tool_names(skill)}) if asked else ()
         for name in sorted(asked.difference(tools)):
@@ -165,6 +170,8 @@ class SkillLibrary:
                         "rename one, or don't use them in one task"
                     )
                 tools[tool.name] = tool
+        if any(tool.needs_approval for tool in tools.values()):
+            instructions.append(APPROVED_NOTE)
         return Toolbox(tuple(tools.values()), "\n\n".join(instructions), approvals=approvals, room=self._room)
 
     def _is_there(self, name: str) -> bool:

@@ -330,6 +330,16 @@ def test_an_empty_file_beside_a_good_copy_is_refused_and_the_error_says_how_to_g
     assert jobs_in(path) == set(taken)
 
 
+def test_an_empty_file_that_a_failed_first_start_left_beside_the_copy_it_set_aside_is_refused(path: Path) -> None:
+    fill(path, 3)
+    fill(path, 0, clock=Clock())
+    path.unlink()
+    copies.put_aside(path)
+    path.write_bytes(b"")
+    with pytest.raises(StoreError, match=r"is empty, but .* copy .*/jobs\.db\.bak\.old of .* is there; "):
+        JobStore(path)
+
+
 def test_an_empty_file_without_a_copy_becomes_a_database(path: Path) -> None:
     path.write_bytes(b"")
     assert jobs_in(path) == set()

@@ -416,18 +416,30 @@ async def test_calls_that_need_approval_are_reported_and_known_ones_end_no_wait(
     assert worker.asked == [POST, *[f"{GET}?asked=1"] * 3]
 
 
-@pytest.mark.parametrize(("waited", "ends"), [(350.0, "completed"), (50.0, "timeout")])
-async def test_waiting_for_the_owner_does_not_count_against_the_timeout(waited: float, ends: str) -> None:
+@pytest.mark.parametrize(
+    ("waited", "calls", "ends"),
+    [
+        ((0.0, 100.0, 200.0, 300.0), (CALL,), "completed"),
+        ((0.0, 10.0, 20.0, 30.0), (CALL,), "timeout"),
+        ((0.0, 9e8, 9e8, 9e8), (CALL,), "completed"),
+        ((9e8, 9e8, 9e8), (), "timeout"),
+    ],
+    ids=["as long as it was", "shorter", "no longer than we saw", "with no call to decide"],
+)
+async def test_waiting_for_the_owner_does_not_count_against_the_timeout(
+    waited: Sequence[float], calls: Sequence[dict[str, Any]], ends: str
+) -> None:
     cancelled = (200, {**DONE[1], "status": "cancelled", "success": False})
-    worker, time = Scripted(waits(waited, CALL), DONE if ends == "completed" else cancelled), Time()
+    last = DONE if ends == "completed" else cancelled
+    worker, time = Scripted(*(waits(seconds, *calls) for seconds in waited), last), Time()
 
     async def on_pending(calls: Sequence[ApprovalRequest]) -> None:
-        time.now += 400.0  # of the step's 300
+        time.now += 75.0 if waited[-1] > 1e6 and calls else 100.0  # of the step's 300
 
     async with serving(worker, time) as pool:
         result = await pool.run_on("worker-1", terms(on_pending=on_pending))
     assert result.state.value == ends
-    assert worker.asked[1] == (f"{GET}?asked=1" if ends == "completed" else "POST /task/t/cancel")
+    assert (worker.asked[-1] == "POST /task/t/cancel") is (ends == "timeout")
 
 
 # --- answers that can't be right ---

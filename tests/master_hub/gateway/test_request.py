@@ -40,8 +40,8 @@ def sent(hub: Running, body: str) -> Answer:
     return ask(hub.port, "POST", "/v1/chat/completions", body.encode(), key=TOKEN)
 
 
-def refusal(answer: Answer) -> str:
-    assert (answer.status, answer.json()["error"]["type"]) == (400, "invalid_request_error")
+def refusal(answer: Answer, status: int = 400) -> str:
+    assert (answer.status, answer.json()["error"]["type"]) == (status, "invalid_request_error")
     return str(answer.json()["error"]["message"])
 
 
@@ -55,7 +55,7 @@ def test_the_configured_models_may_be_asked(hub: Running, llm: ScriptedLLM, name
 def test_no_other_model_may_be_asked_and_the_refusal_names_the_setting(
     hub: Running, llm: ScriptedLLM, name: object
 ) -> None:
-    sentence = refusal(hub.chat({**HELLO, "model": name}, key=TOKEN))
+    sentence = refusal(hub.chat({**HELLO, "model": name}, key=TOKEN), 404)
     assert "PIBOT_MODELS on the master" in sentence
     assert "priced, scripted-model, the-fallback" in sentence
     assert not llm.requests
@@ -64,7 +64,7 @@ def test_no_other_model_may_be_asked_and_the_refusal_names_the_setting(
 def test_the_owners_list_takes_the_place_of_the_priced_models(llm: ScriptedLLM) -> None:
     for hub in running(settings_for(llm), prices={"priced": Price(1, 1)}, models=("one", "two")):
         statuses = [hub.chat({**HELLO, "model": name}).status for name in ("one", "two", model.MODEL, "priced")]
-    assert statuses == [200, 200, 200, 400]
+    assert statuses == [200, 200, 200, 404]
 
 
 @pytest.mark.parametrize("n", [2, 0, -1, 128, 1.0, True, "1", [1], {}, False, 10**400])

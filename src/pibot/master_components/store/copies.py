@@ -73,8 +73,13 @@ def keep_good_copy(db: sqlite3.Connection, path: Path, clock: Clock = time.time)
     os.utime(copy_of(path), (clock(), clock()))
 
 
+def aside_of(path: Path) -> Path:
+    """Return where :func:`put_aside` keeps the copy of an earlier database."""
+    good = copy_of(path)
+    return good.with_name(good.name + ".old")
+
+
 def put_aside(path: Path) -> None:
     """Rename the good copy of an earlier database, so that copies of a new one do not replace it."""
-    good = copy_of(path)
     with contextlib.suppress(FileNotFoundError):
-        good.replace(good.with_name(good.name + ".old"))
+        copy_of(path).replace(aside_of(path))

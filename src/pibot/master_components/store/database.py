@@ -16,7 +16,7 @@ from pibot.contracts import Clock
 from pibot.disk import create_private, make_private
 from pibot.errors import StoreError, StoreUnreadable, StoreUnwritable
 from pibot.logs import event
-from pibot.master_components.store.copies import check, copy_of, is_due, keep_good_copy, put_aside
+from pibot.master_components.store.copies import aside_of, check, copy_of, is_due, keep_good_copy, put_aside
 from pibot.master_components.store.file_lock import FileLock
 from pibot.master_components.store.schema import check_version, migrate, migrations, version_of
 
@@ -178,8 +178,9 @@ class Database:
 
     def _refuse_empty(self, is_empty: bool) -> None:
         """Refuse a file without a job database beside a good copy: something has emptied it."""
-        good = copy_of(self._path)
-        if not is_empty or not good.exists():
+        # A start that failed after it had set the copy aside leaves an empty file too.
+        good = next((copy for copy in (copy_of(self._path), aside_of(self._path)) if copy.exists()), None)
+        if not is_empty or good is None:
             return
         name = self._path.name
         raise StoreError(

@@ -110,8 +110,11 @@ def attempt_from(row: sqlite3.Row) -> Attempt:
 def approval_from(row: sqlite3.Row) -> Approval:
     """Make an approval of a row of ``approval``. One in an unknown state counts as over."""
     state, unknown = state_from(ApprovalState, row["state"], ApprovalState.OVER)
-    values = {**dict(row), "arguments": _plain(row["arguments"]), "state": state}
-    return Approval(**{**values, "reason": _joined(row["reason"] or None, unknown) or ""})
+    arguments, broken = _read(row["arguments"], dict)
+    if broken:
+        state, broken = ApprovalState.OVER, f"its stored arguments can't be read: {broken}"
+    values = {**dict(row), "arguments": arguments or {}, "state": state}
+    return Approval(**{**values, "reason": _joined(row["reason"] or None, unknown, broken) or ""})
 
 
 def _read(stored: str | None, read: Callable[[Any], T]) -> tuple[T | None, str | None]:

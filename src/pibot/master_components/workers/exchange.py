@@ -140,6 +140,8 @@ class Exchange:
         self._sendings = 0
         self._failures = 0  # broken connections since the worker last said that it has the task
         self._pending = PendingCalls()
+        self._reported_at = self._began  # when the worker last said that the task is unfinished
+        self._waited = 0.0  # of the seconds that it says the task waited for the owner, those that we saw
         self._asked_at = self._began
         self._too_soon = 0  # answers in a row
         self._calls_seen: set[str] = set()
@@ -191,7 +193,7 @@ class Exchange:
 
     def _left(self) -> float:
         """Return the seconds until the deadline, which moves while the task waits for the owner."""
-        return self._began + self._terms.timeout + self._pending.waited - self._monotonic()
+        return self._began + self._terms.timeout + self._waited - self._monotonic()
 
     async def _ask(self) -> tuple[int, JsonObject]:
         """Send the request of this stage."""
@@ -215,8 +217,18 @@ class Exchange:
             self._count(pending.calls)
         except ContractError as exc:
             raise impossible(self._requests, self._worker_id, f"what can't be right: {exc}") from exc
-        self._pending = pending
+        self._count_waiting(pending)
         await self._terms.on_pending(pending.calls)
+
+    def _count_waiting(self, pending: PendingCalls) -> None:
+        """Count the seconds since the last report in which the owner was shown a call, at most those that the worker
+        says. A worker could move its deadline for ever by its word alone.
+        """
+        now = self._monotonic()
+        if self._pending.calls or pending.calls:
+            said = max(0.0, pending.waited - self._pending.waited)
+            self._waited += min(said, now - self._reported_at)
+        self._pending, self._reported_at = pending, now
 
     def _count(self, calls: Sequence[ApprovalRequest]) -> None:
         """Count the calls that are new.

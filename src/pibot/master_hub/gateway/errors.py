@@ -57,6 +57,11 @@ def no_provider(problem: str) -> GatewayError:
     return GatewayError(503, "no_provider", f"on the master {problem}")
 
 
+def unknown_model(message: str) -> GatewayError:
+    """Return the failure for a call of a model that the owner has not named, with OpenAI's status and code for it."""
+    return GatewayError(404, "model_not_found", message)
+
+
 def busy() -> GatewayError:
     """Return the failure for a call that found no free slot."""
     return ProviderAway(

@@ -8,6 +8,7 @@ from typing import Any
 
 from pibot.contracts import JsonObject
 from pibot.errors import InvalidRequest
+from pibot.master_hub.gateway import errors
 
 _READ_HERE = frozenset({"messages", "model", "n", "stream", "stream_options"})
 """The fields that the gateway decides by."""
@@ -23,7 +24,8 @@ def read_request(data: Any, default: str, models: Collection[str]) -> JsonObject
         models: the names of the models that may be asked.
 
     Raises:
-        InvalidRequest: it is no chat completion, asks for another model, or for more than one answer.
+        InvalidRequest: it is no chat completion, or asks for more than one answer.
+        GatewayError: it asks for another model.
     """
     if not isinstance(data, dict) or not isinstance(data.get("messages"), list):
         raise InvalidRequest("the body must be a JSON object with a list called messages", field="messages")
@@ -33,10 +35,9 @@ def read_request(data: Any, default: str, models: Collection[str]) -> JsonObject
             raise InvalidRequest(f"the field {name!r} must be written {name.casefold()!r}", field=name.casefold())
     model = default if data.get("model") is None else data["model"]
     if not isinstance(model, str) or model not in models:
-        raise InvalidRequest(
+        raise errors.unknown_model(
             f"the model {_shown(model)} is not one of this fleet's ({', '.join(sorted(models))}); name one of these, "
-            "or add it to PIBOT_MODELS on the master",
-            field="model",
+            "or add it to PIBOT_MODELS on the master"
         )
     n = data.get("n")
     if n is not None and (n != 1 or type(n) is not int):
