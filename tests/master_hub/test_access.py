@@ -135,11 +135,12 @@ def test_a_workers_token_registers_and_leaves_only_so_often_and_keeps_no_other_f
     monkeypatch.setattr("pibot.master_hub.api.JOINS_PER_MINUTE", 2)
     tokens = {"attic": Secret(TOKEN), "cellar": Secret("token-of-the-cellar")}
     with fleet(tmp_path, workers=0, key=OWNER, worker_tokens=tokens) as parts:
+        assert asked(parts, OWNER, "POST", "/workers", ATTIC) == 200
         assert asked(parts, TOKEN, "POST", "/workers", ATTIC) == 200
         assert asked(parts, TOKEN, "DELETE", "/workers/attic") == 200
         refused = ask(parts.port, "POST", "/workers", ATTIC, key=TOKEN)
         cellar = {**ATTIC, "worker_id": "cellar"}
-        assert asked(parts, "token-of-the-cellar", "POST", "/workers", cellar) == 200
+        assert asked(parts, "token-of-the-cellar", "POST", "/workers", cellar) == 403  # its address is not proven
         assert asked(parts, OWNER, "POST", "/workers", ATTIC) == 200
     assert refused.status == 429
     assert int(refused.headers["Retry-After"]) >= 1
