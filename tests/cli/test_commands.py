@@ -235,6 +235,7 @@ def test_an_interrupt_while_the_program_is_loaded_ends_it_with_130_and_no_word(t
     process = subprocess.Popen(
         argv,
         env={**environment, "PYTHONPATH": str(tmp_path)},
+        preexec_fn=_restore_ctrl_c,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -99,7 +99,7 @@ def test_a_large_body_waits_its_turn_and_is_read_then() -> None:
     with serving(make_app(entered), threads=4, limits=PATIENT) as port, clients(port, 3, start) as slow:
         assert entered.acquire(timeout=30)
         for connection in slow:
-            connection.sendall(b"[" + b"1" * 4000 + b" " * 95999 + b"]")
+            connection.sendall(b"[" + b"1," * 1999 + b"11" + b" " * 95999 + b"]")
         assert [b" 200 OK" in read_all(connection) for connection in slow] == [True] * 3
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -14,7 +12,7 @@ from urllib.parse import quote, urlencode
 import click
 
 from pibot import __version__
-from pibot.cli.terminal import say, say_json
+from pibot.cli.terminal import discard_output, flush, replace_unknown_characters, say, say_json
 from pibot.errors import PibotError, SettingsError
 from pibot.visible import one_line, printable_json
 
@@ -53,13 +51,13 @@ class Command(click.Group):
     """Prints PiBot's errors as one line each, and exits with their code."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        _show_what_the_terminal_can()
+        replace_unknown_characters()
         try:
             result = super().invoke(ctx)
-            sys.stdout.flush()
+            flush()
             return result
         except BrokenPipeError:  # whoever read the output has enough of it, such as head
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python writes at its end
+            discard_output()
             ctx.exit(0)
         except PibotError as exc:
             say(f"pibot: {one_line(exc)}", err=True)
@@ -177,7 +175,7 @@ def jobs(state: str | None, limit: int, as_json: bool) -> None:
         asked = {"limit": limit - len(rows), "status": state, "before": before}
         page = hub.get(f"/tasks?{urlencode({name: value for name, value in asked.items() if value})}")
         rows += page["tasks"]
-        before = page["next"]
+        before = page.get("next")
         if before is None:
             break
     if as_json:
@@ -347,13 +345,6 @@ def _notes(worker: JsonObject) -> list[str | None]:
 
 
 # --- helpers ----------------------------------------------------------------
-
-
-def _show_what_the_terminal_can() -> None:
-    """Have characters that the terminal's encoding does not know replaced, rather than end with an error."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
 
 
 def _settings() -> Settings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -316,10 +317,11 @@ def test_a_form_needs_the_key_as_well_as_the_token(tmp_path: Path) -> None:
 
 
 def test_without_a_key_a_request_for_a_name_from_the_internet_is_refused(shared: Fleet) -> None:
-    for host in ("evil.example", "evil.example:5000", "127.0.0.1.evil.example"):
+    for host in ("evil.example", "evil.example:5000", "127.0.0.1.evil.example", "evil.local"):
         assert ask(shared.port, "GET", "/dashboard", headers={"Host": host}).status == 403
         assert ask(shared.port, "POST", "/task", {"description": "x"}, headers={"Host": host}).status == 403
-    for host in ("127.0.0.1:1", "[::1]:5000", "localhost:5000", "raspberrypi", "pi.local:5000", "192.168.10.113:5000"):
+    own = socket.gethostname()
+    for host in ("127.0.0.1:1", "[::1]:5000", "localhost:5000", own, f"{own}.local:5000", "192.168.10.113:5000"):
         assert ask(shared.port, "GET", "/dashboard", headers={"Host": host}).status == 200
 
 
