@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from pibot.contracts import fault_of
 from pibot.errors import LLMError, LLMRejected, LLMUnavailable
+from pibot.llm_client.failures import GATEWAY
 from tests.llm_client.conftest import HELLO, MakeClient
 from tests.support.replies import Reply
 from tests.support.scripted_llm import MODEL, ScriptedLLM, error, html, raw, reply_json
@@ -47,6 +49,34 @@ async def test_a_permanent_refusal_is_not_retried_and_says_what_to_check(
     for word in [*words, server.url]:
         assert word in str(caught.value)
     server.assert_done()
+
+
+def of_gateway(status: int, code: str, sentence: str) -> Reply:
+    return reply_json({"error": {"message": sentence, "type": GATEWAY, "code": code}}, status=status)
+
+
+async def test_a_master_whose_key_the_provider_refuses_ends_the_task_and_is_no_fault_of_this_worker(
+    make_client: MakeClient, server: ScriptedLLM
+) -> None:
+    server.enqueue(of_gateway(502, "provider_refuses", "no such key, on the master"))
+
+    with pytest.raises(LLMRejected, match="no such key, on the master") as caught:
+        await make_client().complete(HELLO)
+
+    assert fault_of(caught.value) is None
+    server.assert_done()
+
+
+async def test_a_worker_with_too_many_calls_of_its_own_takes_no_provider_for_away(
+    make_client: MakeClient, server: ScriptedLLM
+) -> None:
+    server.answer_with(of_gateway(429, "share_used_up", "too many calls with this key"))
+
+    with pytest.raises(LLMUnavailable) as caught:
+        await make_client(retries=1).complete(HELLO)
+
+    assert len(server.requests) == 2
+    assert fault_of(caught.value) is None
 
 
 async def test_the_error_of_a_server_that_keeps_failing_quotes_it_and_counts_the_attempts(

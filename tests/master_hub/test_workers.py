@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from pibot.contracts import WorkerAddress
+from pibot.contracts import NoWorkerKind, NoWorkerReason, WorkerAddress
 from pibot.errors import StoreError
+from pibot.master_components.dispatch.dispatcher import Dispatcher
+from pibot.master_components.workers.pool import WorkerPool
 from pibot.master_hub.membership import Roster
 from pibot.settings import Settings
 from pibot.worker.joining import Joining
@@ -237,6 +239,23 @@ def test_a_job_whose_skill_no_worker_has_says_so(tmp_path: Path) -> None:
         job_id = parts.submit("think", skills=["telepathy"])
         (step,) = parts.ask("GET", f"/task/{job_id}").json()["job"]["subtasks"]
         assert step["waiting_for"] == "no worker has the skill 'telepathy'"
+
+
+@pytest.mark.parametrize(
+    ("kind", "shown"),
+    [
+        (NoWorkerKind.NONE_KNOWN, NoWorkerKind.NONE_KNOWN),
+        (NoWorkerKind.NO_SKILL, NoWorkerKind.NO_SKILL),
+        (NoWorkerKind.ALL_BUSY, NoWorkerKind.MODEL_AWAY),
+    ],
+)
+def test_what_the_models_return_would_not_cure_is_told_before_its_outage(
+    running: Fleet, monkeypatch: pytest.MonkeyPatch, kind: NoWorkerKind, shown: NoWorkerKind
+) -> None:
+    away = NoWorkerReason(NoWorkerKind.MODEL_AWAY, "for the model")
+    monkeypatch.setattr(Dispatcher, "waits_for_model", away)
+    monkeypatch.setattr(WorkerPool, "why_none", lambda pool, skills=(): NoWorkerReason(kind, "no worker"))
+    assert running.service.jobs.why_waits().kind is shown
 
 
 def test_an_unknown_worker_can_not_be_drained(running: Fleet) -> None:

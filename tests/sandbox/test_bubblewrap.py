@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from pibot.errors import SandboxUnavailable
+from pibot.errors import SandboxUnavailable, ToolError
 from pibot.sandbox import CommandLimits, ReadablePath
 from pibot.sandbox.bubblewrap import Bubblewrap, Features, bubblewrap_options
 from pibot.sandbox.limits import DEFAULT_COMMAND_LIMITS
@@ -227,3 +227,38 @@ async def test_the_check_runs_again_until_it_has_passed_once() -> None:
         for _ in range(3):
             await confined.check()
         assert (public / "calls").read_text() == "\n\n"
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("command", ["true " + "x" * 200_000, "true \0"], ids=["too long", "a NUL"])
+async def test_a_command_that_cannot_be_started_is_its_own_error_and_the_next_one_runs(
+    confined: Bubblewrap, workspace: Path, command: str
+) -> None:
+    with pytest.raises(ToolError, match="can't be started") as caught:
+        await sh(confined, workspace, command)
+    assert not isinstance(caught.value, SandboxUnavailable)
+    assert (await sh(confined, workspace, "echo on")).output == "on\n"
+
+
+@pytest.mark.system
+async def test_a_bubblewrap_that_fails_on_one_workspace_alone_is_not_unavailable(
+    confined: Bubblewrap, workspace: Path
+) -> None:
+    await confined.check()
+    with pytest.raises(ToolError) as caught:
+        await sh(confined, workspace / "gone", "true")
+    assert not isinstance(caught.value, SandboxUnavailable)
+    assert (await sh(confined, workspace, "echo on")).output == "on\n"
+
+
+@pytest.mark.system
+async def test_a_bubblewrap_that_stops_working_is_unavailable(workspace: Path) -> None:
+    with TemporaryDirectory() as folder:
+        public = Path(folder)
+        public.chmod(0o777)  # noqa: ASYNC240  # for another user
+        broken = public / "broken"
+        confined = Bubblewrap(program=fake_bwrap(public, f'[ -e {broken} ] && exit 1; exec bwrap "$@"'))
+        await confined.check()
+        broken.touch()
+        with pytest.raises(SandboxUnavailable):
+            await sh(confined, workspace, "true")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pibot.errors import SandboxUnavailable
+from pibot.errors import SandboxUnavailable, ToolError
 from pibot.sandbox.limits import DEFAULT_COMMAND_LIMITS, tasks_of
 from pibot.sandbox.unconfined import Unconfined
 from tests.sandbox.support import sh, sleeper
@@ -41,9 +41,20 @@ async def test_an_unconfined_command_cannot_become_another_user(unconfined: Unco
     assert result.output == "NoNewPrivs:\t1\n"
 
 
-async def test_a_missing_workspace_is_an_error(unconfined: Unconfined, tmp_path: Path) -> None:
-    with pytest.raises(SandboxUnavailable, match="No such file"):
+async def test_a_missing_workspace_is_an_error_of_the_command(unconfined: Unconfined, tmp_path: Path) -> None:
+    with pytest.raises(ToolError, match="No such file") as caught:
         await sh(unconfined, tmp_path / "gone", "true")
+    assert not isinstance(caught.value, SandboxUnavailable)
+
+
+@pytest.mark.parametrize("command", ["true " + "x" * 200_000, "true \0"], ids=["too long", "a NUL"])
+async def test_a_command_that_cannot_be_started_is_its_own_error_and_the_next_one_runs(
+    unconfined: Unconfined, workspace: Path, command: str
+) -> None:
+    with pytest.raises(ToolError, match="can't be started") as caught:
+        await sh(unconfined, workspace, command)
+    assert not isinstance(caught.value, SandboxUnavailable)
+    assert (await sh(unconfined, workspace, "echo on")).output == "on\n"
 
 
 def test_the_supervisor_imports_nothing_of_the_package() -> None:

@@ -22,10 +22,10 @@ _USED_UP = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 GATEWAY = "pibot_gateway"
 """The ``type`` of errors made by PiBot's own gateway. Their messages are sentences for the owner, shown unchanged."""
 
-_GATEWAY_LASTING = frozenset({"no_provider"})
+_GATEWAY_LASTING = frozenset({"no_provider", "provider_refuses"})
 """Codes of the gateway that waiting does not cure: the owner has to set something on the master."""
 
-_GATEWAY_SLOW = frozenset({"provider_timeout", "answer_too_large", "provider_redirects"})
+_GATEWAY_SLOW = frozenset({"share_used_up", "provider_timeout", "answer_too_large", "provider_redirects"})
 """Codes of the gateway with which the provider is there; the others of 429 and above mean that it is away for now."""
 
 _ERRORS_OF_CAUSE = {Cause.UNREACHABLE: LLMUnreachable, Cause.BROKE_OFF: LLMAway}

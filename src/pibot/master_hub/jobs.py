@@ -9,7 +9,7 @@ from concurrent.futures import CancelledError
 from typing import Any, TypeVar
 
 from pibot.background import BackgroundLoop
-from pibot.contracts import Decision, NoWorkerReason
+from pibot.contracts import Decision, NoWorkerKind, NoWorkerReason
 from pibot.errors import ShuttingDown, TooManyRequests
 from pibot.master_components import Dispatcher, JobStore
 from pibot.master_components.store.records import Approval, Job, Submission
@@ -67,7 +67,10 @@ class JobControl:
 
     def why_waits(self, skills: Collection[str] = ()) -> NoWorkerReason:
         """Return why no worker runs a step with these skills now."""
-        return self._dispatcher.waits_for_model or self._pool.why_none(skills)
+        reason = self._pool.why_none(skills)
+        if reason.kind in (NoWorkerKind.NONE_KNOWN, NoWorkerKind.NO_SKILL):  # the model's return would not help
+            return reason
+        return self._dispatcher.waits_for_model or reason
 
     def why_not_planned(self, job: Job) -> str | None:
         """Return why a job is not planned yet; None if it is, or is being planned."""

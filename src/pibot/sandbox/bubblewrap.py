@@ -102,10 +102,13 @@ class Bubblewrap:
             return
         from tempfile import TemporaryDirectory
 
-        if self._features is None:
-            self._features = await self._ask_features()
-        with TemporaryDirectory(prefix="pibot-check-") as folder:
-            result = await self._run(["true"], Path(folder), _TRIAL_SECONDS, b"", network=False)
+        try:
+            if self._features is None:
+                self._features = await self._ask_features()
+            with TemporaryDirectory(prefix="pibot-check-") as folder:
+                result = await self._run(["true"], Path(folder), _TRIAL_SECONDS, b"", network=False)
+        except OSError as exc:
+            raise SandboxUnavailable(_unavailable(f"it can't be started: {exc}")) from exc
         if result.exit_code != 0:
             how = "did not end" if result.timed_out else f"ended with {result.exit_code}"
             raise SandboxUnavailable(_unavailable(f"'true' {how} in it: {result.output.strip()}"))
@@ -120,7 +123,17 @@ class Bubblewrap:
         are reported as the signal.
         """
         await self.check()
-        return await self._run(argv, workspace, timeout, stdin, network=network)
+        try:
+            return await self._run(argv, workspace, timeout, stdin, network=network)
+        except (OSError, ValueError) as exc:
+            # Of this one start: too long, a NUL in it, a workspace that can't be entered, too many processes.
+            raise ToolError(f"the command can't be started: {exc}") from exc
+        except SandboxUnavailable as exc:
+            # A command can cause that too, as by removing its workspace. A new trial tells.
+            self._works = False
+            await self.check()
+            problem = exc.problem if isinstance(exc, _NotRun) else exc
+            raise ToolError(f"the command could not be run, though others can: {problem}") from exc
 
     async def _ask_features(self) -> Features:
         output = Output(100_000)
@@ -143,18 +156,15 @@ class Bubblewrap:
         return program
 
     def _start(self, argv: Sequence[str], output: Output, stdin: bytes, pass_fds: Sequence[int]) -> CommandProcess:
-        try:
-            return CommandProcess(
-                argv,
-                env=COMMAND_ENVIRONMENT,
-                cwd=Path("/"),
-                stdin=stdin,
-                pass_fds=pass_fds,
-                output=output,
-                flood_bytes=self._limits.flood_bytes,
-            )
-        except OSError as exc:
-            raise SandboxUnavailable(_unavailable(f"{argv[0]} can't be run: {exc}")) from exc
+        return CommandProcess(
+            argv,
+            env=COMMAND_ENVIRONMENT,
+            cwd=Path("/"),
+            stdin=stdin,
+            pass_fds=pass_fds,
+            output=output,
+            flood_bytes=self._limits.flood_bytes,
+        )
 
     async def _run(
         self, argv: Sequence[str], workspace: Path, timeout: float, stdin: bytes, *, network: bool
@@ -302,10 +312,22 @@ def _result(argv: Sequence[str], status: str, output: Output, *, timed_out: bool
         message = text.strip()
         if message.startswith("bwrap: execvp "):
             raise ToolError(f"{argv[0]} can't be started: {message.rpartition(': ')[2]}")
-        raise SandboxUnavailable(_unavailable(message or "bwrap ended without a message"))
+        raise _NotRun(message or "bwrap ended without a message")
     if 128 < code <= 128 + signal.SIGRTMAX:
         code = 128 - code
     return CommandResult(code, text, truncated or flooded, timed_out)
+
+
+class _NotRun(SandboxUnavailable):
+    """bubblewrap ended before it ran the command.
+
+    Args:
+        problem: what it said.
+    """
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(_unavailable(problem))
+        self.problem = problem
 
 
 def _unavailable(problem: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import pwd
@@ -195,6 +196,7 @@ class _Folder:
 
     Raises:
         BadMessage: there is no such folder.
+        ToolError: it can't be opened now.
     """
 
     def __init__(self, workspaces: Path, name: str) -> None:
@@ -204,7 +206,10 @@ class _Folder:
         try:
             self.fd = os.open(self.path, OPEN_FOLDER)
         except OSError as exc:
-            raise BadMessage(f"there is no folder {name!r} in {workspaces}: {exc.strerror}") from exc
+            if exc.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                raise BadMessage(f"there is no folder {name!r} in {workspaces}: {exc.strerror}") from exc
+            # A command can cause that, as by 'chmod 000' of its workspace.
+            raise ToolError(f"the folder {name!r} in {workspaces} can't be opened: {exc.strerror}") from exc
 
     def close(self) -> None:
         os.close(self.fd)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pibot.contracts import CommandResult
-from pibot.errors import SandboxUnavailable, ToolError
+from pibot.errors import ToolError
 from pibot.sandbox.limits import COMMAND_ENVIRONMENT, DEFAULT_COMMAND_LIMITS, CommandLimits, tasks_of
 from pibot.sandbox.pipes import Output, Pipe
 from pibot.sandbox.process import CommandProcess, supervise
@@ -53,8 +53,9 @@ class Unconfined:
                     output=output,
                     flood_bytes=self._limits.flood_bytes,
                 )
-            except OSError as exc:
-                raise SandboxUnavailable(f"commands can't be run: {exc}") from exc
+            except (OSError, ValueError) as exc:
+                # Of this one start: too long, a NUL in it, a workspace that is gone, too many processes.
+                raise ToolError(f"the command can't be started: {exc}") from exc
 
             async def end() -> None:
                 child.signal(signal.SIGTERM)
@@ -67,7 +68,7 @@ class Unconfined:
         if "error" in account:
             raise ToolError(f"{argv[0]} can't be started: {account['error']}")
         if "exit-code" not in account and child.exit_code >= 0:
-            raise SandboxUnavailable(f"commands can't be run: their supervisor failed: {text.strip()}")
+            raise ToolError(f"the command can't be run: its supervisor failed: {text.strip()}")
         flooded = child.flooded.done()
         code = -signal.SIGKILL if timed_out or flooded else account.get("exit-code", child.exit_code)
         return CommandResult(code, text, truncated or flooded, timed_out)

@@ -43,6 +43,7 @@ class FakePool:
         self.cancelled: list[tuple[str, str]] = []
         self.no_candidate = False
         self.lost: list[tuple[str, str]] = []
+        self.sick: list[str] = []
         self.released: list[str] = []
         self.silent: dict[str, float] = {}
         self.late: dict[str, TaskResult] = {}
@@ -99,6 +100,12 @@ class FakePool:
 
     def task_lost(self, worker_id: str, reason: str) -> None:
         self.lost.append((worker_id, reason))
+
+    def cannot_work(self, worker_id: str, reason: str) -> None:
+        self.sick.append(worker_id)
+
+    def knows_another(self, skills: Collection[str], tried: Collection[str]) -> bool:
+        return len(set(tried)) < self.known
 
     def has_candidate(self, skills: Collection[str] = (), avoid: Collection[str] = ()) -> bool:
         return not self.no_candidate and len(set(avoid)) < self.known

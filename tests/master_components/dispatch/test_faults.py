@@ -9,6 +9,7 @@ import pytest
 
 from pibot.contracts import Fault, NoWorkerKind, TaskRequest, TaskResult, TaskState, Usage
 from pibot.errors import LLMAway, LLMRejected
+from pibot.master_components.dispatch.model_outage import MAX_SPARED
 from pibot.master_components.dispatch.timing import DispatchTiming
 from pibot.master_components.store.records import Submission
 from pibot.master_components.store.states import MAX_ATTEMPTS, JobState
@@ -24,17 +25,70 @@ def faulty(worker_id: str, request: TaskRequest, fault: Fault) -> TaskResult:
 @pytest.mark.parametrize("fault", list(Fault))
 async def test_a_workers_fault_costs_no_attempt_and_another_worker_does_the_step(tmp_path: Path, fault: Fault) -> None:
     def answer(worker_id: str, request: TaskRequest) -> Any:
-        return ok(worker_id, request) if worker_id == "worker-5" else faulty(worker_id, request, fault)
+        return ok(worker_id, request) if worker_id == "worker-4" else faulty(worker_id, request, fault)
 
-    pool = FakePool(answer, workers=5)
+    pool = FakePool(answer, workers=4)
     async with dispatching(tmp_path, pool) as (dispatcher, store):
         job = await ended(dispatcher, store, Submission("x", ()))
         assert job.state is JobState.COMPLETED
-        assert [(a.number, a.worker_id, a.error) for a in job.steps[0].attempts] == [(1, "worker-5", None)]
-        assert len({request.task_id for _, request in pool.asked}) == 5
-        assert job.usage == Usage(15, 15, 5)  # what the others used is not lost
+        assert [(a.number, a.worker_id, a.error) for a in job.steps[0].attempts] == [(1, "worker-4", None)]
+        assert len({request.task_id for _, request in pool.asked}) == 4
+        assert job.usage == Usage(12, 12, 4)  # what the others used is not lost
         told = [event.worker_id for event in store.queries.events(50) if event.kind == "attempt_spared"]
-        assert len(told) == (0 if fault is Fault.MODEL else 4)
+        assert len(told) == (0 if fault is Fault.MODEL else 3)
+
+
+async def test_a_step_that_makes_every_worker_sick_is_spared_by_three_and_then_fails(tmp_path: Path) -> None:
+    pool = FakePool(lambda worker_id, request: faulty(worker_id, request, Fault.WORKER), workers=9)
+    async with dispatching(tmp_path, pool) as (dispatcher, store):
+        job = await ended(dispatcher, store, Submission("poison", ()))
+        assert job.state is JobState.FAILED
+        assert "can't" in (job.error or "")
+        assert len(pool.asked) == MAX_SPARED + MAX_ATTEMPTS
+        assert [attempt.number for attempt in job.steps[0].attempts] == [1, 2, 3]
+        assert job.usage.llm_calls == len(pool.asked) + 1  # the planner's
+
+
+async def test_a_setting_that_one_worker_has_wrong_waits_for_a_worker_that_is_offline(tmp_path: Path) -> None:
+    def answer(worker_id: str, request: TaskRequest) -> Any:
+        if worker_id == "worker-1":
+            pool.no_candidate = True  # the other one is offline for now
+            return faulty(worker_id, request, Fault.SETTING)
+        return ok(worker_id, request)
+
+    pool = FakePool(answer, workers=2)
+    async with dispatching(tmp_path, pool) as (dispatcher, store):
+        job = await ended(dispatcher, store, Submission("x", ()))
+        assert job.state is JobState.COMPLETED
+
+
+async def test_one_workers_word_that_the_provider_is_away_sets_only_that_worker_aside(tmp_path: Path) -> None:
+    seen: list[Any] = []
+
+    def answer(worker_id: str, request: TaskRequest) -> Any:
+        seen.append(dispatcher.waits_for_model)
+        return faulty(worker_id, request, Fault.MODEL) if worker_id == "worker-1" else ok(worker_id, request)
+
+    pool = FakePool(answer)
+    async with dispatching(tmp_path, pool) as (dispatcher, store):
+        for n in range(2):  # the answer between is the other workers'
+            assert (await ended(dispatcher, store, Submission(f"x{n}", ()))).state is JobState.COMPLETED
+        assert set(seen) == {None}
+        assert set(pool.sick) == {"worker-1"}
+
+
+async def test_a_task_that_failed_after_the_model_answered_it_ends_the_outage(tmp_path: Path) -> None:
+    def answer(worker_id: str, request: TaskRequest) -> Any:
+        if worker_id != "worker-3":
+            return faulty(worker_id, request, Fault.MODEL)
+        seen.append(dispatcher.waits_for_model is None)
+        return TaskResult(request.task_id, worker_id, TaskState.FAILED, error="its own", usage=Usage(3, 3, 1))
+
+    seen: list[bool] = []
+    async with dispatching(tmp_path, FakePool(answer)) as (dispatcher, store):
+        assert (await ended(dispatcher, store, Submission("x", ()))).error == "its own"
+        assert seen == [False]
+        assert dispatcher.waits_for_model is None
 
 
 async def test_a_setting_that_every_worker_has_wrong_fails_the_job_once_each_was_tried(tmp_path: Path) -> None:
@@ -65,7 +119,7 @@ async def test_a_fault_that_does_not_pass_fails_the_step_after_the_time_to_wait_
 
 
 async def test_a_step_waits_longer_and_longer_for_a_provider_that_is_away(tmp_path: Path) -> None:
-    outage = [True] * 4
+    outage = [True] * 5
     seen: list[Any] = []
 
     def answer(worker_id: str, request: TaskRequest) -> Any:
@@ -83,8 +137,9 @@ async def test_a_step_waits_longer_and_longer_for_a_provider_that_is_away(tmp_pa
     async with dispatching(tmp_path, FakePool(answer), timing=timing) as (dispatcher, store):
         assert (await ended(dispatcher, store, Submission("x", ()))).state is JobState.COMPLETED
         assert sleeps.seconds == [1.0, 2.0, 4.0, 8.0]
-        assert [reason and (reason.kind, str(reason)) for reason in seen[:2]] == [
+        assert [reason and (reason.kind, str(reason)) for reason in seen[:3]] == [
             None,
+            None,  # one worker's word
             (NoWorkerKind.MODEL_AWAY, "for the model: can't"),
         ]
         assert dispatcher.waits_for_model is None

@@ -252,6 +252,13 @@ async def test_a_worker_that_refuses_the_key_gets_no_task_until_it_accepts_it() 
         assert await pool.acquire(0.0) == "worker-1"
 
 
+@pytest.mark.parametrize(("role", "suits"), [({}, True), ({"role": "master"}, False)], ids=["a worker", "a hub"])
+async def test_a_health_without_a_name_is_a_workers_unless_a_hub_gave_it(role: dict[str, str], suits: bool) -> None:
+    async with serving(Scripted(UNKNOWN, (200, {"status": "healthy", **role}))) as pool:
+        await pool.poll()
+        assert (pool.statuses()[0].unfit is None) is suits
+
+
 async def test_the_poll_falls_back_to_the_health_of_a_worker_without_a_report() -> None:
     worker = Scripted(UNKNOWN, (200, {"status": "healthy", "worker_id": "worker-1", "current_task": "theirs"}))
     async with serving(worker) as pool:

@@ -282,3 +282,17 @@ async def test_a_reserved_worker_gets_no_other_task_until_it_is_released() -> No
     case.queue.release("worker-1")
     assert await waiting == "worker-1"
     assert case.queue.workers["worker-1"].state is WorkerState.IDLE
+
+
+async def test_another_worker_is_known_although_it_is_offline_set_aside_or_unfit() -> None:
+    case = Queue(3)
+    known = case.queue.workers
+    known["worker-1"].unreachable(WorkerUnreachable("worker-1", "silent"), case.clock.now)
+    assert case.queue.knows_another((), ["worker-2", "worker-3"])
+    known["worker-1"].cannot_work("sick", 0.0, case.clock.now)
+    assert case.queue.knows_another((), ["worker-2", "worker-3"])
+    case.report(1, frozenset({"files"}), temperature=99.0)
+    assert case.queue.knows_another(["files"], ["worker-2", "worker-3"])
+    assert not case.queue.knows_another(["shell_exec"], ["worker-2", "worker-3"])
+    known["worker-1"].drained = True
+    assert not case.queue.knows_another((), ["worker-2", "worker-3"])

@@ -16,7 +16,7 @@ from pibot import web
 from pibot.llm_client.configuration import check
 from pibot.master_hub.gateway.redaction import AnswerRedactor
 from pibot.settings import LLMSettings, Secret
-from tests.master_hub.gateway.lone_gateway import HELLO, KEY, Running, running, settings_for
+from tests.master_hub.gateway.lone_gateway import HELLO, KEY, TOKEN, Running, running, settings_for
 from tests.support import scripted_llm as model
 from tests.support.scripted_llm import ScriptedLLM
 from tests.support.serving import Answer, ask, serving
@@ -130,6 +130,22 @@ def test_the_providers_refusal_is_passed_on_with_its_status(hub: Running, llm: S
     assert answer.json()["error"]["message"] == "no such thing"
     assert answer.headers["Retry-After"] == "7"
     assert "Www-Authenticate" not in answer.headers
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_provider_that_refuses_the_masters_settings_refuses_none_of_a_workers(
+    hub: Running, llm: ScriptedLLM, status: int
+) -> None:
+    llm.enqueue(model.error(status, f"not with {model.API_KEY}"))
+
+    answer = hub.chat(key=TOKEN)
+
+    assert (answer.status, answer.json()["error"]["code"]) == (502, "provider_refuses")
+    assert answer.headers["x-should-retry"] == "false"
+    sentence = answer.json()["error"]["message"]
+    assert f'refused ({status}): "not with ***"' in sentence
+    assert sentence.endswith("on the master")
+    assert model.API_KEY[:10] not in sentence
 
 
 def test_a_key_repeated_by_the_provider_is_removed(hub: Running, llm: ScriptedLLM) -> None:

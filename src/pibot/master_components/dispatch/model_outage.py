@@ -10,6 +10,9 @@ from pibot.logs import event
 from pibot.master_components.dispatch.timing import DispatchTiming
 from pibot.master_components.store.states import MAX_ATTEMPTS
 
+MAX_SPARED = 3
+"""Workers whose own fault costs a step no attempt. Beyond, the step may be what makes them sick."""
+
 log = logging.getLogger("pibot.dispatcher")
 
 
@@ -28,6 +31,7 @@ class ModelOutage:
         self._timing = timing
         self.reason: str | None = None
         self.answered_at = float("-inf")
+        self._said_by: set[str] = set()
         self._rounds = 0
         self._try_again = 0.0
 
@@ -36,6 +40,21 @@ class ModelOutage:
         """Why every step waits, whatever workers there are; None if none does. May be read from any thread."""
         reason = self.reason
         return None if reason is None else NoWorkerReason(NoWorkerKind.MODEL_AWAY, f"for the model: {reason}")
+
+    def failed_for(self, worker_id: str, reason: str, *, only_one: bool) -> bool:
+        """Note that a worker says so. Its word alone must not stop the fleet (docs/decisions.md, D117).
+
+        Args:
+            only_one: the fleet has no other worker that could say so.
+
+        Returns:
+            Whether the provider counts as away; if not, it may be this worker alone that it does not answer.
+        """
+        self._said_by.add(worker_id)
+        believed = only_one or self.reason is not None or len(self._said_by) > 1
+        if believed:
+            self.failed(reason)
+        return believed
 
     def failed(self, reason: str) -> None:
         """Note that the provider did not answer. The pause before the next try doubles with each round of tries."""
@@ -52,6 +71,7 @@ class ModelOutage:
         if self.reason is not None:
             event(log, "model_back")
         self.reason, self._rounds, self._try_again = None, 0, 0.0
+        self._said_by.clear()
         self.answered_at = self._timing.monotonic()
 
     async def over_or_next_try(self) -> None:
@@ -73,6 +93,7 @@ class Patience:
     timing: DispatchTiming
     _since: float | None = field(default=None, init=False)
     _strikes: int = field(default=0, init=False)
+    _spared_by: set[str] = field(default_factory=set, init=False)
 
     def try_began(self) -> float:
         """Return when a try begins, for :meth:`own_fault`."""
@@ -83,6 +104,11 @@ class Patience:
         if self.outage.answered_at >= began:
             self._strikes += 1
         return self._strikes >= MAX_ATTEMPTS
+
+    def spares(self, worker_id: str) -> bool:
+        """Return whether a worker's own fault is no attempt: not after it struck several, since then it is the step."""
+        self._spared_by.add(worker_id)
+        return len(self._spared_by) <= MAX_SPARED
 
     def used_up(self) -> str | None:
         """Return the sentence for a wait that took too long since the first fault; None while it may go on."""

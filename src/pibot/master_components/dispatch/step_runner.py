@@ -8,7 +8,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from pibot.contracts import MAX_TASK_TIMEOUT, Fault, SubTask, TaskResult, TaskState
+from pibot.contracts import MAX_TASK_TIMEOUT, Fault, SubTask, TaskResult, TaskState, Usage
 from pibot.errors import (
     LeaseLost,
     NoWorkers,
@@ -182,13 +182,16 @@ class StepRunner:
         try:
             result = await self._run_remotely(lease, step, resumed=resumed)
             if result.fault is not None:
+                if result.fault is Fault.WORKER and not patience.spares(lease.worker_id):
+                    exc = WorkerUnreachable(lease.worker_id, result.error or "can't work")
+                    return await self._fail(lease, exc, result.usage)
                 too_late = self._may_not_wait(result, step, [*tried, lease.worker_id], patience, began)
                 if too_late is None:
                     await self._spare(lease, result)
                     tried.append(lease.worker_id)
                     return 0.0
                 result = replace(result, error=f"{result.error}{too_late}")
-            elif result.state is TaskState.COMPLETED:
+            elif result.usage.llm_calls > 0:
                 self._outage.answered()
             await self._on_disk.shielded(lambda: self._store.complete(lease, result, finish_job=finish_job))
         except (WorkerBusy, WorkerError) as exc:
@@ -204,17 +207,23 @@ class StepRunner:
         return None
 
     def _may_not_wait(
-        self, result: TaskResult, step: SubTask, tried: Collection[str], patience: Patience, began: float
+        self, result: TaskResult, step: SubTask, tried: Sequence[str], patience: Patience, began: float
     ) -> str | None:
         """Decide whether a step fails with the result of a worker that could not do it (docs/decisions.md, D117).
+
+        Args:
+            tried: the workers that had the step; that of the result is the last.
 
         Returns:
             None if the step waits for another worker, or for the model; else what to add to the error.
         """
-        if result.fault is Fault.SETTING:
-            return None if self._pool.has_candidate(step.skills, tried) else ""
+        if result.fault is Fault.SETTING and not self._pool.knows_another(step.skills, tried):
+            return ""
         if result.fault is Fault.MODEL:
-            self._outage.failed(result.error or "it does not answer")
+            error = result.error or "the model's provider does not answer it"
+            only_one = not self._pool.knows_another((), tried[-1:])
+            if not self._outage.failed_for(tried[-1], error, only_one=only_one):
+                self._pool.cannot_work(tried[-1], error)
             if patience.own_fault(began):
                 return "; it answers other tasks meanwhile"
         used_up = patience.used_up()
@@ -237,12 +246,12 @@ class StepRunner:
             error=error,
         )
 
-    async def _fail(self, lease: Lease, exc: WorkerBusy | WorkerError) -> float | None:
+    async def _fail(self, lease: Lease, exc: WorkerBusy | WorkerError, usage: Usage | None = None) -> float | None:
         """Record a failed attempt; return the seconds until the next one, or None if it was the last."""
         reason, final = str(exc), lease.attempt >= MAX_ATTEMPTS
         if isinstance(exc, WorkerBusy):
             reason = f"{lease.worker_id}: the task was lost while the hub was down, and it is {exc}"
-        await self._on_disk(lambda: self._store.fail_attempt(lease, reason, final=final))
+        await self._on_disk(lambda: self._store.fail_attempt(lease, reason, final=final, usage=usage))
         event(log, "attempt_failed", job=lease.job_id, task=lease.task_id, worker=lease.worker_id, error=reason)
         if isinstance(exc, _WorkerSilent):
             self._pool.task_lost(lease.worker_id, exc.problem)

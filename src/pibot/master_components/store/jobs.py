@@ -363,13 +363,16 @@ class JobStore:
             raise LeaseLost(f"{lease.worker_id} lost its lease of {lease.task_id!r} of {lease.job_id}")
         self._count(more)
 
-    def fail_attempt(self, lease: Lease, error: str, *, final: bool, count: bool = True) -> None:
+    def fail_attempt(
+        self, lease: Lease, error: str, *, final: bool, count: bool = True, usage: Usage | None = None
+    ) -> None:
         """End a lease without a result. The step is ready again, or failed if this was its last attempt.
 
         Args:
             error: why the attempt failed; kept with it.
             final: make no other attempt.
             count: False if it was no attempt, as on a busy worker; the attempt is deleted then.
+            usage: what the worker reports to have used; its tokens stay with the job.
 
         Raises:
             LeaseLost: the step has another lease, or none.
@@ -383,10 +386,13 @@ class JobStore:
             if not count:
                 self._tables.delete_attempt(lease)
                 return
+            more = self._tables.uncounted(lease, usage or Usage())
+            self._tables.add_usage(lease.job_id, more)
             self._tables.end_attempt(lease, error)
             self._tables.event("attempt_failed", lease.job_id, lease.task_id, lease.worker_id, error)
             if final:
                 self._tables.move_on(lease.job_id)
+        self._count(more)
 
     def spare_attempt(self, lease: Lease, usage: Usage, error: str = "") -> None:
         """End a lease whose worker could not do the step, through no fault of the step's. The step is ready again.

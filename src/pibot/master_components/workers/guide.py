@@ -67,8 +67,8 @@ class GuidePool:
         """Run one task on a free worker and return its result in its JSON form.
 
         If a worker can't be reached, says that it can't do the task, or vanishes while the task runs, another one gets
-        the task, three in all. So a
-        task may run more than once. Each call is an execution of its own, even for the same ``task_id``.
+        the task, three in all. So a task may run more than once. Each call is an execution of its own, even for the
+        same ``task_id``.
 
         Args:
             subtask: what to do. Its ``depends_on`` is ignored.

@@ -101,6 +101,14 @@ class WorkerPool:
         """
         return self.queue.has_candidate(skills, avoid)
 
+    def knows_another(self, skills: Collection[str], tried: Collection[str]) -> bool:
+        """Return whether the fleet has another worker for such a task, be it offline, unfit or set aside now.
+
+        Args:
+            tried: workers that do not count.
+        """
+        return self.queue.knows_another(skills, tried)
+
     def silence(self, worker_id: str) -> float:
         """Return the seconds since a worker's last sign of life."""
         worker = self._workers.get(worker_id)
@@ -253,10 +261,8 @@ class WorkerPool:
             raise
         if result.fault is None:
             worker.breaker.succeeded()
-        elif result.fault is not Fault.MODEL:  # a provider that is away is no worker's fault
-            reason = result.error or "it says that it can't do its tasks"
-            worker.cannot_work(reason, self._clock(), self._monotonic())
-            event(log, "worker_set_aside", level=logging.WARNING, worker=worker_id, error=reason)
+        elif result.fault is not Fault.MODEL:  # whether the provider is away, or only for this worker, dispatch decides
+            self.cannot_work(worker_id, result.error or "it says that it can't do its tasks")
         return result
 
     async def fetch_result(self, worker_id: str, task_id: str, *, wait: float = 0) -> TaskResult | None:
@@ -298,6 +304,13 @@ class WorkerPool:
         """Note that a worker lost its task. One that loses several in a row is set aside for a growing time."""
         worker = self._workers.get(worker_id)
         if worker is not None and worker.lost_task(reason, self._clock(), self._monotonic()):
+            event(log, "worker_set_aside", level=logging.WARNING, worker=worker_id, error=reason)
+
+    def cannot_work(self, worker_id: str, reason: str) -> None:
+        """Set a worker aside at once: it says that it can't do its tasks, and why."""
+        worker = self._workers.get(worker_id)
+        if worker is not None:
+            worker.cannot_work(reason, self._clock(), self._monotonic())
             event(log, "worker_set_aside", level=logging.WARNING, worker=worker_id, error=reason)
 
 

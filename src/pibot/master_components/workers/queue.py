@@ -148,6 +148,10 @@ class WorkerQueue:
         """Return whether a worker that is not to be avoided can be expected to run such a task once it is free."""
         return has_candidate(self._others(avoid), skills, self._monotonic())
 
+    def knows_another(self, skills: Collection[str], tried: Collection[str]) -> bool:
+        """Return whether a worker that was not tried may run such a task once it can, however long that takes."""
+        return any(worker.has(skills) and not worker.drained and not worker.leaving for worker in self._others(tried))
+
     def why_none(self, skills: Collection[str]) -> NoWorkerReason:
         """Return why no worker runs a task with these skills now. May be called from any thread."""
         return why_none(list(self.workers.values()), skills, self._monotonic())

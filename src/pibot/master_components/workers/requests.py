@@ -103,8 +103,8 @@ class WorkerRequests:
             return False
         health = WorkerHealth.from_json(body)
         worker = self._workers.get(worker_id)
-        if "worker_id" not in body and worker is not None:
-            # A hub answers too, and would take a task for a job.
+        if body.get("role") == "master" and worker is not None:
+            # A hub answers too, and would take a task for a job. A worker's answer has no role.
             problem = f"no worker: {worker.address.url} answers, but not as a PiBot worker does; check its address"
             worker.unfit_reasons = {"no_worker": problem}
             return False

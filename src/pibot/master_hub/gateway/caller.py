@@ -30,6 +30,10 @@ FALLBACK_SECONDS = 60.0
 """How long the fallback model is asked first after the first model failed."""
 
 
+_REFUSES_MASTER = frozenset({401, 403, 404, 407})
+"""Statuses with which a provider refuses the master's key, model or address. A worker would take them for its own."""
+
+
 @dataclass(frozen=True)
 class _CallFailure(Failure):
     """A failed attempt.
@@ -211,4 +215,7 @@ def _settle(call: ModelCall, failure: _CallFailure, headers: dict[str, str] | No
         raise failure.final_error() if call.own else failure.error
     if call.own:
         return Answered(answer, error=failure.final_error())
+    of_worker = call.body is not None and call.caller is not None and call.caller.worker_id is not None
+    if of_worker and answer.http.status in _REFUSES_MASTER:
+        raise errors.provider_refuses(failure.error)
     return Answered(replace(answer, headers={**answer.headers, **(headers or {})}))

@@ -76,10 +76,19 @@ def share_used_up() -> GatewayError:
     """Return the failure for a call whose caller already has as many in the gateway as it may."""
     return GatewayError(
         429,
-        "gateway_busy",
+        "share_used_up",
         "the master has as many model calls as it takes at once, or as it takes with this key; try again shortly",
         retry_after=RETRY_AFTER,
     )
+
+
+def provider_refuses(problem: object) -> GatewayError:
+    """Return the failure for a worker's call that the provider refuses for what the master is set to.
+
+    Args:
+        problem: the provider's refusal, redacted, as a sentence that says what to set.
+    """
+    return GatewayError(502, "provider_refuses", f"{problem}, on the master")
 
 
 def hung_up() -> GatewayError:
