@@ -24,6 +24,7 @@ RESTART_SECONDS = 0.5
 READY_SECONDS = 60.0
 STOP_SECONDS = 20.0
 
+_PEAK = re.compile(r"^VmHWM:\s+(\d+) kB", re.MULTILINE)
 _LISTENS = re.compile(rb"listen=(?:http://)?\S+:(\d+)")
 
 
@@ -105,6 +106,16 @@ class Service:
             self._process.kill()
             self._process.wait()
 
+    def peak_memory(self) -> float:
+        """Return the most memory, in MB, that the running process has had; 0 if none runs."""
+        process = self._process
+        if process is None:
+            return 0.0
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found = _PEAK.search(Path(f"/proc/{process.pid}/status").read_text())
+            return int(found.group(1)) / 1024 if found else 0.0  # a process that was just killed has none
+        return 0.0
+
     def tail(self, lines: int = 15) -> str:
         """Return the last lines of the output."""
         return "\n".join(self.log.read_text("utf-8", "replace").splitlines()[-lines:]) if self.log.exists() else ""
@@ -150,6 +161,8 @@ class SupervisedFleet:
 
     Attributes:
         mark: a text that every process of this run has in its environment or command line.
+        links: by the name of the service behind each.
+        ways_to_model: each worker's own link to that of the model.
     """
 
     def __init__(self, folder: Path, data: Path, lease_seconds: float) -> None:
@@ -159,13 +172,21 @@ class SupervisedFleet:
         self.runs = folder / "runs"
         self.runs.mkdir()
         self.links = {name: Link(name) for name in (*WORKER_NAMES, HUB, MODEL)}
+        self.ways_to_model = {name: Link(f"the model of {name}") for name in WORKER_NAMES}
+        for way in self.ways_to_model.values():
+            way.upstream = self.links[MODEL].port
         self.sandbox = "bwrap" if shutil.which("bwrap") else "off"
         environ = self._environ(lease_seconds)
         self.services = {
             MODEL: self._service(MODEL, ["chaos.model"], environ),
             **{
-                name: self._service(name, ["pibot.worker_task_executor", "--port", "0", "--worker-id", name], environ)
-                for name in WORKER_NAMES
+                name: self._service(
+                    name,
+                    ["pibot.worker_task_executor", "--port", "0", "--worker-id", name],
+                    # Few retries, so that a worker which can't reach the model says so and does not only wait.
+                    {**environ, "VOLC_BASE_URL": _model_at(way), "PIBOT_LLM_RETRIES": "2"},
+                )
+                for name, way in self.ways_to_model.items()
             },
             HUB: self._service(HUB, ["pibot", "hub", "--host", "127.0.0.1", "--port", "0"], environ),
         }
@@ -174,13 +195,17 @@ class SupervisedFleet:
     def hub(self) -> Service:
         return self.services[HUB]
 
+    def all_links(self) -> list[Link]:
+        """Return every link between two processes."""
+        return [*self.links.values(), *self.ways_to_model.values()]
+
     async def start(self) -> None:
         """Start everything, and return when all of it serves.
 
         Raises:
             ChaosError: a process did not start.
         """
-        for link in self.links.values():
+        for link in self.all_links():
             await link.open()
         for service in self.services.values():
             service.start()
@@ -202,7 +227,7 @@ class SupervisedFleet:
         for pid, _ in marked(self.mark):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        for link in self.links.values():
+        for link in self.all_links():
             await link.close()
 
     def orphans(self) -> list[tuple[int, str]]:
@@ -227,7 +252,7 @@ class SupervisedFleet:
             "HOME": str(self.folder),
             "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}",
             "VOLC_API_KEY": "chaos",
-            "VOLC_BASE_URL": f"http://127.0.0.1:{self.links[MODEL].port}/v1",
+            "VOLC_BASE_URL": _model_at(self.links[MODEL]),
             "MODEL_NAME": "chaos",
             # The model is cut off too, and no job should fail for that.
             "PIBOT_LLM_RETRIES": "8",
@@ -238,6 +263,10 @@ class SupervisedFleet:
             "PIBOT_STOP_GRACE": "5",
             "PIBOT_SUBMIT_PER_MINUTE": "0",
         }
+
+
+def _model_at(link: Link) -> str:
+    return f"http://127.0.0.1:{link.port}/v1"
 
 
 async def until(condition: Callable[[], bool], seconds: float) -> bool:

@@ -1,12 +1,15 @@
-"""A TCP proxy that can cut connections halfway, delay answers and refuse connections."""
+"""A TCP proxy that can cut connections halfway, delay answers, refuse connections, and lie in its server's place."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 from collections import Counter
 from dataclasses import dataclass, field
+
+from chaos.lies import Asked, Lie
 
 CHUNK = 1 << 16
 
@@ -25,7 +28,7 @@ class Link:
     Attributes:
         upstream: the server's port; None while there is no server, and connections are closed at once.
         port: where callers connect; it never changes.
-        done: how many cuts, delays and refusals have hit a connection.
+        done: how many cuts, delays and refusals have hit a connection, and how many lies were told.
     """
 
     def __init__(self, name: str) -> None:
@@ -36,6 +39,7 @@ class Link:
         self._answer = _Direction()
         self._held_until = 0.0
         self._refusing = 0
+        self._lie: Lie | None = None
         self._server: asyncio.AbstractServer | None = None
         self._open: set[asyncio.StreamWriter] = set()
         self._handlers: set[asyncio.Task[None]] = set()
@@ -84,6 +88,17 @@ class Link:
         if not self._refusing:
             await self.open()
 
+    async def tell(self, lie: Lie, seconds: float) -> None:
+        """Abort all connections, and answer with ``lie`` in the server's place for ``seconds``."""
+        self._lie = lie
+        self.drop()
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            if self._lie is lie:  # else another lie has begun
+                self._lie = None
+                self.drop()
+
     def heal(self) -> None:
         """Cancel the cuts that have hit no connection yet, and any delay."""
         self._request.cuts.clear()
@@ -108,6 +123,9 @@ class Link:
         self._handlers.add(handler)
         self._open.add(writer)
         try:
+            if self._lie is not None:
+                await self._answer_with(self._lie, reader, writer)
+                return
             if self.upstream is None:
                 return
             server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self.upstream)
@@ -117,7 +135,7 @@ class Link:
             finally:
                 self._open.discard(server_writer)
                 server_writer.transport.abort()
-        except (OSError, asyncio.CancelledError):
+        except (OSError, EOFError, asyncio.CancelledError):
             # One side is gone, and the other is aborted below. Or close() has cancelled this task: do not raise, since
             # asyncio's streams on Python 3.9 to 3.11 report a cancelled handler as an error.
             return
@@ -125,6 +143,23 @@ class Link:
             self._open.discard(writer)
             self._handlers.discard(handler)
             writer.transport.abort()
+
+    async def _answer_with(self, lie: Lie, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer each request with this lie until the caller closes the connection.
+
+        Raises:
+            OSError, EOFError: the caller has closed it.
+        """
+        while True:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+            method, path, _ = head[0].split()
+            headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
+            body = await reader.readexactly(int(headers.get("content-length", 0)))
+            self.done["lie told"] += 1
+            for part in lie(Asked(method, path, json.loads(body or b"{}"), self.name)):
+                writer.write(part)
+                await writer.drain()
+                await asyncio.sleep(0)  # drain() alone gives others no turn while the caller reads fast enough
 
     async def _relay(
         self,

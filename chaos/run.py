@@ -25,6 +25,7 @@ from chaos.clients import Accepted, Watcher, submit
 from chaos.disk import Disk, small_disk
 from chaos.evidence import Check, Evidence, check, read_database
 from chaos.fleet import ChaosError, SupervisedFleet, until
+from chaos.lies import LIES
 from chaos.schedule import Fault, Schedule, draw
 
 JOBS = 300
@@ -34,6 +35,9 @@ QUICK_SECONDS = 14.0
 LEASE_SECONDS = 4.0
 STALL_SECONDS = 90.0
 """Seconds without an ended job after the last fault until the run gives up."""
+
+MEASURE_EVERY = 0.25
+"""Seconds between two looks at the hub's memory."""
 
 ORPHAN_SECONDS = 5.0
 """Seconds that the kernel gets to end the commands of a killed worker."""
@@ -46,6 +50,7 @@ class Report:
     faults: Counter[str] = field(default_factory=Counter)
     hits: Counter[str] = field(default_factory=Counter)
     starts: dict[str, int] = field(default_factory=dict)
+    hub_peak_mb: float = 0.0
     settled_after: float = 0.0
     gave_up: str = ""
 
@@ -94,21 +99,28 @@ class Chaos:
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True)) as session:
             watcher = Watcher(session, lambda: _address(fleet.hub.link.upstream))
             watching = asyncio.ensure_future(watcher.watch())
+            measuring = asyncio.ensure_future(self._measure(fleet))
             url = f"http://127.0.0.1:{fleet.hub.link.port}"
             submitting = asyncio.ensure_future(
                 _all(_later(job.at, submit(session, url, job, self._accepted)) for job in self._schedule.jobs)
             )
             try:
                 await _all(_later(fault.at, self._apply(fault, fleet, disk)) for fault in self._schedule.faults)
-                for link in fleet.links.values():
+                for link in fleet.all_links():
                     self.report.hits += link.done
                     link.heal()
                 print(f"All faults are over after {time.monotonic() - begin:.0f} s; waiting for the jobs.", flush=True)
                 await self._settle(watcher, submitting, begin)
             finally:
-                await _cancelled(submitting, watching)
+                await _cancelled(submitting, watching, measuring)
         self.report.settled_after = time.monotonic() - begin
         return watcher
+
+    async def _measure(self, fleet: SupervisedFleet) -> None:
+        """Note the hub's memory repeatedly, until cancelled: a hub that is killed takes its figure along."""
+        while True:
+            self.report.hub_peak_mb = max(self.report.hub_peak_mb, fleet.hub.peak_memory())
+            await asyncio.sleep(MEASURE_EVERY)
 
     async def _apply(self, fault: Fault, fleet: SupervisedFleet, disk: Disk) -> None:
         self.report.faults[fault.kind] += 1
@@ -132,6 +144,10 @@ class Chaos:
             link.cut_answer(fault.share)
         elif fault.kind == "delay":
             link.delay(fault.seconds)
+        elif fault.kind == "lie":
+            await link.tell(LIES[fault.lie], fault.seconds)
+        elif fault.kind == "sick":
+            await fleet.ways_to_model[fault.target].refuse(fault.seconds)
         else:
             await link.refuse(fault.seconds)
 
@@ -168,6 +184,7 @@ class Chaos:
             refused=self._accepted.refused,
             seen=watcher.ended,
             runs=runs.read(fleet.runs),
+            hub_peak_mb=self.report.hub_peak_mb,
             orphans=orphans + fleet.orphans(),
             logs=logs,
             **rows,

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from chaos.lies import LIES
+
 WORKERS = 5
 MAX_STEPS = 6
 
@@ -83,6 +85,7 @@ class Fault:
         target: the hub, a worker, the model's link or the disk.
         seconds: its duration; 0 for an instant.
         share: how much of the request or answer passes before the cut.
+        lie: one of :data:`chaos.lies.LIES`.
     """
 
     at: float
@@ -90,11 +93,13 @@ class Fault:
     target: str
     seconds: float = 0.0
     share: float = 0.0
+    lie: str = ""
 
     def __str__(self) -> str:
         seconds = f" for {self.seconds} s" if self.seconds else ""
         share = f" after {self.share:.0%}" if self.kind.startswith("cut") else ""
-        return f"{self.at:7.2f} {self.kind} {self.target}{seconds}{share}"
+        lie = f": {self.lie}" if self.lie else ""
+        return f"{self.at:7.2f} {self.kind} {self.target}{seconds}{share}{lie}"
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,8 @@ def kinds(lease_seconds: float) -> dict[str, _Kind]:
         "delay": _Kind(10, WORKER_NAMES, (lease_seconds + 0.5, lease_seconds * 2)),
         "refuse": _Kind(8, everyone, (0.5, 3.0)),
         "disk-full": _Kind(4, (DISK,), (1.5, 4.0)),
+        "lie": _Kind(10, WORKER_NAMES, (6.0, 10.0)),  # longer than the 5 s between two health polls
+        "sick": _Kind(6, WORKER_NAMES, (3.0, 8.0)),
     }
 
 
@@ -183,9 +190,9 @@ def _faults(rng: random.Random, seconds: float, lease_seconds: float) -> Iterato
         # Half of the cuts let nothing pass: the worst case is a whole request without any answer.
         share = round(rng.random(), 2) if rng.random() < 0.5 else 0.0
         lasts = round(rng.uniform(*kind.seconds), 1)
-        yield Fault(
-            round(at, 2), name, rng.choice(kind.targets), lasts, max(share, 0.05 if name == "cut-request" else 0)
-        )
+        target = rng.choice(kind.targets)
+        lie = rng.choice(list(LIES)) if name == "lie" else ""
+        yield Fault(round(at, 2), name, target, lasts, max(share, 0.05 if name == "cut-request" else 0), lie)
         at += rng.uniform(0.3, 1.1)
 
 

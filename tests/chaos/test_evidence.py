@@ -51,6 +51,7 @@ GOOD = Evidence(
         Run(RUN_C, "j", "b", "j.b.1", 2.5),
         Run(RUN_B, "j", "b", "x", 3.0, 4.0),
     ],
+    hub_peak_mb=90.0,
     logs={"hub": "INFO all is well\n"},
 )
 
@@ -137,6 +138,7 @@ TRACEBACK = "Traceback (most recent call last):\n  File …\nKeyError: 'x'\n"
             replace(GOOD, steps=[step("a", RUN_A), step("b", None, state="ready")], seen={}),
             "no lease left: step b of j is ready though its job has ended",
         ),
+        (replace(GOOD, hub_peak_mb=650.0), "the hub stays small: it had 650 MB, and 120 are allowed"),
         (replace(GOOD, orphans=[(17, "sleep 2")]), "no orphan process: process 17 is left over: sleep 2"),
         (replace(GOOD, logs={"hub": TRACEBACK}), "no defect in a log: hub: KeyError: 'x'"),
     ],
@@ -156,3 +158,9 @@ def test_a_job_may_fail_after_three_lost_attempts_of_a_step() -> None:
         seen={},
     )
     assert wrong(evidence) == []
+
+
+def test_a_run_that_a_worker_could_not_finish_counts_as_no_attempt() -> None:
+    runs = [*GOOD.runs, *(Run(f"{n}" * 16, "j", "b", f"j.b.{n}", 5.0) for n in "56")]
+    spared = "INFO pibot.dispatcher: attempt_spared job=j task=b worker=worker-1 fault=worker error=no\n"
+    assert wrong(replace(GOOD, runs=runs, logs={"hub": spared})) == []

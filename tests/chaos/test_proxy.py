@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 import pytest
+from chaos.lies import LIES
 from chaos.proxy import Link
 
 
@@ -40,12 +41,12 @@ async def link_to(server: Server) -> AsyncIterator[Link]:
         listening.close()
 
 
-async def say(link: Link, data: bytes) -> bytes:
-    """Send ``data`` and return the answer; empty if the connection ends instead."""
+async def say(link: Link, data: bytes, most: int = 100) -> bytes:
+    """Send ``data`` and return up to ``most`` bytes of the answer; empty if the connection ends instead."""
     reader, writer = await asyncio.open_connection("127.0.0.1", link.port)
     try:
         writer.write(data)
-        return await reader.read(100)
+        return await reader.read(most)
     except ConnectionError:
         return b""
     finally:
@@ -112,4 +113,49 @@ async def test_a_healed_link_forgets_the_cuts_to_come() -> None:
         link.cut_request(0.5)
         link.cut_answer(0.5)
         link.heal()
+        assert await say(link, b"hello") == b"answer to hello"
+
+
+STATUS = b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n"
+TASK = b'POST /task HTTP/1.1\r\nContent-Length: 16\r\n\r\n{"task_id": "t"}'
+
+
+@contextlib.asynccontextmanager
+async def lying(link: Link, name: str) -> AsyncIterator[None]:
+    telling = asyncio.ensure_future(link.tell(LIES[name], 60))
+    await asyncio.sleep(0)
+    yield
+    telling.cancel()
+    await asyncio.wait([telling])
+
+
+async def test_a_lie_is_told_in_the_servers_place_and_the_truth_follows_it() -> None:
+    server = Server()
+    async with link_to(server) as link:
+        async with lying(link, "a version of 60 kB"):
+            assert b"9" * 100 in (await say(link, STATUS, 1000))
+            assert (await say(link, TASK)).startswith(b"HTTP/1.1 409 ")
+        async with lying(link, "another task's result"):
+            assert b'"worker_id": "test", "uptime_seconds"' in await say(link, STATUS, 1000)
+            assert b'"task_id": "another"' in await say(link, TASK, 1000)
+        assert (server.got, link.done) == (b"", {"lie told": 4})
+        assert await say(link, b"hello") == b"answer to hello"
+
+
+async def test_a_lie_without_an_end_lasts_until_the_caller_has_enough() -> None:
+    async with link_to(Server()) as link, lying(link, "a body without an end"):
+        reader, writer = await asyncio.open_connection("127.0.0.1", link.port)
+        writer.write(STATUS)
+        assert len(await reader.readexactly(10**7)) == 10**7
+        writer.transport.abort()
+        assert await say(link, TASK, 15) == b"HTTP/1.1 200 OK"
+
+
+async def test_the_end_of_a_lie_does_not_end_a_later_one() -> None:
+    async with link_to(Server()) as link:
+        earlier = asyncio.ensure_future(link.tell(LIES["no UTF-8"], 0.05))
+        await asyncio.sleep(0)
+        async with lying(link, "another task's result"):
+            await earlier
+            assert b'"task_id": "another"' in await say(link, TASK, 1000)
         assert await say(link, b"hello") == b"answer to hello"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from chaos.lies import LIES
 from chaos.model import reply
 from chaos.schedule import KINDS, ChaosJob, Step, draw, job_in, step_in, steps_in
 
@@ -31,10 +32,12 @@ def test_a_seed_gives_its_schedule_again_and_another_seed_another_one() -> None:
 def test_a_seeds_schedule_is_the_same_on_every_python() -> None:
     faults = [" ".join(str(SCHEDULE.faults[number]).split()) for number in (0, 1, -1)]
     assert faults == [
-        "0.50 kill-hub hub",
-        "1.00 cut-answer worker-5 after 0%",
-        "119.46 stop worker-2 for 4.1 s",
+        "0.50 cut-request worker-5 after 77%",
+        "1.14 stop-hub hub for 1.6 s",
+        "119.31 refuse worker-4 for 2.0 s",
     ]
+    lie = next(fault for fault in SCHEDULE.faults if fault.kind == "lie")
+    assert str(lie).strip() == "3.04 lie worker-2 for 7.4 s: data that is no number"
     assert [step.line() for step in SCHEDULE.jobs[0].steps] == [
         "- a: slow 1.1 s",
         "- b: slow 0.7 s, after a",
@@ -47,6 +50,11 @@ def test_a_seeds_schedule_is_the_same_on_every_python() -> None:
 
 def test_even_a_short_run_has_every_kind_of_fault() -> None:
     assert {fault.kind for fault in draw(7, 30, seconds=14, lease_seconds=4).faults} == set(KINDS)
+
+
+def test_a_lie_is_one_of_the_known_and_no_other_fault_has_one() -> None:
+    assert {fault.kind for fault in SCHEDULE.faults if fault.lie} == {"lie"}
+    assert {fault.lie for fault in SCHEDULE.faults} - {""} <= set(LIES)
 
 
 def test_jobs_have_one_to_six_steps_and_unique_ids() -> None:

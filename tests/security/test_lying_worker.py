@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from chaos.lies import FLOODS, NO_JSON, REPORTS, RESULTS, STILL_RUNNING, Lie
 
 from pibot.settings import Secret, Settings
 from tests.support.fleet import make_skills
-from tests.support.lying_worker import FLOODS, NO_JSON, REPORTS, RESULTS, Lie, LyingWorkers, json_of
+from tests.support.lying_worker import LyingWorkers
 from tests.support.processes import Running, clean_environment, serving_process
 from tests.support.serving import Answer, ask
 from tests.support.waiting import until
@@ -114,7 +115,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 def test_a_worker_that_answers_202_at_once_is_not_asked_again_and_again(world: World) -> None:
-    world.liars.teach({"still running": json_of({"success": True, "status": "running"}, "202 Accepted")})
+    world.liars.teach({"still running": STILL_RUNNING})
     with world.liars_alone():
         job_id = world.submit("say: still running")
         until(lambda: "still running" in world.liars.told)
