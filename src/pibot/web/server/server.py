@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from functools import partial
+from queue import SimpleQueue
 from typing import Any, Callable, cast
 
 from cheroot import wsgi
@@ -134,27 +135,31 @@ def serve(
     """
     server = Server(app, host=host, port=port, threads=threads, handshake=handshake)
 
+    # A signal may interrupt this thread while it holds a lock of threading or logging, so its handler takes none:
+    # SimpleQueue.put() is made for that.
+    signals: SimpleQueue[int | None] = SimpleQueue()
+
     def graceful() -> None:
+        number = signals.get()
+        if number is None:
+            return
+        log.info("stopping signal=%s", signal.Signals(number).name)
         try:
             stop()
         finally:
             server.stop()
 
     stopping = threading.Thread(target=graceful, name="pibot-stop")
-
-    def on_signal(number: int, _frame: object) -> None:
-        if stopping.ident is None:
-            log.info("stopping signal=%s", signal.Signals(number).name)
-            stopping.start()
-
-    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    stopping.start()
+    handled = (signal.SIGTERM, signal.SIGINT)
+    previous = {number: signal.signal(number, lambda number, _frame: signals.put(number)) for number in handled}
     try:
         if ready is not None:
             ready(server.port)
         server.serve()
-        if stopping.ident is not None:
-            stopping.join()
     finally:
+        signals.put(None)
+        stopping.join()
         for number, handler in previous.items():
             signal.signal(number, handler)
 
