@@ -53,6 +53,15 @@ def job_of(lab: Lab, job_id: str) -> Any:
     return lab.ask("pibot-master", f"/task/{job_id}", key=lab.key).body["job"]
 
 
+def kept(now: Any, before: Any) -> Any:
+    """Return ``now`` without the keys that a later release has added to its objects."""
+    if isinstance(now, dict) and isinstance(before, dict):
+        return {name: kept(now.get(name), value) for name, value in before.items()}
+    if isinstance(now, list) and isinstance(before, list) and len(now) == len(before):
+        return [kept(one, other) for one, other in zip(now, before)]
+    return now
+
+
 def test_an_update_from_an_earlier_release_keeps_settings_jobs_and_workers(lab: Lab, earlier: Path) -> None:
     lab.playbook("playbooks/uninstall.yml", "-e", "pibot_uninstall=yes")
     lab.playbook("site.yml", checkout=earlier)
@@ -68,7 +77,7 @@ def test_an_update_from_an_earlier_release_keeps_settings_jobs_and_workers(lab: 
 
     lab.playbook("site.yml")
 
-    assert job_of(lab, ended) == before
+    assert kept(job_of(lab, ended), before) == before
     assert lab.ask("pibot-master", f"/task/{unfinished}/result", key=lab.key, wait=90).body["status"] == "completed"
     for host in HOSTS:
         now = env_of(lab, host)
