@@ -71,7 +71,7 @@ ODD = st.sampled_from(
 )
 
 VALUES: st.SearchStrategy[Any] = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | ODD,
+    st.none() | st.booleans() | st.integers(-(10**29), 10**29) | st.floats() | st.text(max_size=8) | ODD,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=6),
     max_leaves=20,
 )
