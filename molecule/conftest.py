@@ -90,7 +90,8 @@ class Lab:
     def playbook(self, *arguments: str, fails: bool = False, checkout: Path = ROOT) -> str:
         """Run ansible-playbook as an owner does, in a checkout's folder ansible/, and return its output."""
         command = ["ansible-playbook", "--inventory", str(INVENTORY), *arguments]
-        environ = {**os.environ, "ANSIBLE_NOCOLOR": "1"}
+        # molecule names this checkout's configuration, and with it this checkout's roles.
+        environ = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_CONFIG": str(checkout / "ansible" / "ansible.cfg")}
         done = subprocess.run(
             command, cwd=checkout / "ansible", env=environ, capture_output=True, text=True, check=False
         )  # nosec B603 # no shell; ansible-playbook
