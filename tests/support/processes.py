@@ -159,11 +159,38 @@ def serving_process(
 
 
 def processes_with(token: str) -> list[int]:
-    """Return the ids of this machine's processes, of any namespace, that have ``token`` in their command line."""
+    """Return the ids of this machine's processes, of any namespace, that have ``token`` in their command line.
+
+    While a process calls execve(2) its command line reads as empty, and a child of a process that ends meanwhile may be
+    on neither side of a listing of /proc. So an empty command line is read again, and nothing is found only if two
+    listings agree.
+    """
+    return _listed_with(token) or _listed_with(token)
+
+
+def _listed_with(token: str) -> list[int]:
     found = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             with contextlib.suppress(OSError):
-                if token.encode() in (folder / "cmdline").read_bytes():
+                if token.encode() in _command_line(folder):
                     found.append(int(folder.name))
     return found
+
+
+def _command_line(folder: Path) -> bytes:
+    for _ in range(1000):  # some program may have emptied its own for good
+        line = (folder / "cmdline").read_bytes()
+        if line or _has_none(folder):
+            break
+    return line
+
+
+def _has_none(folder: Path) -> bool:
+    """Return whether this is a process without a command line: one that has ended, or one of the kernel's own."""
+    # pid (name) state parent group session tty foreground flags …; the name may hold anything, parentheses too.
+    state, *_, flags = (folder / "stat").read_bytes().rpartition(b")")[2].split()[:7]
+    return state in (b"Z", b"X") or bool(int(flags) & _PF_KTHREAD)
+
+
+_PF_KTHREAD = 0x00200000  # include/linux/sched.h
