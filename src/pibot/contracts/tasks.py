@@ -279,8 +279,7 @@ class TaskResult:
     def believable(self) -> TaskResult:
         """Return the result without what :meth:`from_json` would refuse at the other end, such as data from a model
         that is nested too deeply. The model must not make its worker pass for one that lies."""
-        error = None if self.error is None else shortened(self.error, MAX_ERROR_CHARS)
-        result = replace(self, error=error)
+        result = self if self.error is None else replace(self, error=shortened(self.error, MAX_ERROR_CHARS))
         problem = _why_not_believed(result)
         if problem is not None:
             result = replace(result, data={"note": f"the data was dropped: {problem}"})

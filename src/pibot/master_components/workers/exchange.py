@@ -307,7 +307,7 @@ def parse_result(requests: WorkerRequests, worker_id: str, task_id: str, body: J
         raise impossible(requests, worker_id, f"without a usable task result ({exc})") from exc
     if result.task_id != task_id:
         raise impossible(requests, worker_id, f"with the result of another task, {result.task_id!r}")
-    return replace(result, worker_id=worker_id)
+    return result if result.worker_id == worker_id else replace(result, worker_id=worker_id)
 
 
 def impossible(requests: WorkerRequests, worker_id: str, problem: str) -> ImpossibleAnswer:
