@@ -139,7 +139,7 @@ class ToolAgent:
             if spent is not None:
                 return self._outcome(TaskState.FAILED, error=spent)
             completion = await self._query(messages)
-            messages.append(Message("assistant", completion.text, completion.tool_calls))
+            messages.append(completion.to_message())
             if completion.tool_calls:
                 messages += await self._execute(completion.tool_calls, task_id)
             elif completion.text.strip():

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pibot.contracts import (
     ApprovalRequest,
+    Completion,
     Fault,
     HostReading,
     Message,
@@ -244,4 +245,22 @@ def test_a_message_has_the_form_of_the_chat_completions_protocol() -> None:
         "role": "tool",
         "content": "out",
         "tool_call_id": "c1",
+    }
+
+
+def test_an_assistants_message_goes_back_with_the_further_fields_that_came_with_it() -> None:
+    call = ToolCall("c1", "now", {}, extra={"extra_content": {"google": 1}, "function": {"strict": True, "name": "x"}})
+    answer = Completion("", (call,), reasoning="I look.", extra={"reasoning_content": "I look."})
+    assert answer.to_message().to_json() == {
+        "role": "assistant",
+        "content": "",
+        "reasoning_content": "I look.",
+        "tool_calls": [
+            {
+                "extra_content": {"google": 1},
+                "id": "c1",
+                "type": "function",
+                "function": {"strict": True, "name": "now", "arguments": "{}"},
+            }
+        ],
     }

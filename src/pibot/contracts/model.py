@@ -65,6 +65,8 @@ class ToolCall:
         raw_arguments: the arguments as the model wrote them, sent back in the conversation; ``{}`` where they are no
             JSON object, because providers refuse anything else there.
         problem: why the arguments could not be decoded, as a sentence for the model.
+        extra: further fields that the provider sent with the call, which go back with it, such as Gemini's
+            ``extra_content``. What it has under ``function`` goes into the call's function.
     """
 
     call_id: str
@@ -72,6 +74,18 @@ class ToolCall:
     arguments: Mapping[str, Any] | None
     raw_arguments: str = "{}"
     problem: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> JsonObject:
+        """Return the call in the form of the OpenAI chat-completions protocol."""
+        further = self.extra.get("function")
+        function = {**(further if isinstance(further, Mapping) else {}), "name": self.name}
+        return {
+            **self.extra,
+            "id": self.call_id,
+            "type": "function",
+            "function": {**function, "arguments": self.raw_arguments},
+        }
 
 
 @dataclass(frozen=True)
@@ -98,25 +112,21 @@ class Message:
         content: the text.
         tool_calls: the tool calls of an assistant's message.
         tool_call_id: the call that a tool's message answers.
+        extra: further fields that the provider sent with an assistant's message, which go back with it, such as
+            DeepSeek's ``reasoning_content``. Its ``content`` is a content in parts, sent instead of the text.
     """
 
     role: str
     content: str
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> JsonObject:
         """Return the message in the form of the OpenAI chat-completions protocol."""
-        body: JsonObject = {"role": self.role, "content": self.content}
+        body: JsonObject = {"role": self.role, "content": self.content, **self.extra}
         if self.tool_calls:
-            body["tool_calls"] = [
-                {
-                    "id": call.call_id,
-                    "type": "function",
-                    "function": {"name": call.name, "arguments": call.raw_arguments},
-                }
-                for call in self.tool_calls
-            ]
+            body["tool_calls"] = [call.to_json() for call in self.tool_calls]
         if self.tool_call_id is not None:
             body["tool_call_id"] = self.tool_call_id
         return body
@@ -151,6 +161,9 @@ class Completion:
         usage: as the provider counted; zeros where it counts none.
         finish_reason: the protocol's, such as ``stop``, ``tool_calls`` or ``length``.
         model: the model's name as the provider gave it.
+        reasoning: what the model thought before it answered, where the provider sends it apart; no part of the answer.
+        extra: further fields of the model's message, for :attr:`Message.extra`.
+        refusal: what the model said instead of an answer, where the provider sends a refusal apart.
     """
 
     text: str
@@ -158,6 +171,18 @@ class Completion:
     usage: Usage = field(default_factory=Usage)
     finish_reason: str = "stop"
     model: str = ""
+    reasoning: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    refusal: str = ""
+
+    def to_message(self, tool_calls: tuple[ToolCall, ...] | None = None) -> Message:
+        """Return the message that repeats the answer in the next request.
+
+        Args:
+            tool_calls: used instead of the answer's own.
+        """
+        calls = self.tool_calls if tool_calls is None else tool_calls
+        return Message("assistant", self.text, calls, extra=self.extra)
 
 
 class LLMClient(Protocol):
