@@ -19,9 +19,9 @@ SETTLING = 30
 def run_one(store: JobStore, job_id: str | None = None) -> str:
     """Run one job of one step to its end with the store's own methods, and return its id."""
     job = store.submit(Submission("Do nothing", skills=(), job_id=job_id))
-    lease = store.lease(job.job_id, STEP, "worker-1", 60.0)
+    lease = store.leases.grant(job.job_id, STEP, "worker-1", 60.0)
     result = TaskResult(STEP, "worker-1", TaskState.COMPLETED, output="done", started_at=0.0, finished_at=0.0)
-    store.complete(lease, result, finish_job=True)
+    store.leases.complete(lease, result, finish_job=True)
     return job.job_id
 
 

@@ -70,7 +70,7 @@ def take_steps(store: JobStore, meter: Meter, repeats: int) -> dict[str, float]:
         with meter.step("unfinished"):
             store.queries.unfinished(17)
         with meter.step("lease"):
-            lease = store.lease(job_id, STEP, "worker-1", 60.0)
+            lease = store.leases.grant(job_id, STEP, "worker-1", 60.0)
         with meter.step("lease of"):
             assert store.accounts.lease_of("worker-1") == lease
         with meter.step("spend"):
@@ -80,11 +80,11 @@ def take_steps(store: JobStore, meter: Meter, repeats: int) -> dict[str, float]:
         with meter.step("spent today"):
             store.accounts.of_day()
         with meter.step("renew"):
-            lease = store.renew(lease, 60.0)
+            lease = store.leases.renew(lease, 60.0)
         with meter.step("open steps"):
             store.queries.open_steps()
         with meter.step("complete"):
-            store.complete(lease, RESULT, finish_job=True)
+            store.leases.complete(lease, RESULT, finish_job=True)
         with meter.step("job"):
             store.queries.job(job_id)
         with meter.step("jobs"):

@@ -16,7 +16,7 @@ from pibot.llm_client.configuration import Endpoint, check
 from pibot.llm_client.retry import RetryLoop, RetryPolicy
 from pibot.master_components import Dispatcher, JobStore, TaskPlanner
 from pibot.master_components.dispatch.timing import DispatchTiming
-from pibot.master_components.store.jobs import MB
+from pibot.master_components.store.limits import MB
 from pibot.master_components.store.upkeep import Upkeep
 from pibot.master_components.workers.pool import create_worker_pool
 from pibot.master_hub.addresses import AddressChecks

@@ -48,7 +48,7 @@ class Case:
         self.on_disk = StoreThread()
         self.approvals = ApprovalBroker(self.store.approvals, self.on_disk, self.pool)
         self.job_id = self.store.submit(Submission("x", skills=("shell_exec",))).job_id
-        self.lease = self.store.lease(self.job_id, "step-1", "worker-1", 60)
+        self.lease = self.store.leases.grant(self.job_id, "step-1", "worker-1", 60)
 
     async def heard(self, *calls: ApprovalRequest, lease: Lease | None = None) -> None:
         await self.approvals.of(lease or self.lease)(calls)
@@ -150,9 +150,9 @@ async def test_a_call_ends_with_its_attempt(case: Case, how: str) -> None:
     if how == "cancelled":
         case.store.finish(case.job_id, JobState.CANCELLED, error="the job was cancelled")
     elif how == "attempt":
-        case.store.fail_attempt(case.lease, "it died", final=False)
+        case.store.leases.fail(case.lease, "it died", final=False)
     else:
-        case.store.complete(case.lease, TaskResult("step-1", "worker-1", TaskState.COMPLETED, "done"))
+        case.store.leases.complete(case.lease, TaskResult("step-1", "worker-1", TaskState.COMPLETED, "done"))
     assert (case.states, case.store.approvals.waiting()) == (["over"], ())
     await case.heard(LS)  # a late report of the old attempt
     assert case.states == ["over"]
@@ -161,8 +161,8 @@ async def test_a_call_ends_with_its_attempt(case: Case, how: str) -> None:
 async def test_another_attempt_asks_for_approval_again(case: Case) -> None:
     await case.heard(LS)
     await case.approvals.decide(case.only, YES, "owner")
-    case.store.fail_attempt(case.lease, "it died", final=False)
-    lease = case.store.lease(case.job_id, "step-1", "worker-2", 60)
+    case.store.leases.fail(case.lease, "it died", final=False)
+    lease = case.store.leases.grant(case.job_id, "step-1", "worker-2", 60)
     await case.heard(LS, lease=lease)
     assert sorted(case.states) == ["approved", "waiting"]
     assert len(case.pool.sent) == 1
@@ -172,7 +172,7 @@ async def test_a_pruned_jobs_calls_are_deleted_with_it(case: Case) -> None:
     await case.heard(LS)
     case.store.finish(case.job_id, JobState.CANCELLED)
     approval_id = case.only
-    case.store.prune(keep_seconds=1e9, keep_jobs=0)
+    case.store.limits.prune(keep_seconds=1e9, keep_jobs=0)
     with pytest.raises(ApprovalNotFound):
         await case.approvals.decide(approval_id, YES, "owner")
 

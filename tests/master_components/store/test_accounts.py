@@ -66,7 +66,7 @@ def test_a_pruned_jobs_rows_are_deleted_and_the_days_stay(store: JobStore) -> No
     job_id = store.submit(Submission("x")).job_id
     store.spend([spent(job_id=job_id)])
     store.finish(job_id, JobState.COMPLETED)
-    store.prune(keep_seconds=DAY, keep_jobs=0)
+    store.limits.prune(keep_seconds=DAY, keep_jobs=0)
     assert store.accounts.of_job(job_id) == ()
     assert store.accounts.of_day()[0].usage == Usage(10, 1, 1)
 
@@ -95,10 +95,10 @@ def test_no_day_is_deleted_before_there_are_too_many(store: JobStore, clock: Fak
 
 def test_a_workers_lease_is_found_until_it_ends(store: JobStore) -> None:
     job = store.submit(Submission("x", skills=()))
-    lease = store.lease(job.job_id, "step-1", "worker-1", 60.0)
+    lease = store.leases.grant(job.job_id, "step-1", "worker-1", 60.0)
     assert store.accounts.lease_of("worker-1") == lease
     assert store.accounts.lease_of("worker-2") is None
-    store.fail_attempt(lease, "gone", final=False)
+    store.leases.fail(lease, "gone", final=False)
     assert store.accounts.lease_of("worker-1") is None
 
 

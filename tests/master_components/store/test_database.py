@@ -146,7 +146,7 @@ def test_a_file_of_version_1_is_migrated_and_loses_nothing(path: Path) -> None:
         assert {e.job_id for e in store.queries.events()} == {"ended", "open", None}
         assert store.queries.time_left(store.queries.job("open")) == 60.0  # its time counts from the migration
         clock.now += 100
-        assert store.prune(keep_seconds=50, keep_jobs=10) == 1
+        assert store.limits.prune(keep_seconds=50, keep_jobs=10) == 1
 
 
 def test_a_copy_of_the_older_version_stays_beside_the_file(path: Path) -> None:

@@ -57,7 +57,7 @@ def states(store: JobStore, job_id: str) -> dict[str, StepState]:
 
 
 def run(store: JobStore, job_id: str, task_id: str, state: TaskState = TaskState.COMPLETED) -> None:
-    store.complete(store.lease(job_id, task_id, "worker-1", 60), result(state, error=None))
+    store.leases.complete(store.leases.grant(job_id, task_id, "worker-1", 60), result(state, error=None))
 
 
 # --- taking jobs ---
@@ -182,7 +182,7 @@ def test_steps_that_need_a_failed_one_are_skipped_and_the_others_go_on(store: Jo
 
 def test_a_lease_has_a_worker_a_token_an_expiry_and_an_attempt(store: JobStore, clock: Clock) -> None:
     job_id = planned(store, a=())
-    lease = store.lease(job_id, "a", "worker-2", 60)
+    lease = store.leases.grant(job_id, "a", "worker-2", 60)
     assert (lease.worker_id, lease.attempt, lease.expires_at) == ("worker-2", 1, clock.now + 60)
     assert len(lease.token) == 24
     assert lease.remote_id == f"{job_id}.a.1.{lease.token[:6]}"
@@ -193,11 +193,11 @@ def test_a_job_id_used_again_after_pruning_gives_another_task_id(store: JobStore
     remote_ids = set()
     for _ in range(2):
         store.submit(Submission("x", (), job_id="nightly"))
-        lease = store.lease("nightly", "step-1", "worker-1", 60)
+        lease = store.leases.grant("nightly", "step-1", "worker-1", 60)
         remote_ids.add(lease.remote_id)
-        store.complete(lease, TaskResult("step-1", "worker-1", TaskState.COMPLETED), finish_job=True)
+        store.leases.complete(lease, TaskResult("step-1", "worker-1", TaskState.COMPLETED), finish_job=True)
         clock.now += 10
-        assert store.prune(keep_seconds=1, keep_jobs=100) == 1
+        assert store.limits.prune(keep_seconds=1, keep_jobs=100) == 1
     assert len(remote_ids) == 2
 
 
@@ -208,26 +208,26 @@ def test_the_longest_ids_make_a_task_id_that_a_worker_accepts() -> None:
 
 def test_a_leased_step_is_not_leased_again(store: JobStore) -> None:
     job_id = planned(store, a=(), b=("a",))
-    store.lease(job_id, "a", "worker-1", 60)
+    store.leases.grant(job_id, "a", "worker-1", 60)
     for task_id in ("a", "b"):
         with pytest.raises(IllegalTransition):
-            store.lease(job_id, task_id, "worker-2", 60)
+            store.leases.grant(job_id, task_id, "worker-2", 60)
 
 
 def test_a_renewed_lease_lasts_from_now(store: JobStore, clock: Clock) -> None:
     job_id = planned(store, a=())
-    lease = store.lease(job_id, "a", "worker-1", 60)
+    lease = store.leases.grant(job_id, "a", "worker-1", 60)
     clock.now += 50
-    assert store.renew(lease, 60).expires_at == clock.now + 60
-    assert store.queries.job(job_id).steps[0].lease == store.renew(lease, 60)
+    assert store.leases.renew(lease, 60).expires_at == clock.now + 60
+    assert store.queries.job(job_id).steps[0].lease == store.leases.renew(lease, 60)
 
 
 def test_a_result_is_recorded_once_and_adds_its_usage(store: JobStore) -> None:
     job_id = planned(store, a=())
-    lease = store.lease(job_id, "a", "worker-1", 60)
-    store.complete(lease, result(usage=Usage(10, 20, 2)))
+    lease = store.leases.grant(job_id, "a", "worker-1", 60)
+    store.leases.complete(lease, result(usage=Usage(10, 20, 2)))
     with pytest.raises(LeaseLost):
-        store.complete(lease, result(output="another"))
+        store.leases.complete(lease, result(output="another"))
     job = store.queries.job(job_id)
     assert job.steps[0].result is not None
     assert job.steps[0].result.output == "done"
@@ -236,13 +236,13 @@ def test_a_result_is_recorded_once_and_adds_its_usage(store: JobStore) -> None:
 
 def test_a_late_result_changes_nothing_and_is_kept_as_evidence(store: JobStore, tmp_path: Path) -> None:
     job_id = planned(store, a=())
-    lost = store.lease(job_id, "a", "worker-1", 60)
-    store.fail_attempt(lost, "no answer", final=False)
-    current = store.lease(job_id, "a", "worker-2", 60)
+    lost = store.leases.grant(job_id, "a", "worker-1", 60)
+    store.leases.fail(lost, "no answer", final=False)
+    current = store.leases.grant(job_id, "a", "worker-2", 60)
     with pytest.raises(LeaseLost, match="worker-1"):
-        store.complete(lost, result(output="too late"))
+        store.leases.complete(lost, result(output="too late"))
     assert states(store, job_id)["a"] is StepState.LEASED
-    store.complete(current, result(output="in time"))
+    store.leases.complete(current, result(output="in time"))
     step = store.queries.job(job_id).steps[0]
     assert step.result is not None
     assert step.result.output == "in time"
@@ -256,16 +256,16 @@ def test_a_late_result_changes_nothing_and_is_kept_as_evidence(store: JobStore, 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda store, lease: store.renew(lease, 60),
-        lambda store, lease: store.complete(lease, result()),
-        lambda store, lease: store.fail_attempt(lease, "x", final=True),
+        lambda store, lease: store.leases.renew(lease, 60),
+        lambda store, lease: store.leases.complete(lease, result()),
+        lambda store, lease: store.leases.fail(lease, "x", final=True),
     ],
 )
 def test_a_lease_with_a_wrong_token_changes_nothing(
     store: JobStore, change: Callable[[JobStore, Lease], object]
 ) -> None:
     job_id = planned(store, a=())
-    lease = store.lease(job_id, "a", "worker-1", 60)
+    lease = store.leases.grant(job_id, "a", "worker-1", 60)
     before = store.queries.job(job_id).steps
     with pytest.raises(LeaseLost):
         change(store, Lease(job_id, "a", "worker-1", "0" * 24, 1, lease.expires_at))
@@ -274,9 +274,9 @@ def test_a_lease_with_a_wrong_token_changes_nothing(
 
 def test_after_a_failed_attempt_the_step_is_ready_again_and_the_error_is_kept(store: JobStore, clock: Clock) -> None:
     job_id = planned(store, a=())
-    store.fail_attempt(store.lease(job_id, "a", "worker-1", 60), "no answer", final=False)
+    store.leases.fail(store.leases.grant(job_id, "a", "worker-1", 60), "no answer", final=False)
     assert states(store, job_id)["a"] is StepState.READY
-    store.fail_attempt(store.lease(job_id, "a", "worker-2", 60), "reset", final=True)
+    store.leases.fail(store.leases.grant(job_id, "a", "worker-2", 60), "reset", final=True)
     step = store.queries.job(job_id).steps[0]
     assert (step.state, step.error) == (StepState.FAILED, "reset")
     assert [(a.number, a.worker_id, a.error, a.finished_at) for a in step.attempts] == [
@@ -287,18 +287,18 @@ def test_after_a_failed_attempt_the_step_is_ready_again_and_the_error_is_kept(st
 
 def test_a_busy_worker_is_no_attempt(store: JobStore) -> None:
     job_id = planned(store, a=())
-    store.fail_attempt(store.lease(job_id, "a", "worker-1", 60), "busy", final=False, count=False)
+    store.leases.fail(store.leases.grant(job_id, "a", "worker-1", 60), "busy", final=False, count=False)
     assert store.queries.job(job_id).steps[0].attempts == ()
-    assert store.lease(job_id, "a", "worker-2", 60).attempt == 1
+    assert store.leases.grant(job_id, "a", "worker-2", 60).attempt == 1
 
 
 def test_a_late_result_of_a_busy_worker_does_not_go_to_the_next_attempt(store: JobStore) -> None:
     job_id = planned(store, a=())
-    busy = store.lease(job_id, "a", "worker-1", 60)
-    store.fail_attempt(busy, "busy", final=False, count=False)
-    store.lease(job_id, "a", "worker-2", 60)  # the attempt has the same number
+    busy = store.leases.grant(job_id, "a", "worker-1", 60)
+    store.leases.fail(busy, "busy", final=False, count=False)
+    store.leases.grant(job_id, "a", "worker-2", 60)  # the attempt has the same number
     with pytest.raises(LeaseLost):
-        store.complete(busy, result())
+        store.leases.complete(busy, result())
     assert [a.late_result for a in store.queries.job(job_id).steps[0].attempts] == [None]
     assert [e.worker_id for e in store.queries.events() if e.kind == "subtask_started"] == ["worker-2"]
 
@@ -306,16 +306,16 @@ def test_a_late_result_of_a_busy_worker_does_not_go_to_the_next_attempt(store: J
 def test_there_is_never_a_fourth_attempt(store: JobStore) -> None:
     job_id = planned(store, a=())
     for _ in range(MAX_ATTEMPTS):
-        store.fail_attempt(store.lease(job_id, "a", "worker-1", 60), "no answer", final=False)
+        store.leases.fail(store.leases.grant(job_id, "a", "worker-1", 60), "no answer", final=False)
     assert states(store, job_id) == {"a": StepState.FAILED}
     with pytest.raises(IllegalTransition):
-        store.lease(job_id, "a", "worker-1", 60)
+        store.leases.grant(job_id, "a", "worker-1", 60)
 
 
 def test_the_result_of_a_single_step_can_end_its_job_in_the_same_commit(store: JobStore) -> None:
     job_id = store.submit(Submission("x", ())).job_id
-    lease = store.lease(job_id, "step-1", "worker-1", 60)
-    store.complete(lease, result(output="the answer"), finish_job=True)
+    lease = store.leases.grant(job_id, "step-1", "worker-1", 60)
+    store.leases.complete(lease, result(output="the answer"), finish_job=True)
     job = store.queries.job(job_id)
     assert (job.state, job.answer, job.error) == (JobState.COMPLETED, "the answer", None)
 
@@ -347,16 +347,16 @@ def test_an_ended_job_stays_as_it_is(store: JobStore, clock: Clock) -> None:
 
 def test_ending_a_job_cancels_its_steps_and_ends_their_leases(store: JobStore) -> None:
     job_id = planned(store, a=(), b=(), c=("a",))
-    lease = store.lease(job_id, "a", "worker-1", 60)
+    lease = store.leases.grant(job_id, "a", "worker-1", 60)
     store.finish(job_id, JobState.FAILED, error="the job's 5 seconds were up")
     assert set(states(store, job_id).values()) == {StepState.CANCELLED}
     with pytest.raises(LeaseLost):
-        store.complete(lease, result())
+        store.leases.complete(lease, result())
 
 
 def test_a_cancel_request_cancels_the_steps_that_no_worker_has(store: JobStore) -> None:
     job_id = planned(store, a=(), b=(), c=("a",))
-    store.lease(job_id, "a", "worker-1", 60)
+    store.leases.grant(job_id, "a", "worker-1", 60)
     assert store.request_cancel(job_id).cancel_requested
     assert states(store, job_id) == {
         "a": StepState.LEASED,
@@ -397,9 +397,9 @@ def test_ended_jobs_are_pruned_by_age_and_number_and_running_ones_stay(store: Jo
     clock.now += 1000
     recent = planned(store, a=())
     store.finish(recent, JobState.FAILED)
-    assert store.prune(keep_seconds=500, keep_jobs=100) == 1
+    assert store.limits.prune(keep_seconds=500, keep_jobs=100) == 1
     assert {j.job_id for j in store.queries.jobs()} == {running, recent}
-    assert store.prune(keep_seconds=5000, keep_jobs=0) == 1
+    assert store.limits.prune(keep_seconds=5000, keep_jobs=0) == 1
     assert {j.job_id for j in store.queries.jobs()} == {running}
     assert store.queries.counts()[JobState.RUNNING] == 1
     assert sum(store.queries.counts().values()) == 1
@@ -410,7 +410,7 @@ def test_prune_deletes_the_jobs_that_ended_first_up_to_its_limit(store: JobStore
     for job_id in reversed(ids[1:]):  # the first one ends last
         clock.now += 1
         store.finish(job_id, JobState.COMPLETED)
-    pruned = [store.prune(keep_seconds=1e9, keep_jobs=2, limit=2) for _ in range(3)]
+    pruned = [store.limits.prune(keep_seconds=1e9, keep_jobs=2, limit=2) for _ in range(3)]
     assert pruned == [2, 1, 0]
     assert [j.job_id for j in reversed(store.queries.jobs())] == ids[:3]
 
@@ -420,7 +420,7 @@ def test_a_pruned_jobs_steps_attempts_and_events_are_deleted_with_it(store: JobS
     run(store, pruned, "a")
     store.finish(pruned, JobState.COMPLETED)
     store.note("worker_online", worker_id="worker-1")
-    store.prune(keep_seconds=1e9, keep_jobs=0)
+    store.limits.prune(keep_seconds=1e9, keep_jobs=0)
     assert {e.job_id for e in store.queries.events()} == {kept, None}
     for table in ("job", "subtask", "attempt", "event"):
         found = store.database.connection.execute(f"SELECT count(*) FROM {table} WHERE job_id = ?", (pruned,))
@@ -439,9 +439,9 @@ def steps_of_a_job(store: JobStore) -> int:
     store.database.connection.set_progress_handler(count, 1)
     job_id = store.submit(Submission("x", (), timeout=60.0)).job_id
     store.queries.unfinished(17)
-    lease = store.renew(store.lease(job_id, "step-1", "worker-1", 60), 60)
-    store.fail_attempt(lease, "no answer", final=False)
-    store.complete(store.lease(job_id, "step-1", "worker-1", 60), result())
+    lease = store.leases.renew(store.leases.grant(job_id, "step-1", "worker-1", 60), 60)
+    store.leases.fail(lease, "no answer", final=False)
+    store.leases.complete(store.leases.grant(job_id, "step-1", "worker-1", 60), result())
     store.request_cancel(job_id)
     store.finish(job_id, JobState.COMPLETED)
     store.queries.export(job_id)
@@ -449,8 +449,8 @@ def steps_of_a_job(store: JobStore) -> int:
     store.queries.jobs(state=JobState.RUNNING, limit=20)
     store.queries.events(20)
     store.keep_time()
-    assert store.prune(keep_seconds=1e9, keep_jobs=sum(store.queries.counts().values()) - 1, limit=20) == 1
-    assert store.prune(keep_seconds=-1.0, keep_jobs=10**9, limit=1) == 1
+    assert store.limits.prune(keep_seconds=1e9, keep_jobs=sum(store.queries.counts().values()) - 1, limit=20) == 1
+    assert store.limits.prune(keep_seconds=-1.0, keep_jobs=10**9, limit=1) == 1
     store.database.connection.set_progress_handler(None, 1)
     return steps
 
@@ -563,8 +563,8 @@ store = JobStore(Path(sys.argv[1]))
 while True:
     job = store.submit(Submission("x", ()))
     print("taken", job.job_id, flush=True)
-    lease = store.lease(job.job_id, "step-1", "worker-1", 60)
-    store.complete(lease, TaskResult("x", "worker-1", TaskState.COMPLETED, "done"), finish_job=True)
+    lease = store.leases.grant(job.job_id, "step-1", "worker-1", 60)
+    store.leases.complete(lease, TaskResult("x", "worker-1", TaskState.COMPLETED, "done"), finish_job=True)
     print("ended", job.job_id, flush=True)
 """
 

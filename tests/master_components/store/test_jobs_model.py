@@ -108,7 +108,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(data=st.data(), worker=st.sampled_from(["worker-1", "worker-2"]))
     def lease(self, data: Any, worker: str) -> None:
         job_id, task_id = data.draw(st.sampled_from(self.steps(StepState.READY)), "step")
-        lease = self.store.lease(job_id, task_id, worker, 60.0)
+        lease = self.store.leases.grant(job_id, task_id, worker, 60.0)
         self.model.lease(lease)
         self.leases.append(lease)
 
@@ -117,17 +117,17 @@ class StoreMachine(RuleBasedStateMachine):
     def lease_what_is_not_ready(self, data: Any) -> None:
         job_id, task_id = data.draw(st.sampled_from(self.steps(*NOT_READY)), "step")
         with pytest.raises(IllegalTransition):
-            self.store.lease(job_id, task_id, "worker-3", 60.0)
+            self.store.leases.grant(job_id, task_id, "worker-3", 60.0)
 
     @precondition(lambda self: self.leases)
     @rule(data=st.data())
     def renew(self, data: Any) -> None:
         lease = self.some_lease(data)
         if self.model.holds(lease):
-            assert self.store.renew(lease, 60.0).expires_at == self.clock.now + 60.0
+            assert self.store.leases.renew(lease, 60.0).expires_at == self.clock.now + 60.0
         else:
             with pytest.raises(LeaseLost):
-                self.store.renew(lease, 60.0)
+                self.store.leases.renew(lease, 60.0)
 
     @precondition(lambda self: self.leases)
     @rule(data=st.data(), state=st.sampled_from([TaskState.COMPLETED, TaskState.COMPLETED, *FAILED_STATES]))
@@ -139,11 +139,11 @@ class StoreMachine(RuleBasedStateMachine):
         )
         if not self.model.holds(lease):
             with pytest.raises(LeaseLost):
-                self.store.complete(lease, result)
+                self.store.leases.complete(lease, result)
             self.model.too_late(lease, result.output)
             return
         finish_job = len(self.model.jobs[lease.job_id].steps) == 1 and data.draw(st.booleans(), "ends the job")
-        self.store.complete(lease, result, finish_job=finish_job)
+        self.store.leases.complete(lease, result, finish_job=finish_job)
         self.model.complete(lease, state, result.output, error, finish_job=finish_job)
 
     @precondition(lambda self: self.leases)
@@ -151,20 +151,20 @@ class StoreMachine(RuleBasedStateMachine):
     def fail_attempt(self, data: Any, final: bool, count: bool) -> None:
         lease, final = self.some_lease(data), final and count
         if self.model.holds(lease):
-            self.store.fail_attempt(lease, "no answer", final=final, count=count)
+            self.store.leases.fail(lease, "no answer", final=final, count=count)
             self.model.fail_attempt(lease, "no answer", final=final, count=count)
         else:
             with pytest.raises(LeaseLost):
-                self.store.fail_attempt(lease, "no answer", final=final, count=count)
+                self.store.leases.fail(lease, "no answer", final=final, count=count)
 
     @precondition(lambda self: self.steps(StepState.LEASED))
     @rule(count=st.sampled_from([True, True, True, False]))
     def a_worker_is_lost_and_another_takes_over(self, count: bool) -> None:
         lease = max((lease for lease in self.leases if self.model.holds(lease)), key=lambda lease: lease.attempt)
-        self.store.fail_attempt(lease, "lost", final=False, count=count)
+        self.store.leases.fail(lease, "lost", final=False, count=count)
         self.model.fail_attempt(lease, "lost", final=False, count=count)
         if self.model.jobs[lease.job_id].steps[lease.task_id].state is StepState.READY:
-            again = self.store.lease(lease.job_id, lease.task_id, "worker-3", 60.0)
+            again = self.store.leases.grant(lease.job_id, lease.task_id, "worker-3", 60.0)
             self.model.lease(again)
             self.leases.append(again)
 
@@ -198,7 +198,7 @@ class StoreMachine(RuleBasedStateMachine):
     def prune(self, keep: int, limit: int | None) -> None:
         gone = max(0, len(self.model.ended) - keep)
         gone = gone if limit is None else min(gone, limit)
-        assert self.store.prune(keep_seconds=1e9, keep_jobs=keep, limit=limit) == gone
+        assert self.store.limits.prune(keep_seconds=1e9, keep_jobs=keep, limit=limit) == gone
         self.model.prune(gone)
 
     @rule(seconds=st.floats(0.5, 100.0), jump=st.sampled_from([0.0, 0.0, 1e9, -1e9]))

@@ -63,9 +63,9 @@ def summed(store: JobStore) -> tuple[int, int]:
 
 def ended(store: JobStore, description: str = "x", output: str = "done", job_id: str | None = None) -> Job:
     job = store.submit(Submission(description, (), job_id=job_id))
-    lease = store.lease(job.job_id, SINGLE_STEP, "worker-1", 60)
+    lease = store.leases.grant(job.job_id, SINGLE_STEP, "worker-1", 60)
     result = TaskResult(SINGLE_STEP, "worker-1", TaskState.COMPLETED, output=output)
-    store.complete(lease, result, finish_job=True)
+    store.leases.complete(lease, result, finish_job=True)
     return job
 
 
@@ -83,10 +83,10 @@ def test_a_description_is_stored_once(store: JobStore, path: Path) -> None:
 
 def test_the_sums_are_what_a_count_finds_whatever_happens(store: JobStore) -> None:
     first = store.submit(Submission("木", ("shell_exec",)))
-    lease = store.lease(first.job_id, SINGLE_STEP, "worker-1", 60)
+    lease = store.leases.grant(first.job_id, SINGLE_STEP, "worker-1", 60)
     store.approvals.note(lease, [ApprovalRequest("c1", "shell_exec", {"command": "ls" * 100}, "d" * 64, 1.0)])
-    store.fail_attempt(lease, "it fell over: 木", final=False)
-    lease = store.lease(first.job_id, SINGLE_STEP, "worker-2", 60)
+    store.leases.fail(lease, "it fell over: 木", final=False)
+    lease = store.leases.grant(first.job_id, SINGLE_STEP, "worker-2", 60)
     second = store.submit(Submission("another"))
     store.start_planning(second.job_id)
     store.save_plan(second.job_id, TaskPlan(TaskComplexity.SIMPLE, False, (SubTask("a", "one"), SubTask("b", "two"))))
@@ -95,17 +95,17 @@ def test_the_sums_are_what_a_count_finds_whatever_happens(store: JobStore) -> No
     result = TaskResult(SINGLE_STEP, "worker-2", TaskState.COMPLETED, output="木" * 50)
     store.finish(first.job_id, JobState.CANCELLED, error="no longer wanted")
     with pytest.raises(LeaseLost):
-        store.complete(lease, result)
-    store.complete(store.lease(second.job_id, "a", "worker-1", 60), result)
+        store.leases.complete(lease, result)
+    store.leases.complete(store.leases.grant(second.job_id, "a", "worker-1", 60), result)
     assert summed(store) == counted_anew(store)
     store.give_up(second.job_id, "b", "no worker")
     store.finish(second.job_id, JobState.FAILED, answer="half of it", error="b failed")
     ended(store)
     unfinished, of_ended = counted_anew(store)
     assert summed(store) == (0, of_ended) == (unfinished, of_ended)
-    assert store.prune(keep_seconds=1e9, keep_jobs=1) == 2
+    assert store.limits.prune(keep_seconds=1e9, keep_jobs=1) == 2
     assert summed(store) == counted_anew(store)
-    assert store.prune(keep_seconds=1e9, keep_jobs=0) == 1
+    assert store.limits.prune(keep_seconds=1e9, keep_jobs=0) == 1
     assert summed(store) == (0, 0)
 
 
@@ -124,14 +124,14 @@ def test_ended_jobs_take_no_more_than_their_bytes_and_the_oldest_go_first(store:
     jobs = [ended(store, LARGE).job_id for _ in range(6)]
     waiting = store.submit(Submission(LARGE)).job_id
     limit = {"keep_seconds": 1e9, "keep_jobs": 100, "keep_bytes": 1_000_000}
-    assert [store.prune(**limit, limit=2) for _ in range(3)] == [2, 1, 0]  # type: ignore[arg-type]
+    assert [store.limits.prune(**limit, limit=2) for _ in range(3)] == [2, 1, 0]  # type: ignore[arg-type]
     assert [job.job_id for job in store.queries.jobs()] == [waiting, *reversed(jobs[3:])]
 
 
 def test_the_job_that_ended_last_stays_however_large_it_is(store: JobStore) -> None:
     ended(store)
     last = ended(store, output="x" * 3_000_000).job_id
-    assert store.prune(keep_seconds=1e9, keep_jobs=100, keep_bytes=1_000_000) == 1
+    assert store.limits.prune(keep_seconds=1e9, keep_jobs=100, keep_bytes=1_000_000) == 1
     assert [job.job_id for job in store.queries.jobs()] == [last]
 
 
@@ -148,8 +148,8 @@ def test_a_listing_has_excerpts_and_no_plans(store: JobStore) -> None:
 
 def test_what_runs_is_listed_with_its_worker_and_an_excerpt(store: JobStore) -> None:
     job = store.submit(Submission(LARGE, ("shell_exec",)))
-    store.fail_attempt(store.lease(job.job_id, SINGLE_STEP, "worker-1", 60), "no", final=False)
-    lease = store.lease(job.job_id, SINGLE_STEP, "worker-2", 60)
+    store.leases.fail(store.leases.grant(job.job_id, SINGLE_STEP, "worker-1", 60), "no", final=False)
+    lease = store.leases.grant(job.job_id, SINGLE_STEP, "worker-2", 60)
     ended(store)
     (listed,) = store.queries.at_work(limit=5)
     (step,) = listed.steps
@@ -201,7 +201,9 @@ def test_a_file_of_the_release_before_goes_on_as_it_was(path: Path) -> None:
             with pytest.raises(TaskConflict):
                 store.submit(other)
         (lease,) = store.queries.leases()
-        store.complete(lease, TaskResult(SINGLE_STEP, "worker-1", TaskState.COMPLETED, output="done"), finish_job=True)
+        store.leases.complete(
+            lease, TaskResult(SINGLE_STEP, "worker-1", TaskState.COMPLETED, output="done"), finish_job=True
+        )
         assert store.queries.job("open").state is JobState.COMPLETED
         assert summed(store) == counted_anew(store)
     with closing(sqlite3.connect(path.with_name("jobs.db.v4"))) as db:
@@ -214,7 +216,7 @@ def test_a_file_of_the_release_before_goes_on_as_it_was(path: Path) -> None:
 def test_a_state_that_this_release_does_not_know_is_read_as_that(store: JobStore, path: Path) -> None:
     job = store.submit(Submission("x", ("shell_exec",)))
     other = store.submit(Submission("y", ("shell_exec",)))
-    lease = store.lease(other.job_id, SINGLE_STEP, "worker-1", 60)
+    lease = store.leases.grant(other.job_id, SINGLE_STEP, "worker-1", 60)
     store.approvals.note(lease, [ApprovalRequest("c1", "shell_exec", {}, "d" * 64, 1.0)])
     with closing(sqlite3.connect(path)) as db:
         db.execute("UPDATE job SET state = 'paused' WHERE job_id = ?", (job.job_id,))

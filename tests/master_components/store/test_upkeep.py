@@ -64,13 +64,13 @@ async def test_jobs_beyond_the_number_are_deleted_in_small_batches(
 ) -> None:
     ended(store, 2 * BATCH + 5)
     batches: list[int] = []
-    prune = store.prune
+    prune = store.limits.prune
 
     def counted(**more: Any) -> int:
         batches.append(prune(**more))
         return batches[-1]
 
-    monkeypatch.setattr(store, "prune", counted)
+    monkeypatch.setattr(store.limits, "prune", counted)
     await rounds(store, clock, keep_jobs=3)
     assert kept(store) == 3
     assert batches == [BATCH, BATCH, 2]
@@ -147,14 +147,14 @@ async def test_a_round_that_fails_is_logged_and_the_next_one_runs(
     store: JobStore, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     ended(store, 2)
-    prune, failures = store.prune, [ZeroDivisionError("oh")]
+    prune, failures = store.limits.prune, [ZeroDivisionError("oh")]
 
     def fails_once(**more: Any) -> int:
         if failures:
             raise failures.pop()
         return prune(**more)
 
-    monkeypatch.setattr(store, "prune", fails_once)
+    monkeypatch.setattr(store.limits, "prune", fails_once)
     await rounds(store, clock, number=2, keep_jobs=1)
     assert kept(store) == 1
     assert "upkeep_broke" in caplog.text

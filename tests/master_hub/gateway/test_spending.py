@@ -43,7 +43,7 @@ def gateway(llm: ScriptedLLM, *, retries: int = 0, timeout: float = 20.0, **more
 def leased(hub: Running, *, to: str = "worker-1") -> Lease:
     """Submit a job of one step, and lease the step to a worker."""
     job = hub.store.submit(Submission("Do it", skills=()))
-    return hub.store.lease(job.job_id, job.steps[0].task_id, to, 60.0)
+    return hub.store.leases.grant(job.job_id, job.steps[0].task_id, to, 60.0)
 
 
 def today(hub: Running) -> Spending:
@@ -94,7 +94,7 @@ def test_tokens_that_the_worker_reports_too_are_counted_once(llm: ScriptedLLM) -
         hub.chat(key=TOKEN)
         hub.chat(key=TOKEN)
         result = TaskResult(lease.task_id, "worker-1", TaskState.COMPLETED, output="x", usage=Usage(1400, 60, 2))
-        hub.store.complete(lease, result, finish_job=True)
+        hub.store.leases.complete(lease, result, finish_job=True)
 
         assert hub.store.queries.job(lease.job_id).usage == Usage(1400, 60, 2) == hub.store.used
 
@@ -106,7 +106,7 @@ def test_tokens_that_only_the_worker_reports_are_counted(llm: ScriptedLLM) -> No
         llm.enqueue(model.text("hi", usage=TOLD))
         hub.chat(key=TOKEN)
         result = TaskResult(lease.task_id, "worker-1", TaskState.COMPLETED, output="x", usage=Usage(1000, 30, 2))
-        hub.store.complete(lease, result, finish_job=True)
+        hub.store.leases.complete(lease, result, finish_job=True)
 
         assert hub.store.queries.job(lease.job_id).usage == Usage(1000, 30, 2)
 
@@ -253,7 +253,7 @@ def test_each_job_has_its_own_budget(llm: ScriptedLLM) -> None:
         lease = leased(hub)
         llm.enqueue(model.text("hi", usage=TOLD), model.text("hi", usage=TOLD))
         hub.chat(key=TOKEN)
-        hub.store.complete(lease, TaskResult(lease.task_id, "worker-1", TaskState.COMPLETED), finish_job=True)
+        hub.store.leases.complete(lease, TaskResult(lease.task_id, "worker-1", TaskState.COMPLETED), finish_job=True)
         leased(hub)
         assert hub.chat(key=TOKEN).status == 200
 

@@ -49,6 +49,6 @@ class Heartbeat:
 
     async def _renew(self, lease: Lease, seconds: float) -> None:
         try:
-            await self._on_disk.once(self._store.renew, lease, seconds)
+            await self._on_disk.once(self._store.leases.renew, lease, seconds)
         except StoreError as exc:  # the next beat tries again
             event(log, "lease_not_renewed", level=logging.WARNING, task=lease.remote_id, error=str(exc))

@@ -82,7 +82,7 @@ class LateResults:
 
     async def _keep(self, lease: Lease, result: TaskResult) -> None:
         try:
-            await self._on_disk(self._store.complete, lease, replace(result, task_id=lease.task_id))
+            await self._on_disk(self._store.leases.complete, lease, replace(result, task_id=lease.task_id))
         except LeaseLost:  # as expected: the store keeps the result with the attempt
             event(log, "late_result", task=lease.remote_id, worker=lease.worker_id, status=result.state.value)
         except StoreError as exc:

@@ -126,7 +126,7 @@ class StepRunner:
                 try:
                     if lease is None:
                         lease = await self._on_disk(
-                            self._store.lease, job_id, step.task_id, worker_id, self._timing.lease
+                            self._store.leases.grant, job_id, step.task_id, worker_id, self._timing.lease
                         )
                     pause = await self._attempt(lease, step, tried, patience, finish_job=finish_job, resumed=resumed)
                 finally:
@@ -193,13 +193,13 @@ class StepRunner:
                 result = replace(result, error=f"{result.error}{too_late}")
             elif result.usage.llm_calls > 0:
                 self._outage.answered()
-            await self._on_disk.shielded(lambda: self._store.complete(lease, result, finish_job=finish_job))
+            await self._on_disk.shielded(lambda: self._store.leases.complete(lease, result, finish_job=finish_job))
         except (WorkerBusy, WorkerError) as exc:
             # A worker that did not get the task made no attempt (docs/decisions.md, D27). A resumed task may have
             # reached its worker before the restart.
             if isinstance(exc, (WorkerBusy, WorkerNotReached)) and not resumed:
                 event(log, "not_taken", job=lease.job_id, task=lease.task_id, worker=lease.worker_id, error=str(exc))
-                await self._on_disk(lambda: self._store.fail_attempt(lease, "not taken", final=False, count=False))
+                await self._on_disk(lambda: self._store.leases.fail(lease, "not taken", final=False, count=False))
                 return 0.0
             return await self._fail(lease, exc)
         except LeaseLost as exc:
@@ -235,7 +235,7 @@ class StepRunner:
         assert fault is not None
         # An outage is told as a whole, and not once for each step.
         told = "" if fault is Fault.MODEL else error
-        await self._on_disk(lambda: self._store.spare_attempt(lease, result.usage, told))
+        await self._on_disk(lambda: self._store.leases.spare(lease, result.usage, told))
         event(
             log,
             "attempt_spared",
@@ -251,7 +251,7 @@ class StepRunner:
         reason, final = str(exc), lease.attempt >= MAX_ATTEMPTS
         if isinstance(exc, WorkerBusy):
             reason = f"{lease.worker_id}: the task was lost while the hub was down, and it is {exc}"
-        await self._on_disk(lambda: self._store.fail_attempt(lease, reason, final=final, usage=usage))
+        await self._on_disk(lambda: self._store.leases.fail(lease, reason, final=final, usage=usage))
         event(log, "attempt_failed", job=lease.job_id, task=lease.task_id, worker=lease.worker_id, error=reason)
         if isinstance(exc, _WorkerSilent):
             self._pool.task_lost(lease.worker_id, exc.problem)

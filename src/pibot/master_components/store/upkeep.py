@@ -88,6 +88,6 @@ class Upkeep:
             await self._on_disk.once(self._store.keep_good_copy)
 
     def _prune_some(self) -> int:
-        return self._store.prune(
+        return self._store.limits.prune(
             keep_seconds=self._keep_seconds, keep_jobs=self._keep_jobs, keep_bytes=self._keep_bytes, limit=BATCH
         )
