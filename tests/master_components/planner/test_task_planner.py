@@ -14,6 +14,7 @@ from pibot.contracts import MAX_DESCRIPTION_CHARS, SubTask, TaskComplexity, Task
 from pibot.errors import LLMUnavailable
 from pibot.master_components import TaskPlanner
 from pibot.master_components.planner import PLAN_MARK, SUMMARY_MARK, NamedSkill, with_results
+from pibot.master_components.planner.task_planner import CUT
 from tests.support.fakes import FakeLLM, said
 from tests.support.loops import run_async
 
@@ -81,7 +82,6 @@ BAD_PLANS = {
     "no JSON object": "I would list the files.",
     "at least one": plan(),
     "answer must hold": '{"handle_locally": true, "subtasks": []}',
-    "complexity must be": plan(step("a"), complexity="hard"),
     "names the skill 'fly'": plan(step("a", skills=["fly"])),
     "'a' depends on 'z'": plan(step("a", "z")),
     "circle: a → b": plan(step("a", "b"), step("b", "a")),
@@ -90,9 +90,9 @@ BAD_PLANS = {
     "task_id of letters": plan(step("!!")),
     "must be an object": plan("a"),  # type: ignore[arg-type]  # a model may write anything
     "must be a list": '{"subtasks": "a", "handle_locally": false}',
-    "depends_on must": plan({**step("a"), "depends_on": "b"}),
+    "depends_on must": plan({**step("a"), "depends_on": True}),
     "description must": plan({**step("a"), "description": ""}),
-    "skills must": plan({**step("a"), "skills": "shell_exec"}),
+    "skills must": plan({**step("a"), "skills": 7}),
     "13 subtasks, 12 are allowed": plan(*(step(f"s{n}") for n in range(13))),
 }
 
@@ -213,3 +213,42 @@ async def test_the_results_in_the_summary_prompt_are_marked_as_data() -> None:
     match = re.fullmatch(r'<results id="(\w{16})">', rows[0])
     assert match
     assert (len(rows), rows[3]) == (4, f'</results id="{match[1]}">')
+
+
+# --- what models add ---
+
+
+async def test_thoughts_are_no_part_of_the_summary() -> None:
+    results = [(SubTask("a", "d"), done("42")), (SubTask("b", "d"), done("43"))]
+    planner = TaskPlanner(FakeLLM(said("<think>\n42 or 43?\n</think>\n\nBoth."), said("<think>never ends")))
+    assert (await planner.compose("x", results))[0] == "Both."
+    assert (await planner.compose("x", results))[0] == "- a: 42\n- b: 43"
+
+
+async def test_a_summary_that_was_cut_off_says_so() -> None:
+    results = [(SubTask("a", "d"), done("42")), (SubTask("b", "d"), done("43"))]
+    text, _ = await TaskPlanner(FakeLLM(said("Both are", finish_reason="length"))).compose("x", results)
+    assert text == f"Both are …\n\n{CUT}"
+
+
+async def test_a_plan_that_was_cut_off_is_asked_for_again_in_short() -> None:
+    llm = FakeLLM(said(plan(step("a"))[:-9], finish_reason="length"), said(plan(step("a"))))
+    planned = await TaskPlanner(llm).analyze_task("x")
+    assert [s.task_id for s in planned.subtasks] == ["a"]
+    assert "cut off at the length limit of an answer, so write a shorter one" in llm.sent[1][3].content
+
+
+async def test_plans_and_answers_are_asked_for_in_the_jobs_language() -> None:
+    llm = FakeLLM(said(plan(step("列出文件"), step("统计", "列出文件"))), said("有 3 个文件。"))
+    planner = TaskPlanner(llm)
+    planned, _ = await planner.analyze("列出 /home/pi 的文件并统计数量")
+    assert [(s.task_id, s.description) for s in planned.subtasks] == [
+        ("step-1", "do 列出文件"),
+        ("step-2", "do 统计"),
+    ]
+    assert planned.subtasks[1].depends_on == ("step-1",)
+    answer, _ = await planner.compose("列出文件", [(s, done("好")) for s in planned.subtasks])
+    assert answer == "有 3 个文件。"
+    for system in (sent[0].content for sent in llm.sent):
+        assert "in the language that the job is written in" in system
+        assert "English" not in system

@@ -1,0 +1,113 @@
+"""Asks the model for a job's plan, and for one answer made of its steps' results."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from pibot.contracts import Completion, LLMClient, Message, SubTask, TaskComplexity, TaskPlan, TaskResult, Usage
+from pibot.contracts.validation import MAX_SKILLS_PER_TASK
+from pibot.errors import LLMError, PlanError
+from pibot.logs import event
+from pibot.master_components.planner.plan_reading import read_plan
+from pibot.master_components.planner.prompts import BUILT_IN_SKILLS, MAX_STEPS, Skill, plan_prompt, summary_prompt
+from pibot.master_components.planner.results import as_data, listed
+from pibot.master_components.planner.thoughts import without_thoughts
+
+log = logging.getLogger("pibot.planner")
+
+CUT = "(The model's answer was cut off here, at its length limit.)"
+"""Added to a summary that the model could not finish."""
+
+
+class TaskPlanner:
+    """Plans jobs and sums up their results.
+
+    Args:
+        llm_client: the model.
+        skills: the skills that a plan may name; the built-in ones by default.
+        soul: the master's own instructions, the text of ``soul.md``.
+        max_steps: how many steps a plan may have.
+    """
+
+    def __init__(
+        self,
+        llm_client: LLMClient,
+        *,
+        skills: Sequence[Skill] = BUILT_IN_SKILLS,
+        soul: str = "",
+        max_steps: int = MAX_STEPS,
+    ) -> None:
+        self._llm = llm_client
+        self._skills = tuple(skills)
+        self._soul = soul.strip()
+        self._max_steps = max_steps
+
+    async def analyze_task(self, description: str) -> TaskPlan:
+        """Plan a job; see :meth:`analyze`."""
+        plan, _ = await self.analyze(description)
+        return plan
+
+    async def analyze(self, description: str) -> tuple[TaskPlan, Usage]:
+        """Plan a job, and return the tokens that this used.
+
+        An unusable plan goes back to the model once, with what is wrong. If the second one is unusable too, the plan
+        is one step with the whole job, and its ``note`` says so.
+
+        Raises:
+            LLMError: the model call failed.
+        """
+        system = plan_prompt(self._soul, self._skills, self._max_steps)
+        messages = [Message("system", system), Message("user", description)]
+        usage = Usage()
+        problem = ""
+        for _ in range(2):
+            completion = await self._llm.complete(messages)
+            usage += completion.usage
+            try:
+                return self._read(completion), usage
+            except PlanError as exc:
+                problem = str(exc)
+                event(log, "plan_refused", level=logging.WARNING, problem=problem)
+                messages += [
+                    Message("assistant", completion.text),
+                    Message(
+                        "user", f"That plan can't be used: {problem}. Answer with the corrected JSON object alone."
+                    ),
+                ]
+        return self._fallback(description, problem), usage
+
+    async def compose(self, description: str, results: Sequence[tuple[SubTask, TaskResult]]) -> tuple[str, Usage]:
+        """Make one answer of the results of a job's steps, and return the tokens that this used.
+
+        A single result is the answer as it is. If the model call fails, the answer lists the results. An answer that
+        the model could not finish says so at its end.
+        """
+        if len(results) == 1:
+            return results[0][1].output, Usage()
+        messages = [Message("system", summary_prompt(self._soul)), Message("user", as_data(description, results))]
+        try:
+            completion = await self._llm.complete(messages)
+        except LLMError as exc:
+            return f"{listed(results)}\n\n(The results as they are: the model could not sum them up: {exc})", Usage()
+        text = without_thoughts(completion.text).strip()
+        if text and completion.finish_reason == "length":
+            text = f"{text} …\n\n{CUT}"
+        return text or listed(results), completion.usage
+
+    def _read(self, completion: Completion) -> TaskPlan:
+        try:
+            return read_plan(completion.text, self._skill_names, self._max_steps)
+        except PlanError as exc:
+            if completion.finish_reason != "length":
+                raise
+            raise PlanError(f"it was cut off at the length limit of an answer, so write a shorter one ({exc})") from exc
+
+    def _fallback(self, description: str, problem: str) -> TaskPlan:
+        step = SubTask("step-1", description, self._skill_names[:MAX_SKILLS_PER_TASK])
+        note = f"The model's plan could not be used twice ({problem}), so the whole job is one step."
+        return TaskPlan(TaskComplexity.MODERATE, False, (step,), note=note)
+
+    @property
+    def _skill_names(self) -> tuple[str, ...]:
+        return tuple(skill.name for skill in self._skills)
