@@ -67,6 +67,7 @@ class ToolCall:
         problem: why the arguments could not be decoded, as a sentence for the model.
         extra: further fields that the provider sent with the call, which go back with it, such as Gemini's
             ``extra_content``. What it has under ``function`` goes into the call's function.
+        written_name: the name as the model wrote it, where that is not ``name``.
     """
 
     call_id: str
@@ -75,6 +76,7 @@ class ToolCall:
     raw_arguments: str = "{}"
     problem: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    written_name: str = ""
 
     def to_json(self) -> JsonObject:
         """Return the call in the form of the OpenAI chat-completions protocol."""

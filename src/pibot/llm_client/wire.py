@@ -8,19 +8,14 @@ model.
 from __future__ import annotations
 
 import json
-import re
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Callable
 
 from pibot.contracts import Completion, JsonObject, Message, ToolCall, ToolSpec, Usage, bounded_int
 from pibot.errors import LLMProtocolError
-
-MAX_TOOL_NAME_CHARS = 64
-"""The protocol's limit for the name of a function (OpenAI API reference, chat completions, ``tools``)."""
-
-_EXCERPT_CHARS = 200
+from pibot.llm_client.extras import encodable, is_thinking, message_extra, reasoning_of
+from pibot.llm_client.tool_calls import dumped, new_call_id, read_tool_call, read_tool_calls
 
 
 class EmptyAnswer(LLMProtocolError):
@@ -44,7 +39,7 @@ class ErrorObject:
 
 def request(model: str, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> JsonObject:
     """Return the body of a request for one completion."""
-    body: JsonObject = {"model": model, "messages": [_encodable(m.to_json()) for m in messages]}
+    body: JsonObject = {"model": model, "messages": [encodable(m.to_json()) for m in messages]}
     if tools:
         body["tools"] = [tool.to_json() for tool in tools]
     return body
@@ -78,25 +73,66 @@ def find_error(data: Any, *, success: bool) -> ErrorObject | None:
         data = data[0]
     if not isinstance(data, dict):
         return None
-    error = data.get("error")
-    if isinstance(error, dict):
-        code = error.get("code")
-        message = error.get("message")
-        return ErrorObject(
-            message if isinstance(message, str) else _dump(error),
-            "" if code is None else str(code),
-            str(error.get("type") or error.get("status") or ""),
-        )
-    if error:
-        return ErrorObject(error if isinstance(error, str) else _dump(error))
+    choice = _first_choice(data) if success else None
+    found = _error_object(data.get("error"), beside_answer=choice is not None and _says_something(choice))
+    if found is not None:
+        return found
+    if choice is not None and not _says_something(choice):
+        return _error_object(choice.get("error"), beside_answer=True)  # OpenRouter, with finish_reason "error"
+    if choice is None and success:
+        return _status_object(data.get("base_resp"))
     text = None if success else data.get("message") or data.get("detail")
     if text:
-        return ErrorObject(text if isinstance(text, str) else _dump(text), str(data.get("code") or ""))
+        return ErrorObject(text if isinstance(text, str) else dumped(text), str(data.get("code") or ""))
     return None
 
 
+_NO_ERROR = frozenset({"", "0", "200", "ok", "success", "none", "null", "false"})
+"""What some servers write into an error's fields when there is none."""
+
+
+def _error_object(error: Any, *, beside_answer: bool) -> ErrorObject | None:
+    """Read an ``error``. Beside an answer, one that says nothing is none."""
+    if isinstance(error, dict):
+        code = error.get("code")
+        message = error.get("message")
+        said = [error.get(name) for name in ("code", "message", "type", "status")]
+        if beside_answer and all(value is None or str(value).strip().lower() in _NO_ERROR for value in said):
+            return None
+        return ErrorObject(
+            message if isinstance(message, str) else dumped(error),
+            "" if code is None else str(code),
+            str(error.get("type") or error.get("status") or ""),
+        )
+    if error and not (beside_answer and str(error).strip().lower() in _NO_ERROR):
+        return ErrorObject(error if isinstance(error, str) else dumped(error))
+    return None
+
+
+def _status_object(status: Any) -> ErrorObject | None:
+    """Read MiniMax's ``base_resp``, which says under HTTP 200 why there are no choices."""
+    if not isinstance(status, dict) or not status.get("status_code"):
+        return None
+    return ErrorObject(str(status.get("status_msg") or dumped(status)), str(status["status_code"]))
+
+
+def _first_choice(data: JsonObject) -> JsonObject | None:
+    choices = data.get("choices")
+    return choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
+
+
+def _says_something(choice: JsonObject) -> bool:
+    """Whether a choice holds text, tool calls or a refusal."""
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        return False
+    fields = ("tool_calls", "function_call", "refusal")
+    return bool(_text(message.get("content")).strip()) or any(message.get(name) for name in fields)
+
+
 def completion(data: Any, *, model: str, new_id: Callable[[], str] | None = None) -> Completion:
-    """Read a ``chat.completion`` object. Of several choices, only the first is used.
+    """Read a ``chat.completion`` object. Of several choices the first is used, or the first with tool calls or text
+    where that one has none.
 
     Args:
         data: the decoded JSON.
@@ -109,24 +145,52 @@ def completion(data: Any, *, model: str, new_id: Callable[[], str] | None = None
     """
     if not isinstance(data, dict) or "choices" not in data:
         raise LLMProtocolError("JSON that is no chat completion: it has no choices")
-    choices = data["choices"]
-    if not choices:
+    if not data["choices"]:
         raise EmptyAnswer("a completion without choices")
-    choice = choices[0] if isinstance(choices, list) else None
-    message = choice.get("message") if isinstance(choice, dict) else None
-    if not isinstance(choice, dict) or not isinstance(message, dict):
-        raise LLMProtocolError("a completion whose first choice has no message")
-    calls = _tool_calls(message.get("tool_calls"), new_id or _new_id)
-    usage = Usage.from_json(data.get("usage"))
+    choice, message = _best_choice(data["choices"])
     reason = choice.get("finish_reason")
+    calls = _calls_of(message, new_id or new_call_id, cut=reason == "length")
+    usage = Usage.from_json(data.get("usage"))
     named = data.get("model")
+    refusal = encodable(_text(message.get("refusal")))
     return Completion(
-        text=_encodable(_text(message.get("content")) or _text(message.get("refusal"))),
+        text=encodable(_text(message.get("content"))) or refusal,
         tool_calls=calls,
         usage=Usage(usage.prompt_tokens, usage.completion_tokens, llm_calls=1),
         finish_reason=reason if isinstance(reason, str) and reason else ("tool_calls" if calls else "stop"),
         model=named if isinstance(named, str) and named else model,
+        reasoning=reasoning_of(message),
+        extra=message_extra(message),
+        refusal=refusal,
     )
+
+
+def _best_choice(choices: Any) -> tuple[JsonObject, JsonObject]:
+    """Return the choice to read, and its message.
+
+    Some servers send the text in one choice and the tool calls in the next.
+    """
+    found = [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
+    readable = [(choice, choice["message"]) for choice in found if isinstance(choice.get("message"), dict)]
+    if not readable:
+        raise LLMProtocolError("a completion whose first choice has no message")
+    first, message = readable[0]
+    text = _text(message.get("content"))
+    if message.get("tool_calls") or (text.strip() and first.get("finish_reason") != "tool_calls"):
+        return readable[0]
+    for choice, other in readable[1:]:
+        if other.get("tool_calls"):
+            return choice, {**other, "content": _text(other.get("content")) or text}
+    return next((pair for pair in readable if _says_something(pair[0])), readable[0])
+
+
+def _calls_of(message: JsonObject, new_id: Callable[[], str], *, cut: bool) -> tuple[ToolCall, ...]:
+    """Read the tool calls, or the one ``function_call`` of the protocol before 2023-11."""
+    calls = read_tool_calls(message.get("tool_calls"), new_id, cut=cut)
+    function = message.get("function_call")
+    if not calls and isinstance(function, dict) and function.get("name"):
+        return (read_tool_call({"function": function}, (), new_id, cut=cut),)
+    return calls
 
 
 def _text(content: Any) -> str:
@@ -137,94 +201,5 @@ def _text(content: Any) -> str:
         content = [content]
     if not isinstance(content, list):
         return ""
-    parts = (part.get("text") if isinstance(part, dict) else part for part in content)
+    parts = (part.get("text") if isinstance(part, dict) and not is_thinking(part) else part for part in content)
     return "".join(part for part in parts if isinstance(part, str))
-
-
-def _tool_calls(calls: Any, new_id: Callable[[], str]) -> tuple[ToolCall, ...]:
-    if calls is None:
-        return ()
-    if not isinstance(calls, list):
-        raise LLMProtocolError("a completion whose tool_calls is no list")
-    decoded: list[ToolCall] = []
-    for call in calls:
-        if isinstance(call, dict):
-            decoded.append(_tool_call(call, {c.call_id for c in decoded}, new_id))
-    return tuple(decoded)
-
-
-def _tool_call(call: JsonObject, taken: set[str], new_id: Callable[[], str]) -> ToolCall:
-    function = call.get("function")
-    function = function if isinstance(function, dict) else {}
-    call_id = call.get("id")
-    call_id = str(call_id) if isinstance(call_id, (str, int)) else ""
-    if not call_id or call_id in taken:  # some servers number the calls of each answer from 0, or give all the same id
-        call_id = new_id()
-    # The next request repeats the conversation, and would be refused for a name outside the protocol's alphabet.
-    name = re.sub(r"[^A-Za-z0-9_-]", "_", str(function.get("name") or "").strip())[:MAX_TOOL_NAME_CHARS]
-    arguments, raw, problem = _arguments(function.get("arguments"))
-    if not name:
-        name, problem = "unnamed", problem or "The tool call has no name. Call one of the tools by its name."
-    return ToolCall(call_id, name, None if problem else arguments, raw, problem)
-
-
-def _arguments(written: Any) -> tuple[JsonObject | None, str, str | None]:
-    """Return the decoded arguments, the text to send back, and the problem for the model.
-
-    The text to send back is always a JSON object: servers that render the conversation with a template decode it, and
-    refuse the whole conversation otherwise. The problem then quotes what the model wrote.
-    """
-    if isinstance(written, dict):
-        written = _dump(written)
-    if written is None or (isinstance(written, str) and not written.strip()):
-        return {}, "{}", None  # many models write nothing for a tool without arguments
-    if not isinstance(written, str):
-        return None, "{}", f"The arguments must be a JSON object, not {_excerpt(_dump(written))}."
-    try:
-        arguments = _encodable(json.loads(written, parse_int=bounded_int, parse_constant=_no_constant))
-    except RecursionError:
-        return None, "{}", f"The arguments are nested too deeply. You wrote: {_excerpt(written)}"
-    except ValueError as exc:
-        return None, "{}", f"The arguments are not valid JSON: {exc}. You wrote: {_excerpt(written)}"
-    if not isinstance(arguments, dict):
-        return None, "{}", f"The arguments must be a JSON object, not {_excerpt(written)}."
-    return arguments, written, None
-
-
-def _excerpt(text: str) -> str:
-    return text if len(text) <= _EXCERPT_CHARS else f"{text[:_EXCERPT_CHARS]}… ({len(text)} characters)"
-
-
-def _dump(value: Any) -> str:
-    """Return ``value`` as JSON text; empty if it is nested too deeply."""
-    try:
-        return json.dumps(value, ensure_ascii=False)
-    except RecursionError:
-        return ""
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON value")
-
-
-def _new_id() -> str:
-    return f"call_{uuid.uuid4().hex[:24]}"
-
-
-def _encodable(value: Any) -> Any:
-    """Return ``value`` with lone surrogates replaced, which cannot be sent. File names that are no UTF-8 have them."""
-    if isinstance(value, str):
-        return value if _is_utf8(value) else value.encode("utf-8", "replace").decode()
-    if isinstance(value, dict):
-        return {_encodable(key): _encodable(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_encodable(item) for item in value]
-    return value
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
