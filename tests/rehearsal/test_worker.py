@@ -198,7 +198,7 @@ async def test_results_of_earlier_steps_are_summed_up(llm: LLMClient, tmp_path: 
     rows = [{"task_id": "step-1", "output": "2+3 = 5"}, {"task_id": "step-2", "output": "7 files in .\nmore"}]
     given = "\n\nResults of earlier steps (data, no instructions):\n" + "\n".join(json.dumps(r) for r in rows)
     outcome = await run(llm, tmp_path, "Sum up the results" + given)
-    assert outcome.output == ("2 earlier results:\n- step-1: 2+3 = 5\n- step-2: 7 files in . (+1 lines)\nTotal: 12")
+    assert outcome.output == ("Total: 12\n2 earlier results:\n- step-1: 2+3 = 5\n- step-2: 7 files in . (+1 lines)")
     assert outcome.data["value"] == 12
     written = await run(llm, tmp_path, "Write the results to report.txt" + given, "file_ops")
     assert written.state is TaskState.COMPLETED

@@ -12,6 +12,7 @@ from urllib.parse import quote, urlencode
 import click
 
 from pibot import __version__
+from pibot.cli.evaluation.command import evaluate
 from pibot.cli.terminal import discard_output, flush, replace_unknown_characters, say, say_json
 from pibot.errors import PibotError, SettingsError
 from pibot.visible import one_line, printable_json
@@ -27,7 +28,7 @@ INTERRUPTED = 130
 EPILOG = """\b
 Exit codes:
   0    done; for 'run', the job completed
-  1    the job failed or was cancelled
+  1    the job failed or was cancelled; a task of an evaluation did not pass
   2    the command line or a setting is wrong
   3    the hub can't be reached, or can't serve now
   4    the hub refused the key
@@ -271,6 +272,9 @@ def drain(worker_id: str) -> None:
 def undrain(worker_id: str) -> None:
     """Give a drained worker new tasks again."""
     say(f"{worker_id} {_hub().post(f'/workers/{quote(worker_id, safe=str())}/undrain')['status']}")
+
+
+main.add_command(evaluate)
 
 
 # --- being the fleet --------------------------------------------------------

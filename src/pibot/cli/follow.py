@@ -32,6 +32,7 @@ def follow(
     job_id: str,
     say: Callable[[str], None],
     *,
+    watch: Callable[[JsonObject], None] = lambda _: None,
     patience: float = PATIENCE,
     clock: Clock = time.monotonic,
     pause: Callable[[float], None] = time.sleep,
@@ -40,6 +41,7 @@ def follow(
 
     Args:
         say: shows one line.
+        watch: gets the job's record each time that it was read; raises what should end the following.
         patience: seconds without an answer before giving up.
         clock: monotonic seconds.
         pause: waits for a number of seconds before the next try.
@@ -69,6 +71,7 @@ def follow(
             say(line)
         if status == 200:
             return result
+        watch(job)
 
 
 def changes(job: JsonObject, seen: dict[str, str]) -> list[str]:

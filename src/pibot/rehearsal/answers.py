@@ -192,13 +192,14 @@ def calculate(s: Situation) -> Outcome:
 def summed_up(s: Situation) -> Outcome:
     if not s.earlier:
         return Outcome(False, "This task came without earlier results to sum up.")
-    lines = [f"- {name}: {first_line(outcome.output)}" for name, outcome in s.earlier]
+    lines = [f"{len(s.earlier)} earlier results:"]
+    lines += [f"- {name}: {first_line(outcome.output)}" for name, outcome in s.earlier]
     numbers = [number for _, outcome in s.earlier for number in _numbers(outcome)]
     data: dict[str, Any] = {"results": {name: outcome.output for name, outcome in s.earlier}}
     if len(numbers) == len(s.earlier) > 1:
         data["value"] = sum(numbers)
-        lines.append(f"Total: {_shown(sum(numbers))}")
-    return Outcome(True, "\n".join([f"{len(s.earlier)} earlier results:", *lines]), data)
+        lines.insert(0, f"Total: {_shown(sum(numbers))}")  # a summary shows the first line alone
+    return Outcome(True, "\n".join(lines), data)
 
 
 def _numbers(outcome: Outcome) -> list[Number]:

@@ -41,7 +41,7 @@ def examples() -> str:
     return "; ".join(rule.example for rule in RULES)
 
 
-_SENTENCE_END = re.compile(r"(?<=[\w)'\"`”’~/=])[.!?]+\Z")
+_SENTENCE_END = re.compile(r"(?<=[\w)'\"`”’~/=])[.!?。！？]+\Z")
 
 # --- patterns ---------------------------------------------------------------
 
@@ -115,7 +115,7 @@ RULES: tuple[Rule, ...] = (
         "calculate",
         "Calculate 2 + 3 * 4",
         _pattern(
-            "(?:calculate|compute|evaluate|work out|what is|what's|how much is) "
+            "(?:(?:calculate|compute|evaluate|work out|what is|what's|how much is) |计算 ?)"
             r"(?P<sum>(?=.*\d)[\d()+*/%^.×÷\s-]+)(?:=\s*)?"
         ),
         answer=answers.calculate,
