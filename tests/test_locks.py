@@ -106,6 +106,12 @@ def test_the_runtimes_lock_has_the_packages_that_pibot_requires(python: str, mac
         assert requirement.specifier.contains(version.removeprefix("==")), requirement
 
 
+@pytest.mark.parametrize("name", ["cheroot", "aiohttp"])
+def test_a_package_whose_private_parts_are_replaced_has_an_upper_bound(name: str) -> None:
+    (asked,) = re.findall(rf'^    "({name}[<>=].*)",$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert "<" in [specifier.operator for specifier in Requirement(asked).specifier]
+
+
 @pytest.mark.system
 def test_the_installed_packages_are_compatible() -> None:
     checked = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True, check=False)

@@ -2,6 +2,10 @@
 
 aiohttp itself bounds a body that is read piece by piece, but not a head that never ends, interim answers that never
 end, or what is sent on an idle connection.
+
+``pyproject.toml`` bounds aiohttp because of this module. Before that bound is raised, compare ``aiohttp/connector.py``
+(``_factory`` makes each connection's protocol) and ``aiohttp/client_proto.py`` (what ``ResponseHandler`` calls, and
+when) of both versions, and run ``tests/security/test_lying_worker.py`` with the new one.
 """
 
 from __future__ import annotations
