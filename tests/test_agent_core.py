@@ -187,9 +187,9 @@ async def test_the_step_budget_is_checked_before_each_model_call() -> None:
 
 
 async def test_the_token_budget_is_checked_before_each_model_call() -> None:
-    llm = FakeLLM(*[asked(call(), tokens=60) for _ in range(9)])
+    llm = FakeLLM(*[asked(call(number=n), tokens=60 * n) for n in range(1, 9)])
     outcome = await run(llm, max_tokens=100)
-    assert (len(llm.sent), outcome.usage.total_tokens) == (2, 120)
+    assert (len(llm.sent), outcome.usage.total_tokens) == (3, 360)
     assert "PIBOT_MAX_TOKENS" in (outcome.error or "")
 
 

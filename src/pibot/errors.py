@@ -86,6 +86,20 @@ class LLMRejected(LLMError):
         self.status = status
 
 
+class LLMTooLong(LLMRejected):
+    """The model's server refused a prompt because it is longer than the model's window.
+
+    Args:
+        window: the window in tokens, if the server named it.
+        sent: the prompt's tokens as the server counted them, if it named them.
+    """
+
+    def __init__(self, message: str, *, status: int, window: int | None = None, sent: int | None = None) -> None:
+        super().__init__(message, status=status)
+        self.window = window
+        self.sent = sent
+
+
 class LLMUnavailable(LLMError):
     """The model's server could not be reached, or failed until the retries were used up."""
 

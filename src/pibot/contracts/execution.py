@@ -84,15 +84,15 @@ class Budget:
     """The limits of one task. Each is checked before a model call.
 
     Args:
-        max_steps: model calls.
+        max_steps: model calls; the last one is made without tools.
         max_seconds: wall-clock seconds from the start; the task's timeout.
-        max_tokens: prompt and completion tokens over all model calls.
+        max_tokens: tokens of all answers, and of all prompts without what an earlier prompt of the task had already.
         max_output_chars: characters of the final output; the rest is cut, with a note that says so.
     """
 
-    max_steps: int = 20
+    max_steps: int = 30
     max_seconds: float = 300.0
-    max_tokens: int = 200_000
+    max_tokens: int = 400_000
     max_output_chars: int = 50_000
 
 

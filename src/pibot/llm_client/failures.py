@@ -5,10 +5,11 @@ from __future__ import annotations
 from urllib.parse import urlsplit, urlunsplit
 
 from pibot.contracts import Clock, Completion
-from pibot.errors import LLMAway, LLMProtocolError, LLMRejected, LLMUnavailable, LLMUnreachable
+from pibot.errors import LLMAway, LLMProtocolError, LLMRejected, LLMTooLong, LLMUnavailable, LLMUnreachable
 from pibot.llm_client import wire
 from pibot.llm_client.backend import Cause, HttpAnswer, NoAnswer
 from pibot.llm_client.configuration import Endpoint
+from pibot.llm_client.overflow import read_overflow
 from pibot.llm_client.retry import Failure, parse_retry_after
 
 MAX_SENTENCE_CHARS = 800
@@ -81,6 +82,9 @@ def _refusal(endpoint: Endpoint, answer: HttpAnswer, error: wire.ErrorObject | N
             kind = LLMUnavailable if error.code in _GATEWAY_SLOW else LLMAway
             return Failure(kind(sentence), may_pass=not final, retry_after=retry_after)
         return Failure(LLMRejected(sentence, status=status))
+    too_long = _too_long(endpoint, status, answer, error)
+    if too_long is not None:
+        return Failure(too_long)
     if _may_pass(status, error) and final:
         return Failure(_away(status)(f"the model's server at {endpoint.shown} answered {status}{said}"))
     if _may_pass(status, error):
@@ -88,6 +92,22 @@ def _refusal(endpoint: Endpoint, answer: HttpAnswer, error: wire.ErrorObject | N
         return Failure(_away(status)(message), may_pass=True, retry_after=retry_after)
     message = f"the model's server at {endpoint.shown} refused ({status}){said}; {_advice(endpoint, status, answer)}"
     return Failure(LLMRejected(message, status=status))
+
+
+def _too_long(endpoint: Endpoint, status: int, answer: HttpAnswer, error: wire.ErrorObject | None) -> LLMTooLong | None:
+    """Return the failure if the server refuses the prompt for its length."""
+    message = answer.body.decode("utf-8", "replace") if error is None else error.message
+    overflow = read_overflow(status, message, *(() if error is None else (error.code, error.kind)))
+    if overflow is None:
+        return None
+    sentence = f"the model's server at {endpoint.shown} refused ({status}){_said(endpoint, answer, error)}; "
+    return LLMTooLong(
+        f"{sentence}the conversation is too large for the model: give it less in one job, or take a model with a "
+        "larger window",
+        status=status,
+        window=overflow.window,
+        sent=overflow.sent,
+    )
 
 
 def _status(status: int, error: wire.ErrorObject | None) -> int:

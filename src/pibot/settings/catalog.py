@@ -40,6 +40,7 @@ KNOWN_SETTINGS = (
     KnownSetting("PIBOT_LLM_BACKEND", (WORKER,), "aiohttp"),
     KnownSetting("PIBOT_LLM_TIMEOUT", _BOTH, "120"),
     KnownSetting("PIBOT_LLM_RETRIES", _BOTH, "4"),
+    KnownSetting("PIBOT_MODEL_WINDOW", (WORKER,)),
     # The master's gateway to the model.
     KnownSetting("PIBOT_JOB_TOKENS", (MASTER,)),
     KnownSetting("PIBOT_DAY_TOKENS", (MASTER,)),
@@ -85,8 +86,8 @@ KNOWN_SETTINGS = (
     KnownSetting("PIBOT_MIN_MEMORY_MB", (MASTER,), "60"),
     # A worker's tasks.
     KnownSetting("PIBOT_TASK_TIMEOUT", (WORKER,), "300"),
-    KnownSetting("PIBOT_MAX_STEPS", (WORKER,), "20"),
-    KnownSetting("PIBOT_MAX_TOKENS", (WORKER,), "200000"),
+    KnownSetting("PIBOT_MAX_STEPS", (WORKER,), "30"),
+    KnownSetting("PIBOT_MAX_TOKENS", (WORKER,), "400000"),
     KnownSetting("PIBOT_MAX_OUTPUT_CHARS", _BOTH, "50000"),
     KnownSetting("PIBOT_RESULTS_KEPT", (WORKER,), "200"),
     KnownSetting("PIBOT_RESULTS_TTL", (WORKER,), "86400"),

@@ -46,6 +46,7 @@ def llm(env: Environment) -> LLMSettings:
         backend=env.choice("PIBOT_LLM_BACKEND", ("aiohttp", "openai"), "aiohttp"),
         timeout=env.seconds("PIBOT_LLM_TIMEOUT", LLMSettings.timeout),
         retries=env.integer("PIBOT_LLM_RETRIES", LLMSettings.retries, minimum=0),
+        window=env.limit("PIBOT_MODEL_WINDOW"),
     )
 
 

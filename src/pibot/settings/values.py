@@ -72,6 +72,7 @@ class LLMSettings:
         backend: ``aiohttp`` or ``openai``.
         timeout: seconds for one attempt of a model call.
         retries: further attempts after a failure that may pass.
+        window: tokens that a prompt and its answer may have together; None where the owner does not say.
     """
 
     api_key: Secret | None = None
@@ -80,6 +81,7 @@ class LLMSettings:
     backend: str = "aiohttp"
     timeout: float = 120.0
     retries: int = 4
+    window: int | None = None
 
 
 @dataclass(frozen=True)

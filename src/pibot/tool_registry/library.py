@@ -22,6 +22,7 @@ from typing import Any
 
 from pibot.contracts import ToolContext
 from pibot.errors import SettingsError, SkillError, UnknownSkill
+from pibot.tool_registry.kept_outputs import KeptOutputs
 from pibot.tool_registry.policy import Policy, SkillRules, context_for, read_rules
 from pibot.tool_registry.room import CALL_MB, MemoryRoom
 from pibot.tool_registry.signature import read_signature
@@ -137,7 +138,13 @@ class SkillLibrary:
         """Return name and description of every skill, from its front matter."""
         return tuple(SkillInfo(name, self._page(name).description) for name in self.names())
 
-    def load(self, names: Sequence[str], context: ToolContext, approvals: ApprovalGate | None = None) -> Toolbox:
+    def load(
+        self,
+        names: Sequence[str],
+        context: ToolContext,
+        approvals: ApprovalGate | None = None,
+        outputs: KeptOutputs | None = None,
+    ) -> Toolbox:
         """Import the skills of one task and make its toolbox.
 
         Each call imports anew, so that a module's globals carry nothing from one task to another. Python caches the
@@ -147,6 +154,7 @@ class SkillLibrary:
             names: the skills; a name given twice counts once.
             context: the context for the tools; they get its options read-only.
             approvals: asks the owner about calls that need approval.
+            outputs: keeps the whole of results that are cut.
 
         Raises:
             UnknownSkill: this machine does not have a skill.
@@ -172,7 +180,9 @@ class SkillLibrary:
                 tools[tool.name] = tool
         if any(tool.needs_approval for tool in tools.values()):
             instructions.append(APPROVED_NOTE)
-        return Toolbox(tuple(tools.values()), "\n\n".join(instructions), approvals=approvals, room=self._room)
+        return Toolbox(
+            tuple(tools.values()), "\n\n".join(instructions), approvals=approvals, room=self._room, outputs=outputs
+        )
 
     def _is_there(self, name: str) -> bool:
         folder = self._directory / name

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Callable, Protocol
 from pibot.contracts import Decision, ToolCall, ToolContext, ToolResult, ToolSpec, digest_of
 from pibot.errors import SandboxUnavailable, ToolError
 from pibot.tool_registry.arguments import Misfit, expected, fit_arguments
+from pibot.tool_registry.kept_outputs import KeptOutputs
 from pibot.tool_registry.room import CALL_MB, MemoryRoom
 from pibot.tool_registry.signature import Signature
 
@@ -76,6 +77,7 @@ class Toolbox:
         approvals: asks the owner about calls that need approval; without it they are refused.
         max_result_chars: the longest result in characters; a longer one loses its middle.
         room: bounds the memory of the calls that run at once.
+        outputs: keeps the whole of a result that is cut; None where the task's tools could not read it.
     """
 
     def __init__(
@@ -86,7 +88,9 @@ class Toolbox:
         approvals: ApprovalGate | None = None,
         max_result_chars: int = MAX_RESULT_CHARS,
         room: MemoryRoom | None = None,
+        outputs: KeptOutputs | None = None,
     ) -> None:
+        self._outputs = outputs
         self._room = room or MemoryRoom()
         self._tools = {tool.name: tool for tool in tools}
         self._approvals = approvals
@@ -120,7 +124,7 @@ class Toolbox:
             arguments[name] = tool.context
         async with self._room.hold(tool.memory):
             text, is_error = await (_run_async(tool, arguments) if tool.is_async else _run_in_thread(tool, arguments))
-        return ToolResult(call.call_id, self._cut(_clean(text)), is_error)
+        return ToolResult(call.call_id, self._cut(_clean(text), tool.name), is_error)
 
     async def _refusal(self, tool: Tool, arguments: Mapping[str, Any]) -> str | None:
         """Ask the owner about a call, and return why it may not run; None if it may."""
@@ -140,13 +144,19 @@ class Toolbox:
         hint = f"; did you mean {near[0]!r}?" if near else "."
         return f"there is no tool {name!r}{hint} The tools are: {', '.join(self._tools)}"
 
-    def _cut(self, text: str) -> str:
-        """Cut the middle out of a text beyond the limit: the beginning and the end tell most about it."""
+    def _cut(self, text: str, tool: str | None = None) -> str:
+        """Cut the middle out of a text beyond the limit: the beginning and the end tell most about it.
+
+        Args:
+            tool: the tool whose output it is, to keep the whole; None to keep it nowhere.
+        """
         limit = self._max_result_chars
         if len(text) <= limit:
             return text
         head, tail = limit * 3 // 4, limit - limit * 3 // 4
-        note = f"[… {len(text) - limit} of {len(text)} characters were cut here; ask for a smaller part …]"
+        where = self._outputs.keep(tool, text) if self._outputs is not None and tool is not None else None
+        advice = "ask for a smaller part" if where is None else f"{where} holds the whole"
+        note = f"[… {len(text) - limit} of {len(text)} characters were cut here; {advice} …]"
         return f"{text[:head]}\n{note}\n{text[-tail:]}"
 
 

@@ -27,6 +27,7 @@ from pibot.worker.approvals import WorkerApprovals
 from pibot.worker.workspace import left_behind, made, workspace_problem
 
 if TYPE_CHECKING:
+    from pibot.conversation.windows import ModelWindows
     from pibot.tool_registry import SkillLibrary
 
 log = logging.getLogger("pibot.worker")
@@ -47,6 +48,8 @@ class TaskAgents:
         options: the owner's settings for skills.
         clear: removes what another user left in a workspace; None where commands run as this user.
         approvals: keeps the tool calls that wait for the owner's approval.
+        worker_id: this worker's name, for the model; None to tell it nothing.
+        window: returns the tokens of the model's window, None where it is not known; called on the first task.
     """
 
     def __init__(
@@ -60,6 +63,9 @@ class TaskAgents:
         options: Mapping[str, Any],
         clear: Optional[Clear] = None,
         approvals: WorkerApprovals | None = None,
+        *,
+        worker_id: str | None = None,
+        window: Callable[[], Optional[int]] = lambda: None,
     ) -> None:
         self._library = library
         self._commands = commands
@@ -70,6 +76,9 @@ class TaskAgents:
         self._options = options
         self._clear = clear
         self._approvals = approvals or WorkerApprovals(Settings.approval_seconds)
+        self._worker_id = worker_id
+        self._window = window
+        self._windows: ModelWindows | None = None
         self._llm: LLMClient | None = None
 
     def __call__(self, request: TaskRequest) -> Agent:
@@ -113,13 +122,29 @@ class TaskAgents:
 
     async def _run_in(self, workspace: Path, request: TaskRequest, llm: LLMClient) -> AgentOutcome:
         from pibot.agent_core import ToolAgent
+        from pibot.conversation.briefing import Machine
+        from pibot.conversation.windows import ModelWindows
+        from pibot.tool_registry.kept_outputs import READERS, KeptOutputs
 
+        if self._windows is None:
+            self._windows = ModelWindows(self._window())
         approvals = self._approvals.for_task(request.task_id)
         try:
             context = ToolContext(request.task_id, workspace, self._commands, self._options)
-            tools = self._library.load(request.skills, context, approvals)
+            outputs = KeptOutputs(workspace) if READERS.intersection(request.skills) else None
+            tools = self._library.load(request.skills, context, approvals, outputs)
             budget = self._budget if request.timeout is None else replace(self._budget, max_seconds=request.timeout)
-            return await ToolAgent(llm, tools, self._system_prompt, budget, approvals).run(request)
+            agent = ToolAgent(
+                llm,
+                tools,
+                self._system_prompt,
+                budget,
+                approvals,
+                machine=Machine(self._worker_id) if self._worker_id else None,
+                windows=self._windows,
+                outputs=outputs,
+            )
+            return await agent.run(request)
         finally:
             approvals.close()
             await self._remove(workspace)
@@ -174,6 +199,11 @@ def create_task_agents(
             settings.llm, ssl_context=client_tls(settings) if settings.asks_hub_for_model else None
         )
 
+    def window() -> int | None:
+        from pibot.llm_client.profiles import for_endpoint
+
+        return settings.llm.window or for_endpoint(settings.llm.base_url, settings.llm.model).window
+
     try:
         soul = settings.worker_soul.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as exc:
@@ -189,6 +219,8 @@ def create_task_agents(
         {"web_allow": settings.web_allow, "read_paths": settings.read_paths},
         clear,
         approvals,
+        worker_id=settings.worker_id,
+        window=window,
     )
 
 

@@ -1,0 +1,65 @@
+"""What the model is told about time, machine and limits.
+
+It stays the same for a whole task and stands at the end of the system prompt: providers keep a prompt's beginning in
+their cache, and bill the rest anew.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pibot.contracts import Budget
+
+LOCALTIME = Path("/etc/localtime")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The machine that a task runs on, as the model is told of it.
+
+    Args:
+        worker_id: the worker's name.
+        labels: what its owner says of it.
+    """
+
+    worker_id: str
+    labels: Sequence[str] = ()
+
+
+def now_line(now: datetime.datetime, zone: str | None) -> str:
+    """Return a sentence with the date, the time and the time zone.
+
+    Args:
+        now: the local time, with its offset.
+        zone: the time zone's name; None if it is not known.
+    """
+    offset = now.strftime("%z")
+    shown = f"UTC{offset[:3]}:{offset[3:5]}" if offset else "UTC"
+    return f"It is {now:%A}, {now:%Y-%m-%d}, {now:%H:%M} ({f'{zone}, {shown}' if zone else shown})."
+
+
+def zone_name(localtime: Path = LOCALTIME) -> str | None:
+    """Return the name of this machine's time zone, such as ``Asia/Shanghai``; None if it is not known."""
+    try:
+        target = str(localtime.readlink())
+    except OSError:
+        return None
+    _, found, name = target.partition("/zoneinfo/")
+    return name if found and name.isascii() and len(name) <= 64 else None
+
+
+def briefing(now: datetime.datetime, zone: str | None, machine: Machine | None, budget: Budget) -> str:
+    """Return the part of a worker's system prompt that is about time, machine and limits."""
+    lines = [f"{now_line(now, zone)} That is when this task began."]
+    if machine is not None:
+        labels = f" ({', '.join(machine.labels)})" if machine.labels else ""
+        lines.append(f"You run on the worker {machine.worker_id}{labels}.")
+    lines.append(
+        f"This task has {budget.max_steps} answers of yours, {budget.max_seconds:g} seconds and "
+        f"{budget.max_tokens:,} new tokens. Notes in square brackets behind a tool's output, outside its marks, say "
+        "when little of that is left."
+    )
+    return "## Now\n\n" + "\n".join(lines)
