@@ -188,6 +188,7 @@ class ToolAgent:
                     return self._outcome(TaskState.FAILED, error="the model gave an empty answer twice")
                 messages.append(Message("user", EMPTY_ANSWER))
 
+    # docs/decisions.md, D172
     async def _end_early(self, why: str) -> AgentOutcome:
         """Ask for the final answer without tools, and hand back what there is, marked as partial.
 

@@ -21,6 +21,7 @@ LAST_SECONDS_SHARE = 0.1
 """Share of the seconds that is kept for the last model call. It grows with the slowest one, up to twice as much."""
 
 
+# docs/decisions.md, D171
 class TaskBudget:
     """Counts one task's steps, tokens and seconds.
 

@@ -30,6 +30,7 @@ _TIMES = re.compile(
 )
 
 
+# docs/decisions.md, D173
 class Repeats:
     """Counts the tool calls of one task that bring nothing new.
 

@@ -75,6 +75,7 @@ class SilentCut:
     sent: int
 
 
+# docs/decisions.md, D170
 class ContextWindow:
     """The window of one task's conversation.
 
