@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import sys
 from collections.abc import Sequence
 from typing import Any, Callable, NoReturn, Optional, Union
 
@@ -71,12 +72,17 @@ class AddressGuard:
         self._allow = [_allowed(entry) for entry in allow]
         self._home = home
         self._host = ""
+        self._bytes = sys.maxsize
         self.refused: list[str] = []
 
     def expect(self, host: str) -> None:
         """Tell the guard the host name of the next connections."""
         self._host = host.lower().rstrip(".")
         self.refused.clear()
+
+    def limit_bytes(self, count: int) -> None:
+        """Break each connection that brings more bytes: an answer's head could else be endless."""
+        self._bytes = count
 
     def __call__(self, addr_info: tuple[Any, ...]) -> socket.socket:
         """Make a socket for an address as :func:`socket.getaddrinfo` gives it.
@@ -93,7 +99,9 @@ class AddressGuard:
             self._refuse(text)
         if not self._is_allowed(address, int(place[1])) and (not is_public(address) or self._is_at_home(address)):
             self._refuse(str(address))
-        return socket.socket(family, kind, protocol)
+        made = _CountedSocket(family, kind, protocol)
+        made.left = self._bytes
+        return made
 
     def _is_at_home(self, address: Address) -> bool:
         if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
@@ -112,6 +120,27 @@ class AddressGuard:
             if self._host == what if isinstance(what, str) else (mapped or address) in what:
                 return True
         return False
+
+
+class _CountedSocket(socket.socket):
+    """Receives no more than :attr:`left` bytes. asyncio reads plain and TLS connections by these two methods."""
+
+    left = sys.maxsize
+
+    def recv(self, size: int, flags: int = 0, /) -> bytes:
+        data = super().recv(size, flags)
+        self._count(len(data))
+        return data
+
+    def recv_into(self, buffer: Any, size: int = 0, flags: int = 0) -> int:
+        received = super().recv_into(buffer, size, flags)
+        self._count(received)
+        return received
+
+    def _count(self, received: int) -> None:
+        self.left -= received
+        if self.left < 0:
+            raise ConnectionAbortedError("the server sends more than was asked for")
 
 
 def _allowed(entry: str) -> tuple[Union[str, Network], Optional[int]]:

@@ -8,7 +8,6 @@ character is read a bounded number of times: an element without an end extends t
 
 from __future__ import annotations
 
-import codecs
 import html
 import re
 from typing import Optional
@@ -18,63 +17,12 @@ MAX_TITLE = 300
 MAX_LINKS = 100
 MAX_LINK_TEXT = 80
 MAX_LINK_URL = 1_000
+MAX_FRAMES = 20
+MAX_SPARE = 20_000
+"""Characters to keep of what a page shows without scripts or frames, of its scripts, and of their data."""
 
-# --- characters -------------------------------------------------------------
-
-_META_CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([a-zA-Z0-9_:.-]{1,40})", re.IGNORECASE)
-_XML_ENCODING = re.compile(rb"\s*<\?xml[^>]{0,100}?encoding\s*=\s*[\"']([a-zA-Z0-9_:.-]{1,40})[\"']")
-_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
-
-# Python also has codecs that are not character sets of the web, such as punycode, which takes quadratic time.
-_WEB_CODEC = re.compile(
-    r"utf-(8|16|16-le|16-be)|iso8859-\d+|iso2022_jp|cp(125\d|866|874|932|949|950|936)|koi8-[ru]|gb2312|gbk|gb18030"
-    r"|big5(hkscs)?|euc_(jp|kr)|shift_jis|mac-(roman|cyrillic)|tis-620"
-)
-_EIGHT_BITS = re.compile(r"iso8859-\d+|cp125\d|mac-roman")
-# The meaning that the standard gives these labels (https://encoding.spec.whatwg.org/#names-and-labels).
-_MEANT = {"ascii": "cp1252", "iso8859-1": "cp1252", "iso8859-9": "cp1254", "gb2312": "gb18030", "gbk": "gb18030"}
-
-
-def decode(data: bytes, charset: Optional[str], *, cut: bool) -> str:
-    """Decode a body.
-
-    The character set comes from the byte order mark, the header's ``charset``, or the page, in this order; the last
-    resorts are UTF-8 and windows-1252. Servers are often configured wrong, so valid UTF-8 wins over a stated charset
-    that does not match the bytes, and over one of 8 bits, which matches any: other text is hardly ever UTF-8 by chance.
-
-    Args:
-        data: the body.
-        charset: the charset in the Content-Type header.
-        cut: whether the end of the body is missing, so that its last character may be broken.
-    """
-    for mark, name in _MARKS:
-        if data.startswith(mark):
-            return data[len(mark) :].decode(name, "replace")
-    stated = [charset or ""]
-    stated += [m.group(1).decode() for m in (_XML_ENCODING.match(data[:1024]), _META_CHARSET.search(data[:4096])) if m]
-    known = [name for name in map(_codec, stated) if name is not None]
-    if known and known[0].startswith("utf-16") and charset is None:
-        known[0] = "utf-8"  # as the standard says: the declaration itself is readable as ASCII
-    order = [*known[:1], "utf-8"]
-    if _EIGHT_BITS.fullmatch(order[0]):
-        order.reverse()
-    for name in order:
-        try:
-            return codecs.getincrementaldecoder(name)("strict").decode(data, final=not cut)
-        except UnicodeDecodeError:
-            continue
-    return data.decode(known[0] if known else "cp1252", "replace")
-
-
-def _codec(label: str) -> Optional[str]:
-    """Return Python's name of a character set of the web; None if it is not one."""
-    try:
-        name = codecs.lookup(label.strip().strip("\"'")).name
-    except (LookupError, ValueError):
-        return None
-    name = _MEANT.get(name, name)
-    return name if _WEB_CODEC.fullmatch(name) else None
-
+_MAIN, _OTHER, _AROUND = range(3)
+"""A part of a page: its main part; what is in no marked part; menus, headers and footers."""
 
 # --- HTML -------------------------------------------------------------------
 
@@ -87,8 +35,12 @@ _BLOCKS = frozenset(
     )
 )
 _CELLS = frozenset(("td", "th"))
-_RAW = frozenset(("iframe", "noembed", "noframes", "script", "style", "textarea", "title", "xmp"))
-_UNSEEN = frozenset(("audio", "canvas", "noscript", "object", "svg", "template", "video"))
+_RAW = frozenset(("iframe", "noembed", "script", "style", "textarea", "title", "xmp"))
+_SPARE = frozenset(("noframes", "noscript"))
+_UNSEEN = frozenset(("audio", "canvas", "object", "svg", "template", "video")) | _SPARE
+_LANDMARKS = frozenset(("article", "aside", "footer", "header", "main", "nav"))
+_MAIN_IDS = frozenset(("article", "bodycontent", "content", "main", "main-content", "maincontent", "mw-content-text"))
+_WANTED = frozenset(("content", "href", "http-equiv", "id", "name", "property", "role", "src", "type"))
 
 _TAG_NAME = re.compile(r"[a-zA-Z][^\s/>]*")
 _BETWEEN = re.compile(r"[\s/]*")
@@ -96,6 +48,7 @@ _ATTRIBUTE_NAME = re.compile(r"=?[^\s/>=]*")
 _EQUALS = re.compile(r"\s*=\s*")
 _UNQUOTED = re.compile(r"[^\s>]*")
 _SPACES = re.compile(r"\s+")
+_DESCRIBING = frozenset(("description", "og:description"))
 # int() refuses very long numbers in some versions of Python, and takes quadratic time in the others.
 _ABSURD_REFERENCE = re.compile(r"&#[xX]?[0-9a-fA-F]{8,};?")
 
@@ -111,13 +64,33 @@ class Page:
         title: the title on one line; empty if there is none.
         text: a line for each block, without scripts, styles and hidden elements.
         links: text and absolute address of the first :data:`MAX_LINKS` links, each address once.
+        base: the address to which its addresses are relative.
+        description: the description in its head; empty if there is none.
+        frames: absolute addresses of the first frames.
+        refresh: what it says about going on to another page; None if it says nothing.
+        refresh_without_scripts: whether that holds for browsers without scripts only.
+        spare: what it shows to browsers without scripts or frames.
+        scripts: the scripts within it.
+        script_files: whether it loads scripts from elsewhere.
+        data: JSON that it holds for its scripts.
     """
 
     def __init__(self, source: str, url: str) -> None:
         self.title = ""
         self.links: list[tuple[str, str]] = []
-        self._base = url
+        self.base = url
+        self.description = ""
+        self.frames: list[str] = []
+        self.refresh: Optional[str] = None
+        self.refresh_without_scripts = False
+        self.spare = ""
+        self.scripts = ""
+        self.script_files = False
+        self.data = ""
         self._has_base = False
+        self._parts: list[tuple[int, int]] = [(0, _OTHER)]  # where each part begins in the pieces
+        self._landmarks = dict.fromkeys(_LANDMARKS, 0)
+        self._main, self._main_depth = "", 0  # an element that is marked as the main part
         self._pieces: list[str] = []
         self._seen: set[str] = set()
         self._last = "\n"
@@ -128,8 +101,16 @@ class Page:
         self._link_from = 0
         self._read(source)
         self._end_link()
-        lines = (line.rstrip() for line in "".join(self._pieces).split("\n"))
-        self.text = "\n".join(line for line in lines if line)
+        self.spare = _lines(self.spare)
+        self.text = _lines("".join(self._pieces))
+
+    def main_part_first(self) -> str:
+        """Return the text with the main part before the rest, and menus, headers and footers last."""
+        sorted_pieces: tuple[list[str], list[str], list[str]] = ([], [], [])
+        ends = [start for start, _ in self._parts[1:]] + [len(self._pieces)]
+        for (start, part), end in zip(self._parts, ends):
+            sorted_pieces[part].extend([*self._pieces[start:end], "\n"])
+        return _lines("".join(map("".join, sorted_pieces)))
 
     def _read(self, source: str) -> None:
         at, end = 0, len(source)
@@ -155,22 +136,30 @@ class Page:
                 self._close(tag)
                 return at
             self._open(tag, attributes)
-            return self._raw(source, tag, at) if tag in _RAW else at
+            return self._raw(source, tag, attributes, at) if tag in _RAW else at
         if following in ("!", "?", "/"):
             return _behind(source, ">", start + 1)
         self._data("<")
         return start + 1
 
-    def _raw(self, source: str, tag: str, at: int) -> int:
+    def _raw(self, source: str, tag: str, attributes: dict[str, str], at: int) -> int:
         """Process an element in which only its own end tag is markup."""
         found = re.compile(rf"</{tag}(?=[\s/>])", re.IGNORECASE).search(source, at)
         end = found.start() if found else len(source)
         if tag == "title" and not self.title and not self._unseen:
             self.title = _SPACES.sub(" ", _unescape(source[at:end])).strip()[:MAX_TITLE]
+        elif tag == "script" and not self._unseen:
+            self.script_files = self.script_files or "src" in attributes
+            kept = "data" if "json" in attributes.get("type", "").lower() else "scripts"
+            before = getattr(self, kept)
+            if len(before) < MAX_SPARE:
+                setattr(self, kept, before + source[at : min(end, at + MAX_SPARE - len(before))].strip() + "\n")
         return end
 
     def _open(self, tag: str, attributes: dict[str, str]) -> None:
-        if self._unseen:
+        if tag == "meta":
+            self._meta(attributes)
+        elif self._unseen:
             self._unseen_depth += tag == self._unseen
         elif tag in _UNSEEN:
             self._unseen, self._unseen_depth = tag, 1
@@ -186,7 +175,44 @@ class Page:
             self._href, self._link_from = attributes.get("href"), len(self._pieces)
         elif tag == "base" and "href" in attributes and not self._has_base:
             self._has_base = True
-            self._base = _absolute(self._base, attributes["href"]) or self._base
+            self.base = _absolute(self.base, attributes["href"]) or self.base
+        elif tag in ("frame", "iframe") and len(self.frames) < MAX_FRAMES:
+            url = _absolute(self.base, attributes.get("src", ""))
+            if url and attributes.get("src", "").strip() and url not in self.frames:
+                self.frames.append(url)
+        if not self._unseen:
+            self._part(tag, attributes, 1)
+
+    def _meta(self, attributes: dict[str, str]) -> None:
+        content = attributes.get("content", "")
+        if self._unseen not in ("", "noscript"):
+            return
+        if attributes.get("http-equiv", "").strip().lower() == "refresh" and self.refresh is None:
+            self.refresh, self.refresh_without_scripts = content, bool(self._unseen)
+        elif not self.description and (attributes.get("name") or attributes.get("property", "")).lower() in _DESCRIBING:
+            self.description = _SPACES.sub(" ", content).strip()[: 2 * MAX_TITLE]
+
+    def _part(self, tag: str, attributes: dict[str, str], step: int) -> None:
+        """Note that an element begins (1) or ends (-1), with which another part of the page may begin."""
+        if tag == self._main:
+            self._main_depth += step
+            if self._main_depth == 0:
+                self._main = ""
+        elif not self._main and (attributes.get("role") == "main" or attributes.get("id", "").lower() in _MAIN_IDS):
+            self._main, self._main_depth = tag, 1
+        elif tag not in _LANDMARKS:
+            return
+        inside = self._landmarks
+        if tag in inside:
+            inside[tag] = max(inside[tag] + step, 0)
+        if inside["nav"] or inside["aside"]:
+            part = _AROUND
+        elif inside["main"] or inside["article"] or self._main:
+            part = _MAIN
+        else:
+            part = _AROUND if inside["header"] or inside["footer"] else _OTHER
+        if part != self._parts[-1][1]:
+            self._parts.append((len(self._pieces), part))
 
     def _close(self, tag: str) -> None:
         if self._unseen:
@@ -198,9 +224,13 @@ class Page:
             self._preformatted -= tag == "pre" and self._preformatted > 0
         elif tag == "a":
             self._end_link()
+        if not self._unseen:
+            self._part(tag, {}, -1)
 
     def _data(self, text: str) -> None:
         if self._unseen:
+            if self._unseen in _SPARE and len(self.spare) < MAX_SPARE:
+                self.spare += _SPACES.sub(" ", _unescape(text[: MAX_SPARE - len(self.spare)])) + "\n"
             return
         text = _unescape(text)
         if not self._preformatted:
@@ -223,7 +253,7 @@ class Page:
         href, self._href = self._href, None
         if href is None or len(self.links) >= MAX_LINKS:
             return
-        url = _absolute(self._base, href)
+        url = _absolute(self.base, href)
         if url and url not in self._seen:
             self._seen.add(url)
             text = _SPACES.sub(" ", "".join(self._pieces[self._link_from :])).strip(" -")
@@ -252,8 +282,14 @@ def _attributes(source: str, at: int) -> tuple[dict[str, str], int]:
             else:
                 start, at = at, _match_end(_UNQUOTED, source, at)
                 value = source[start:at]
-        if name == "href":
+        if name in _WANTED:
             found.setdefault(name, _unescape(value[: 2 * MAX_LINK_URL]))
+
+
+def _lines(text: str) -> str:
+    """Return the lines that are not empty."""
+    lines = (line.rstrip() for line in text.split("\n"))
+    return "\n".join(line for line in lines if line)
 
 
 def _match_end(pattern: re.Pattern[str], source: str, at: int) -> int:

@@ -7,7 +7,8 @@ import codecs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from skills.web_fetch.page import MAX_LINKS, Page, decode
+from skills.web_fetch.characters import decode
+from skills.web_fetch.page import MAX_LINKS, Page
 
 
 def page(source: str) -> Page:

@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator, Mapping
-from typing import Optional, Union
+from typing import Callable, Optional, Union
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 from skills.web_fetch.addresses import AddressGuard
@@ -16,13 +17,16 @@ from skills.web_fetch.tools import FetchLimits, _fetch
 HANG = b"\0hang"
 """At the end of an answer: keep the connection open and send nothing more."""
 
+RESET = b"\0reset"
+"""At the end of an answer: break the connection."""
+
 
 class WebServer:
     """Knows an answer for each path.
 
     Attributes:
         port: where it listens.
-        routes: path to the whole answer, or to its body for a plain 200 of HTML.
+        routes: path to the whole answer, or to a function that makes it from the request's head.
         heads: the heads of all requests that came.
         hanging: set once an answer was left unfinished.
     """
@@ -30,7 +34,7 @@ class WebServer:
     def __init__(self) -> None:
         self.port = 0
         self.scheme = "http"
-        self.routes: dict[str, bytes] = {}
+        self.routes: dict[str, Union[bytes, Callable[[str], bytes]]] = {}
         self.heads: list[str] = []
         self.hanging = asyncio.Event()
 
@@ -53,9 +57,12 @@ class WebServer:
                 return
             head = (first + await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
             self.heads.append(head)
-            data = self.routes.get(head.split(" ")[1], answer(b"nothing here", "404 Not Found", {}))
-            writer.write(data.removesuffix(HANG))
+            route = self.routes.get(head.split(" ")[1], answer(b"nothing here", "404 Not Found", {}))
+            data = route if isinstance(route, bytes) else route(head)
+            writer.write(data.removesuffix(HANG).removesuffix(RESET))
             await writer.drain()
+            if data.endswith(RESET):
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             if data.endswith(HANG):
                 self.hanging.set()
                 await reader.read()  # until the client closes
