@@ -21,7 +21,7 @@ from pibot.contracts import (
     ToolResult,
     Usage,
 )
-from pibot.errors import LLMUnavailable, LLMUnreachable, SandboxUnavailable
+from pibot.errors import LLMAway, LLMUnavailable, LLMUnreachable, SandboxUnavailable
 from pibot.rehearsal.conversation import unmarked
 from tests.support.fakes import FakeLLM, FakeTools, asked, said
 
@@ -285,3 +285,10 @@ async def test_a_model_that_cannot_be_reached_is_no_fault_of_the_task() -> None:
     outcome = await run(FakeLLM(LLMUnreachable("no route to it")))
     assert (outcome.error, outcome.fault) == ("the model could not be asked: no route to it", Fault.WORKER)
     assert (await run(FakeLLM(LLMUnavailable("too slow")))).fault is None
+
+
+async def test_a_model_that_rests_is_told_with_its_time() -> None:
+    resting = LLMAway("used up for now")
+    resting.rest = 43200.0
+    outcome = await run(FakeLLM(resting))
+    assert (outcome.fault, outcome.model_rest) == (Fault.MODEL, 43200.0)

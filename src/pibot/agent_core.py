@@ -24,6 +24,7 @@ from pibot.contracts import (
     ToolResult,
     ToolSpec,
     fault_of,
+    rest_of,
 )
 from pibot.conversation import repeats
 from pibot.conversation.briefing import Machine, briefing, zone_name
@@ -147,7 +148,7 @@ class ToolAgent:
             return work.result()
         except LLMError as exc:
             error = f"the model could not be asked: {exc}"
-            return self._unanswered(TaskState.FAILED, error, fault_of(exc))
+            return replace(self._unanswered(TaskState.FAILED, error, fault_of(exc)), model_rest=rest_of(exc))
         except SandboxUnavailable as exc:
             return self._unanswered(TaskState.FAILED, str(exc), fault_of(exc))
         finally:

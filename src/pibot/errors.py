@@ -100,6 +100,10 @@ class LLMTooLong(LLMRejected):
         self.sent = sent
 
 
+class LLMUnpaid(LLMRejected):
+    """The account at the model's provider has no balance or quota left; the message says what to do about it."""
+
+
 class LLMUnavailable(LLMError):
     """The model's server could not be reached, or failed until the retries were used up."""
 
@@ -109,7 +113,13 @@ class LLMUnreachable(LLMUnavailable):
 
 
 class LLMAway(LLMUnavailable):
-    """The model's provider is away or overloaded, as itself or the fleet's gateway says; it may answer later."""
+    """The model's provider is away or overloaded, as itself or the fleet's gateway says; it may answer later.
+
+    Attributes:
+        rest: seconds after which it wants to be asked again; None where it names no time.
+    """
+
+    rest: float | None = None
 
 
 class LLMProtocolError(LLMError):

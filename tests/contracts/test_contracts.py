@@ -39,6 +39,7 @@ from pibot.errors import (
     LLMProtocolError,
     LLMRejected,
     LLMUnavailable,
+    LLMUnpaid,
     LLMUnreachable,
     SandboxUnavailable,
     ToolError,
@@ -148,8 +149,22 @@ def test_a_fault_survives_the_wire_and_only_a_failed_result_has_one(fault: Fault
 
 
 @pytest.mark.parametrize(
+    ("rest", "read"), [(43200.0, 43200.0), (0, 0.0), (None, None), (1e9, "refused"), (-1, "refused"), ("x", "refused")]
+)
+def test_a_models_rest_is_read_within_its_bounds(rest: object, read: object) -> None:
+    body = TaskResult("t", "worker-1", TaskState.FAILED, fault=Fault.MODEL, model_rest=1.5).to_json()
+    assert TaskResult.from_json(body).model_rest == 1.5
+    assert TaskResult.from_json({**body, "fault": "worker"}).model_rest is None
+    try:
+        assert TaskResult.from_json({**body, "model_rest": rest}).model_rest == read
+    except ContractError:
+        assert read == "refused"
+
+
+@pytest.mark.parametrize(
     ("error", "fault"),
     [
+        (LLMUnpaid("no balance", status=402), Fault.SETTING),
         (LLMUnreachable("no route"), Fault.WORKER),
         (SandboxUnavailable("no bubblewrap"), Fault.WORKER),
         (LLMAway("502"), Fault.MODEL),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from pibot.errors import LLMUnavailable
+from pibot.errors import LLMAway, LLMUnavailable
+from pibot.llm_client.failures import GATEWAY
 from pibot.llm_client.retry import RetryPolicy, parse_retry_after
 from tests.llm_client.conftest import HELLO, FakeTime, MakeClient
-from tests.support.scripted_llm import ScriptedLLM, error, text
+from tests.support.scripted_llm import ScriptedLLM, error, reply_json, text
 
 NOON = "Wed, 21 Oct 2026 12:00:00 GMT"
 NOON_SECONDS = 1792584000.0
@@ -79,14 +80,54 @@ async def test_after_a_429_with_a_date_the_client_waits_until_then(
     assert time.slept == [30.0]
 
 
-async def test_a_long_retry_after_is_respected_up_to_the_cap(
+async def test_a_model_that_asks_for_a_long_wait_is_not_asked_again_until_then(
     make_client: MakeClient, server: ScriptedLLM, time: FakeTime
 ) -> None:
-    server.enqueue(error(503, retry_after=86400), text("at last"))
+    client = make_client()
+    server.enqueue(error(429, "5-hour usage quota", retry_after=43200), text("at last"))
 
-    await make_client().complete(HELLO)
+    with pytest.raises(LLMAway, match=r"5-hour usage quota.*asked once, and it asks for 12 h") as caught:
+        await client.complete(HELLO)
+    assert caught.value.rest == 43200.0
 
-    assert time.slept == [60.0]
+    time.now += 40000.0
+    with pytest.raises(LLMAway, match=r"5-hour usage quota.*not asked for another 53 min") as caught:
+        await client.complete(HELLO)
+    assert caught.value.rest == 3200.0
+    assert len(server.requests) == 1
+    assert time.slept == []
+
+    time.now += 3200.0
+    assert (await client.complete(HELLO)).text == "at last"
+
+
+async def test_a_wait_that_the_fleets_gateway_asks_for_is_not_remembered(
+    make_client: MakeClient, server: ScriptedLLM
+) -> None:
+    body = {"error": {"message": "the model rests", "type": GATEWAY, "code": "model_rests"}}
+    headers = {"Retry-After": "43200", "x-should-retry": "false"}
+    server.enqueue(reply_json(body, status=429, headers=headers), text("from the fallback"))
+    client = make_client()
+
+    with pytest.raises(LLMAway, match=r"^the model rests$") as caught:
+        await client.complete(HELLO)
+
+    assert caught.value.rest == 43200.0
+    assert (await client.complete(HELLO)).text == "from the fallback"
+
+
+async def test_a_wait_beyond_the_time_of_the_call_frees_its_caller(
+    make_client: MakeClient, server: ScriptedLLM, time: FakeTime
+) -> None:
+    server.enqueue(error(429, "Please retry in 50s"))
+    client = make_client()
+
+    for _ in range(2):
+        with pytest.raises(LLMAway) as caught:
+            await client.complete(HELLO, timeout=20.0)
+        assert caught.value.rest == 50.0
+
+    assert time.slept == []
 
 
 async def test_a_wait_longer_than_the_time_left_is_not_started(

@@ -31,7 +31,7 @@ from pibot.contracts.execution import (
     CommandRunner,
     ToolContext,
 )
-from pibot.contracts.faults import Fault, fault_of
+from pibot.contracts.faults import Fault, fault_of, rest_of
 from pibot.contracts.model import (
     Completion,
     LLMClient,
@@ -116,6 +116,7 @@ __all__ = [
     "bounded_int",
     "digest_of",
     "fault_of",
+    "rest_of",
     "valid_description",
     "valid_id",
     "valid_skills",

@@ -108,6 +108,7 @@ class AgentOutcome:
         usage: the tokens and model calls.
         steps: how many turns the loop took.
         fault: what kept the worker from doing the task, where that was not the task itself.
+        model_rest: seconds after which the model may be asked again, where its provider named them.
     """
 
     state: TaskState
@@ -117,6 +118,7 @@ class AgentOutcome:
     usage: Usage = field(default_factory=Usage)
     steps: int = 0
     fault: Fault | None = None
+    model_rest: float | None = None
 
 
 class Agent(Protocol):

@@ -25,6 +25,9 @@ MAX_ERROR_CHARS = 4000
 
 MAX_STEPS = 10**6
 
+MAX_MODEL_REST = 86400.0
+"""Seconds of a model's rest. A worker that names more is not believed."""
+
 
 class TaskComplexity(Enum):
     """How much work the planner expects of a job."""
@@ -237,6 +240,7 @@ class TaskResultDict(TypedDict, total=False):
     output: str
     error: str
     fault: str
+    model_rest: float
     usage: dict[str, int]
     steps: int
     started_at: float | None
@@ -258,6 +262,7 @@ class TaskResult:
         steps: how many turns the agent's loop took.
         started_at, finished_at: seconds since the epoch, by the worker's clock.
         fault: what kept the worker from doing the task; None where the task itself failed, or the worker does not say.
+        model_rest: seconds after which the model may be asked again; None where its provider named no time.
     """
 
     task_id: str
@@ -271,6 +276,7 @@ class TaskResult:
     started_at: float | None = None
     finished_at: float | None = None
     fault: Fault | None = None
+    model_rest: float | None = None
 
     @property
     def success(self) -> bool:
@@ -314,6 +320,8 @@ class TaskResult:
             body["error"] = self.error
         if self.fault is not None:
             body["fault"] = self.fault.value
+        if self.model_rest is not None:
+            body["model_rest"] = self.model_rest
         return body
 
     @classmethod
@@ -329,6 +337,8 @@ class TaskResult:
         state = strict(data, "status", _ended_state)
         details = {} if data.get("data") is None else strict(data, "data", _object)
         output = data["output"] if data.get("output") is not None else details.get("output", "")
+        fault = Fault.read(data.get("fault")) if state is TaskState.FAILED else None
+        rest = strict(data, "model_rest", _optional(lambda value: number(value, 0, MAX_MODEL_REST)))
         return cls(
             task_id=task_id,
             worker_id=strict(data, "worker_id", _optional(label)),
@@ -340,7 +350,8 @@ class TaskResult:
             steps=strict(data, "steps", _optional(lambda value: count(value, MAX_STEPS))) or 0,
             started_at=strict(data, "started_at", _optional(_time)),
             finished_at=strict(data, "finished_at", _optional(_time)),
-            fault=Fault.read(data.get("fault")) if state is TaskState.FAILED else None,
+            fault=fault,
+            model_rest=rest if fault is Fault.MODEL else None,
         )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from typing import Any, Protocol
 
 from pibot.contracts import JsonObject
@@ -17,6 +18,9 @@ MAX_ANSWER_BYTES = 8 * 1024 * 1024
 
 MAX_ERROR_BYTES = 64 * 1024
 """Bytes read of an error's body; the rest is left unread."""
+
+MAX_LIMITS = 32
+"""Headers about rate limits that are looked at."""
 
 CONNECT_SECONDS = 10.0
 """Time limit for connecting. Linux alone would try for two minutes, and a Pi's Wi-Fi reports a dead host late."""
@@ -37,6 +41,7 @@ class HttpAnswer:
         body: decompressed; an error's body may be cut.
         content_type: the header.
         retry_after, date, location, should_retry: the headers of these names; the last one is ``x-should-retry``.
+        limits: the headers about rate limits, with their names in lower case.
     """
 
     status: int
@@ -46,6 +51,7 @@ class HttpAnswer:
     date: str | None = None
     location: str | None = None
     should_retry: str | None = None
+    limits: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, status: int, body: bytes, headers: Mapping[str, str]) -> HttpAnswer:
@@ -58,6 +64,7 @@ class HttpAnswer:
             headers.get("Date"),
             headers.get("Location"),
             headers.get("x-should-retry"),
+            {} if 200 <= status < 300 else _limits(headers),
         )
 
     @property
@@ -73,6 +80,12 @@ class HttpAnswer:
             LLMProtocolError: as for :func:`pibot.llm_client.wire.parse`.
         """
         return wire.parse(self.body)
+
+
+def _limits(headers: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the headers about rate limits, such as ``x-ratelimit-reset-tokens``, as many as a server may have."""
+    names = (name for name in headers if "ratelimit" in name.lower() or name.lower() == "retry-after-ms")
+    return {name.lower(): headers[name] for name in islice(names, MAX_LIMITS)}
 
 
 class Cause(enum.Enum):

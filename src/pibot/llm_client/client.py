@@ -15,6 +15,7 @@ from pibot.errors import LLMUnavailable
 from pibot.llm_client import failures, wire
 from pibot.llm_client.backend import Backend, NoAnswer
 from pibot.llm_client.configuration import Endpoint, check
+from pibot.llm_client.resting import RestingModels
 from pibot.llm_client.retry import Failure, RetryLoop, RetryPolicy
 from pibot.settings import LLMSettings, Settings
 
@@ -86,6 +87,7 @@ class ChatClient(LLMClient):
         self._backend = backend
         self._retry_loop = retry_loop
         self._attempt_timeout = attempt_timeout
+        self._resting = RestingModels(retry_loop.clock)
         self._closed = False
 
     def __repr__(self) -> str:
@@ -104,6 +106,8 @@ class ChatClient(LLMClient):
 
         Raises:
             LLMRejected: the server refused for good: a wrong key, an unknown model, an unacceptable request.
+            LLMAway: the server is away or overloaded. If it named a time to be left alone that is no retry's, it is
+                not asked again until then, by any call.
             LLMUnavailable: the server cannot be reached or keeps failing, or the time is up.
             LLMProtocolError: the server sent something else than a chat completion.
         """
@@ -112,10 +116,16 @@ class ChatClient(LLMClient):
         async def attempt(seconds: float) -> Completion | Failure:
             return await self._attempt(body, min(self._attempt_timeout, seconds))
 
+        resting = self._resting.failure(self.model)
+        if resting is not None:
+            raise resting.error
         deadline = float("inf") if timeout is None else self._retry_loop.clock() + timeout
         outcome = await self._retry_loop.run(attempt, deadline, log=log, retry_event="llm_retry")
         if isinstance(outcome, Failure):
-            raise outcome.final_error()
+            error = outcome.final_error()
+            if outcome.rests and not outcome.by_gateway:  # the gateway may have another model by then
+                self._resting.begin(self.model, outcome)
+            raise error
         return outcome
 
     async def close(self) -> None:

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from pibot.contracts import Clock, Completion
-from pibot.errors import LLMAway, LLMProtocolError, LLMRejected, LLMTooLong, LLMUnavailable, LLMUnreachable
+from pibot.errors import (
+    LLMAway,
+    LLMProtocolError,
+    LLMRejected,
+    LLMTooLong,
+    LLMUnavailable,
+    LLMUnpaid,
+    LLMUnreachable,
+)
 from pibot.llm_client import wire
 from pibot.llm_client.backend import Cause, HttpAnswer, NoAnswer
 from pibot.llm_client.configuration import Endpoint
 from pibot.llm_client.overflow import read_overflow
 from pibot.llm_client.retry import Failure, parse_retry_after
 
+if TYPE_CHECKING:
+    from pibot.llm_client.shortage import Shortage
+
 MAX_SENTENCE_CHARS = 800
 """Characters of a gateway's sentence that are repeated."""
 
-_PASSING_4XX = frozenset({408, 409, 429})
+_PASSING_4XX = frozenset({408, 409, 425, 429})
+
+_PASSING_NAMES = ("overload", "ratelimit", "toomanyrequests", "throttl", "resourceexhausted")
+"""Parts of codes and types, letters alone, that an overloaded server may send with any status."""
 
 _USED_UP = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
-"""Codes of a 429 that waiting does not cure (OpenAI, *Error codes*)."""
+"""Codes of a 429 of the gateway that waiting does not cure, named as OpenAI's."""
 
 GATEWAY = "pibot_gateway"
 """The ``type`` of errors made by PiBot's own gateway. Their messages are sentences for the owner, shown unchanged."""
@@ -73,25 +88,58 @@ def _bad_completion(endpoint: Endpoint, answer: HttpAnswer, problem: LLMProtocol
 def _refusal(endpoint: Endpoint, answer: HttpAnswer, error: wire.ErrorObject | None, wall_clock: Clock) -> Failure:
     """Return the failure for an error status, or for an error object under HTTP 200."""
     status = _status(answer.status, error)
-    retry_after = parse_retry_after(answer.retry_after, answer.date, wall_clock)
-    said = _said(endpoint, answer, error)
-    final = answer.should_retry == "false"  # the openai library respects that header too
     if error is not None and error.kind == GATEWAY:
-        sentence = endpoint.redactor.line(error.message, MAX_SENTENCE_CHARS)
-        if _may_pass(status, error) and error.code not in _GATEWAY_LASTING:
-            kind = LLMUnavailable if error.code in _GATEWAY_SLOW else LLMAway
-            return Failure(kind(sentence), may_pass=not final, retry_after=retry_after)
-        return Failure(LLMRejected(sentence, status=status))
+        return _gateways_refusal(endpoint, answer, error, wall_clock)
     too_long = _too_long(endpoint, status, answer, error)
     if too_long is not None:
         return Failure(too_long)
-    if _may_pass(status, error) and final:
-        return Failure(_away(status)(f"the model's server at {endpoint.shown} answered {status}{said}"))
-    if _may_pass(status, error):
-        message = f"the model's server at {endpoint.shown} answered {status}{said}; try again later"
-        return Failure(_away(status)(message), may_pass=True, retry_after=retry_after)
-    message = f"the model's server at {endpoint.shown} refused ({status}){said}; {_advice(endpoint, status, answer)}"
-    return Failure(LLMRejected(message, status=status))
+    from pibot.llm_client.asked_wait import asked_wait
+    from pibot.llm_client.shortage import shortage
+
+    said = _said(endpoint, answer, error)
+    text = _text(answer, error)
+    asked = asked_wait(answer, _json(answer), text, wall_clock())
+    lacks = shortage(status, error, text, asked)
+    if lacks is not None:
+        advice = _advice_for_shortage(endpoint, lacks)
+        message = f"the model's server at {endpoint.shown} refused ({status}){said}; {advice}"
+        return Failure(LLMUnpaid(message, status=status))
+    passes = _may_pass(status, error) or (status == 402 and asked.seconds is not None)
+    if not passes:
+        advice = _advice(endpoint, status, answer)
+        message = f"the model's server at {endpoint.shown} refused ({status}){said}; {advice}"
+        return Failure(LLMRejected(message, status=status))
+    final = answer.should_retry == "false"  # the openai library respects that header too
+    later = "" if final or asked.seconds else "; try again later"
+    message = f"the model's server at {endpoint.shown} answered {status}{said}{later}"
+    kind = LLMAway if _is_away(status, error) else LLMUnavailable
+    return Failure(kind(message), may_pass=not final, retry_after=asked.seconds)
+
+
+def _gateways_refusal(endpoint: Endpoint, answer: HttpAnswer, error: wire.ErrorObject, wall_clock: Clock) -> Failure:
+    """Return the failure for an error of PiBot's own gateway."""
+    sentence = endpoint.redactor.line(error.message, MAX_SENTENCE_CHARS)
+    lasting = error.code in _GATEWAY_LASTING or error.code in _USED_UP
+    if lasting or not _may_pass(answer.status, error):
+        return Failure(LLMRejected(sentence, status=answer.status), by_gateway=True)
+    kind = LLMUnavailable if error.code in _GATEWAY_SLOW else LLMAway
+    retry_after = parse_retry_after(answer.retry_after, answer.date, wall_clock)
+    return Failure(kind(sentence), may_pass=answer.should_retry != "false", retry_after=retry_after, by_gateway=True)
+
+
+def _json(answer: HttpAnswer) -> Any:
+    try:
+        return answer.data
+    except LLMProtocolError:
+        return None
+
+
+def _text(answer: HttpAnswer, error: wire.ErrorObject | None) -> str:
+    """Return the words of a refusal: the error's own, then the body, where proxies quote another server's."""
+    from pibot.llm_client.named_times import MAX_TEXT_CHARS
+
+    body = answer.body[:MAX_TEXT_CHARS].decode("utf-8", "replace")
+    return body if error is None else f"{error.message[:MAX_TEXT_CHARS]}\n{body}"
 
 
 def _too_long(endpoint: Endpoint, status: int, answer: HttpAnswer, error: wire.ErrorObject | None) -> LLMTooLong | None:
@@ -120,17 +168,24 @@ def _status(status: int, error: wire.ErrorObject | None) -> int:
 
 def _may_pass(status: int, error: wire.ErrorObject | None) -> bool:
     """Whether another attempt may succeed after this error."""
-    if error is not None and _USED_UP.intersection((error.code, error.kind)):
-        return False
+    if _has_too_much_to_do(error) and status not in (401, 404, 413):
+        return True
     if status < 300:
         names = () if error is None else (error.code.lower(), error.kind.lower())
         return not any(name.startswith(_LASTING_KINDS) for name in names)
     return status >= 500 or status in _PASSING_4XX
 
 
-def _away(status: int) -> type[LLMUnavailable]:
-    """Return the kind of error for a status after which another attempt may succeed."""
-    return LLMAway if status == 429 or status >= 500 else LLMUnavailable
+def _is_away(status: int, error: wire.ErrorObject | None) -> bool:
+    """Whether the provider itself is away or overloaded, after a failure that may pass."""
+    return status in (402, 408, 425, 429) or status >= 500 or _has_too_much_to_do(error)
+
+
+def _has_too_much_to_do(error: wire.ErrorObject | None) -> bool:
+    if error is None:
+        return False
+    names = "".join(filter(str.isalpha, f"{error.code} {error.kind}")).lower()
+    return any(part in names for part in _PASSING_NAMES)
 
 
 def _said(endpoint: Endpoint, answer: HttpAnswer, error: wire.ErrorObject | None) -> str:
@@ -148,14 +203,28 @@ def _advice(endpoint: Endpoint, status: int, answer: HttpAnswer) -> str:
         return f"check the key in {key}"
     if status == 403:
         return f"check that the key in {key} may use the model {endpoint.model!r}"
-    if status in (402, 429):
-        return f"the account of the key in {key} has used up its quota: look there, or use another key"
     if status == 404:
         return f"check MODEL_NAME ({endpoint.model!r}) and {address}"
     if status == 413:
         return "the conversation is too large for the model: give it less in one job"
     return (
         f"check that the model in MODEL_NAME ({endpoint.model!r}) accepts what was sent (such as tools, or this length)"
+    )
+
+
+# docs/decisions.md, D131
+def _advice_for_shortage(endpoint: Endpoint, lacks: Shortage) -> str:
+    from pibot.llm_client.shortage import Shortage
+
+    other = "use another key or model, or name a second model on the master (PIBOT_FALLBACK_MODEL)"
+    if lacks is Shortage.DAY:
+        return (
+            f"the quota of the day for the model {endpoint.model!r} is used up: run the job again after the provider's "
+            f"reset, raise the quota of the account there, or {other}"
+        )
+    return (
+        "the account of the key in VOLC_API_KEY (or OPENAI_API_KEY) has no balance or has used up its quota: pay or "
+        f"raise the limit at the provider, then run the job again; or {other}"
     )
 
 

@@ -14,10 +14,15 @@ from dataclasses import dataclass, field, replace
 from typing import Callable, TypeVar
 
 from pibot.contracts import Clock
-from pibot.errors import LLMError
+from pibot.errors import LLMAway, LLMError
 from pibot.logs import event
 
 T = TypeVar("T")
+
+# docs/decisions.md, D130
+LONG_WAIT = 60.0
+"""The longest wait in seconds that is a retry. Who is asked for a longer one gives up, and the model rests meanwhile.
+openai-python too waits for no longer Retry-After."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +33,13 @@ class RetryPolicy:
         retries: attempts after the first.
         base: upper bound in seconds of the wait before the first retry. It doubles with each retry.
         cap: seconds at which the doubling stops.
-        retry_after_cap: longest Retry-After, in seconds, that is respected in full.
+        retry_after_cap: longest time in seconds that a server may ask to wait for a retry.
     """
 
     retries: int = 4
     base: float = 0.5
     cap: float = 20.0
-    retry_after_cap: float = 60.0
+    retry_after_cap: float = LONG_WAIT
 
     def wait(self, attempt: int, retry_after: float | None, random: Callable[[], float]) -> float:
         """Return the seconds to wait before the next attempt.
@@ -56,6 +61,7 @@ class Failure:
         error: the error to raise if there is no further attempt.
         may_pass: whether a further attempt may succeed.
         retry_after: seconds that the server asked to wait.
+        by_gateway: the fleet's gateway refused, and no provider.
         attempts: how many attempts were made; set by :class:`RetryLoop`.
         cut_short: whether retries were left but too little time for the next wait; set by :class:`RetryLoop`.
     """
@@ -63,19 +69,44 @@ class Failure:
     error: LLMError
     may_pass: bool = False
     retry_after: float | None = None
+    by_gateway: bool = False
     attempts: int = 1
     cut_short: bool = False
 
+    @property
+    def rest(self) -> float | None:
+        """Seconds for which the model should not be asked; None if no time was named, or the failure will not pass."""
+        return self.retry_after if isinstance(self.error, LLMAway) else None
+
+    @property
+    def rests(self) -> bool:
+        """Whether the model must rest for longer than a retry may wait, or than this call has time."""
+        return self.rest is not None and (self.rest > LONG_WAIT or self.cut_short)
+
     def final_error(self) -> LLMError:
         """Return the error. If a retry could have helped, its message says how many attempts there were."""
+        if isinstance(self.error, LLMAway):
+            self.error.rest = self.rest
         if not self.may_pass:
             return self.error
         times = "once" if self.attempts == 1 else f"{self.attempts} times"
-        more = ", and the time left is shorter than the wait for another attempt" if self.cut_short else ""
-        if self.cut_short and self.retry_after:
-            more += f" (it asks for {self.retry_after:.0f} seconds)"
+        more = ""
+        if self.rest is not None and self.rest > LONG_WAIT:
+            more = f", and it asks for {in_words(self.rest)}"
+        elif self.cut_short:
+            more = ", and the time left is shorter than the wait for another attempt"
+            if self.retry_after:
+                more += f" (it asks for {in_words(self.retry_after)})"
         self.error.args = (f"{self.error} (asked {times}{more})",)
         return self.error
+
+
+def in_words(seconds: float) -> str:
+    """Return a time for people: ``30 seconds``, ``12 min``, ``5 h 30 min``."""
+    if seconds < 120:
+        return f"{seconds:.0f} seconds"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{minutes} min" if not hours else f"{hours} h {minutes} min" if minutes else f"{hours} h"
 
 
 async def _sleep(seconds: float) -> None:
@@ -125,8 +156,9 @@ class RetryLoop:
                 return outcome
             wait = self.policy.wait(attempts, outcome.retry_after, self.random)
             retries_left = attempts <= self.policy.retries
-            if not outcome.may_pass or not retries_left or self.clock() + wait >= deadline:
-                return replace(outcome, attempts=attempts, cut_short=retries_left)
+            too_long = (outcome.retry_after or 0.0) > self.policy.retry_after_cap
+            if not outcome.may_pass or not retries_left or too_long or self.clock() + wait >= deadline:
+                return replace(outcome, attempts=attempts, cut_short=outcome.may_pass and retries_left)
             event(log, retry_event, level=logging.WARNING, attempt=attempts, wait=round(wait, 2), error=outcome.error)
             await self.sleep(wait)
 
@@ -146,15 +178,16 @@ def parse_retry_after(value: str | None, date: str | None, wall_clock: Clock) ->
     try:
         seconds = float(value)
     except ValueError:
-        until = _timestamp(value)
+        until = timestamp(value)
         if until is None:
             return None
-        since = _timestamp(date)
+        since = timestamp(date)
         seconds = until - (wall_clock() if since is None else since)
     return max(0.0, seconds) if seconds < float("inf") else None
 
 
-def _timestamp(value: str | None) -> float | None:
+def timestamp(value: str | None) -> float | None:
+    """Return the seconds since the epoch of a date in a header; None if it is none."""
     from email.utils import parsedate_to_datetime
 
     if value is None:

@@ -125,6 +125,7 @@ class TaskAgents:
         from pibot.conversation.briefing import Machine
         from pibot.conversation.windows import ModelWindows
         from pibot.tool_registry.kept_outputs import READERS, KeptOutputs
+        from pibot.worker.timed_model import TimedModel
 
         if self._windows is None:
             self._windows = ModelWindows(self._window())
@@ -135,7 +136,7 @@ class TaskAgents:
             tools = self._library.load(request.skills, context, approvals, outputs)
             budget = self._budget if request.timeout is None else replace(self._budget, max_seconds=request.timeout)
             agent = ToolAgent(
-                llm,
+                TimedModel(llm, budget.max_seconds, approvals.waited),
                 tools,
                 self._system_prompt,
                 budget,

@@ -243,6 +243,7 @@ class TaskExecutor:
             usage=outcome.usage,
             steps=outcome.steps,
             fault=outcome.fault,
+            model_rest=outcome.model_rest,
             started_at=entry.started_at,
             finished_at=self._clock(),
         ).believable()
