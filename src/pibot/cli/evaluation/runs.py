@@ -158,11 +158,11 @@ class Evaluation:
 
     def _watch(self, job: JsonObject) -> None:
         """Stop a running job that nobody should wait for."""
+        if self._budget is not None and self._spent + _tokens(job) > self._budget:
+            raise _Stop(Outcome.STOPPED, f"the budget of {self._budget:,} tokens is spent")
         waiting = [one["tool"] for one in job.get("approvals", ()) if one["status"] == "waiting"]
         if waiting:
             raise _Stop(Outcome.SKIPPED, f"{waiting[0]} needs your approval on this fleet (PIBOT_APPROVE)")
-        if self._budget is not None and self._spent + _tokens(job) > self._budget:
-            raise _Stop(Outcome.STOPPED, f"the budget of {self._budget:,} tokens is spent")
 
     def _cancel(self, job_id: str) -> None:
         """Cancel a job if the hub has it.
