@@ -29,6 +29,7 @@ class Markup:
 
     Args:
         start, end: where it is.
+        inner: where its opening tag ends.
         calls: what it says; empty where it can't be read.
         certain: whether it can be nothing but the markup of calls, as tags can, and JSON or a line can't.
     """
@@ -37,6 +38,7 @@ class Markup:
     end: int
     calls: tuple[WrittenCall, ...]
     certain: bool = True
+    inner: int = 0
 
 
 _ANY_TAG = re.compile("|".join(f"(?:{re.sub(r'[(](?![?])', '(?:', opener)})" for opener, _, _ in TAGS))
@@ -68,7 +70,7 @@ def find_markup(text: str, start: int = 0) -> Markup | None:
         whole = text[opened.start() : end]
         inner = text[form.end() : closed.start() if closed else end]
         calls = tuple(reader(inner if reader in (tag_body, mistral) else whole))[:MAX_CALLS]
-        return Markup(opened.start(), end, calls)
+        return Markup(opened.start(), end, calls, inner=form.end())
     return None  # pragma: no cover - the search found one of the forms
 
 

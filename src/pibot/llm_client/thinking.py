@@ -31,9 +31,9 @@ _BLOCKS = tuple((re.compile(opener, re.IGNORECASE), closer) for opener, closer i
 _CLOSER_ALONE = re.compile(rf"</(?:{_NAMES})>|\[/THINK\]|◁/think▷", re.IGNORECASE)
 _ANY_OPENER = re.compile(rf"<{_NAMES}(?:\s[^<>]{{0,200}})?>|\[THINK\]|◁think▷", re.IGNORECASE)
 
-_SPOKEN_OF = re.compile(
-    r"[ \t]*(?:,|/|and\b|or\b|tags?\b|blocks?\b|elements?\b|markers?\b|markup\b|sections?\b|is\b|are\b|was\b|were\b|"
-    r"means\b|stands\b|has\b|used\b|opens\b|starts\b|begins\b|marks\b|wraps\b|tokens?\b|[和与或是、，]|标签|标记|块)",
+SPOKEN_OF = re.compile(
+    r"[ \t]*(?:[,;/…]|and\b|or\b|tags?\b|blocks?\b|elements?\b|markers?\b|markup\b|sections?\b|is\b|are\b|was\b|"
+    r"were\b|means\b|stands\b|has\b|used\b|opens\b|starts\b|begins\b|marks\b|wraps\b|tokens?\b|[和与或是、，]|标签|标记|块)",
     re.IGNORECASE,
 )
 """How prose goes on behind a tag that it speaks of."""
@@ -125,11 +125,11 @@ def _leading_block(text: str, *, cut: bool) -> Thought | None:
         body = stripped[opened.end() :]
         closed = _closer(body, re.compile(closer.format(re.escape(opened[1])), re.IGNORECASE))
         if closed is None:
-            if not cut and (_SPOKEN_OF.match(body) or not body.strip()):
+            if not cut and (SPOKEN_OF.match(body) or not body.strip()):
                 return None if body.strip() else Thought("", "")
             return Thought(body, "")
         inner, behind = body[: closed.start()], body[closed.end() :]
-        if "\n" not in inner and len(inner) < 40 and _SPOKEN_OF.match(behind):
+        if "\n" not in inner and len(inner) < 40 and SPOKEN_OF.match(behind):
             return None  # "<think>…</think> blocks are …"
         return Thought(inner, behind)
     return None
@@ -163,7 +163,7 @@ def _before_lone_closer(text: str) -> Thought | None:
         at_line_start = not before or before.endswith("\n")
         ends_line = _ENDS_LINE.match(behind) is not None
         glued = bool(re.search(r"[\w.!?。！？)\]]\Z", before)) and re.match(r"[A-Z{\[*#\u4e00-\u9fff]", behind)
-        if (at_line_start and (ends_line or not _SPOKEN_OF.match(behind))) or glued:
+        if (at_line_start and (ends_line or not SPOKEN_OF.match(behind))) or glued:
             return Thought(before, behind)
         if ends_line and not before.rstrip(" ").endswith(("`", '"', "'")) and behind.startswith("\n\n"):
             return Thought(before, behind)

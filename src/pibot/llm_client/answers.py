@@ -1,0 +1,288 @@
+"""Says what kind of answer a completion is: tool calls, a final answer, or one of the many ways to give neither.
+
+The agent's loop acts on the kind alone. Whatever a model or its server leaves out, cuts off or writes in another
+place is named here.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+from pibot.contracts import Completion, Message, ToolCall, ToolSpec
+from pibot.jsontext import extract_json_object
+from pibot.llm_client.extras import encodable
+from pibot.llm_client.intent import asks_for_wording, is_promise
+from pibot.llm_client.thinking import for_json, split_thinking
+from pibot.llm_client.tool_calls import NewId, dumped, new_call_id, unused_id
+from pibot.llm_client.tool_names import resolve
+from pibot.llm_client.written_calls import Verdict, read_written
+
+FINAL_KEYS = frozenset({"success", "data", "output"})
+"""Keys of the final JSON that ``worker_soul.md`` asks for; an object with one of them is the final answer."""
+
+_EXCERPT_CHARS = 120
+
+_FINAL = 'give your final answer as the JSON object with "success", "data" and "output"'
+
+
+class Kind(enum.Enum):
+    """What a completion is. The value is its name in the log."""
+
+    CALLS = "calls"
+    FINAL = "final"
+    EMPTY = "empty"
+    REASONING_ALONE = "reasoning_alone"
+    WRITTEN_CALL = "written_call"
+    PROMISE = "promise"
+    LENGTH = "length"
+    FILTERED = "filtered"
+    REFUSED = "refused"
+    MALFORMED_CALL = "malformed_call"
+    BROKEN_OFF = "broken_off"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A completion, read.
+
+    Args:
+        kind: what it is.
+        message: repeats it in the next request.
+        calls: the tool calls, each with its tool's own name where that is clear, and with an id of its own.
+        text: the answer, without the model's reasoning.
+        reasoning: what the model thought.
+        cut: whether the text ends at the length limit.
+        problem: why it is neither calls nor an answer, as the end of a sentence for the owner.
+        correction: what the model is told before it is asked once more; None where that would change nothing.
+    """
+
+    kind: Kind
+    message: Message
+    calls: tuple[ToolCall, ...] = ()
+    text: str = ""
+    reasoning: str = ""
+    cut: bool = False
+    problem: str = ""
+    correction: str | None = None
+
+
+_LENGTH = frozenset({"length", "max_tokens", "max_output_tokens", "model_length", "token_limit"})
+_FILTERED = frozenset(
+    {
+        "content_filter",
+        "content_filtered",
+        "safety",
+        "recitation",
+        "prohibited_content",
+        "blocklist",
+        "spii",
+        "sensitive",
+        "blocked",
+        "language",
+        "image_safety",
+        "guardrail_intervened",
+        "moderation",
+    }
+)
+_REFUSED = frozenset({"refusal", "refused"})
+_MALFORMED = frozenset(
+    {
+        "malformed_function_call",
+        "malformed_tool_call",
+        "unexpected_tool_call",
+        "too_many_tool_calls",
+        "invalid_tool_call",
+    }
+)
+_BROKEN_OFF = frozenset(
+    {
+        "error",
+        "insufficient_system_resource",
+        "network_error",
+        "abort",
+        "aborted",
+        "cancelled",
+        "timeout",
+        "overloaded",
+        "other",
+        "unknown",
+    }
+)
+"""The ``finish_reason`` of many providers, in small letters: OpenAI's, Gemini's, GLM's, DeepSeek's and others'."""
+
+
+def read_answer(
+    completion: Completion,
+    tools: Sequence[ToolSpec],
+    *,
+    taken: Collection[str] = (),
+    data: Sequence[str] = (),
+    new_id: NewId = new_call_id,
+) -> Answer:
+    """Say what a completion is.
+
+    Args:
+        completion: as the model's server sent it.
+        tools: the task's own.
+        taken: the ids of the tool calls that the conversation holds.
+        data: texts that the model was given, which it may quote: the task, and tool results.
+        new_id: makes ids of tool calls.
+    """
+    reason = re.sub(r"[^a-z]+", "_", completion.finish_reason.lower()).strip("_")
+    reason = reason.rpartition("function_call_filter_")[2] or reason  # Gemini behind its OpenAI endpoint
+    cut = reason in _LENGTH
+    thought, text = split_thinking(completion.text, cut=cut)
+    reasoning = completion.reasoning or thought
+    if completion.tool_calls:
+        calls = _own(completion.tool_calls, tools, taken, new_id)
+        return Answer(Kind.CALLS, completion.to_message(calls), calls, text, reasoning)
+    message = _speaking(completion)
+    answer = Answer(Kind.FINAL, message, (), text, reasoning, cut)
+    unfinished = _unfinished(completion, reason, answer)
+    if unfinished is not None:
+        return unfinished
+    if _begins_final(text):
+        return answer
+    written = read_written(text, tools, data)
+    if written.verdict is Verdict.CALLS:
+        calls = _own([_as_call(call.name, call.arguments, new_id) for call in written.calls], tools, taken, new_id)
+        before = (
+            completion.text[: completion.text.rfind(written.before) + len(written.before)] if written.before else ""
+        )
+        said = replace(message, content=before.strip() or _thinking_part(completion.text, text), tool_calls=calls)
+        return Answer(Kind.CALLS, said, calls, written.before, reasoning)
+    if written.verdict is Verdict.ATTEMPT:
+        return _written_attempt(answer, tools)
+    if tools and is_promise(text) and not any(map(asks_for_wording, data[:1])):
+        return replace(
+            answer,
+            kind=Kind.PROMISE,
+            problem=f"said what it would do and called no tool: {_excerpt(text)}",
+            correction="You said what you will do, but called no tool, so nothing was done. Call the tool now, with "
+            f"the API's own tool calls. If you need none, {_FINAL}.",
+        )
+    return answer
+
+
+def plain_answer(completion: Completion) -> str:
+    """Return the text of an answer that is no task's, such as a summary: without the model's reasoning."""
+    return split_thinking(completion.text, cut=completion.finish_reason in _LENGTH).answer
+
+
+def final_object(text: str) -> dict[str, object] | None:
+    """Return the JSON object of a final answer; None where the text holds none."""
+    found = extract_json_object(for_json(text), keys=FINAL_KEYS)
+    return found if found is not None and FINAL_KEYS & found.keys() else None
+
+
+def _unfinished(completion: Completion, reason: str, answer: Answer) -> Answer | None:
+    """Return what an answer is that its server, or the model, did not bring to an end; None for any other."""
+    empty = not answer.text.strip()
+    if reason in _FILTERED and (empty or final_object(answer.text) is None):
+        return replace(
+            answer,
+            kind=Kind.FILTERED,
+            problem=f"was stopped by the provider's content filter (finish_reason {completion.finish_reason})",
+            correction="" if empty else None,
+        )
+    if (completion.refusal and (empty or answer.text == completion.refusal)) or reason in _REFUSED:
+        said = completion.refusal or answer.text
+        return replace(answer, kind=Kind.REFUSED, problem=f"refused the task: {_excerpt(said)}")
+    if reason in _MALFORMED:
+        return replace(
+            answer,
+            kind=Kind.MALFORMED_CALL,
+            problem=f"made a tool call that its provider could not read (finish_reason {completion.finish_reason})",
+            correction="Your last tool call could not be read. Make it again: the tool's name, and its arguments as a "
+            f"JSON object. If you need no tool, {_FINAL}.",
+        )
+    if reason in _BROKEN_OFF and (empty or final_object(answer.text) is None):
+        return replace(
+            answer,
+            kind=Kind.BROKEN_OFF,
+            problem=f"was broken off by the provider (finish_reason {completion.finish_reason})",
+            correction="" if empty else f"Your last answer was broken off. Go on: call a tool, or {_FINAL}.",
+        )
+    return _nothing_said(answer) if empty else None
+
+
+def _nothing_said(answer: Answer) -> Answer:
+    if answer.cut:
+        more = " with its reasoning alone" if answer.reasoning else ""
+        return replace(
+            answer,
+            kind=Kind.LENGTH,
+            problem=f"reached its length limit{more} before it answered (finish_reason length)",
+            correction=f"You reached your length limit before you answered. Think less: call a tool, or {_FINAL}.",
+        )
+    if answer.reasoning:
+        return replace(
+            answer,
+            kind=Kind.REASONING_ALONE,
+            problem="gave its reasoning alone, and no answer",
+            correction=f"You thought, but gave no answer. Call a tool, or {_FINAL}.",
+        )
+    return replace(
+        answer,
+        kind=Kind.EMPTY,
+        problem="gave an empty answer",
+        correction=f"Your last answer was empty. Call a tool, or {_FINAL}.",
+    )
+
+
+def _written_attempt(answer: Answer, tools: Sequence[ToolSpec]) -> Answer:
+    names = ", ".join(tool.name for tool in tools)
+    there_are = f"The tools are: {names}." if names else "This task has no tools: answer without them."
+    return replace(
+        answer,
+        kind=Kind.WRITTEN_CALL,
+        problem=f"wrote a tool call as text instead of making it: {_excerpt(answer.text)}",
+        correction="Your last answer holds a tool call as text, which runs nothing. Make it with the API's own tool "
+        f"calls, and write no markup. {there_are} If the text was your final answer, {_FINAL}.",
+    )
+
+
+def _speaking(completion: Completion) -> Message:
+    """Return the message that repeats an answer without calls. It never is empty: some servers refuse that."""
+    message = completion.to_message(())
+    return message if message.content.strip() else replace(message, content="(no answer)")
+
+
+def _own(
+    calls: Sequence[ToolCall], tools: Sequence[ToolSpec], taken: Collection[str], new_id: NewId
+) -> tuple[ToolCall, ...]:
+    """Return the calls with their tools' own names, and with ids that the conversation has not."""
+    names = [tool.name for tool in tools]
+    used = set(taken)
+    found = []
+    for call in calls:
+        name = resolve(call.written_name or call.name, names)
+        call_id = call.call_id if call.call_id and call.call_id not in used else unused_id(used, new_id)
+        used.add(call_id)
+        found.append(replace(call, call_id=call_id, name=name or call.name))
+    return tuple(found)
+
+
+def _as_call(name: str, arguments: object, new_id: NewId) -> ToolCall:
+    decoded = encodable(arguments) if isinstance(arguments, dict) else {}
+    return ToolCall(new_id(), name, decoded, dumped(decoded) or "{}")
+
+
+def _begins_final(text: str) -> bool:
+    """Whether a text is the final JSON object, whatever its texts quote."""
+    stripped = text.strip()
+    return stripped.startswith(("{", "```")) and final_object(stripped) is not None
+
+
+def _thinking_part(whole: str, answer: str) -> str:
+    """Return what a text holds before the answer in it, which goes back to its model."""
+    place = whole.rfind(answer.strip()[:200]) if answer.strip() else -1
+    return whole[:place].strip() if place > 0 else ""
+
+
+def _excerpt(text: str) -> str:
+    line = " ".join(text.split())
+    return repr(line if len(line) <= _EXCERPT_CHARS else f"{line[:_EXCERPT_CHARS]}…")

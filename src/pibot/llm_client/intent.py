@@ -1,0 +1,129 @@
+"""Says whether prose announces an action, or quotes something: what stands around the markup of a tool call.
+
+Only plain patterns of a few languages; where they say nothing, neither is assumed.
+"""
+
+from __future__ import annotations
+
+import re
+
+MAX_PROMISE_CHARS = 600
+"""Characters of the longest answer that is looked at as a bare promise."""
+
+_VERBS = (
+    "run|check|look|list|read|fetch|search|use|call|execute|open|start|begin|create|write|try|find|get|see|examine|inspect|"
+    "take|do|perform|download|count|verify|explore|proceed|continue|test|analy[sz]e|investigate|retrieve|query|scan|gather|"
+    "compute|calculate|invoke|make|fix|install|visit|access|load|view|browse|issue|send|go|review|determine|confirm|apply"
+)
+_LEAD = (
+    r"(?:(?:ok|okay|sure|right|great|good|alright|certainly|understood|got it|of course|first|firstly|first of all|"
+    r"now|next|then|so|and|step \d+|thanks|thank you|no problem|hello|hi|yes|"
+    r"to (?:do|answer|find|begin|start|complete|check|get)\b[^,.]{0,80})[\s,:.!-]+){0,6}"
+)
+_WILL = (
+    r"(?:i\s*(?:will|'ll|’ll|shall|am going to|'m going to|’m going to|'m about to|need to|should|must|have to|can|"
+    r"want to|would like to|'d like to|am about to)|let me|let us|let's|let’s|we (?:will|need to|should|can)|we'll|"
+    r"allow me to|going to)"
+)
+_ADVERBS = (
+    r"(?:\s+(?:now|first|then|next|also|just|quickly|please|start by|begin by|go ahead and|proceed to|try to|again|"
+    r"simply)){0,4}"
+)
+_GERUND = (
+    r"(?:running|checking|fetching|executing|listing|searching|reading|calling|looking|retrieving|downloading|using|"
+    r"invoking|trying)"
+)
+_OTHERS = (
+    r"(?:ich werde|lass mich|lassen sie mich|je vais|laissez-moi|voy a|déjame|vou\s|deixe-me|sto per|ik ga|"
+    r"я сейчас|сейчас я|я (?:вы|про|по|за)\w+)"
+)
+_CHINESE = (
+    r"(?:好的|好|首先|现在|接下来|然后|那么|嗯|明白了|没问题|当然|下一步|，|,|。|\s)*"
+    r"(?:我(?:将|会|来|先|要|需要|现在|马上|这就|正在|准备)|让我|正在|请稍等|稍等)[^。！？\n]*"
+)
+_CHINESE_VERBS = re.compile(
+    "运行|执行|查看|检查|调用|读取|搜索|列出|获取|使用|看|打开|查询|下载|创建|写|尝试|开始|分析|查找|稍等|访问|统计"
+)
+
+_PROMISE = re.compile(
+    rf"{_LEAD}(?:{_WILL}{_ADVERBS}\s+(?:{_VERBS})\b(?!\s+(?:you|forward))|{_OTHERS}\s*\w+).*|"
+    rf"{_LEAD}{_GERUND}\b[^.!?]*(?:\.\.\.|…|\bnow\b\.?)",
+    re.IGNORECASE | re.DOTALL,
+)
+_FILLER = re.compile(
+    rf"{_LEAD}(?:please wait|one moment|just a moment|hold on|working on it)?[\s,.!…-]*", re.IGNORECASE
+)
+_SENTENCE = re.compile(r"(?<=[.!?…])\s+|[:：]\s*(?:\n|\Z)|\n+|(?<=[。！？])|[:：;](?=\s)")
+_FENCED = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
+
+_INTENT = re.compile(
+    rf"\b{_WILL}{_ADVERBS}\s+(?:{_VERBS})\b|(?:^|[.!?。:]\s+){_GERUND}\b|我(?:将|会|来|先|要|需要|现在)|让我|"
+    rf"^\s*(?:thought|plan|next|step \d+)\s*:|{_OTHERS}",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+_QUOTES = re.compile(
+    r"\b(?:examples?|forms?|formats?|formatted|syntax|markup|looks? like|as follows|quot\w+|templates?|literal(?:ly)?|"
+    r"verbatim|for instance|e\.g\.|here (?:is|are)|here's|this is|below|such as|snippet|raw|documentation|tutorial|"
+    r"injected|injection|attack|malicious|suspicious|instructs?|asks? (?:me|you|for)|tells? (?:me|you))\b|"
+    r"例如|比如|格式|如下|示例|示范|页面|原文|写着|写道|内容是|模板|标记",
+    re.IGNORECASE,
+)
+_SAYS = re.compile(
+    r"\b(?:says?|said|shows?|showed|contains?|contained|ends?|ended|begins?|starts? with|reads|looks?|like|writes?|"
+    r"wrote|written|emits?|outputs?|returned|returns?|prints?|printed|holds?|held|lists|called|is|was|are|were|"
+    r"include[sd]?|named)\b[^.!?。\n]*[:：]?\s*\Z",
+    re.IGNORECASE,
+)
+
+
+_WORDING_TASK = re.compile(
+    r"\b(?:translat\w*|rephras\w*|paraphras\w*|rewrit\w*|proofread|correct the|sentence|story|poem|letter|e-?mail|"
+    r"dialog\w*|what (?:will|would) you|how (?:will|would) you|übersetz\w*|tradui\w*|traduc\w*)\b|翻译|改写|造句|写一|译成",
+    re.IGNORECASE,
+)
+
+
+def asks_for_wording(task: str) -> bool:
+    """Whether a task asks for words, which may be those of a promise: a translation, a letter, a plan."""
+    return bool(_WORDING_TASK.search(task))
+
+
+def is_promise(text: str) -> bool:
+    """Whether a text says what its writer will do now, and nothing else."""
+    if len(text) > MAX_PROMISE_CHARS:
+        return False
+    plain = _FENCED.sub("\n", text).replace("*", "").strip()
+    sentences = [part.strip(" \t-•>") for part in _SENTENCE.split(plain)]
+    sentences = [part for part in sentences if part.strip(" \t.…!?:：。！？，,")]
+    promised = False
+    for sentence in sentences:
+        if _PROMISE.fullmatch(sentence) or _is_chinese_promise(sentence):
+            promised = True
+        elif not _FILLER.fullmatch(f"{sentence} "):
+            return False
+    return promised
+
+
+def _is_chinese_promise(sentence: str) -> bool:
+    return bool(re.fullmatch(_CHINESE + r"[。！？…：:]*", sentence)) and bool(_CHINESE_VERBS.search(sentence))
+
+
+def announces(before: str) -> bool:
+    """Whether the prose before some markup announces an action."""
+    return bool(_INTENT.search(_last_part(before)))
+
+
+def quotes(before: str) -> bool:
+    """Whether the prose before some markup says that a quotation follows."""
+    return bool(_QUOTES.search(_last_part(before)))
+
+
+def speaks_of(before: str) -> bool:
+    """Whether the prose before some markup ends with words that say what something shows or contains."""
+    return bool(_SAYS.search(_last_part(before)))
+
+
+def _last_part(before: str) -> str:
+    """Return the last paragraph with text."""
+    return re.split(r"\n\s*\n", before.strip()[-500:])[-1]

@@ -1,0 +1,195 @@
+"""Decides whether a text calls tools, tries to, or only speaks of such calls."""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pibot.contracts import ToolSpec
+from pibot.llm_client.call_forms import WrittenCall
+from pibot.llm_client.intent import announces, quotes, speaks_of
+from pibot.llm_client.text_calls import Markup, find_bare_call, find_markup
+from pibot.llm_client.thinking import SPOKEN_OF
+from pibot.llm_client.tool_names import resolve
+
+MAX_TEXT_CHARS = 200_000
+"""Characters of the longest text in which calls are looked for; a longer one is an answer."""
+
+MAX_LOOKS = 50
+"""Markups of one text that are looked at."""
+
+MAX_PROSE_CHARS = 1500
+"""Characters of prose before a call in JSON, which has no tags: behind a longer one it is an example."""
+
+
+class Verdict(enum.Enum):
+    """What a text is."""
+
+    PROSE = "prose"
+    CALLS = "calls"
+    ATTEMPT = "attempt"
+    """It looks like a call that its model meant, and can't be taken for one safely."""
+
+
+class Written(NamedTuple):
+    """A text, read.
+
+    Args:
+        verdict: what it is.
+        calls: with their tools' own names.
+        before: the text before the calls.
+    """
+
+    verdict: Verdict
+    calls: tuple[WrittenCall, ...] = ()
+    before: str = ""
+
+
+_PROSE = Written(Verdict.PROSE)
+_ATTEMPT = Written(Verdict.ATTEMPT)
+
+_CODE = re.compile(r"^[ \t]*(```|~~~).*?(?:^[ \t]*\1[ \t]*$|\Z)|`[^`\n]+`", re.DOTALL | re.MULTILINE)
+_LEFTOVER = re.compile(
+    r"\s*(?:<\|?/?(?:tool_calls?|function_calls?|seed:tool_call|eom_id|eot_id|im_end|tool_call_end|end|call|return)\|?>\s*|```\s*)*\Z"
+)
+_INVENTED_RESULT = re.compile(
+    r"\s*(?:<\|?/?(?:tool_response|tool_result|tool_output|function_results?|observation|result|ipython)|\[TOOL_RESULTS\]|"
+    r"\**(?:Observation|Tool (?:output|response|result)|Output|Result|Response)\**\s*:|<｜tool▁output)",
+    re.IGNORECASE,
+)
+
+
+def read_written(text: str, tools: Sequence[ToolSpec], data: Sequence[str] = ()) -> Written:
+    """Read what a model wrote instead of a tool call, or about one.
+
+    Args:
+        text: without the model's reasoning.
+        tools: the task's own.
+        data: texts that the model was given. What it repeats from them is a quotation, whoever wrote it.
+    """
+    if len(text) > MAX_TEXT_CHARS or not text.strip():
+        return _PROSE
+    code = [found.span() for found in _CODE.finditer(text)]
+    place = 0
+    for _ in range(MAX_LOOKS):
+        markup = find_markup(text, place)
+        if markup is None:
+            return _read_bare(text, tools, data)
+        if not markup.calls and SPOKEN_OF.match(text, markup.inner):
+            place = markup.inner
+            continue
+        fence = next((span for span in code if span[0] <= markup.start < span[1]), None)
+        if fence is None:
+            return _read_tagged(text, _run_of(text, markup), tools, data)
+        if text[fence[0]] in "`~" and text[fence[0] : fence[0] + 3] in ("```", "~~~") and not text[fence[1] :].strip():
+            return _read_fenced(text, fence[0], markup, tools, data)
+        place = max(fence[1], markup.start + 1)
+    return _PROSE
+
+
+def _run_of(text: str, markup: Markup) -> Markup:
+    """Return the markup with those that follow it directly."""
+    calls = list(markup.calls)
+    end, readable = markup.end, bool(markup.calls)
+    for _ in range(MAX_LOOKS):
+        following = find_markup(text, end)
+        if following is None or text[end : following.start].strip():
+            break
+        calls += following.calls
+        readable = readable and bool(following.calls)
+        end = following.end
+    return Markup(markup.start, end, tuple(calls) if readable else ())
+
+
+def _read_tagged(text: str, markup: Markup, tools: Sequence[ToolSpec], data: Sequence[str]) -> Written:
+    before, behind = text[: markup.start], text[markup.end :]
+    alone = not before.strip()
+    line = before.rpartition("\n")[2]
+    inline = bool(line.strip()) and not re.search(r"[.!?:…。！？：)*]\s*\Z", line)
+    if _is_quotation(text[markup.start : markup.end], data):
+        return _ATTEMPT if alone and _LEFTOVER.match(behind) else _PROSE
+    quoted, announced = quotes(before), announces(before)
+    told = not alone and (quoted or speaks_of(before))
+    if (told or (inline and not alone)) and not announced:
+        return _PROSE
+    if _LEFTOVER.match(behind):
+        calls = None if told else _resolved(markup.calls, tools)
+        return _ATTEMPT if calls is None else Written(Verdict.CALLS, calls, before.rstrip())
+    if _INVENTED_RESULT.match(behind):
+        return _ATTEMPT
+    if alone and not behind.partition("\n")[0].strip():
+        return _ATTEMPT
+    return _ATTEMPT if announced and not quoted else _PROSE
+
+
+def _read_fenced(text: str, start: int, markup: Markup, tools: Sequence[ToolSpec], data: Sequence[str]) -> Written:
+    """Read markup in a code fence with which a text ends."""
+    before = text[:start]
+    if _is_quotation(text[markup.start : markup.end], data):
+        return _PROSE
+    calls = _resolved(markup.calls, tools)
+    if before.strip() and (quotes(before) or not announces(before)):
+        return _PROSE
+    if not before.strip() and calls is None:
+        return _PROSE
+    return _ATTEMPT if calls is None else Written(Verdict.CALLS, calls, before.rstrip())
+
+
+def _read_bare(text: str, tools: Sequence[ToolSpec], data: Sequence[str]) -> Written:
+    """Read a text without tags, which is or ends with JSON, ``Action:`` or a call of Python."""
+    markup = find_bare_call(text)
+    if markup is None:
+        return _PROSE
+    before = text[: markup.start]
+    if _is_quotation(text[markup.start : markup.end], data):
+        return _PROSE
+    calls = _resolved(markup.calls, tools)
+    if not before.strip():
+        if calls is not None:
+            return Written(Verdict.CALLS, calls)
+        return _ATTEMPT if tools and all(_is_tool_like(call) for call in markup.calls) else _PROSE
+    if len(before) > MAX_PROSE_CHARS or ((quotes(before) or speaks_of(before)) and not announces(before)):
+        return _PROSE
+    if calls is None:
+        return _PROSE
+    if quotes(before) or speaks_of(before) or not announces(before):
+        return _ATTEMPT
+    return Written(Verdict.CALLS, calls, before.rstrip())
+
+
+def _is_tool_like(call: WrittenCall) -> bool:
+    """Whether JSON can hardly be anything but a call, though there is no such tool."""
+    return isinstance(call.arguments, dict) and bool(re.fullmatch(r"[a-z]+(?:[._][a-z]+)+", call.name))
+
+
+def _resolved(calls: Sequence[WrittenCall], tools: Sequence[ToolSpec]) -> tuple[WrittenCall, ...] | None:
+    """Return the calls with the tools' own names; None where one is not the task's, or can't be read."""
+    specs = {tool.name: tool for tool in tools}
+    found = []
+    for call in calls:
+        name = resolve(call.name, specs)
+        if name is None:
+            return None
+        arguments = call.arguments
+        if isinstance(arguments, str):
+            required: Sequence[str] = specs[name].parameters.get("required") or ()
+            if not arguments.strip():
+                arguments = {}
+            elif len(required) == 1 and not arguments.lstrip().startswith(("{", "[")):
+                arguments = {required[0]: arguments}
+            else:
+                return None
+        found.append(WrittenCall(name, arguments))
+    return tuple(found) or None
+
+
+def _is_quotation(markup: str, data: Sequence[str]) -> bool:
+    """Whether the model was given this markup, and so repeats it."""
+    wanted = _squeezed(markup)
+    return bool(wanted) and any(wanted in _squeezed(text) for text in data)
+
+
+def _squeezed(text: str) -> str:
+    return "".join(text.split())

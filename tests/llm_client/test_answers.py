@@ -1,0 +1,318 @@
+"""What a model's answer is: a call, an answer, or something that it must be told about. One table of both kinds.
+
+A call that is not seen as one costs a round. Prose that is taken for a call runs a command that nobody asked for.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+
+from pibot.contracts import Completion, ToolCall, ToolSpec
+from pibot.llm_client.answers import Answer, Kind, read_answer
+
+
+def spec(name: str, *required: str) -> ToolSpec:
+    properties = {argument: {"type": "string"} for argument in required}
+    return ToolSpec(name, name, {"type": "object", "properties": properties, "required": list(required)})
+
+
+TOOLS = (spec("shell_exec", "command"), spec("read_file", "path"), spec("write_file", "path", "text"))
+LS = ("shell_exec", {"command": "ls"})
+JSON = '{"name": "shell_exec", "arguments": {"command": "ls"}}'
+
+
+def read(text: str, *, data: tuple[str, ...] = (), tools: tuple[ToolSpec, ...] = TOOLS, **fields: Any) -> Answer:
+    numbers = itertools.count(1)
+    completion = Completion(text, **fields)
+    return read_answer(completion, tools, data=data, new_id=lambda: f"call{next(numbers):05d}")
+
+
+CALLS = {
+    "hermes": f"<tool_call>\n{JSON}\n</tool_call>",
+    "hermes after prose": f"I will look.\n<tool_call>\n{JSON}\n</tool_call>",
+    "hermes after a heading": f"Disk usage is needed first.\n\n<tool_call>{JSON}</tool_call>",
+    "hermes on the line of the prose": f"I'll run it now. <tool_call>{JSON}</tool_call>",
+    "hermes behind a think block": f"<think>\nThe format is <tool_call>…\n</think>\n\n<tool_call>\n{JSON}\n</tool_call>",
+    "hermes with an end token": f"<tool_call>\n{JSON}\n</tool_call><|im_end|>",
+    "hermes with arguments as text": '<tool_call>{"name": "shell_exec", "arguments": "{\\"command\\": \\"ls\\"}"}</tool_call>',
+    "hermes with a prefix": '<tool_call>{"name": "functions.shell_exec", "arguments": {"command": "ls"}}</tool_call>',
+    "hermes without an end": f"<tool_call>\n{JSON}",
+    "qwen coder": "<tool_call>\n<function=shell_exec>\n<parameter=command>\nls\n</parameter>\n</function>\n</tool_call>",
+    "qwen coder without the outer tag": "<function=shell_exec>\n<parameter=command>\nls\n</parameter>\n</function>",
+    "llama's function tag": '<function=shell_exec>{"command": "ls"}</function>',
+    "llama's python tag": '<|python_tag|>{"name": "shell_exec", "parameters": {"command": "ls"}}',
+    "llama's bare json": '{"type": "function", "name": "shell_exec", "parameters": {"command": "ls"}}',
+    "llama's python list": '[shell_exec(command="ls")]',
+    "seed": "<seed:tool_call><function=shell_exec><parameter=command>ls</parameter></function></seed:tool_call>",
+    "seed with attributes": (
+        '<seed:tool_call>\n<function name="shell_exec">\n<parameter name="command" string="true">ls</parameter>\n'
+        "</function>\n</seed:tool_call>"
+    ),
+    "kimi": (
+        "I look.<|tool_calls_section_begin|><|tool_call_begin|>functions.shell_exec:0<|tool_call_argument_begin|>"
+        '{"command": "ls"}<|tool_call_end|><|tool_calls_section_end|>'
+    ),
+    "kimi without its section": '<|tool_call_begin|>functions.shell_exec:0<|tool_call_argument_begin|>{"command":"ls"}',
+    "mistral": '[TOOL_CALLS][{"name": "shell_exec", "arguments": {"command": "ls"}}]',
+    "mistral's newer form": '[TOOL_CALLS]shell_exec[ARGS]{"command": "ls"}',
+    "deepseek v3": (
+        "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>shell_exec\n```json\n"
+        '{"command": "ls"}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>'
+    ),
+    "deepseek v3.1": (
+        '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>shell_exec<｜tool▁sep｜>{"command": "ls"}<｜tool▁call▁end｜>'
+        "<｜tool▁calls▁end｜>"
+    ),
+    "deepseek v3.2": (
+        '<｜DSML｜function_calls>\n<｜DSML｜invoke name="shell_exec">\n<｜DSML｜parameter name="command" string="true">ls'
+        "</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜function_calls>"
+    ),
+    "glm": "<tool_call>shell_exec\n<arg_key>command</arg_key>\n<arg_value>ls</arg_value>\n</tool_call>",
+    "minimax": (
+        '<minimax:tool_call>\n<invoke name="shell_exec">\n<parameter name="command">ls</parameter>\n</invoke>\n'
+        "</minimax:tool_call>"
+    ),
+    "claude's form": '<function_calls>\n<invoke name="shell_exec">\n<parameter name="command">ls</parameter>\n</invoke>\n</function_calls>',
+    "an invoke alone": '<invoke name="shell_exec"><parameter name="command">ls</parameter></invoke>',
+    "gpt-oss": '<|channel|>commentary to=functions.shell_exec <|constrain|>json<|message|>{"command": "ls"}<|call|>',
+    "gpt-oss behind its analysis": (
+        "<|channel|>analysis<|message|>We need ls.<|end|><|start|>assistant<|channel|>commentary to=functions.shell_exec "
+        '<|constrain|>json<|message|>{"command": "ls"}<|call|>'
+    ),
+    "gemma": '<|tool_call>call:shell_exec{command:<|"|>ls<|"|>}<tool_call|>',
+    "gemini's tool code": '<tool_code>print(default_api.shell_exec(command="ls"))</tool_code>',
+    "cohere": '<|START_ACTION|>[{"tool_call_id": "0", "tool_name": "shell_exec", "parameters": {"command": "ls"}}]<|END_ACTION|>',
+    "nemotron": f"<TOOLCALL>[{JSON}]</TOOLCALL>",
+    "granite": f"<|tool_call|>[{JSON}]",
+    "functionary's tag": f"<function_call>{JSON}</function_call>",
+    "bare json": JSON,
+    "bare json in a list": f"[{JSON}]",
+    "bare json in a fence": f"```json\n{JSON}\n```",
+    "bare json in a fence after a promise": f"I will list the files.\n\n```json\n{JSON}\n```",
+    "bare json on the last line": f"Let me list the files.\n{JSON}",
+    "bare json as the protocol has it": '{"tool_calls": [{"id": "1", "type": "function", "function": ' + JSON + "}]}",
+    "bare json with other names": '{"tool": "shell_exec", "args": {"command": "ls"}}',
+    "bare json of langchain": '{"action": "shell_exec", "action_input": {"command": "ls"}}',
+    "bare json with a text for the only argument": '{"action": "shell_exec", "action_input": "ls"}',
+    "react": 'Thought: I need the files.\nAction: shell_exec\nAction Input: {"command": "ls"}',
+    "react with an invented observation": (
+        'Thought: I look.\nAction: shell_exec\nAction Input: {"command": "ls"}\nObservation: a.txt\nFinal Answer: a.txt'
+    ),
+    "react with a plain input": "Action: shell_exec\nAction Input: ls",
+    "another case": '<tool_call>{"name": "Shell_Exec", "arguments": {"command": "ls"}}</tool_call>',
+    "chinese prose before": f"好的，我来查看文件。\n<tool_call>\n{JSON}\n</tool_call>",
+}
+
+
+@pytest.mark.parametrize("form", CALLS)
+def test_a_call_that_is_written_as_text_is_read_as_the_call(form: str) -> None:
+    answer = read(CALLS[form])
+    assert answer.kind is Kind.CALLS
+    assert [(call.name, call.arguments) for call in answer.calls] == [LS]
+    assert answer.message.tool_calls == answer.calls
+    assert "shell_exec" not in answer.text
+
+
+def test_several_calls_as_text_are_read_in_their_order() -> None:
+    other = '<tool_call>{"name": "read_file", "arguments": {"path": "a"}}</tool_call>'
+    answer = read(f"I will look.\n<tool_call>{JSON}</tool_call>\n{other}")
+    assert [(call.name, call.arguments) for call in answer.calls] == [LS, ("read_file", {"path": "a"})]
+    assert [call.call_id for call in answer.calls] == ["call00001", "call00002"]
+    assert answer.message.content == "I will look."
+
+
+ATTEMPTS = {
+    "a tool that the task has not": '<tool_call>{"name": "run_code", "arguments": {"x": 1}}</tool_call>',
+    "the same after a promise": 'Let me run it.\n<tool_call>{"name": "run_code", "arguments": {}}</tool_call>',
+    "seed with another tool": "<seed:tool_call><function=run_code><parameter=x>1</parameter></function></seed:tool_call>",
+    "bare json with another tool": '{"name": "run_code", "arguments": {"x": 1}}',
+    "json that ends in the middle": '<tool_call>\n{"name": "shell_exec", "arguments": {"comm',
+    "markup without a call": "<tool_call>\n</tool_call>",
+    "an invented result": f"<tool_call>{JSON}</tool_call>\n<tool_response>\na.txt\n</tool_response>\nThere is a.txt.",
+    "an invented answer": f"<tool_call>\n{JSON}\n</tool_call>\nThe folder holds a.txt.",
+    "a promise, the call and more": f"I will look.\n<tool_call>{JSON}</tool_call>\nThen I will tell you.",
+    "json of which nobody said what it is": f"Files.\n```json\n{JSON}\n```",
+}
+
+
+@pytest.mark.parametrize("form", ATTEMPTS)
+def test_a_call_that_cannot_be_taken_safely_is_pointed_out_to_the_model(form: str) -> None:
+    answer = read(ATTEMPTS[form])
+    assert answer.kind is Kind.WRITTEN_CALL
+    assert "shell_exec, read_file, write_file" in str(answer.correction)
+    assert "wrote a tool call as text" in answer.problem
+
+
+PROSE = {
+    "plain": "The answer is 42.",
+    "quoted in a fence": f"Qwen writes its calls like this:\n\n```\n<tool_call>\n{JSON}\n</tool_call>\n```\n\nThe server reads them.",
+    "quoted in a fence at the end": f"Qwen writes its calls like this:\n\n```xml\n<tool_call>\n{JSON}\n</tool_call>\n```",
+    "json in a fence at the end": f"Here is the JSON that you asked for:\n\n```json\n{JSON}\n```",
+    "quoted in the line": f"Models write <tool_call>{JSON}</tool_call> when their template is missing.",
+    "quoted at the end of the line": f"Qwen's form of a call is <tool_call>{JSON}</tool_call>",
+    "quoted in backticks": "Llama begins a call with `<|python_tag|>` and JSON behind it.",
+    "an opening tag alone in backticks": "The page speaks of `<tool_call>`.",
+    "a page's own words": f"The page says:\n\n<tool_call>\n{JSON}\n</tool_call>\n\nIt is about the Hermes format.",
+    "a page that ends with it": f"The last line of the page reads:\n<tool_call>{JSON}</tool_call>",
+    "an example with words behind": f"An example:\n<function=shell_exec>\n<parameter=command>\nls\n</parameter>\n</function>\nThat is the XML form.",
+    "another tool quoted": 'The documentation shows:\n<tool_call>{"name": "get_weather", "arguments": {}}</tool_call>',
+    "a list of forms": "Forms: <tool_call>, <function=…>, <|python_tag|>, [TOOL_CALLS] and <｜tool▁calls▁begin｜>.",
+    "a table": "| model | form |\n|---|---|\n| Qwen | <tool_call>{…}</tool_call> |\n| Mistral | [TOOL_CALLS][…] |",
+    "an injection that was found": f"The file asks me to run a command, which I did not do:\n<tool_call>{JSON}</tool_call>",
+    "chinese words about it": f"页面的格式如下：\n<tool_call>{JSON}</tool_call>\n这是千问的格式。",
+    "react explained": "ReAct prompts look like this:\nAction: search\nAction Input: cats\nObservation: a result",
+    "json that is data": '{"name": "Anna", "age": 31}',
+    "json with a name and parameters": '{"name": "Widget", "parameters": {"size": 3}}',
+    "a list of names": '[{"name": "Anna"}, {"name": "Ben"}]',
+    "the final json with markup in it": '{"success": true, "data": {}, "output": "Qwen writes <tool_call>{}</tool_call>."}',
+    "the final json in a fence": f'```json\n{{"success": true, "data": {{"form": "<tool_call>"}}, "output": "x"}}\n```',
+    "the final json behind words": 'The form is <tool_call>.\n{"success": true, "data": {}, "output": "x"}',
+    "code of python": 'Use this:\n```python\nprint(shell_exec(command="ls"))\n```',
+    "html": "<function> is no HTML element; <details> is.",
+    "a think tag that it speaks of": "<think> tags hold what a model thinks.",
+    "think tags that it speaks of": "Models write <think>…</think> before they answer.",
+    "think tags in a fence": "```\n<think>\nhm\n</think>\n```\nis what Qwen writes.",
+    "a closing tag that it speaks of": "The block ends with </think>, and the answer follows.",
+    "future that is the answer": "It will run at seven. I will be glad to help again.",
+    "an offer": "The disk is 40 % full. Let me know if you want me to check more.",
+    "a question": "I need to know which of the two files you mean.",
+    "a promise with its outcome": "I will now run the command. The output is 42.",
+    "a promise with its outcome behind a colon": "Let me check the sum: 4 + 4 = 8.",
+    "a quotation of a promise": 'The log says "I will now run the command" and ends there.',
+    "a script that was asked for": "Here is the script:\n```bash\nls -la\n```",
+    "a long report": "I will run through what I found.\n" + "The disk is fine. " * 60,
+    "markup too far into a long text": "x" * 300_000 + f"<tool_call>{JSON}</tool_call>",
+}
+
+
+@pytest.mark.parametrize("text", PROSE)
+def test_prose_stays_prose(text: str) -> None:
+    answer = read(PROSE[text])
+    assert (answer.kind, answer.text) == (Kind.FINAL, PROSE[text])
+
+
+def test_markup_that_the_model_was_given_is_a_quotation_whatever_stands_around_it() -> None:
+    page = f"A page.\n<tool_call>\n{JSON}\n</tool_call>\nIts end."
+    assert read(f"I will repeat it.\n<tool_call>\n{JSON}\n</tool_call>", data=(page,)).kind is Kind.FINAL
+    assert read(JSON, data=(f"Answer with {JSON} and nothing else.",)).kind is Kind.FINAL
+    assert read(f"<tool_call>{JSON}</tool_call>", data=(page,)).kind is Kind.WRITTEN_CALL
+
+
+PROMISES = [
+    "I will now run the command.",
+    "I'll check the disk usage.",
+    "Let me list the files in the directory:",
+    "Sure! I'm going to fetch the page now.",
+    "Okay. First, I need to read the file. Then I will write the summary.",
+    "Okay, let me start by checking the current directory...",
+    "Running the command now...",
+    "To do this, I will use the shell_exec tool.",
+    "I will run:\n```bash\nls -la\n```",
+    "**Step 1:** I'll search the web.",
+    "Let's check the logs.",
+    "我将运行该命令。",
+    "好的，让我查看一下目录。",
+    "首先，我需要读取文件。",
+    "正在执行命令…",
+    "我来帮你检查磁盘使用情况：",
+    "Ich werde jetzt den Befehl ausführen.",
+    "<think>\nI must call it.\n</think>\n\nI will call the tool.",
+]
+
+
+@pytest.mark.parametrize("text", PROMISES)
+def test_a_bare_promise_is_no_answer(text: str) -> None:
+    answer = read(text)
+    assert answer.kind is Kind.PROMISE
+    assert "called no tool" in answer.problem
+    assert "Call the tool now" in str(answer.correction)
+
+
+def test_a_promise_is_an_answer_where_there_are_no_tools() -> None:
+    assert read("I will run the command.", tools=()).kind is Kind.FINAL
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "words", "asked_again"),
+    [
+        ({"finish_reason": "content_filter"}, Kind.FILTERED, "content filter", True),
+        ({"finish_reason": "SAFETY"}, Kind.FILTERED, "SAFETY", True),
+        ({"text": "Half of an ans", "finish_reason": "content_filter"}, Kind.FILTERED, "content filter", False),
+        ({"finish_reason": "length"}, Kind.LENGTH, "length limit", True),
+        ({"finish_reason": "length", "reasoning": "hm"}, Kind.LENGTH, "with its reasoning alone", True),
+        ({"text": "<think>so much", "finish_reason": "length"}, Kind.LENGTH, "with its reasoning alone", True),
+        ({"finish_reason": "MALFORMED_FUNCTION_CALL"}, Kind.MALFORMED_CALL, "could not read", True),
+        ({"finish_reason": "function_call_filter: MALFORMED_FUNCTION_CALL"}, Kind.MALFORMED_CALL, "not read", True),
+        ({"finish_reason": "UNEXPECTED_TOOL_CALL"}, Kind.MALFORMED_CALL, "UNEXPECTED_TOOL_CALL", True),
+        ({"finish_reason": "error"}, Kind.BROKEN_OFF, "broken off", True),
+        ({"finish_reason": "insufficient_system_resource"}, Kind.BROKEN_OFF, "insufficient", True),
+        ({"reasoning": "The answer is 42."}, Kind.REASONING_ALONE, "reasoning alone", True),
+        ({"text": "<think>\nThe answer is 42.\n</think>"}, Kind.REASONING_ALONE, "reasoning alone", True),
+        ({"refusal": "I will not", "text": "I will not"}, Kind.REFUSED, "'I will not'", False),
+        ({"text": "No.", "finish_reason": "refusal"}, Kind.REFUSED, "refused", False),
+        ({}, Kind.EMPTY, "empty answer", True),
+        ({"text": " \n"}, Kind.EMPTY, "empty answer", True),
+    ],
+)
+def test_an_answer_that_is_none_is_named_as_what_it_is(
+    fields: dict[str, Any], kind: Kind, words: str, asked_again: bool
+) -> None:
+    answer = read(fields.pop("text", ""), **fields)
+    assert answer.kind is kind
+    assert words in answer.problem
+    assert (answer.correction is not None) is asked_again
+    assert answer.message.content.strip()
+
+
+def test_a_whole_answer_counts_whatever_the_server_says_of_its_end() -> None:
+    final = '{"success": true, "data": {}, "output": "42"}'
+    assert read(final, finish_reason="content_filter").kind is Kind.FINAL
+    assert read(final, finish_reason="error").kind is Kind.FINAL
+    assert read("The answer is 4", finish_reason="length").cut
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("functions.shell_exec", "shell_exec"),
+        ("Shell_Exec", "shell_exec"),
+        ("shell-exec", "shell_exec"),
+        ("ShellExec", "shell_exec"),
+        ("default_api.shell_exec", "shell_exec"),
+        ("functions_shell_exec", "shell_exec"),
+        ("tools::shell_exec", "shell_exec"),
+        ("mcp__files__read_file", "read_file"),
+        ("shell_exec<|channel|>commentary", "shell_exec"),
+        ("functions.shell_exec:0", "shell_exec"),
+        ("shell_exec()", "shell_exec"),
+        ("shell_exec \n", "shell_exec"),
+        ("do_not_read_file", "do_not_read_file"),
+        ("shell", "shell"),
+    ],
+)
+def test_a_tool_is_found_by_a_name_in_another_form(written: str, name: str) -> None:
+    call = ToolCall("c1", written.strip().replace(".", "_"), {}, written_name=written)
+    assert read("", tool_calls=(call,)).calls[0].name == name
+
+
+def test_a_name_that_may_mean_two_tools_is_left_as_it_is() -> None:
+    answer = read("", tool_calls=(ToolCall("c1", "READFILE", {}),), tools=(spec("read_file"), spec("readFile")))
+    assert answer.calls[0].name == "READFILE"
+
+
+def test_ids_that_repeat_get_new_ones_that_every_provider_takes() -> None:
+    calls = (ToolCall("0", "shell_exec", {}), ToolCall("0", "shell_exec", {}), ToolCall("1", "shell_exec", {}))
+    answer = read_answer(Completion("", calls), TOOLS, taken={"0"})
+    ids = [call.call_id for call in answer.calls]
+    assert len(set(ids)) == 3 and ids[2] == "1"
+    assert all(len(made) == 9 and made.isalnum() for made in ids[:2])
+    assert [call.call_id for call in answer.message.tool_calls] == ids
+
+
+def test_the_reasoning_is_kept_apart_and_goes_back_in_the_text_where_it_came_in_it() -> None:
+    text = "<think>\nhm\n</think>\n\nThe answer is 42."
+    answer = read(text)
+    assert (answer.text, answer.reasoning, answer.message.content) == ("The answer is 42.", "hm", text)
