@@ -30,28 +30,21 @@ from pibot.conversation import repeats
 from pibot.conversation.briefing import Machine, briefing, zone_name
 from pibot.conversation.budget import TaskBudget
 from pibot.conversation.conversation import Conversation
+from pibot.conversation.corrections import Corrections
+from pibot.conversation.final_answer import read_final
 from pibot.conversation.found import found_so_far
 from pibot.conversation.repeats import Repeats
-from pibot.conversation.summary import is_cut
 from pibot.conversation.window import ContextWindow, KeepsOutputs
 from pibot.conversation.windows import ModelWindows
 from pibot.datamark import mark, new_boundary
 from pibot.errors import LLMError, SandboxUnavailable
-from pibot.jsontext import extract_json_object
+from pibot.llm_client.answers import Answer, Kind, read_answer
 from pibot.logs import event
 
 log = logging.getLogger("pibot.agent")
 
 MAX_CALLS_PER_STEP = 16
 """Tool calls to run from one answer of the model; each may be a process, on a machine with 512 MB."""
-
-FINAL_KEYS = frozenset({"success", "data", "output"})
-"""Keys of the final JSON that ``worker_soul.md`` asks for; an object with one of them is the final answer."""
-
-EMPTY_ANSWER = (
-    "Your last answer was empty. Call a tool, or give your final answer as the JSON object with "
-    '"success", "data" and "output".'
-)
 
 DATA_RULE = (
     'What stands between <tool_output id="{0}" …> and </tool_output id="{0}">, or between <earlier_results …> or '
@@ -120,6 +113,7 @@ class ToolAgent:
         parts = (system_prompt.strip(), tools.instructions.strip(), DATA_RULE.format(self._boundary), told)
         self._began: float | None = None
         self._repeats = Repeats()
+        self._corrections = Corrections()
         self._looping: str | None = None
         self._talk = Conversation(
             llm,
@@ -172,22 +166,35 @@ class ToolAgent:
         return asyncio.get_running_loop().time() - self._began - waited
 
     async def _loop(self, messages: list[Message], task_id: str) -> AgentOutcome:
-        empty_answers = 0
         while True:
             end = self._looping or self._talk.budget.last_call()
             if end is not None:
                 return await self._end_early(end)
-            completion = await self._talk.ask()
-            messages.append(completion.to_message())
-            if completion.tool_calls:
-                messages += await self._execute(completion.tool_calls, task_id)
-            elif completion.text.strip():
-                return self._finish(completion)
-            else:
-                empty_answers += 1
-                if empty_answers == 2:
-                    return self._outcome(TaskState.FAILED, error="the model gave an empty answer twice")
-                messages.append(Message("user", EMPTY_ANSWER))
+            answer = self._read(await self._talk.ask(), self._tools.specs)
+            if answer.kind is Kind.FINAL:
+                messages.append(answer.message)
+                return self._finish(answer)
+            if answer.kind is Kind.CALLS:
+                self._corrections.acted()
+                messages.append(answer.message)
+                messages += await self._execute(answer.calls, task_id)
+                continue
+            told = self._corrections.told(answer)
+            event(log, "answer_refused", level=logging.WARNING, task=task_id, kind=answer.kind.value, told=bool(told))
+            if told is None:
+                return self._outcome(TaskState.FAILED, output=answer.text, error=self._corrections.error(answer))
+            if told:
+                messages += [answer.message, Message("user", told)]
+
+    def _read(self, completion: Completion, tools: Sequence[ToolSpec]) -> Answer:
+        """Read a completion: which kind of answer it is, its calls with their tools' names and ids of their own."""
+        messages = self._talk.messages
+        return read_answer(
+            completion,
+            tools,
+            taken={call.call_id for message in messages for call in message.tool_calls},
+            data=[message.content for message in messages if message.role in ("user", "tool")],
+        )
 
     # docs/decisions.md, D172
     async def _end_early(self, why: str) -> AgentOutcome:
@@ -201,9 +208,11 @@ class ToolAgent:
             completion = await self._talk.ask_for_the_end(why)
         except LLMError as exc:
             return self._unanswered(TaskState.FAILED, f"{why}, and the model could not be asked: {exc}", fault_of(exc))
-        if not completion.text.strip():
-            return self._unanswered(TaskState.FAILED, f"{why} without a final answer")
-        outcome = self._finish(completion)
+        answer = self._read(completion, ())
+        if answer.kind is not Kind.FINAL:
+            more = "" if answer.kind in (Kind.EMPTY, Kind.CALLS) else f"; the model {answer.problem}"
+            return self._unanswered(TaskState.FAILED, f"{why} without a final answer{more}")
+        outcome = self._finish(answer)
         error = f"{outcome.error}; {why}" if outcome.error else None
         output = f"{outcome.output}\n[partial: {why}]".lstrip()
         return replace(outcome, output=output, data={**outcome.data, "partial": True}, error=error)
@@ -247,21 +256,10 @@ class ToolAgent:
             for answer, note in zip(answers, notes)
         ]
 
-    def _finish(self, completion: Completion) -> AgentOutcome:
-        """Make the outcome from the final answer: from its JSON if it holds that, otherwise from the text."""
-        found = extract_json_object(completion.text, keys=FINAL_KEYS)
-        if found is None or not FINAL_KEYS & found.keys():
-            output = completion.text.strip()
-            if is_cut(completion):
-                output += "\n[the model's answer ends here: it reached its length limit]"
-            return self._outcome(TaskState.COMPLETED, output=output)
-        raw = found.get("data")
-        data = raw if isinstance(raw, dict) else {} if raw is None else {"value": raw}
-        output = _text(found.get("output", data.get("output")))
-        if found.get("success", True) is not False:
-            return self._outcome(TaskState.COMPLETED, output=output or _text(raw), data=data)
-        error = _text(found.get("error")) or _text(data.get("error")) or output or "the agent reports a failure"
-        return self._outcome(TaskState.FAILED, output=output, data=data, error=error)
+    def _finish(self, answer: Answer) -> AgentOutcome:
+        """Make the outcome from the final answer."""
+        final = read_final(answer.text, cut=answer.cut)
+        return self._outcome(final.state, output=final.output, data=final.data, error=final.error)
 
     def _outcome(
         self,
@@ -306,9 +304,3 @@ async def _all_done(tasks: Sequence[asyncio.Future[Any]], time_up: asyncio.Futur
 
 async def _refused(call: ToolCall) -> ToolResult:
     return ToolResult(call.call_id, f"not run: at most {MAX_CALLS_PER_STEP} calls at a time; repeat it", is_error=True)
-
-
-def _text(value: object) -> str:
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -35,12 +35,12 @@ CALLS = {
     "hermes after prose": f"I will look.\n<tool_call>\n{JSON}\n</tool_call>",
     "hermes after a heading": f"Disk usage is needed first.\n\n<tool_call>{JSON}</tool_call>",
     "hermes on the line of the prose": f"I'll run it now. <tool_call>{JSON}</tool_call>",
-    "hermes behind a think block": f"<think>\nThe format is <tool_call>…\n</think>\n\n<tool_call>\n{JSON}\n</tool_call>",
+    "hermes behind a think block": f"<think>\nThe form is <tool_call>\n</think>\n\n<tool_call>\n{JSON}\n</tool_call>",
     "hermes with an end token": f"<tool_call>\n{JSON}\n</tool_call><|im_end|>",
-    "hermes with arguments as text": '<tool_call>{"name": "shell_exec", "arguments": "{\\"command\\": \\"ls\\"}"}</tool_call>',
+    "hermes with text": '<tool_call>{"name": "shell_exec", "arguments": "{\\"command\\": \\"ls\\"}"}</tool_call>',
     "hermes with a prefix": '<tool_call>{"name": "functions.shell_exec", "arguments": {"command": "ls"}}</tool_call>',
     "hermes without an end": f"<tool_call>\n{JSON}",
-    "qwen coder": "<tool_call>\n<function=shell_exec>\n<parameter=command>\nls\n</parameter>\n</function>\n</tool_call>",
+    "qwen coder": "<tool_call>\n<function=shell_exec>\n<parameter=command>\nls\n</parameter>\n</function></tool_call>",
     "qwen coder without the outer tag": "<function=shell_exec>\n<parameter=command>\nls\n</parameter>\n</function>",
     "llama's function tag": '<function=shell_exec>{"command": "ls"}</function>',
     "llama's python tag": '<|python_tag|>{"name": "shell_exec", "parameters": {"command": "ls"}}',
@@ -67,7 +67,7 @@ CALLS = {
         "<｜tool▁calls▁end｜>"
     ),
     "deepseek v3.2": (
-        '<｜DSML｜function_calls>\n<｜DSML｜invoke name="shell_exec">\n<｜DSML｜parameter name="command" string="true">ls'
+        '<｜DSML｜function_calls>\n<｜DSML｜invoke name="shell_exec">\n<｜DSML｜parameter name="command">ls'
         "</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜function_calls>"
     ),
     "glm": "<tool_call>shell_exec\n<arg_key>command</arg_key>\n<arg_value>ls</arg_value>\n</tool_call>",
@@ -75,16 +75,20 @@ CALLS = {
         '<minimax:tool_call>\n<invoke name="shell_exec">\n<parameter name="command">ls</parameter>\n</invoke>\n'
         "</minimax:tool_call>"
     ),
-    "claude's form": '<function_calls>\n<invoke name="shell_exec">\n<parameter name="command">ls</parameter>\n</invoke>\n</function_calls>',
+    "claude's form": (
+        '<function_calls>\n<invoke name="shell_exec">\n<parameter name="command">ls</parameter>\n</invoke>\n'
+        "</function_calls>"
+    ),
     "an invoke alone": '<invoke name="shell_exec"><parameter name="command">ls</parameter></invoke>',
     "gpt-oss": '<|channel|>commentary to=functions.shell_exec <|constrain|>json<|message|>{"command": "ls"}<|call|>',
     "gpt-oss behind its analysis": (
-        "<|channel|>analysis<|message|>We need ls.<|end|><|start|>assistant<|channel|>commentary to=functions.shell_exec "
+        "<|channel|>analysis<|message|>We need ls.<|end|><|start|>assistant<|channel|>commentary "
+        "to=functions.shell_exec "
         '<|constrain|>json<|message|>{"command": "ls"}<|call|>'
     ),
     "gemma": '<|tool_call>call:shell_exec{command:<|"|>ls<|"|>}<tool_call|>',
     "gemini's tool code": '<tool_code>print(default_api.shell_exec(command="ls"))</tool_code>',
-    "cohere": '<|START_ACTION|>[{"tool_call_id": "0", "tool_name": "shell_exec", "parameters": {"command": "ls"}}]<|END_ACTION|>',
+    "cohere": '<|START_ACTION|>[{"tool_name": "shell_exec", "parameters": {"command": "ls"}}]<|END_ACTION|>',
     "nemotron": f"<TOOLCALL>[{JSON}]</TOOLCALL>",
     "granite": f"<|tool_call|>[{JSON}]",
     "functionary's tag": f"<function_call>{JSON}</function_call>",
@@ -127,7 +131,7 @@ def test_several_calls_as_text_are_read_in_their_order() -> None:
 ATTEMPTS = {
     "a tool that the task has not": '<tool_call>{"name": "run_code", "arguments": {"x": 1}}</tool_call>',
     "the same after a promise": 'Let me run it.\n<tool_call>{"name": "run_code", "arguments": {}}</tool_call>',
-    "seed with another tool": "<seed:tool_call><function=run_code><parameter=x>1</parameter></function></seed:tool_call>",
+    "seed, another tool": "<seed:tool_call><function=run_code><parameter=x>1</parameter></function></seed:tool_call>",
     "bare json with another tool": '{"name": "run_code", "arguments": {"x": 1}}',
     "json that ends in the middle": '<tool_call>\n{"name": "shell_exec", "arguments": {"comm',
     "markup without a call": "<tool_call>\n</tool_call>",
@@ -148,8 +152,8 @@ def test_a_call_that_cannot_be_taken_safely_is_pointed_out_to_the_model(form: st
 
 PROSE = {
     "plain": "The answer is 42.",
-    "quoted in a fence": f"Qwen writes its calls like this:\n\n```\n<tool_call>\n{JSON}\n</tool_call>\n```\n\nThe server reads them.",
-    "quoted in a fence at the end": f"Qwen writes its calls like this:\n\n```xml\n<tool_call>\n{JSON}\n</tool_call>\n```",
+    "quoted in a fence": f"Qwen writes calls like this:\n\n```\n<tool_call>\n{JSON}\n</tool_call>\n```\n\nIt is XML.",
+    "a fence at the end": f"Qwen writes its calls like this:\n\n```xml\n<tool_call>\n{JSON}\n</tool_call>\n```",
     "json in a fence at the end": f"Here is the JSON that you asked for:\n\n```json\n{JSON}\n```",
     "quoted in the line": f"Models write <tool_call>{JSON}</tool_call> when their template is missing.",
     "quoted at the end of the line": f"Qwen's form of a call is <tool_call>{JSON}</tool_call>",
@@ -157,18 +161,18 @@ PROSE = {
     "an opening tag alone in backticks": "The page speaks of `<tool_call>`.",
     "a page's own words": f"The page says:\n\n<tool_call>\n{JSON}\n</tool_call>\n\nIt is about the Hermes format.",
     "a page that ends with it": f"The last line of the page reads:\n<tool_call>{JSON}</tool_call>",
-    "an example with words behind": f"An example:\n<function=shell_exec>\n<parameter=command>\nls\n</parameter>\n</function>\nThat is the XML form.",
+    "an example": "An example:\n<function=shell_exec>\n</function>\nThat is XML.",
     "another tool quoted": 'The documentation shows:\n<tool_call>{"name": "get_weather", "arguments": {}}</tool_call>',
     "a list of forms": "Forms: <tool_call>, <function=…>, <|python_tag|>, [TOOL_CALLS] and <｜tool▁calls▁begin｜>.",
     "a table": "| model | form |\n|---|---|\n| Qwen | <tool_call>{…}</tool_call> |\n| Mistral | [TOOL_CALLS][…] |",
-    "an injection that was found": f"The file asks me to run a command, which I did not do:\n<tool_call>{JSON}</tool_call>",
+    "an injection found": f"The file asks me to run a command, which I did not:\n<tool_call>{JSON}</tool_call>",
     "chinese words about it": f"页面的格式如下：\n<tool_call>{JSON}</tool_call>\n这是千问的格式。",
     "react explained": "ReAct prompts look like this:\nAction: search\nAction Input: cats\nObservation: a result",
     "json that is data": '{"name": "Anna", "age": 31}',
     "json with a name and parameters": '{"name": "Widget", "parameters": {"size": 3}}',
     "a list of names": '[{"name": "Anna"}, {"name": "Ben"}]',
-    "the final json with markup in it": '{"success": true, "data": {}, "output": "Qwen writes <tool_call>{}</tool_call>."}',
-    "the final json in a fence": f'```json\n{{"success": true, "data": {{"form": "<tool_call>"}}, "output": "x"}}\n```',
+    "the final json with markup in it": '{"success": true, "data": {}, "output": "It is <tool_call>{}</tool_call>."}',
+    "the final json in a fence": '```json\n{"success": true, "data": {"form": "<tool_call>"}, "output": "x"}\n```',
     "the final json behind words": 'The form is <tool_call>.\n{"success": true, "data": {}, "output": "x"}',
     "code of python": 'Use this:\n```python\nprint(shell_exec(command="ls"))\n```',
     "html": "<function> is no HTML element; <details> is.",
@@ -307,7 +311,8 @@ def test_ids_that_repeat_get_new_ones_that_every_provider_takes() -> None:
     calls = (ToolCall("0", "shell_exec", {}), ToolCall("0", "shell_exec", {}), ToolCall("1", "shell_exec", {}))
     answer = read_answer(Completion("", calls), TOOLS, taken={"0"})
     ids = [call.call_id for call in answer.calls]
-    assert len(set(ids)) == 3 and ids[2] == "1"
+    assert len(set(ids)) == 3
+    assert ids[2] == "1"
     assert all(len(made) == 9 and made.isalnum() for made in ids[:2])
     assert [call.call_id for call in answer.message.tool_calls] == ids
 

@@ -14,6 +14,7 @@ from pibot.conversation.estimate import tokens_of_all
 from pibot.conversation.shorten import shortened
 from pibot.conversation.window import ContextWindow, SilentCut
 from pibot.errors import LLMError, LLMRejected, LLMTooLong
+from pibot.llm_client.answers import plain_answer
 from pibot.logs import event
 
 log = logging.getLogger("pibot.agent")
@@ -151,5 +152,5 @@ class Conversation:
             return ""
         self.usage += completion.usage
         self.budget.count_apart(request, completion)
-        text = completion.text.strip()
+        text = plain_answer(completion).strip()
         return f"{text}\n[the summary ends here: it reached its length limit]" if summary.is_cut(completion) else text

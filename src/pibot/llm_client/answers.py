@@ -1,7 +1,8 @@
 """Says what kind of answer a completion is: tool calls, a final answer, or one of the many ways to give neither.
 
 The agent's loop acts on the kind alone. Whatever a model or its server leaves out, cuts off or writes in another
-place is named here.
+place is named here. The modules that look closer have large patterns, and are imported on first use: most answers
+need none of them, and a Zero 2W takes a third of a second to compile these.
 """
 
 from __future__ import annotations
@@ -14,11 +15,8 @@ from dataclasses import dataclass, replace
 from pibot.contracts import Completion, Message, ToolCall, ToolSpec
 from pibot.jsontext import extract_json_object
 from pibot.llm_client.extras import encodable
-from pibot.llm_client.intent import asks_for_wording, is_promise
-from pibot.llm_client.thinking import for_json, split_thinking
 from pibot.llm_client.tool_calls import NewId, dumped, new_call_id, unused_id
 from pibot.llm_client.tool_names import resolve
-from pibot.llm_client.written_calls import Verdict, read_written
 
 FINAL_KEYS = frozenset({"success", "data", "output"})
 """Keys of the final JSON that ``worker_soul.md`` asks for; an object with one of them is the final answer."""
@@ -69,7 +67,7 @@ class Answer:
     correction: str | None = None
 
 
-_LENGTH = frozenset({"length", "max_tokens", "max_output_tokens", "model_length", "token_limit"})
+_LENGTH = frozenset({"length", "max_tokens", "max_output_tokens", "model_length", "model_context_window_exceeded"})
 _FILTERED = frozenset(
     {
         "content_filter",
@@ -134,7 +132,7 @@ def read_answer(
     reason = re.sub(r"[^a-z]+", "_", completion.finish_reason.lower()).strip("_")
     reason = reason.rpartition("function_call_filter_")[2] or reason  # Gemini behind its OpenAI endpoint
     cut = reason in _LENGTH
-    thought, text = split_thinking(completion.text, cut=cut)
+    thought, text = _split(completion.text, cut=cut)
     reasoning = completion.reasoning or thought
     if completion.tool_calls:
         calls = _own(completion.tool_calls, tools, taken, new_id)
@@ -146,17 +144,55 @@ def read_answer(
         return unfinished
     if _begins_final(text):
         return answer
-    written = read_written(text, tools, data)
-    if written.verdict is Verdict.CALLS:
-        calls = _own([_as_call(call.name, call.arguments, new_id) for call in written.calls], tools, taken, new_id)
-        before = (
-            completion.text[: completion.text.rfind(written.before) + len(written.before)] if written.before else ""
-        )
-        said = replace(message, content=before.strip() or _thinking_part(completion.text, text), tool_calls=calls)
-        return Answer(Kind.CALLS, said, calls, written.before, reasoning)
-    if written.verdict is Verdict.ATTEMPT:
-        return _written_attempt(answer, tools)
-    if tools and is_promise(text) and not any(map(asks_for_wording, data[:1])):
+    return _read_text(completion, answer, tools, taken=taken, data=data, new_id=new_id)
+
+
+def plain_answer(completion: Completion) -> str:
+    """Return the text of an answer that is no task's, such as a summary: without the model's reasoning."""
+    return _split(completion.text, cut=completion.finish_reason in _LENGTH)[1]
+
+
+def final_object(text: str) -> dict[str, object] | None:
+    """Return the JSON object of a final answer; None where the text holds none."""
+    if "<" in text:
+        from pibot.llm_client.thinking import for_json
+
+        text = for_json(text)
+    found = extract_json_object(text, keys=FINAL_KEYS)
+    return found if found is not None and FINAL_KEYS & found.keys() else None
+
+
+def _split(text: str, *, cut: bool) -> tuple[str, str]:
+    """Part a text into the reasoning at its beginning and the answer."""
+    if not any(mark in text for mark in ("<", "[THINK]", "[/THINK]", "◁")) and not text.startswith("analysis"):
+        return "", text
+    from pibot.llm_client.thinking import split_thinking
+
+    return split_thinking(text, cut=cut)
+
+
+def _read_text(
+    completion: Completion,
+    answer: Answer,
+    tools: Sequence[ToolSpec],
+    *,
+    taken: Collection[str],
+    data: Sequence[str],
+    new_id: NewId,
+) -> Answer:
+    """Read a text that is no final JSON object: it may be an answer in prose, a call in writing, or a promise."""
+    text = answer.text
+    if _may_hold_a_call(text):
+        from pibot.llm_client.written_calls import Verdict, read_written
+
+        written = read_written(text, tools, data)
+        if written.verdict is Verdict.ATTEMPT:
+            return _written_attempt(answer, tools)
+        if written.verdict is Verdict.CALLS:
+            calls = _own([_as_call(call.name, call.arguments, new_id) for call in written.calls], tools, taken, new_id)
+            message = _without_the_calls(completion, answer, written.before, calls)
+            return replace(answer, kind=Kind.CALLS, message=message, calls=calls, text=written.before)
+    if tools and _is_promise(text, data):
         return replace(
             answer,
             kind=Kind.PROMISE,
@@ -167,15 +203,30 @@ def read_answer(
     return answer
 
 
-def plain_answer(completion: Completion) -> str:
-    """Return the text of an answer that is no task's, such as a summary: without the model's reasoning."""
-    return split_thinking(completion.text, cut=completion.finish_reason in _LENGTH).answer
+def _may_hold_a_call(text: str) -> bool:
+    stripped = text.strip()
+    return (
+        any(mark in stripped for mark in ("<", "[TOOL_CALLS]", "Action", "```", "\n{", "\n[", "\n ", "to="))
+        or stripped[:1] in ("{", "[")
+        or stripped[-1:] == ")"
+    )
 
 
-def final_object(text: str) -> dict[str, object] | None:
-    """Return the JSON object of a final answer; None where the text holds none."""
-    found = extract_json_object(for_json(text), keys=FINAL_KEYS)
-    return found if found is not None and FINAL_KEYS & found.keys() else None
+def _is_promise(text: str, data: Sequence[str]) -> bool:
+    from pibot.llm_client import intent
+
+    return intent.is_promise(text) and not any(map(intent.asks_for_wording, data[:1]))
+
+
+def _without_the_calls(completion: Completion, answer: Answer, before: str, calls: tuple[ToolCall, ...]) -> Message:
+    """Return the message that repeats an answer with calls in writing: the calls apart, and the text before them."""
+    whole = completion.text
+    if before:
+        said = whole[: whole.rfind(before) + len(before)]
+    else:
+        place = whole.rfind(answer.text.strip()[:200])
+        said = whole[: max(0, place)]
+    return replace(completion.to_message(calls), content=said.strip())
 
 
 def _unfinished(completion: Completion, reason: str, answer: Answer) -> Answer | None:
@@ -275,12 +326,6 @@ def _begins_final(text: str) -> bool:
     """Whether a text is the final JSON object, whatever its texts quote."""
     stripped = text.strip()
     return stripped.startswith(("{", "```")) and final_object(stripped) is not None
-
-
-def _thinking_part(whole: str, answer: str) -> str:
-    """Return what a text holds before the answer in it, which goes back to its model."""
-    place = whole.rfind(answer.strip()[:200]) if answer.strip() else -1
-    return whole[:place].strip() if place > 0 else ""
 
 
 def _excerpt(text: str) -> str:

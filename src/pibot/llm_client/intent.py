@@ -78,8 +78,9 @@ _SAYS = re.compile(
 
 
 _WORDING_TASK = re.compile(
-    r"\b(?:translat\w*|rephras\w*|paraphras\w*|rewrit\w*|proofread|correct the|sentence|story|poem|letter|e-?mail|"
-    r"dialog\w*|what (?:will|would) you|how (?:will|would) you|übersetz\w*|tradui\w*|traduc\w*)\b|翻译|改写|造句|写一|译成",
+    r"\b(?:translat\w*|rephras\w*|paraphras\w*|rewrit\w*|proofread|sentence|story|poem|letter|e-?mail|"
+    r"dialog\w*|what (?:will|would) you|"
+    r"how (?:will|would) you|übersetz\w*|tradui\w*|traduc\w*)\b|翻译|改写|造句|写一|译成",
     re.IGNORECASE,
 )
 

@@ -80,7 +80,7 @@ def succeeded(found: Mapping[str, Any]) -> bool:
 
 def _literal(text: str) -> dict[str, Any] | None:
     """Read ``{'success': False, …}``; None where a text is no such object."""
-    stripped = text.strip().strip("`").strip()
+    stripped = text.strip().strip("`").removeprefix("python").removeprefix("json").strip()
     if not stripped.startswith("{") or not stripped.endswith("}") or len(stripped) > MAX_LITERAL_CHARS:
         return None
     try:
