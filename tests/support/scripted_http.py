@@ -8,6 +8,7 @@ import http.client
 import json
 import socket
 import socketserver
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Mapping
@@ -63,8 +64,14 @@ class ScriptedHTTPServer(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
     request_queue_size = 128
 
-    def __init__(self, answer: Callable[[RecordedRequest], Reply], client_gone: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        answer: Callable[[RecordedRequest], Reply],
+        client_gone: Callable[[], None],
+        context: ssl.SSLContext | None = None,
+    ) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
+        self._context = context
         self.answer = answer
         self.client_gone = client_gone
         self._lock = threading.Lock()
@@ -73,6 +80,13 @@ class ScriptedHTTPServer(socketserver.ThreadingTCPServer):
         self._accepted = 0
         self._open: set[socket.socket] = set()
         self._to_reset: set[socket.socket] = set()
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        if self._context is None:
+            super().finish_request(request, client_address)
+            return
+        with self._context.wrap_socket(request, server_side=True) as wrapped:  # in the connection's own thread
+            super().finish_request(wrapped, client_address)
 
     def accept_until_stopped(self) -> None:
         while not self._stopping:

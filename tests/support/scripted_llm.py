@@ -23,6 +23,7 @@ Replies: :func:`text`, :func:`tool_calls` (of :func:`call`), :func:`completion`,
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -80,6 +81,10 @@ Answer = Callable[[RecordedRequest], Reply]
 class ScriptedLLM:
     """The server, which listens from construction on. Use it as a context manager, or call :meth:`close`.
 
+    Args:
+        replies: the first to be enqueued.
+        context: answers over TLS.
+
     Attributes:
         requests: the requests for chat completions, in order of arrival.
         other_requests: all other requests, such as ``GET /v1/models``.
@@ -88,7 +93,7 @@ class ScriptedLLM:
         url: the base URL for a client, ending in ``/v1``.
     """
 
-    def __init__(self, *replies: Reply) -> None:
+    def __init__(self, *replies: Reply, context: ssl.SSLContext | None = None) -> None:
         self._lock = threading.Condition()
         self._script: deque[Reply] = deque(replies)
         self._answer: Answer | None = None
@@ -99,7 +104,7 @@ class ScriptedLLM:
         self.requests: list[RecordedRequest] = []
         self.other_requests: list[RecordedRequest] = []
         self.unexpected: list[RecordedRequest] = []
-        self._server = ScriptedHTTPServer(self._take, self._client_gone)
+        self._server = ScriptedHTTPServer(self._take, self._client_gone, context)
         self.port: int = self._server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}/v1"
         self._thread = threading.Thread(target=self._server.accept_until_stopped, name="scripted-llm", daemon=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pibot import __version__
 from pibot.contracts import JsonObject
@@ -13,16 +13,21 @@ from pibot.llm_client.backend import (
     CONNECT_SECONDS,
     KEEPALIVE_SECONDS,
     MAX_CONNECTIONS,
+    MAX_HEADER_BYTES,
     Cause,
     HttpAnswer,
     NoAnswer,
     certificate_problem,
     not_connected,
+    proxy_refused,
+    proxy_unreachable,
     read_bounded,
     timed_out,
+    trusted,
 )
-from pibot.llm_client.configuration import Endpoint
+from pibot.llm_client.configuration import COMPLETIONS, Endpoint
 from pibot.llm_client.per_loop import PerLoop
+from pibot.llm_client.profiles import ProviderProfile
 
 if TYPE_CHECKING:
     import ssl
@@ -40,15 +45,15 @@ class AiohttpBackend:
 
     def __init__(self, endpoint: Endpoint, *, ssl_context: ssl.SSLContext | None = None) -> None:
         self._endpoint = endpoint
-        self._session: PerLoop[aiohttp.ClientSession] = PerLoop(partial(_make, ssl_context), _close)
+        self._session: PerLoop[aiohttp.ClientSession] = PerLoop(partial(_make, trusted(endpoint, ssl_context)), _close)
 
-    async def post(self, body: JsonObject, *, timeout: float) -> HttpAnswer:
+    async def post(self, body: JsonObject, profile: ProviderProfile, *, timeout: float) -> HttpAnswer:
         import asyncio
 
         import aiohttp
 
         try:
-            return await self._post(body, timeout)
+            return await self._post(body, profile, timeout)
         except (asyncio.TimeoutError, aiohttp.ClientError, OSError) as exc:
             failure = as_no_answer(exc, timeout)
         # Raised outside the except block, so that it has no context: aiohttp's errors hold the headers, with the key.
@@ -57,20 +62,21 @@ class AiohttpBackend:
     async def close(self) -> None:
         await self._session.close()
 
-    async def _post(self, body: JsonObject, timeout: float) -> HttpAnswer:
+    async def _post(self, body: JsonObject, profile: ProviderProfile, timeout: float) -> HttpAnswer:
         import aiohttp
 
         session = self._session.get()
         async with session.post(
-            self._endpoint.completions_url,
+            f"{self._endpoint.base_url}{profile.prefix}{COMPLETIONS}",
             params=self._endpoint.query,
             data=json.dumps(body, ensure_ascii=False).encode(),
             headers={
-                "Authorization": f"Bearer {self._endpoint.key.reveal()}",
+                **self._endpoint.key_headers(profile),
                 "Content-Type": "application/json",
-                "Accept": "application/json",
+                "Accept": "text/event-stream" if body.get("stream") is True else "application/json",
             },
             allow_redirects=False,
+            **through_proxy(self._endpoint),
             # aiohttp rounds longer timeouts up to whole seconds, unless the threshold for that is higher.
             timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_SECONDS, ceil_threshold=timeout + 1),
         ) as response:
@@ -99,7 +105,21 @@ def open_session(
         timeout=timeout or aiohttp.ClientTimeout(),
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"User-Agent": f"pibot/{__version__}"},
+        max_line_size=MAX_HEADER_BYTES,
+        max_field_size=MAX_HEADER_BYTES,
     )
+
+
+def through_proxy(endpoint: Endpoint) -> dict[str, Any]:
+    """Return the arguments with which aiohttp asks an endpoint through its proxy, if it has one."""
+    import base64
+
+    if endpoint.proxy is None:
+        return {}
+    if endpoint.proxy_login is None:
+        return {"proxy": endpoint.proxy}
+    login = base64.b64encode(":".join(endpoint.proxy_login).encode()).decode()
+    return {"proxy": endpoint.proxy, "proxy_headers": {"Proxy-Authorization": f"Basic {login}"}}
 
 
 def as_no_answer(exc: Exception, seconds: float) -> NoAnswer:
@@ -122,6 +142,10 @@ def as_no_answer(exc: Exception, seconds: float) -> NoAnswer:
     problem = certificate_problem(exc)
     if problem is not None:
         return problem
+    if isinstance(exc, aiohttp.ClientHttpProxyError):
+        return proxy_refused(exc.status)
+    if isinstance(exc, aiohttp.ClientProxyConnectionError):
+        return proxy_unreachable(_system_error(exc))
     if isinstance(exc, aiohttp.ClientConnectorDNSError):
         return NoAnswer("can't be found: its name has no address here", Cause.UNREACHABLE)
     if isinstance(exc, aiohttp.ClientConnectorError):

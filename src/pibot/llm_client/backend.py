@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import enum
+import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pibot.contracts import JsonObject
 from pibot.errors import LLMUnavailable
 from pibot.llm_client import wire
+from pibot.llm_client.configuration import Endpoint
+from pibot.llm_client.event_streams import BadStream, StreamedCompletion, begins_like_stream
+from pibot.llm_client.profiles import ProviderProfile
+
+if TYPE_CHECKING:
+    import ssl
 
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
 """Largest answer in bytes, decompressed. Today's longest stay below 1 MiB; a Zero 2W has 512 MB for everything."""
@@ -27,6 +34,9 @@ CONNECT_SECONDS = 10.0
 
 KEEPALIVE_SECONDS = 30.0
 """How long an idle connection is kept: longer than a tool runs, shorter than most servers wait (60 s or more)."""
+
+MAX_HEADER_BYTES = 64 * 1024
+"""Longest line of an answer's head. Proxies add cookies and reports of several kB; aiohttp alone stops at 8,190."""
 
 MAX_CONNECTIONS = 16
 """Connections to the model's server at once; further calls wait for one. A worker needs one."""
@@ -116,11 +126,12 @@ class NoAnswer(LLMUnavailable):
 class Backend(Protocol):
     """Reaches the model's server over one HTTP library."""
 
-    async def post(self, body: JsonObject, *, timeout: float) -> HttpAnswer:
+    async def post(self, body: JsonObject, profile: ProviderProfile, *, timeout: float) -> HttpAnswer:
         """Send one request for a completion. Retries nothing and follows no redirect.
 
         Args:
             body: the request.
+            profile: where below the address it goes, and which header carries the key.
             timeout: seconds until the answer must be complete.
 
         Raises:
@@ -133,24 +144,59 @@ class Backend(Protocol):
         ...
 
 
-async def read_bounded(chunks: AsyncIterator[bytes], status: int) -> bytes:
+async def read_bounded(chunks: AsyncIterator[bytes], status: int, *, join: bool = True) -> bytes:
     """Read a body up to the limit for its status; the body of an error is cut there.
 
+    Args:
+        join: whether a completion that comes as a stream is put together, so that its body is JSON.
+
     Raises:
-        NoAnswer: a successful answer is larger than :data:`MAX_ANSWER_BYTES`.
+        NoAnswer: a successful answer is larger than :data:`MAX_ANSWER_BYTES`, or its stream broke off.
     """
     success = 200 <= status < 300
     limit = MAX_ANSWER_BYTES if success else MAX_ERROR_BYTES
     body = bytearray()
+    stream: StreamedCompletion | None = None
     async for chunk in chunks:
-        body += chunk
-        if len(body) > limit:
+        if stream is None:
+            body += chunk
+            if success and join and begins_like_stream(bytes(body[:64])):
+                stream, chunk = StreamedCompletion(), bytes(body)
+        if stream is not None:
+            stream.feed(chunk)
+            if stream.ended:
+                break
+        if (len(body) if stream is None else stream.size) > limit:
             if success:
                 raise NoAnswer(
                     f"sent an answer larger than {limit // (1024 * 1024)} MiB", Cause.TOO_LARGE, may_pass=False
                 )
             break
-    return bytes(body[:limit])
+    return bytes(body[:limit]) if stream is None else _joined(stream)
+
+
+def _joined(stream: StreamedCompletion) -> bytes:
+    try:
+        return json.dumps(stream.result(), ensure_ascii=False).encode("utf-8", "replace")
+    except BadStream as exc:
+        failure = NoAnswer(str(exc))
+    raise failure
+
+
+def trusted(endpoint: Endpoint, ssl_context: ssl.SSLContext | None) -> ssl.SSLContext | None:
+    """Return what to trust: the given context, or the system's authorities with the owner's own; None for the system's.
+
+    Args:
+        endpoint: knows the owner's authorities.
+        ssl_context: used as it is.
+    """
+    if ssl_context is not None or endpoint.ca is None:
+        return ssl_context
+    import ssl
+
+    context = ssl.create_default_context()
+    context.load_verify_locations(str(endpoint.ca))
+    return context
 
 
 def timed_out(seconds: float) -> NoAnswer:
@@ -161,6 +207,31 @@ def timed_out(seconds: float) -> NoAnswer:
 def not_connected(seconds: float) -> NoAnswer:
     """Return the failure of a server that did not accept a connection in time."""
     return NoAnswer(f"took no connection within {min(seconds, CONNECT_SECONDS):.3g} seconds", Cause.UNREACHABLE)
+
+
+def proxy_refused(status: int) -> NoAnswer:
+    """Return the failure of a proxy that does not pass a connection on."""
+    if status == 407:
+        return NoAnswer(
+            "can't be reached: the proxy wants a user and a password (407); put them into PIBOT_LLM_PROXY, like "
+            "http://user:password@host:3128",
+            Cause.UNREACHABLE,
+            may_pass=False,
+        )
+    passing = status >= 500 or status in (408, 429)
+    return NoAnswer(
+        f"can't be reached: the proxy of PIBOT_LLM_PROXY refused ({status})", Cause.UNREACHABLE, may_pass=passing
+    )
+
+
+def proxy_unreachable(reason: str) -> NoAnswer:
+    """Return the failure of a proxy that takes no connection.
+
+    Args:
+        reason: the operating system's words; may be empty.
+    """
+    reason = f": {reason}" if reason else ""
+    return NoAnswer(f"can't be reached: the proxy of PIBOT_LLM_PROXY takes no connection{reason}", Cause.UNREACHABLE)
 
 
 def certificate_problem(exc: BaseException | None) -> NoAnswer | None:
@@ -174,7 +245,8 @@ def certificate_problem(exc: BaseException | None) -> NoAnswer | None:
         why = getattr(exc, "verify_message", None)
         if isinstance(exc, ssl.SSLCertVerificationError) and why:
             return NoAnswer(
-                f"showed a certificate that is not accepted ({why}); check the address and this machine's clock",
+                f"showed a certificate that is not accepted ({why}); check the address and this machine's clock, and "
+                "name the provider's own authority in PIBOT_LLM_CA if it has one",
                 Cause.UNREACHABLE,
                 may_pass=False,
             )

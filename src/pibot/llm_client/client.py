@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Callable
 from pibot.contracts import Clock, Completion, JsonObject, LLMClient, Message, ToolSpec
 from pibot.errors import LLMUnavailable
 from pibot.llm_client import failures, wire
-from pibot.llm_client.backend import Backend, NoAnswer
+from pibot.llm_client.adapting import Adapter
+from pibot.llm_client.backend import Backend, HttpAnswer, NoAnswer
 from pibot.llm_client.configuration import Endpoint, check
+from pibot.llm_client.profiles import ProviderProfile
 from pibot.llm_client.resting import RestingModels
 from pibot.llm_client.retry import Failure, RetryLoop, RetryPolicy
 from pibot.settings import LLMSettings, Settings
@@ -85,6 +87,7 @@ class ChatClient(LLMClient):
     def __init__(self, endpoint: Endpoint, backend: Backend, retry_loop: RetryLoop, *, attempt_timeout: float) -> None:
         self._endpoint = endpoint
         self._backend = backend
+        self._adapter = Adapter(endpoint)
         self._retry_loop = retry_loop
         self._attempt_timeout = attempt_timeout
         self._resting = RestingModels(retry_loop.clock)
@@ -96,6 +99,11 @@ class ChatClient(LLMClient):
     @property
     def model(self) -> str:
         return self._endpoint.model
+
+    @property
+    def profile(self) -> ProviderProfile:
+        """What is known of the model by now."""
+        return self._adapter.profile()
 
     async def complete(
         self, messages: Sequence[Message], tools: Sequence[ToolSpec] = (), *, timeout: float | None = None
@@ -146,8 +154,14 @@ class ChatClient(LLMClient):
             return Failure(LLMUnavailable("this model client was closed; create a new one"))
         if timeout <= 0:
             return Failure(LLMUnavailable("there was no time left to ask the model"))
+        clock = self._retry_loop.clock
+        deadline = clock() + timeout
+
+        async def send(sent: JsonObject, profile: ProviderProfile) -> HttpAnswer:
+            return await self._backend.post(sent, profile, timeout=max(0.001, deadline - clock()))
+
         try:
-            answer = await self._backend.post(body, timeout=timeout)
+            answer = await self._adapter.ask(body, send, lambda answer: answer)
         except NoAnswer as problem:
             return failures.no_answer(self._endpoint, problem)
         return failures.read_completion(self._endpoint, answer, self._retry_loop.wall_clock)

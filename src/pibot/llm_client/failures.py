@@ -70,6 +70,8 @@ def read_completion(endpoint: Endpoint, answer: HttpAnswer, wall_clock: Clock) -
 def no_answer(endpoint: Endpoint, problem: NoAnswer) -> Failure:
     """Return the failure of a call that got no whole answer."""
     hint = "check VOLC_BASE_URL (or OPENAI_BASE_URL) and the network"
+    if problem.cause is Cause.TIMED_OUT:
+        hint = "raise PIBOT_LLM_TIMEOUT if the model is that slow"
     kind = _ERRORS_OF_CAUSE.get(problem.cause, LLMUnavailable)
     return Failure(kind(f"the model's server at {endpoint.shown} {problem}; {hint}"), problem.may_pass)
 
@@ -203,6 +205,8 @@ def _advice(endpoint: Endpoint, status: int, answer: HttpAnswer) -> str:
         return f"check the key in {key}"
     if status == 403:
         return f"check that the key in {key} may use the model {endpoint.model!r}"
+    if status == 407:
+        return "that is the proxy: put its user and password into PIBOT_LLM_PROXY, like http://user:password@host:3128"
     if status == 404:
         return f"check MODEL_NAME ({endpoint.model!r}) and {address}"
     if status == 413:

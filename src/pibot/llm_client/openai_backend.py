@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import re
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +22,15 @@ from pibot.llm_client.backend import (
     NoAnswer,
     certificate_problem,
     not_connected,
+    proxy_refused,
+    proxy_unreachable,
     read_bounded,
     timed_out,
+    trusted,
 )
 from pibot.llm_client.configuration import Endpoint
 from pibot.llm_client.per_loop import PerLoop
+from pibot.llm_client.profiles import ProviderProfile
 
 if TYPE_CHECKING:
     import ssl
@@ -66,15 +71,29 @@ class OpenAIBackend:
             partial(_make, self._openai, self._http, endpoint, ssl_context), _close
         )
 
-    async def post(self, body: JsonObject, *, timeout: float) -> HttpAnswer:
+    async def post(self, body: JsonObject, profile: ProviderProfile, *, timeout: float) -> HttpAnswer:
         import anyio  # a dependency of the library
 
         # The first call may import for seconds, so it comes before the time limit.
-        create: Any = self._client.get().chat.completions.with_streaming_response.create
+        client = self._client.get()
+        if profile.prefix:
+            client = client.with_options(base_url=self._endpoint.base_url + profile.prefix)
+        create: Any = client.chat.completions.with_streaming_response.create
+        headers: dict[str, Any] = dict(self._endpoint.key_headers(profile))
+        if profile.key_header != "Authorization":
+            headers["Authorization"] = self._openai.Omit()
+        # The library takes no fields but its own, and would leave out what it does not know of a stream.
+        rest = {name: value for name, value in body.items() if name not in ("model", "messages")}
         limits = self._openai.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS))
         try:
             with anyio.fail_after(timeout):
-                async with create(**body, timeout=limits) as response:
+                async with create(
+                    model=body["model"],
+                    messages=body["messages"],
+                    extra_body=rest,
+                    extra_headers=headers,
+                    timeout=limits,
+                ) as response:
                     content = await read_bounded(response.iter_bytes(), response.status_code)
                     return HttpAnswer.of(response.status_code, content, response.headers)
         except _Refused as refused:
@@ -87,13 +106,24 @@ class OpenAIBackend:
         except self._openai.APIConnectionError as exc:
             if isinstance(exc.__cause__, _Refused):  # version 2 wraps what a hook raises; version 3 does not
                 return exc.__cause__.answer
-            failure = certificate_problem(exc) or NoAnswer(self._reason(exc.__cause__))
+            failure = (
+                certificate_problem(exc) or self._proxy_problem(exc.__cause__) or NoAnswer(self._reason(exc.__cause__))
+            )
         except self._http.HTTPError as exc:  # the library does not wrap it while a body is read
             failure = NoAnswer(self._reason(exc))
         raise failure  # outside the except block, so that it has no context: the library's errors hold the key
 
     async def close(self) -> None:
         await self._client.close()
+
+    def _proxy_problem(self, exc: BaseException | None) -> NoAnswer | None:
+        """Return the failure of the proxy, if ``exc`` comes from there."""
+        if isinstance(exc, self._http.ConnectError) and self._endpoint.proxy is not None:
+            return proxy_unreachable("")  # only the proxy is connected to
+        if not isinstance(exc, self._http.ProxyError):
+            return None
+        status = re.match(r"(\d{3})\b", str(exc))
+        return proxy_refused(int(status[1])) if status else proxy_unreachable("")
 
     def _reason(self, exc: BaseException | None) -> str:
         """Say what happened, as the end of a sentence."""
@@ -124,6 +154,7 @@ def _make(library: Any, http: Any, endpoint: Endpoint, ssl_context: ssl.SSLConte
             follow_redirects=False,
             trust_env=False,  # as with aiohttp, only the settings decide where requests go
             verify=_trust(endpoint, ssl_context),
+            proxy=_proxy(http, endpoint, ssl_context),
             limits=http.Limits(max_connections=MAX_CONNECTIONS, keepalive_expiry=KEEPALIVE_SECONDS),
             event_hooks={"response": [_keep_refusal]},
         ),
@@ -133,13 +164,21 @@ def _make(library: Any, http: Any, endpoint: Endpoint, ssl_context: ssl.SSLConte
 
 def _trust(endpoint: Endpoint, ssl_context: ssl.SSLContext | None) -> ssl.SSLContext | bool:
     """Return what to trust: the system's authorities, not the list bundled with the library; nothing without TLS."""
-    if ssl_context is not None:
-        return ssl_context
+    context = trusted(endpoint, ssl_context)
+    if context is not None:
+        return context
     if not endpoint.base_url.startswith("https:"):
         return False
     import ssl
 
     return ssl.create_default_context()
+
+
+def _proxy(http: Any, endpoint: Endpoint, ssl_context: ssl.SSLContext | None) -> Any:
+    if endpoint.proxy is None:
+        return None
+    context = trusted(endpoint, ssl_context) if endpoint.proxy.startswith("https:") else None
+    return http.Proxy(endpoint.proxy, auth=endpoint.proxy_login, ssl_context=context)
 
 
 async def _close(client: openai.AsyncOpenAI) -> None:

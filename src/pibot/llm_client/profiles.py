@@ -33,7 +33,8 @@ class Content(enum.Enum):
     EMPTY = "empty"
     NULL = "null"
     OMITTED = "omitted"
-    SPACE = "space"
+    TEXT = "text"
+    """A few words, for servers that refuse an empty text and no text alike."""
 
 
 class Schema(enum.Enum):
@@ -63,13 +64,17 @@ class ProviderProfile:
         schema: how much of JSON Schema tools may use.
         parallel_calls: whether one assistant message may hold several tool calls.
         beside_calls: how content is written beside tool calls where there is no text.
+        contents_refused: the ways to write it that were refused.
+        late_system: whether a system message may stand behind the first message.
         user_last: the last message must be the user's.
         user_after_tool: whether a user message may follow a tool's result directly.
         alternate: messages of the user and of the assistant must alternate.
+        tool_role: whether there are tool messages; without them, calls and results are written as text.
         stream_only: the provider answers streams alone.
         left_out: fields of a request that the provider refuses.
         key_header: the header that carries the key.
         path: the address's path, for an address given without one; None where it is not known.
+        prefix: put before the path of chat completions.
     """
 
     name: str = "unknown"
@@ -84,13 +89,17 @@ class ProviderProfile:
     schema: Schema = Schema.SINGLE_TYPES
     parallel_calls: bool = True
     beside_calls: Content = Content.EMPTY
+    contents_refused: frozenset[Content] = frozenset()
+    late_system: bool = True
     user_last: bool = False
     user_after_tool: bool = True
     alternate: bool = False
+    tool_role: bool = True
     stream_only: bool = False
     left_out: frozenset[str] = frozenset()
     key_header: str = "Authorization"
     path: str | None = None
+    prefix: str = ""
 
 
 _UNKNOWN = ProviderProfile()
@@ -267,7 +276,7 @@ def _of_model(profile: ProviderProfile, model: str) -> ProviderProfile:
 
 def _overridden(profile: ProviderProfile, override: Mapping[str, Any]) -> ProviderProfile:
     changes: dict[str, Any] = {}
-    fields = {item.name for item in dataclasses.fields(profile)} - {"name"}
+    fields = {item.name for item in dataclasses.fields(profile)} - {"name", "contents_refused", "prefix"}
     for name, value in override.items():
         if name not in fields:
             raise _wrong(f"a profile has no field {name!r}; it has like, {', '.join(sorted(fields))}")

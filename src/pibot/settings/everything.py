@@ -86,6 +86,9 @@ class Settings:
         env = Environment.read(os.environ if environ is None else environ, directory)
         defaults = cls()
         llm = parts.llm(env)
+        hub_url = env.text("PIBOT_HUB_URL", defaults.hub_url).rstrip("/")
+        if llm.base_url.startswith(f"{hub_url}/"):
+            llm = dataclasses.replace(llm, proxy=None)  # the proxy is for providers, and not for the fleet's own hub
         tls_cert, tls_key = parts.own_certificate(env)
         return cls(
             llm=llm,
@@ -101,7 +104,7 @@ class Settings:
             tls_cert=tls_cert,
             tls_key=tls_key,
             tls_ca=env.path("PIBOT_TLS_CA", None),
-            hub_url=env.text("PIBOT_HUB_URL", defaults.hub_url).rstrip("/"),
+            hub_url=hub_url,
             join_hub=env.get("PIBOT_HUB_URL") is not None,
             data_dir=env.path("PIBOT_DATA_DIR", directory / "data"),
             log_dir=env.path("PIBOT_LOG_DIR", None),

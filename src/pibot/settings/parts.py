@@ -10,6 +10,7 @@ from typing import Optional
 
 from pibot.contracts import Budget, Scope, WorkerAddress
 from pibot.errors import SettingsError
+from pibot.settings import model_requests, proxies
 from pibot.settings.environment import Environment
 from pibot.settings.values import (
     OPENAI_BASE_URL,
@@ -38,15 +39,19 @@ def llm(env: Environment) -> LLMSettings:
         key = env.secret("OPENAI_API_KEY")
         base_url = base_url or env.text("OPENAI_BASE_URL", OPENAI_BASE_URL)
         model = model or ""
-    base_url = base_url or env.get("OPENAI_BASE_URL") or VOLC_BASE_URL
+    base_url = _base_url(base_url or env.get("OPENAI_BASE_URL") or VOLC_BASE_URL, "VOLC_BASE_URL (or OPENAI_BASE_URL)")
     return LLMSettings(
         api_key=key,
-        base_url=_base_url(base_url, "VOLC_BASE_URL (or OPENAI_BASE_URL)"),
+        base_url=base_url,
         model=VOLC_MODEL if model is None else model,
         backend=env.choice("PIBOT_LLM_BACKEND", ("aiohttp", "openai"), "aiohttp"),
         timeout=env.seconds("PIBOT_LLM_TIMEOUT", LLMSettings.timeout),
         retries=env.integer("PIBOT_LLM_RETRIES", LLMSettings.retries, minimum=0),
         window=env.limit("PIBOT_MODEL_WINDOW"),
+        extra=model_requests.extra(env.get("PIBOT_LLM_EXTRA"), "PIBOT_LLM_EXTRA") or {},
+        profile=model_requests.profile(env.get("PIBOT_LLM_PROFILE"), "PIBOT_LLM_PROFILE") or {},
+        proxy=proxies.proxy_for(env.get("PIBOT_LLM_PROXY"), base_url, env),
+        ca=env.path("PIBOT_LLM_CA", None),
     )
 
 
@@ -57,7 +62,20 @@ def gateway(env: Environment, llm: LLMSettings) -> GatewaySettings:
     fallback = None
     if model is not None:
         key = env.secret("PIBOT_FALLBACK_API_KEY") or llm.api_key
-        fallback = dataclasses.replace(llm, api_key=key, base_url=base_url, model=model)
+        same = base_url == llm.base_url
+        extra, profile = (
+            model_requests.extra(env.get("PIBOT_FALLBACK_EXTRA"), "PIBOT_FALLBACK_EXTRA"),
+            model_requests.profile(env.get("PIBOT_FALLBACK_PROFILE"), "PIBOT_FALLBACK_PROFILE"),
+        )
+        fallback = dataclasses.replace(
+            llm,
+            api_key=key,
+            base_url=base_url,
+            model=model,
+            extra=extra if extra is not None else llm.extra if same else {},
+            profile=profile if profile is not None else llm.profile if same else {},
+            proxy=proxies.proxy_for(env.get("PIBOT_LLM_PROXY"), base_url, env),
+        )
     return GatewaySettings(
         job_tokens=env.limit("PIBOT_JOB_TOKENS"),
         day_tokens=env.limit("PIBOT_DAY_TOKENS"),

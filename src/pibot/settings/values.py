@@ -6,6 +6,8 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from pibot.contracts import Scope
 
@@ -73,6 +75,10 @@ class LLMSettings:
         timeout: seconds for one attempt of a model call.
         retries: further attempts after a failure that may pass.
         window: tokens that a prompt and its answer may have together; None where the owner does not say.
+        extra: fields added to every request.
+        profile: what the owner says of the provider; see :mod:`pibot.llm_client.profiles`.
+        proxy: the address of an HTTP proxy, which may hold a password; None for none.
+        ca: a file of authorities (PEM) to trust besides the system's.
     """
 
     api_key: Secret | None = None
@@ -82,6 +88,10 @@ class LLMSettings:
     timeout: float = 120.0
     retries: int = 4
     window: int | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict, repr=False)  # some providers take keys in it
+    profile: Mapping[str, Any] = field(default_factory=dict)
+    proxy: Secret | None = None
+    ca: Path | None = None
 
 
 @dataclass(frozen=True)

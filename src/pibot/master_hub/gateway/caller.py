@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Union
 
-from pibot.contracts import Completion
+from pibot.contracts import Completion, JsonObject
 from pibot.llm_client import failures
 from pibot.llm_client.backend import NoAnswer
 from pibot.llm_client.configuration import COMPLETIONS
+from pibot.llm_client.profiles import ProviderProfile
 from pibot.llm_client.retry import Failure, RetryLoop
 from pibot.logs import event
 from pibot.master_hub.gateway import errors, meter
@@ -21,6 +22,7 @@ from pibot.master_hub.gateway.meter import StreamMeter
 from pibot.master_hub.gateway.model_call import Answered, CountedStream, ModelCall
 from pibot.master_hub.gateway.provider import Provider, ProviderAnswer
 from pibot.master_hub.gateway.redaction import StreamRedactor
+from pibot.master_hub.gateway.request import encode
 from pibot.master_hub.gateway.shares import Shares, Slots
 
 log = logging.getLogger("pibot.gateway")
@@ -145,8 +147,8 @@ class ModelCaller:
         """Make one attempt at one provider, and count its tokens."""
         if call.body is None:
             return await self._send(provider, call, None, seconds)
-        body = call.encode(None if provider is self._providers[0] else provider.model)
-        size = len(call.raw or body)
+        body = call.request(None if provider is self._providers[0] else provider.model)
+        size = len(call.raw or encode(body))
         try:
             key = await self._ledger.begin(account, meter.estimate(size))
         except GatewayError as exc:
@@ -176,16 +178,21 @@ class ModelCaller:
         await self._ledger.end(key, model, counted)
         return outcome
 
-    async def _send(self, provider: Provider, call: ModelCall, body: bytes | None, seconds: float) -> _Outcome:
-        """Send the call once, and judge the answer."""
-        method, path = ("GET", "/models") if body is None else ("POST", COMPLETIONS)
-        seconds = max(0.001, seconds)
+    async def _send(self, provider: Provider, call: ModelCall, body: JsonObject | None, seconds: float) -> _Outcome:
+        """Send the call once, or in the forms that the provider wants, and judge the answer."""
+        clock = self._retry_loop.clock
+        deadline = clock() + seconds
+
+        async def send(written: JsonObject | None, profile: ProviderProfile) -> ProviderAnswer:
+            path, data = ("/models", None) if written is None else (COMPLETIONS, encode(written))
+            seconds = max(0.001, deadline - clock())
+            return await provider.ask(path, data, profile, stream=call.stream, timeout=seconds)
+
         try:
-            answer = await provider.ask(method, path, body, stream=call.stream, timeout=seconds)
-            if call.usage_refused(answer):
-                model = None if provider is self._providers[0] else provider.model
-                body = call.encode(model, ask_for_usage=False)
-                answer = await provider.ask(method, path, body, stream=True, timeout=seconds)
+            if body is None:
+                answer = await send(None, provider.adapter.profile())
+            else:
+                answer = await provider.adapter.ask(body, send, lambda answer: answer.http)
         except NoAnswer as problem:
             error = errors.unanswered(provider.endpoint, provider.setting, problem)
             return _CallFailure(error, may_pass=problem.may_pass, fall_back=True)
@@ -218,4 +225,6 @@ def _settle(call: ModelCall, failure: _CallFailure, headers: dict[str, str] | No
     of_worker = call.body is not None and call.caller is not None and call.caller.worker_id is not None
     if of_worker and answer.http.status in _REFUSES_MASTER:
         raise errors.provider_refuses(failure.error)
+    if answer.http.status in (400, 422):
+        headers = errors.NO_RETRY  # the gateway has asked in every form that it knows
     return Answered(replace(answer, headers={**answer.headers, **(headers or {})}))

@@ -13,7 +13,6 @@ from pibot.llm_client.backend import NoAnswer
 from pibot.master_hub.gateway import errors, meter
 from pibot.master_hub.gateway.meter import StreamMeter
 from pibot.master_hub.gateway.provider import Provider, ProviderAnswer
-from pibot.master_hub.gateway.request import encode
 from pibot.master_hub.gateway.shares import PLANNER
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ class ModelCall:
     Args:
         body: of a chat completion; None asks for the list of models.
         caller: whose key the request came with; None for the hub itself.
-        raw: the body encoded, which is passed on unchanged if possible.
+        raw: the body encoded, for its size.
         job_id: the job that the hub itself calls for.
         client: waits for the answer; None for the hub itself.
     """
@@ -100,25 +99,16 @@ class ModelCall:
         """Whether the caller wants the answer while it is generated."""
         return self.body is not None and self.body.get("stream") is True
 
-    def encode(self, model: str | None = None, *, ask_for_usage: bool = True) -> bytes:
-        """Return the body for the provider.
+    def request(self, model: str | None = None) -> JsonObject:
+        """Return the body for the provider, in the protocol's form. A stream is asked to end with its token counts.
 
         Args:
             model: replaces the caller's model.
-            ask_for_usage: have a stream end with its token counts.
         """
         body = self.body or {}
-        ask_for_usage = ask_for_usage and self.stream
-        if model is None and self.raw is not None and not ask_for_usage:
-            return self.raw
-        if ask_for_usage:
+        if self.stream:
             body = meter.asking_for_usage(body)
-        return encode(body if model is None else {**body, "model": model})
-
-    def usage_refused(self, answer: ProviderAnswer) -> bool:
-        """Whether the provider refuses a stream because the gateway asked it for token counts."""
-        refused = answer.http.status == 400 and b"stream_options" in answer.http.body
-        return refused and self.stream and not meter.asks_for_usage(self.body or {})
+        return body if model is None else {**body, "model": model}
 
 
 class CountedStream:

@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pibot.llm_client.backend import CONNECT_SECONDS, Cause, HttpAnswer, NoAnswer, read_bounded
+from pibot.llm_client.adapting import Adapter
+from pibot.llm_client.backend import CONNECT_SECONDS, Cause, HttpAnswer, NoAnswer, read_bounded, trusted
 from pibot.master_hub.gateway.redaction import AnswerRedactor
 
 if TYPE_CHECKING:
     import aiohttp
 
     from pibot.llm_client.configuration import Endpoint
+    from pibot.llm_client.profiles import ProviderProfile
 
 _PASSED_ON = ("Retry-After", "X-Request-Id")
 
@@ -43,12 +45,14 @@ class Provider:
 
     Attributes:
         redactor: removes the provider's key from its answers; a stream's receiver applies it.
+        adapter: writes requests as the provider wants them.
     """
 
     def __init__(self, endpoint: Endpoint, *, silence: float, setting: str = "VOLC_BASE_URL") -> None:
         self.endpoint = endpoint
         self.setting = setting
         self.redactor = AnswerRedactor(endpoint)
+        self.adapter = Adapter(endpoint)
         self._silence = silence
         self._session: aiohttp.ClientSession | None = None
 
@@ -57,12 +61,15 @@ class Provider:
         """The name of the model that the provider is set up for."""
         return self.endpoint.model
 
-    async def ask(self, method: str, path: str, body: bytes | None, *, stream: bool, timeout: float) -> ProviderAnswer:
+    async def ask(
+        self, path: str, body: bytes | None, profile: ProviderProfile, *, stream: bool, timeout: float
+    ) -> ProviderAnswer:
         """Send one request.
 
         Args:
             path: below the provider's base address.
-            body: JSON.
+            body: JSON; None for a GET.
+            profile: where below that address the path begins, and which header carries the key.
             stream: whether the caller wants the answer while it is generated.
             timeout: seconds until the answer must be complete, or its stream must begin.
 
@@ -74,7 +81,7 @@ class Provider:
         from pibot.llm_client.aiohttp_backend import as_no_answer
 
         try:
-            return await asyncio.wait_for(self._ask(method, path, body, stream), timeout)
+            return await asyncio.wait_for(self._ask(path, body, profile, stream), timeout)
         except (asyncio.TimeoutError, aiohttp.ClientError, OSError) as exc:
             failure = as_no_answer(exc, timeout)
         # Raised outside the except block, so that it has no context: aiohttp's errors hold the headers, with the key.
@@ -104,14 +111,22 @@ class Provider:
         if session is not None:
             await session.close()
 
-    async def _ask(self, method: str, path: str, body: bytes | None, stream: bool) -> ProviderAnswer:
+    async def _ask(self, path: str, body: bytes | None, profile: ProviderProfile, stream: bool) -> ProviderAnswer:
+        from pibot.llm_client.aiohttp_backend import through_proxy
+
         endpoint = self.endpoint
-        headers = {"Authorization": f"Bearer {endpoint.key.reveal()}", "Content-Type": "application/json"}
+        headers = {**endpoint.key_headers(profile), "Content-Type": "application/json"}
         if stream:
             headers["Accept-Encoding"] = "identity"  # a compressor would hold an event back until more events follow
         # Redirects are not followed: the key must not go to an address that nobody chose.
         response = await self._open_session().request(
-            method, endpoint.base_url + path, params=endpoint.query, data=body, headers=headers, allow_redirects=False
+            "GET" if body is None else "POST",
+            endpoint.base_url + profile.prefix + path,
+            params=endpoint.query,
+            data=body,
+            headers=headers,
+            allow_redirects=False,
+            **through_proxy(endpoint),
         )
         try:
             status = response.status
@@ -122,7 +137,9 @@ class Provider:
             passed_on["Content-Type"] = hide(response.headers.get("Content-Type", "application/json"))
             if stream and status < 300 and response.content_type == "text/event-stream":
                 return ProviderAnswer(HttpAnswer.of(status, b"", passed_on), passed_on, response)
-            content = await read_bounded(response.content.iter_any(), status)
+            content = await read_bounded(response.content.iter_any(), status, join=not stream)
+            if status < 300 and response.content_type == "text/event-stream":
+                passed_on["Content-Type"] = "application/json"  # the caller asked for no stream, and gets it joined
         except BaseException:
             response.close()
             raise
@@ -136,5 +153,5 @@ class Provider:
             from pibot.llm_client.aiohttp_backend import open_session
 
             limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=self._silence)
-            self._session = open_session(connections=0, timeout=limits)
+            self._session = open_session(connections=0, timeout=limits, ssl_context=trusted(self.endpoint, None))
         return self._session

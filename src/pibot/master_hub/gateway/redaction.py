@@ -33,14 +33,13 @@ class AnswerRedactor:
     """Removes one provider's secrets from its answers.
 
     Args:
-        endpoint: where the provider is; its key and the values of its query are the secrets.
+        endpoint: where the provider is; it knows the secrets.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._of_refusals = endpoint.redactor
-        found = (endpoint.key.reveal(), *(value for _, value in endpoint.query))
         # A short key, such as the offline model's, may be an ordinary word of an answer.
-        self.secrets = tuple(secret for secret in found if len(secret) >= SHORTEST_KEY)
+        self.secrets = tuple(secret for secret in endpoint.secrets if len(secret) >= SHORTEST_KEY)
 
     def header(self, value: str) -> str:
         """Return a header without the secrets."""
