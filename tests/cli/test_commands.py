@@ -195,13 +195,16 @@ def test_drain_and_undrain_show_in_the_status(running: Fleet) -> None:
     assert "no worker 'worker-9'; there are: worker-1, worker-2" in unknown.stderr
 
 
-def test_job_shows_what_its_steps_wait_for(running: Fleet) -> None:
+def test_job_and_jobs_show_what_steps_wait_for(running: Fleet) -> None:
     for worker in ("worker-1", "worker-2"):
         running.pibot("drain", worker)
     job_id = running.submit("look")
     assert "step-1 ready, waits: worker-1 is being drained; worker-2 is being drained" in (
         running.pibot("job", job_id).stdout
     )
+    assert running.pibot("jobs").stdout.splitlines()[1:] == [
+        f"{job_id} waits: worker-1 is being drained; worker-2 is being drained"
+    ]
 
 
 # --- terminals ---

@@ -97,6 +97,10 @@ def test_a_worker_whose_workspace_cannot_be_written_gets_nothing_until_it_can(tm
         fleet.until(lambda: set(fleet.workers()) == {"worker-2"})
         job_id = fleet.submit("wait for it")
         fleet.until(lambda: "its workspace can't be written" in (fleet.job(job_id)["subtasks"][0]["waiting_for"] or ""))
+        assert "its workspace can&#39;t be written" in str(
+            ask(fleet.port, "GET", f"/dashboard/jobs/{job_id}", key=KEY).body
+        )
+        assert "waits: worker-2 " in fleet.pibot("jobs").stdout
         in_the_way.unlink()
         assert fleet.result(job_id)["success"]
         assert len(fleet.job(job_id)["subtasks"][0]["attempts"]) == 1

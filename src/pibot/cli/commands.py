@@ -12,6 +12,7 @@ from urllib.parse import quote, urlencode
 import click
 
 from pibot import __version__
+from pibot.cli import parts
 from pibot.cli.evaluation.command import evaluate
 from pibot.cli.terminal import discard_output, flush, replace_unknown_characters, say, say_json
 from pibot.errors import PibotError, SettingsError
@@ -20,10 +21,12 @@ from pibot.visible import one_line, printable_json
 if TYPE_CHECKING:
     from pibot.cli.hub_client import HubClient
     from pibot.contracts import JsonObject
-    from pibot.settings import Settings
 
 JOB_FAILED = 1
 INTERRUPTED = 130
+
+MAX_EXPLAINED = 5
+"""How many unfinished jobs 'pibot jobs' explains: each takes a request."""
 
 EPILOG = """\b
 Exit codes:
@@ -37,15 +40,6 @@ Exit codes:
 
 Settings are read from the environment, and from .env in the working directory:
 docs/settings.md lists them."""
-
-
-class Port(click.IntRange):
-    """A port in ASCII digits; Python reads those of any script."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, str) and not value.isascii():
-            self.fail(f"{value!r} is no port", param, ctx)
-        return super().convert(value, param, ctx)
 
 
 class Command(click.Group):
@@ -169,7 +163,9 @@ def status(as_json: bool) -> None:
 @click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True, help="Show at most this many.")
 @click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
 def jobs(state: str | None, limit: int, as_json: bool) -> None:
-    """List the jobs, newest first."""
+    """List the jobs, newest first, and why some of them can't go on."""
+    from pibot.cli.follow import waits_of
+
     hub, before = _hub(), None
     rows: list[JsonObject] = []
     while len(rows) < limit:  # a page may end before its number of jobs
@@ -189,6 +185,10 @@ def jobs(state: str | None, limit: int, as_json: bool) -> None:
         text = one_line(row["description"])
         state_now = "approve?" if row["waiting_for_approval"] else row["status"]
         say(f"{row['job_id']:<28} {state_now:<10} {when}  {text[:80]}")
+    unfinished = [row for row in rows if row["status"] in ("queued", "planning", "running")]
+    for row in unfinished[-MAX_EXPLAINED:]:  # the oldest, which come first
+        for reason in waits_of(hub.get(f"/task/{quote(row['job_id'], safe='')}")["job"]):
+            say(f"{row['job_id']} waits: {reason}")
 
 
 @main.command()
@@ -274,58 +274,8 @@ def undrain(worker_id: str) -> None:
     say(f"{worker_id} {_hub().post(f'/workers/{quote(worker_id, safe=str())}/undrain')['status']}")
 
 
-main.add_command(evaluate)
-
-
-# --- being the fleet --------------------------------------------------------
-
-
-@main.command()
-@click.option("--host", help="Address to listen on. Default: all of them if PIBOT_API_KEY is set, otherwise loopback.")
-@click.option("--port", type=Port(0, 65535), default=5000, show_default=True, help="Port; 0 for any free one.")
-def hub(host: str | None, port: int) -> None:
-    """Run the master: API, planner, job queue and dashboard."""
-    from pibot.master_hub import run_hub
-    from pibot.secrecy import keep_memory_private
-
-    keep_memory_private()
-    run_hub(_settings(), host, port)
-
-
-@main.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def worker(arguments: tuple[str, ...]) -> None:
-    """Run a worker, which runs one task at a time."""
-    # Its options are defined there: a worker that starts without this command does not import click.
-    from pibot.worker.process import start_worker
-
-    start_worker(list(arguments), "pibot worker")
-
-
-@main.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", type=Port(0, 65535), default=5009, show_default=True, help="Port; 0 for any free one.")
-def rehearsal(host: str, port: int) -> None:
-    """Run the offline model, for trying things out without a key.
-
-    It answers a real model's protocol by fixed rules; it is no AI.
-
-    \b
-    Settings for a worker and a hub that use it:
-      VOLC_API_KEY=rehearsal VOLC_BASE_URL=http://127.0.0.1:5009/v1 MODEL_NAME=pibot-rehearsal-not-an-ai
-    """
-    from pibot.rehearsal import run_rehearsal
-
-    run_rehearsal(host, port)
-
-
-@main.command()
-@click.option("--once", is_flag=True, help="End after the job, with code 0 if it succeeded.")
-def demo(once: bool) -> None:
-    """Run a whole fleet on this computer with an example job."""
-    from pibot.cli.demo import run_demo
-
-    sys.exit(run_demo(_settings(), once=once))
+for command in (evaluate, parts.hub, parts.worker, parts.rehearsal, parts.demo):
+    main.add_command(command)
 
 
 def _today(usage: JsonObject) -> str:
@@ -351,16 +301,11 @@ def _notes(worker: JsonObject) -> list[str | None]:
 # --- helpers ----------------------------------------------------------------
 
 
-def _settings() -> Settings:
-    from pibot.settings import Settings
-
-    return Settings.load()
-
-
 def _hub() -> HubClient:
     from pibot.cli.hub_client import HubClient
+    from pibot.settings import Settings
 
-    return HubClient(_settings())
+    return HubClient(Settings.load())
 
 
 def _to_stderr(line: str) -> None:

@@ -136,6 +136,12 @@ def waiting_for(step: JsonObject) -> str:
     return printable(step.get("waiting_for") or "")
 
 
+def waits_of(job: JsonObject) -> list[str]:
+    """Return why a job can't go on now, each reason once; none if it can, or only waits for its turn."""
+    planning = [printable(job["waiting_for"])] if job.get("waiting_for") else []
+    return list(dict.fromkeys(planning + [why for why in map(waiting_for, job["subtasks"]) if why]))
+
+
 def job_lines(job: JsonObject) -> list[str]:
     """Return the lines that show a job's record as it is now."""
     lines = [f"{job['job_id']} {job['status']}: {printable(job['description'])}"]
