@@ -84,6 +84,13 @@ async def search(query: Query, place: Place) -> str:
         raise
 
 
+_GREP = """exec 3>&1
+code=$({ { grep "$@"; echo $? >&4; } | sed 's/\\r$//; s/[\\r\\x08\\x1b]/ /g' >&3; } 4>&1)
+exit $code"""
+"""Runs grep, and replaces the controls in its output: a command's output is shown as on a terminal, where the rest of
+a line could be drawn over the file's name."""
+
+
 async def grep(query: Query, place: Place, context: ToolContext) -> str:
     """Search for a regular expression with a confined grep, which is ended if the pattern takes too long.
 
@@ -95,7 +102,7 @@ async def grep(query: Query, place: Place, context: ToolContext) -> str:
     next(_candidates(place), None)  # refuses links on the way
     where = "." if place.shown == "." else f"./{place.shown}"
     flags = ["-rnHIE", "-D", "skip", f"--include={query.name}", "-m", str(MAX_MATCHES)]
-    argv = ["grep", *flags, *(["-i"] if query.ignore_case else []), "-e", query.text, "--", where]
+    argv = ["sh", "-c", _GREP, "grep", *flags, *(["-i"] if query.ignore_case else []), "-e", query.text, "--", where]
     result = await context.commands.run(argv, workspace=context.workspace, timeout=REGEX_SECONDS)
     if result.timed_out:
         raise ToolError(f"the search took longer than {REGEX_SECONDS:g} seconds; use a simpler pattern")

@@ -424,6 +424,8 @@ async def test_a_command_that_can_be_ended_searches_for_regular_expressions(note
     assert "nothing found" in await answer(tools, "search_files", text="^z", regex=True)
     assert "nothing found" in await answer(tools, "search_files", text="hello", regex=True, name="*.txt")
     assert "could not be searched for" in await complaint(tools, "search_files", text="a(", regex=True)
+    (notes / "bar.log").write_bytes(b"1%\r50%\r\x1b[2K100%\r\n")
+    assert await answer(tools, "search_files", text="%", regex=True) == "bar.log:1:1% 50%  [2K100%"
     (notes / "link").symlink_to(notes.parent)
     assert "symbolic link" in await complaint(tools, "search_files", text="a", regex=True, path="link/x")
 

@@ -48,6 +48,12 @@ async def test_output_of_the_maximum_length_is_not_cut_twice(tmp_path: Path, com
     assert said.endswith("\n100000")
 
 
+async def test_of_a_progress_bar_the_last_frame_is_shown(tmp_path: Path, commands: CommandRunner) -> None:
+    tools = toolbox("shell_exec", tmp_path, commands)
+    bar = "for n in $(seq 2000); do printf '\\rfetching %4d of 2000' $n; done >&2; echo; printf '\\e[1mdone\\e[0m\\n'"
+    assert await answer(tools, "shell_exec", command=bar) == "exit code: 0\nfetching 2000 of 2000\ndone"
+
+
 async def test_the_command_is_one_argument_of_a_shell_and_has_no_network(tmp_path: Path) -> None:
     commands = FakeCommands(CommandResult(0, ""))
     await answer(toolbox("shell_exec", tmp_path, commands), "shell_exec", command="echo '$x'; ls", timeout=7)

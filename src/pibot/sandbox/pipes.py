@@ -8,6 +8,8 @@ import os
 import select
 from collections.abc import Iterator
 
+from pibot.sandbox.redraws import Screen
+
 CHUNK = 64 * 1024
 _UTF8_MAX = 4
 
@@ -15,8 +17,13 @@ _UTF8_MAX = 4
 class Output:
     """Keeps the beginning and the end of what a command writes, and drops the middle.
 
+    Lines that are drawn again, such as a progress bar, are shortened to their last state before that.
+
     Args:
         limit: characters to keep.
+
+    Attributes:
+        written: bytes that were written.
     """
 
     def __init__(self, limit: int) -> None:
@@ -24,10 +31,16 @@ class Output:
         self._half = limit // 2 * _UTF8_MAX
         self._head = bytearray()
         self._tail = bytearray()
+        self._screen = Screen()
+        self._shown = 0
         self.written = 0
 
     def add(self, data: bytes) -> None:
         self.written += len(data)
+        self._keep(self._screen.add(data))
+
+    def _keep(self, data: bytes) -> None:
+        self._shown += len(data)
         room = self._half - len(self._head)
         self._head += data[:room]
         self._tail += data[room:] if room < len(data) else b""
@@ -36,7 +49,8 @@ class Output:
 
     def text(self) -> tuple[str, bool]:
         """Return the output as text, and whether a part of it was dropped."""
-        if self.written == len(self._head) + len(self._tail):
+        self._keep(self._screen.end())
+        if self._shown == len(self._head) + len(self._tail):
             whole = (self._head + self._tail).decode("utf-8", "replace")
             if len(whole) <= self._limit:
                 return whole, False
@@ -44,7 +58,7 @@ class Output:
         # "ignore": the cut may have split a character.
         head = self._head.decode("utf-8", "ignore")[:half]
         tail = (self._head + self._tail if len(self._tail) < half else self._tail).decode("utf-8", "ignore")[-half:]
-        dropped = max(self.written - len(head.encode()) - len(tail.encode()), 1)
+        dropped = max(self._shown - len(head.encode()) - len(tail.encode()), 1)
         return f"{head}\n[… about {dropped} bytes of output were dropped here …]\n{tail}", True
 
 
