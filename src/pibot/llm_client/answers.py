@@ -112,6 +112,7 @@ _BROKEN_OFF = frozenset(
 """The ``finish_reason`` of many providers, in small letters: OpenAI's, Gemini's, GLM's, DeepSeek's and others'."""
 
 
+# docs/decisions.md, D181
 def read_answer(
     completion: Completion,
     tools: Sequence[ToolSpec],

@@ -71,6 +71,7 @@ class Thought(NamedTuple):
     answer: str
 
 
+# docs/decisions.md, D182
 def split_thinking(text: str, *, cut: bool = False) -> Thought:
     """Part a model's text into its reasoning and its answer.
 

@@ -61,6 +61,7 @@ _INVENTED_RESULT = re.compile(
 )
 
 
+# docs/decisions.md, D180
 def read_written(text: str, tools: Sequence[ToolSpec], data: Sequence[str] = ()) -> Written:
     """Read what a model wrote instead of a tool call, or about one.
 

@@ -20,6 +20,7 @@ from pibot.master_hub.gateway.errors import GatewayError
 from pibot.master_hub.gateway.ledger import Account, Ledger
 from pibot.master_hub.gateway.meter import StreamMeter
 from pibot.master_hub.gateway.model_call import Answered, CountedStream, ModelCall
+from pibot.master_hub.gateway.origin import StreamMark, for_model, marked, origin_of
 from pibot.master_hub.gateway.provider import Provider, ProviderAnswer
 from pibot.master_hub.gateway.redaction import StreamRedactor
 from pibot.master_hub.gateway.request import encode
@@ -147,7 +148,9 @@ class ModelCaller:
         """Make one attempt at one provider, and count its tokens."""
         if call.body is None:
             return await self._send(provider, call, None, seconds)
+        origin = self._origin(provider, call)
         body = call.request(None if provider is self._providers[0] else provider.model)
+        body = for_model(body, origin, self._origin(self._providers[0], call))
         size = len(call.raw or encode(body))
         try:
             key = await self._ledger.begin(account, meter.estimate(size))
@@ -167,7 +170,8 @@ class ModelCaller:
         answer = outcome.answer
         if answer is not None and answer.stream is not None:
             redactor = StreamRedactor(provider.redactor)
-            counter = StreamMeter(size, tell_usage=meter.asks_for_usage(call.body), redactor=redactor)
+            mark = StreamMark(origin) if len(self._providers) > 1 else None
+            counter = StreamMeter(size, tell_usage=meter.asks_for_usage(call.body), redactor=redactor, mark=mark)
 
             async def settle() -> None:
                 await self._ledger.end(key, model, counter.counted())
@@ -176,7 +180,12 @@ class ModelCaller:
             return Answered(answer, stream=CountedStream(provider, answer.stream, counter, settle, give_back))
         counted = None if answer is None or not answer.http.success else meter.of_answer(size, answer.http)
         await self._ledger.end(key, model, counted)
+        if isinstance(outcome, Answered) and not call.own and len(self._providers) > 1:
+            return replace(outcome, answer=replace(outcome.answer, http=marked(outcome.answer.http, origin)))
         return outcome
+
+    def _origin(self, provider: Provider, call: ModelCall) -> str:
+        return origin_of(provider.endpoint, self._model_of(provider, call))
 
     async def _send(self, provider: Provider, call: ModelCall, body: JsonObject | None, seconds: float) -> _Outcome:
         """Send the call once, or in the forms that the provider wants, and judge the answer."""

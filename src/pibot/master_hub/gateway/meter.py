@@ -10,6 +10,7 @@ from typing import Any
 from pibot.contracts import JsonObject, Usage
 from pibot.errors import LLMProtocolError
 from pibot.llm_client.backend import HttpAnswer
+from pibot.master_hub.gateway.origin import StreamMark
 from pibot.master_hub.gateway.redaction import StreamRedactor
 
 BYTES_A_TOKEN = 4
@@ -95,12 +96,16 @@ class StreamMeter:
         body_bytes: size of the request's body.
         tell_usage: whether the caller asked for the token counts.
         redactor: removes the provider's key.
+        mark: names the model in its message; None where there is no other model.
 
     Attributes:
         done: whether the last event has passed.
     """
 
-    def __init__(self, body_bytes: int, *, tell_usage: bool, redactor: StreamRedactor) -> None:
+    def __init__(
+        self, body_bytes: int, *, tell_usage: bool, redactor: StreamRedactor, mark: StreamMark | None = None
+    ) -> None:
+        self._mark = mark
         self._body_bytes = body_bytes
         self._redactor = redactor
         self._tell_usage = tell_usage
@@ -151,6 +156,9 @@ class StreamMeter:
             last = data == b"[DONE]"
             self.done = self.done or last
             return (self._redactor.held() if last else b"") + self._redactor.part(event)
+        if self._mark is not None and self._mark.put(chunk):
+            lines = [line for line in event.splitlines() if line and not line.startswith(b"data:")]
+            event = b"\n".join([*lines, b"data: " + json.dumps(chunk).encode(), b"", b""])
         reported = _reported(chunk)
         if reported is not None:
             self._usage = reported  # some providers send a running total with each chunk: the last one counts
