@@ -20,6 +20,9 @@ LAST_TOKENS_SHARE = 0.95
 LAST_SECONDS_SHARE = 0.1
 """Share of the seconds that is kept for the last model call. It grows with the slowest one, up to twice as much."""
 
+LEAST_SECONDS = 30.0
+"""Seconds of a task that leave time for a last model call; in a shorter one, the time just ends."""
+
 
 # docs/decisions.md, D171
 class TaskBudget:
@@ -81,6 +84,8 @@ class TaskBudget:
             return f"the task used its {budget.max_steps} steps (PIBOT_MAX_STEPS)"
         if self.tokens >= budget.max_tokens * LAST_TOKENS_SHARE:
             return f"the task used {self.tokens:,} new tokens, {budget.max_tokens:,} are allowed (PIBOT_MAX_TOKENS)"
+        if budget.max_seconds < LEAST_SECONDS:
+            return None
         share = LAST_SECONDS_SHARE * budget.max_seconds
         kept = min(max(share, 1.5 * self._slowest), 2 * share)
         if self.steps and budget.max_seconds - self._seconds() <= kept:
@@ -98,7 +103,11 @@ class TaskBudget:
         if tokens < SHORT_SHARE * budget.max_tokens and self._first("tokens"):
             parts.append(f"{max(0, tokens):,} tokens")
         seconds = budget.max_seconds - self._seconds()
-        if seconds < SHORT_SHARE * budget.max_seconds and self._first("seconds"):
+        if (
+            budget.max_seconds >= LEAST_SECONDS
+            and seconds < SHORT_SHARE * budget.max_seconds
+            and self._first("seconds")
+        ):
             parts.append(f"{max(0.0, seconds):.0f} seconds")
         return f"[Left of this task's budget: {', '.join(parts)}. Come to your final answer.]" if parts else ""
 

@@ -12,7 +12,7 @@ from pibot.errors import InvalidRequest
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
-_MARKED = re.compile(r'<tool_output id="(\w+)"[^>\n]*>\n(.*)\n</tool_output id="\1">\Z', re.DOTALL)
+_MARKED = re.compile(r'<tool_output id="(\w+)"[^>\n]*>\n(.*)\n</tool_output id="\1">(?:\n\[[^\n]*\])*\Z', re.DOTALL)
 
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 
