@@ -203,7 +203,8 @@ def create_task_agents(
     def window() -> int | None:
         from pibot.llm_client.profiles import for_endpoint
 
-        return settings.llm.window or for_endpoint(settings.llm.base_url, settings.llm.model).window
+        llm = settings.llm
+        return llm.window or for_endpoint(llm.base_url, llm.model, llm.profile).window
 
     try:
         soul = settings.worker_soul.read_text("utf-8")
