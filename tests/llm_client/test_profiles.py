@@ -53,7 +53,7 @@ def test_a_models_name_says_more_than_its_provider_alone() -> None:
     assert not for_endpoint("https://generativelanguage.googleapis.com", "gemini-2.5-flash").signature_required
     assert for_endpoint("http://hub:5000/v1", "gemini-3-pro").signature_required
     assert for_endpoint("https://openrouter.ai/api/v1", "moonshotai/kimi-k2-0905").window == 262_144
-    assert for_endpoint("http://pi:11434/v1", "gpt-4o").window == 4096
+    assert for_endpoint("http://pi:11434/v1", "gpt-4o").window is None
 
 
 def test_the_owner_can_change_any_field_and_name_another_profile() -> None:

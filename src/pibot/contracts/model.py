@@ -166,6 +166,7 @@ class Completion:
         reasoning: what the model thought before it answered, where the provider sends it apart; no part of the answer.
         extra: further fields of the model's message, for :attr:`Message.extra`.
         refusal: what the model said instead of an answer, where the provider sends a refusal apart.
+        window: tokens of the window of the model that answered, where the fleet's gateway says so.
     """
 
     text: str
@@ -176,6 +177,7 @@ class Completion:
     reasoning: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
     refusal: str = ""
+    window: int | None = None
 
     def to_message(self, tool_calls: tuple[ToolCall, ...] | None = None) -> Message:
         """Return the message that repeats the answer in the next request.

@@ -155,17 +155,19 @@ class ContextWindow:
         event(log, "prompt_too_long", level=logging.WARNING, sent=sent or round(size), window=window)
         return self._refusals <= MOST_CUTS
 
-    def answered(self, messages: Sequence[Message], counted: int) -> SilentCut | None:
+    def answered(self, messages: Sequence[Message], counted: int, told: int | None = None) -> SilentCut | None:
         """Learn from the provider's count of a prompt that it answered.
 
         Args:
             messages: what was sent.
             counted: the prompt's tokens; 0 where the provider counts none.
+            told: the window in tokens, if the fleet's gateway told it.
 
         Returns:
             The cut, if the count shows that the provider left much of the prompt out.
         """
         self._refusals = 0
+        self._windows.tell(told)
         if counted < LEAST_COUNT:
             return None
         estimated = self._tools + tokens_of_all(messages)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -38,6 +39,9 @@ KEEPALIVE_SECONDS = 30.0
 MAX_HEADER_BYTES = 64 * 1024
 """Longest line of an answer's head. Proxies add cookies and reports of several kB; aiohttp alone stops at 8,190."""
 
+WINDOW_HEADER = "X-PiBot-Window"
+"""With it, the fleet's gateway tells its callers the window of the model that it asked, in tokens."""
+
 MAX_CONNECTIONS = 16
 """Connections to the model's server at once; further calls wait for one. A worker needs one."""
 
@@ -52,6 +56,7 @@ class HttpAnswer:
         content_type: the header.
         retry_after, date, location, should_retry: the headers of these names; the last one is ``x-should-retry``.
         limits: the headers about rate limits, with their names in lower case.
+        window: tokens of the model's window, as the fleet's gateway says.
     """
 
     status: int
@@ -62,6 +67,7 @@ class HttpAnswer:
     location: str | None = None
     should_retry: str | None = None
     limits: Mapping[str, str] = field(default_factory=dict)
+    window: int | None = None
 
     @classmethod
     def of(cls, status: int, body: bytes, headers: Mapping[str, str]) -> HttpAnswer:
@@ -75,6 +81,7 @@ class HttpAnswer:
             headers.get("Location"),
             headers.get("x-should-retry"),
             {} if 200 <= status < 300 else _limits(headers),
+            _window(headers.get(WINDOW_HEADER, "")),
         )
 
     @property
@@ -90,6 +97,11 @@ class HttpAnswer:
             LLMProtocolError: as for :func:`pibot.llm_client.wire.parse`.
         """
         return wire.parse(self.body)
+
+
+def _window(text: str) -> int | None:
+    """Read the gateway's header; None where it is missing or impossible."""
+    return int(text) if re.fullmatch(r"[1-9]\d{2,8}", text) else None
 
 
 def _limits(headers: Mapping[str, str]) -> Mapping[str, str]:

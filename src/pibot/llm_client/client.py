@@ -164,7 +164,8 @@ class ChatClient(LLMClient):
             answer = await self._adapter.ask(body, send, lambda answer: answer)
         except NoAnswer as problem:
             return failures.no_answer(self._endpoint, problem)
-        return failures.read_completion(self._endpoint, answer, self._retry_loop.wall_clock)
+        read = failures.read_completion(self._endpoint, answer, self._retry_loop.wall_clock)
+        return replace(read, window=answer.window) if isinstance(read, Completion) and answer.window else read
 
 
 def _backend(name: str, endpoint: Endpoint, ssl_context: ssl.SSLContext | None) -> Backend:

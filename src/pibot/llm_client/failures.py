@@ -155,7 +155,7 @@ def _too_long(endpoint: Endpoint, status: int, answer: HttpAnswer, error: wire.E
         f"{sentence}the conversation is too large for the model: give it less in one job, or take a model with a "
         "larger window",
         status=status,
-        window=overflow.window,
+        window=overflow.window or answer.window,
         sent=overflow.sent,
     )
 

@@ -172,7 +172,7 @@ _PROFILES = {
             path="/openai/v1",
         ),
         ProviderProfile("openrouter", message_fields=_ROUTED, path="/api/v1"),
-        ProviderProfile("ollama", message_fields=frozenset({"reasoning"}), window=4096, path="/v1"),
+        ProviderProfile("ollama", message_fields=frozenset({"reasoning"}), path="/v1"),
         ProviderProfile("lmstudio", message_fields=_REASONING, path="/v1"),
         ProviderProfile("llamacpp", message_fields=_REASONING, path="/v1"),
         ProviderProfile("vllm", message_fields=frozenset({"reasoning", "reasoning_content"}), path="/v1"),

@@ -40,7 +40,7 @@ KNOWN_SETTINGS = (
     KnownSetting("PIBOT_LLM_BACKEND", (WORKER,), "aiohttp"),
     KnownSetting("PIBOT_LLM_TIMEOUT", _BOTH, "120"),
     KnownSetting("PIBOT_LLM_RETRIES", _BOTH, "4"),
-    KnownSetting("PIBOT_MODEL_WINDOW", (WORKER,)),
+    KnownSetting("PIBOT_MODEL_WINDOW", _BOTH),
     KnownSetting("PIBOT_LLM_EXTRA", _BOTH),
     KnownSetting("PIBOT_LLM_PROFILE", _BOTH),
     KnownSetting("PIBOT_LLM_PROXY", _BOTH),

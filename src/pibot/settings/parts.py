@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 from pibot.contracts import Budget, Scope, WorkerAddress
 from pibot.errors import SettingsError
@@ -47,9 +48,8 @@ def llm(env: Environment) -> LLMSettings:
         backend=env.choice("PIBOT_LLM_BACKEND", ("aiohttp", "openai"), "aiohttp"),
         timeout=env.seconds("PIBOT_LLM_TIMEOUT", LLMSettings.timeout),
         retries=env.integer("PIBOT_LLM_RETRIES", LLMSettings.retries, minimum=0),
-        window=env.limit("PIBOT_MODEL_WINDOW"),
         extra=model_requests.extra(env.get("PIBOT_LLM_EXTRA"), "PIBOT_LLM_EXTRA") or {},
-        profile=model_requests.profile(env.get("PIBOT_LLM_PROFILE"), "PIBOT_LLM_PROFILE") or {},
+        profile=_with_window(env, model_requests.profile(env.get("PIBOT_LLM_PROFILE"), "PIBOT_LLM_PROFILE") or {}),
         proxy=proxies.proxy_for(env.get("PIBOT_LLM_PROXY"), base_url, env),
         ca=env.path("PIBOT_LLM_CA", None),
     )
@@ -73,7 +73,7 @@ def gateway(env: Environment, llm: LLMSettings) -> GatewaySettings:
             base_url=base_url,
             model=model,
             extra=extra if extra is not None else llm.extra if same else {},
-            profile=profile if profile is not None else llm.profile if same else {},
+            profile=profile if profile is not None else _without_window(llm.profile) if same else {},
             proxy=proxies.proxy_for(env.get("PIBOT_LLM_PROXY"), base_url, env),
         )
     return GatewaySettings(
@@ -85,6 +85,16 @@ def gateway(env: Environment, llm: LLMSettings) -> GatewaySettings:
         currency=env.text("PIBOT_CURRENCY", ""),
         models=env.words("PIBOT_MODELS"),
     )
+
+
+def _with_window(env: Environment, profile: Mapping[str, Any]) -> Mapping[str, Any]:
+    window = env.limit("PIBOT_MODEL_WINDOW")
+    return profile if window is None else {**profile, "window": window}
+
+
+def _without_window(profile: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a model's profile for another model at the same address."""
+    return {name: value for name, value in profile.items() if name != "window"}
 
 
 def _base_url(text: str, name: str) -> str:

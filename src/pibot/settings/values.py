@@ -74,7 +74,6 @@ class LLMSettings:
         backend: ``aiohttp`` or ``openai``.
         timeout: seconds for one attempt of a model call.
         retries: further attempts after a failure that may pass.
-        window: tokens that a prompt and its answer may have together; None where the owner does not say.
         extra: fields added to every request.
         profile: what the owner says of the provider; see :mod:`pibot.llm_client.profiles`.
         proxy: the address of an HTTP proxy, which may hold a password; None for none.
@@ -87,7 +86,6 @@ class LLMSettings:
     backend: str = "aiohttp"
     timeout: float = 120.0
     retries: int = 4
-    window: int | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)  # some providers take keys in it
     profile: Mapping[str, Any] = field(default_factory=dict)
     proxy: Secret | None = None

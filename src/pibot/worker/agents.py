@@ -49,7 +49,7 @@ class TaskAgents:
         clear: removes what another user left in a workspace; None where commands run as this user.
         approvals: keeps the tool calls that wait for the owner's approval.
         worker_id: this worker's name, for the model; None to tell it nothing.
-        window: returns the tokens of the model's window, None where it is not known; called on the first task.
+        windows: makes what is known of the model's window; called on the first task.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class TaskAgents:
         approvals: WorkerApprovals | None = None,
         *,
         worker_id: str | None = None,
-        window: Callable[[], Optional[int]] = lambda: None,
+        windows: Callable[[], ModelWindows] | None = None,
     ) -> None:
         self._library = library
         self._commands = commands
@@ -77,7 +77,7 @@ class TaskAgents:
         self._clear = clear
         self._approvals = approvals or WorkerApprovals(Settings.approval_seconds)
         self._worker_id = worker_id
-        self._window = window
+        self._know_windows = windows
         self._windows: ModelWindows | None = None
         self._llm: LLMClient | None = None
 
@@ -128,7 +128,7 @@ class TaskAgents:
         from pibot.worker.timed_model import TimedModel
 
         if self._windows is None:
-            self._windows = ModelWindows(self._window())
+            self._windows = ModelWindows() if self._know_windows is None else self._know_windows()
         approvals = self._approvals.for_task(request.task_id)
         try:
             context = ToolContext(request.task_id, workspace, self._commands, self._options)
@@ -200,11 +200,13 @@ def create_task_agents(
             settings.llm, ssl_context=client_tls(settings) if settings.asks_hub_for_model else None
         )
 
-    def window() -> int | None:
+    def windows() -> ModelWindows:
+        from pibot.conversation.windows import ModelWindows
         from pibot.llm_client.profiles import for_endpoint
 
         llm = settings.llm
-        return llm.window or for_endpoint(llm.base_url, llm.model, llm.profile).window
+        known = for_endpoint(llm.base_url, llm.model, llm.profile).window
+        return ModelWindows(known, llm.profile.get("window"))
 
     try:
         soul = settings.worker_soul.read_text("utf-8")
@@ -222,7 +224,7 @@ def create_task_agents(
         clear,
         approvals,
         worker_id=settings.worker_id,
-        window=window,
+        windows=windows,
     )
 
 

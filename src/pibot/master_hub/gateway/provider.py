@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pibot.llm_client.adapting import Adapter
-from pibot.llm_client.backend import CONNECT_SECONDS, Cause, HttpAnswer, NoAnswer, read_bounded, trusted
+from pibot.llm_client.backend import (
+    CONNECT_SECONDS,
+    WINDOW_HEADER,
+    Cause,
+    HttpAnswer,
+    NoAnswer,
+    read_bounded,
+    trusted,
+)
 from pibot.master_hub.gateway.redaction import AnswerRedactor
 
 if TYPE_CHECKING:
@@ -135,6 +143,8 @@ class Provider:
             hide = self.redactor.header
             passed_on = {name: hide(response.headers[name]) for name in _PASSED_ON if name in response.headers}
             passed_on["Content-Type"] = hide(response.headers.get("Content-Type", "application/json"))
+            if profile.window is not None:
+                passed_on[WINDOW_HEADER] = str(profile.window)
             if stream and status < 300 and response.content_type == "text/event-stream":
                 return ProviderAnswer(HttpAnswer.of(status, b"", passed_on), passed_on, response)
             content = await read_bounded(response.content.iter_any(), status, join=not stream)
