@@ -274,6 +274,9 @@ class NoWorkerKind(Enum):
     MODEL_AWAY = "model_away"
     """The model's provider is away; the step waits for it, whatever workers there are."""
 
+    MODEL_RESTS = "model_rests"
+    """The model's provider asked to be left alone until a named time; the step waits for that."""
+
 
 @dataclass(frozen=True)
 class NoWorkerReason:

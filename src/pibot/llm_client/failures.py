@@ -19,7 +19,7 @@ from pibot.llm_client import wire
 from pibot.llm_client.backend import Cause, HttpAnswer, NoAnswer
 from pibot.llm_client.configuration import Endpoint
 from pibot.llm_client.overflow import read_overflow
-from pibot.llm_client.retry import Failure, parse_retry_after
+from pibot.llm_client.retry import LONG_WAIT, Failure, parse_retry_after
 
 if TYPE_CHECKING:
     from pibot.llm_client.shortage import Shortage
@@ -113,7 +113,9 @@ def _refusal(endpoint: Endpoint, answer: HttpAnswer, error: wire.ErrorObject | N
         return Failure(LLMRejected(message, status=status))
     final = answer.should_retry == "false"  # the openai library respects that header too
     later = "" if final or asked.seconds else "; try again later"
-    message = f"the model's server at {endpoint.shown} answered {status}{said}{later}"
+    # A rest is shown to people, who may have several models.
+    model = f" for the model {endpoint.model!r}" if (asked.seconds or 0.0) > LONG_WAIT else ""
+    message = f"the model's server at {endpoint.shown} answered {status}{model}{said}{later}"
     kind = LLMAway if _is_away(status, error) else LLMUnavailable
     return Failure(kind(message), may_pass=not final, retry_after=asked.seconds)
 

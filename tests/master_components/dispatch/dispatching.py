@@ -44,6 +44,7 @@ class FakePool:
         self.no_candidate = False
         self.lost: list[tuple[str, str]] = []
         self.sick: list[str] = []
+        self.set_aside: list[tuple[str, float | None]] = []
         self.released: list[str] = []
         self.silent: dict[str, float] = {}
         self.late: dict[str, TaskResult] = {}
@@ -101,8 +102,9 @@ class FakePool:
     def task_lost(self, worker_id: str, reason: str) -> None:
         self.lost.append((worker_id, reason))
 
-    def cannot_work(self, worker_id: str, reason: str) -> None:
+    def cannot_work(self, worker_id: str, reason: str, seconds: float | None = None) -> None:
         self.sick.append(worker_id)
+        self.set_aside.append((worker_id, seconds))
 
     def knows_another(self, skills: Collection[str], tried: Collection[str]) -> bool:
         return len(set(tried)) < self.known

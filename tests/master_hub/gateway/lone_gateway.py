@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import openai
 
 from pibot import web
 from pibot.background import BackgroundLoop
-from pibot.contracts import Caller, Scope
+from pibot.contracts import Caller, Clock, Scope
 from pibot.errors import LLMConfigurationError
 from pibot.llm_client.configuration import check
 from pibot.llm_client.retry import RetryLoop, RetryPolicy
@@ -59,7 +60,12 @@ def settings_for(llm: ScriptedLLM) -> LLMSettings:
 
 
 def running(
-    settings: LLMSettings, *, slots: int = 8, sharing: Sequence[str] = CALLERS, **more: Any
+    settings: LLMSettings,
+    *,
+    slots: int = 8,
+    sharing: Sequence[str] = CALLERS,
+    clock: Clock = time.monotonic,
+    **more: Any,
 ) -> Iterator[Running]:
     """Run a hub with only the gateway.
 
@@ -67,6 +73,7 @@ def running(
         settings: the provider's.
         slots: calls at the provider at once, and callers at once.
         sharing: the callers for whom a place is kept.
+        clock: the gateway's.
         more: for :class:`GatewaySettings`; by default the model ``m`` may be asked too.
     """
     loop = BackgroundLoop()
@@ -85,7 +92,7 @@ def running(
             ledger,
             slots=Shares(limits.calls or slots, sharing),
             model_seconds=settings.timeout,
-            retry_loop=RetryLoop(RetryPolicy(retries=settings.retries, base=0.001)),
+            retry_loop=RetryLoop(RetryPolicy(retries=settings.retries, base=0.001), clock=clock),
         )
         gateway = Gateway(caller, loop, threads=Shares(slots, set(sharing) - {PLANNER}))
         app = web.create_app(__name__, keys=web.KeyRing([(Secret(key), caller) for key, caller in KEYS]))

@@ -78,6 +78,8 @@ class Dispatcher:
         self._jobs_at_once = jobs_at_once
         timing = timing or DispatchTiming()
         self._on_disk = StoreThread(timing.sleep)
+        self._pool = pool
+        self._timing = timing
         self._outage = ModelOutage(timing)
         self._steps = StepRunner(store, self._on_disk, pool, timing, self._outage)
         self._jobs = JobRunner(store, self._on_disk, planner_for, self._steps, timing, self._outage)
@@ -111,6 +113,29 @@ class Dispatcher:
     def waits_for_model(self) -> NoWorkerReason | None:
         """Why every step and every planning waits for the model; None if none does. May be read from any thread."""
         return self._outage.waits
+
+    def provider_away(self, reason: str, *, rest: float | None, caller: str | None) -> None:
+        """Note that the hub's gateway found the model's provider away. Call it in the event loop.
+
+        Args:
+            reason: why, as a sentence.
+            rest: seconds for which the provider asked to be left alone, if it did.
+            caller: whose call it failed on, if the call itself may be the reason. One caller's calls alone must not
+                stop the fleet (docs/decisions.md, D117).
+        """
+        if caller is None:
+            self._outage.failed(reason, rest=rest)
+        else:
+            only_one = not self._pool.knows_another((), (caller,))
+            self._outage.failed_for(caller, reason, only_one=only_one, rest=rest)
+
+    def provider_answered(self, seconds: float) -> None:
+        """Note that the hub's gateway got an answer from the model's provider. Call it in the event loop.
+
+        Args:
+            seconds: how long ago it was asked.
+        """
+        self._outage.seen_to_answer(self._timing.monotonic() - seconds)
 
     @property
     def store_trouble(self) -> str | None:

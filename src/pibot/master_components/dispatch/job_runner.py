@@ -6,7 +6,7 @@ import asyncio
 import logging
 from dataclasses import replace
 
-from pibot.contracts import SubTask, TaskPlan, TaskResult, TaskState, Usage
+from pibot.contracts import SubTask, TaskPlan, TaskResult, TaskState, Usage, rest_of
 from pibot.errors import IllegalTransition, LLMAway, LLMError, LLMUnreachable, StoreError
 from pibot.logs import event
 from pibot.master_components.dispatch.job_activity import JobActivity
@@ -81,26 +81,42 @@ class JobRunner:
         """
         planner = self._planner_for(job.job_id)
         patience = Patience(self._outage, self._timing)
+        away: LLMError | None = None
         while True:
+            if away is not None or self._outage.rests:
+                await self._wait_for_model(patience, activity, away)
             began = patience.try_began()
             try:
                 planned = await planner.analyze(job.description)
             except (LLMAway, LLMUnreachable) as exc:
-                self._outage.failed(str(exc))
+                self._outage.failed(str(exc), rest=rest_of(exc))
                 if patience.own_fault(began):
                     raise
                 used_up = patience.used_up()
                 if used_up is not None:
                     raise LLMAway(f"{exc}; {used_up}") from exc
+                away = exc
             else:
-                self._outage.answered()
+                self._outage.answered(began)
                 return planned
-            activity.set_steps(1)  # so that a more urgent job may have this one's place
-            try:
-                with activity.step_waits():
-                    await self._outage.over_or_next_try()
-            finally:
-                activity.set_steps(0)
+
+    async def _wait_for_model(self, patience: Patience, activity: JobActivity, away: LLMError | None) -> None:
+        """Wait until the model may be asked again.
+
+        Args:
+            away: why it could not be asked before, if it was.
+
+        Raises:
+            LLMAway: it took too long.
+        """
+        activity.set_steps(1)  # so that a more urgent job may have this one's place
+        try:
+            with activity.step_waits():
+                too_late = await patience.wait_for_model()
+        finally:
+            activity.set_steps(0)
+        if too_late is not None:
+            raise LLMAway(too_late if away is None else f"{away}; {too_late}")
 
     async def end(self, job_id: str, state: JobState, reason: str) -> None:
         """End a job early, with all of its steps that have not ended. The end is on disk when this returns."""

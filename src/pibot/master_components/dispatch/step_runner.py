@@ -115,8 +115,7 @@ class StepRunner:
             resumed = lease is not None
             if lease is None:
                 with activity.step_waits():
-                    await self._outage.over_or_next_try()
-                    worker_id = await self._find_worker(job_id, step, tried, queue_key)
+                    worker_id = await self._find_model_and_worker(job_id, step, tried, queue_key, patience)
                 if worker_id is None:
                     return
             else:
@@ -145,6 +144,20 @@ class StepRunner:
     async def stop(self) -> None:
         """Stop asking for late results."""
         await self._late.stop()
+
+    async def _find_model_and_worker(
+        self, job_id: str, step: SubTask, tried: Collection[str], queue_key: QueueKey, patience: Patience
+    ) -> str | None:
+        """Wait until the model may be asked, then reserve a worker. If that is not to be, fail the step; return None"""
+        while True:
+            too_late = await patience.wait_for_model()
+            if too_late is not None:
+                await self._on_disk(self._store.give_up, job_id, step.task_id, too_late)
+                return None
+            worker_id = await self._find_worker(job_id, step, tried, queue_key)
+            if worker_id is None or not self._outage.rests:
+                return worker_id
+            self._pool.release(worker_id)  # the rest began while the step waited for it
 
     async def _find_worker(self, job_id: str, step: SubTask, tried: Collection[str], queue_key: QueueKey) -> str | None:
         """Reserve a worker. If none is to be had, fail the step and return None."""
@@ -192,7 +205,7 @@ class StepRunner:
                     return 0.0
                 result = replace(result, error=f"{result.error}{too_late}")
             elif result.usage.llm_calls > 0:
-                self._outage.answered()
+                self._outage.answered(began)
             await self._on_disk.shielded(lambda: self._store.leases.complete(lease, result, finish_job=finish_job))
         except (WorkerBusy, WorkerError) as exc:
             # A worker that did not get the task made no attempt (docs/decisions.md, D27). A resumed task may have
@@ -222,8 +235,8 @@ class StepRunner:
         if result.fault is Fault.MODEL:
             error = result.error or "the model's provider does not answer it"
             only_one = not self._pool.knows_another((), tried[-1:])
-            if not self._outage.failed_for(tried[-1], error, only_one=only_one):
-                self._pool.cannot_work(tried[-1], error)
+            if not self._outage.failed_for(tried[-1], error, only_one=only_one, rest=result.model_rest):
+                self._pool.cannot_work(tried[-1], error, result.model_rest)
             if patience.own_fault(began):
                 return "; it answers other tasks meanwhile"
         used_up = patience.used_up()

@@ -48,6 +48,7 @@ class DispatchTiming:
         sleep: waits some seconds.
         jitter: returns a number from 0 to 1.
         monotonic: seconds that never go back.
+        wall: seconds since the epoch, for people.
     """
 
     lease: float = LEASE_SECONDS
@@ -56,6 +57,7 @@ class DispatchTiming:
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     jitter: Callable[[], float] = random.random
     monotonic: Clock = time.monotonic
+    wall: Clock = time.time
 
     @property
     def heartbeat(self) -> float:

@@ -306,11 +306,15 @@ class WorkerPool:
         if worker is not None and worker.lost_task(reason, self._clock(), self._monotonic()):
             event(log, "worker_set_aside", level=logging.WARNING, worker=worker_id, error=reason)
 
-    def cannot_work(self, worker_id: str, reason: str) -> None:
-        """Set a worker aside at once: it says that it can't do its tasks, and why."""
+    def cannot_work(self, worker_id: str, reason: str, seconds: float | None = None) -> None:
+        """Set a worker aside at once: it says that it can't do its tasks, and why.
+
+        Args:
+            seconds: for how long at least; None for the breaker's own time.
+        """
         worker = self._workers.get(worker_id)
         if worker is not None:
-            worker.cannot_work(reason, self._clock(), self._monotonic())
+            worker.cannot_work(reason, self._clock(), self._monotonic(), seconds or 0.0)
             event(log, "worker_set_aside", level=logging.WARNING, worker=worker_id, error=reason)
 
 

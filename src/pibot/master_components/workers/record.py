@@ -54,9 +54,14 @@ class Breaker:
         self.until = now + min(MAX_ASIDE, ASIDE * 2.0 ** min(self._failures - FAILURES, 20))
         return True
 
-    def cannot_work(self, reason: str, now: float) -> None:
-        """Set the worker aside at once: it says that it can't do tasks, and why."""
-        self.until = max(self.until, now + min(MAX_ASIDE, SICK_ASIDE * 2.0 ** min(self._sick_tasks, 20)))
+    def cannot_work(self, reason: str, now: float, seconds: float = 0.0) -> None:
+        """Set the worker aside at once: it says that it can't do tasks, and why.
+
+        Args:
+            seconds: for how long at least.
+        """
+        aside = max(seconds, min(MAX_ASIDE, SICK_ASIDE * 2.0 ** min(self._sick_tasks, 20)))
+        self.until = max(self.until, now + aside)
         self._sick_tasks += 1
         self.reason, self.sick = reason, True
 
@@ -168,9 +173,9 @@ class WorkerRecord:
             self.set_aside_until = round(epoch + self.breaker.until - now)
         return aside
 
-    def cannot_work(self, reason: str, epoch: float, now: float) -> None:
-        """Set it aside: it says that it can't do its tasks, and why."""
-        self.breaker.cannot_work(reason, now)
+    def cannot_work(self, reason: str, epoch: float, now: float, seconds: float = 0.0) -> None:
+        """Set it aside: it says that it can't do its tasks, and why; for at least so many seconds."""
+        self.breaker.cannot_work(reason, now, seconds)
         self.set_aside_until = round(epoch + self.breaker.until - now)
 
     def status(self, now: float) -> WorkerStatus:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Union
 
 from pibot.contracts import Completion, JsonObject
+from pibot.errors import LLMAway, LLMUnpaid
 from pibot.llm_client import failures
 from pibot.llm_client.backend import NoAnswer
 from pibot.llm_client.configuration import COMPLETIONS
 from pibot.llm_client.profiles import ProviderProfile
+from pibot.llm_client.resting import RestingModels
 from pibot.llm_client.retry import Failure, RetryLoop
 from pibot.logs import event
 from pibot.master_hub.gateway import errors, meter
@@ -25,6 +27,7 @@ from pibot.master_hub.gateway.provider import Provider, ProviderAnswer
 from pibot.master_hub.gateway.redaction import StreamRedactor
 from pibot.master_hub.gateway.request import encode
 from pibot.master_hub.gateway.shares import Shares, Slots
+from pibot.master_hub.gateway.sight import NoWitness, ProviderWitness
 
 log = logging.getLogger("pibot.gateway")
 
@@ -32,6 +35,9 @@ log = logging.getLogger("pibot.gateway")
 FALLBACK_SECONDS = 60.0
 """How long the fallback model is asked first after the first model failed."""
 
+
+UNPAID_SECONDS = 600.0
+"""The same after it refused for want of money: the owner may pay at any time, but seldom within a minute."""
 
 _REFUSES_MASTER = frozenset({401, 403, 404, 407})
 """Statuses with which a provider refuses the master's key, model or address. A worker would take them for its own."""
@@ -63,6 +69,9 @@ class ModelCaller:
         slots: how many calls run at the providers at once, and how callers share them.
         model_seconds: time limit for each model, with all attempts and the waits between them.
         retry_loop: repeats attempts.
+
+    Attributes:
+        witness: is told whether the providers answer.
     """
 
     def __init__(
@@ -82,6 +91,8 @@ class ModelCaller:
         self._model_seconds = model_seconds
         self._retry_loop = retry_loop
         self._fallback_until = float("-inf")
+        self._resting = RestingModels(retry_loop.clock)
+        self.witness: ProviderWitness = NoWitness()
 
     async def answer(self, call: ModelCall) -> Answered:
         """Have a call answered.
@@ -122,27 +133,70 @@ class ModelCaller:
         first = self._providers[0]
         failed: dict[Provider, _CallFailure] = {}
         for provider in self._in_order(call):
+            if self._resting.get(self._key(provider, call)) is not None:
+                continue
             attempt = partial(self._attempt, provider, call, account)
-            deadline = began + self._model_seconds
-            outcome = await self._retry_loop.run(attempt, deadline, log=log, retry_event="gateway_retry")
+            asked = clock()
+            outcome = await self._retry_loop.run(
+                attempt, began + self._model_seconds, log=log, retry_event="gateway_retry"
+            )
             if isinstance(outcome, _CallFailure) and outcome.fall_back:
                 failed[provider] = outcome
+                if outcome.rests and call.body is not None:
+                    self._begin_rest(provider, call, outcome)
                 began = clock()
                 continue
-            if first in failed and outcome.answer is not None and clock() >= self._fallback_until:
-                self._fallback_until = clock() + FALLBACK_SECONDS
-                error = failed[first].error
-                event(
-                    log, "fallback", level=logging.WARNING, model=provider.model, seconds=FALLBACK_SECONDS, error=error
-                )
+            if outcome.answer is not None:
+                self.witness.provider_answered(clock() - asked)
+                if first in failed and clock() >= self._fallback_until and not failed[first].rests:
+                    self._fall_back(provider, failed[first])
             return outcome if isinstance(outcome, Answered) else _settle(call, outcome)
-        return _settle(call, failed[first], headers=errors.NO_RETRY)
+        return self._unanswered(call, failed)
 
     def _in_order(self, call: ModelCall) -> tuple[Provider, ...]:
         if call.body is None:
             return self._providers[:1]  # the list of models is the first provider's
         falling_back = self._retry_loop.clock() < self._fallback_until
         return self._providers[::-1] if falling_back else self._providers
+
+    def _key(self, provider: Provider, call: ModelCall) -> tuple[Provider, str | None]:
+        """Return what rests: one provider's model. The list of models never does."""
+        return provider, None if call.body is None else self._model_of(provider, call)
+
+    def _begin_rest(self, provider: Provider, call: ModelCall, failure: _CallFailure) -> None:
+        failure.final_error()  # says how long it rests
+        self._resting.begin(self._key(provider, call), failure)
+        seconds = round(failure.rest or 0.0)
+        model = self._model_of(provider, call)
+        event(log, "model_rests", level=logging.WARNING, model=model, seconds=seconds, error=failure.error)
+
+    def _fall_back(self, provider: Provider, failure: _CallFailure) -> None:
+        """Ask the fallback model first for a while."""
+        seconds = UNPAID_SECONDS if isinstance(failure.error, LLMUnpaid) else FALLBACK_SECONDS
+        self._fallback_until = self._retry_loop.clock() + seconds
+        event(log, "fallback", level=logging.WARNING, model=provider.model, seconds=seconds, error=failure.error)
+
+    def _unanswered(self, call: ModelCall, failed: Mapping[Provider, _CallFailure]) -> Answered:
+        """Return or raise the failure of a call that no provider answered, and tell the witness of it."""
+        rests = [self._resting.get(self._key(provider, call)) for provider in self._in_order(call)]
+        begun = [rest for rest in rests if rest is not None]
+        if begun and len(begun) == len(rests):
+            soonest = min(begun, key=lambda rest: rest.until)
+            seconds = max(0.0, soonest.until - self._retry_loop.clock())
+            if call.body is not None and call.body.get("model") == self._providers[0].model:
+                self.witness.provider_away(soonest.reason, rest=seconds, caller=None)
+            raise errors.ModelRests(soonest.reason, seconds)
+        failure = next(
+            (failed[provider] for provider in self._providers if provider in failed and not failed[provider].rests),
+            None,
+        )
+        failure = failure or next(iter(failed.values()))
+        if isinstance(failure.error, LLMAway) and call.body is not None:
+            # A single caller's calls may be what the provider fails on; that it can't be reached is nobody's fault.
+            unreachable = isinstance(failure.error, GatewayError) and failure.error.code == errors.UNREACHABLE
+            caller = None if unreachable or call.caller is None else call.caller.name
+            self.witness.provider_away(str(failure.error), rest=None, caller=caller)
+        return _settle(call, failure, headers=errors.NO_RETRY)
 
     async def _attempt(self, provider: Provider, call: ModelCall, account: Account, seconds: float) -> _Outcome:
         """Make one attempt at one provider, and count its tokens."""
@@ -211,7 +265,7 @@ class ModelCaller:
         read = failures.read_completion(provider.endpoint, answer.http, self._retry_loop.wall_clock)
         if isinstance(read, Completion):
             return Answered(answer, completion=read)
-        fall_back = status in (402, 408, 409, 429) or status >= 500
+        fall_back = isinstance(read.error, (LLMAway, LLMUnpaid)) or status in (402, 408, 409, 429) or status >= 500
         return _CallFailure(read.error, read.may_pass, read.retry_after, answer=answer, fall_back=fall_back)
 
     def _model_of(self, provider: Provider, call: ModelCall) -> str:
@@ -232,7 +286,7 @@ def _settle(call: ModelCall, failure: _CallFailure, headers: dict[str, str] | No
     if call.own:
         return Answered(answer, error=failure.final_error())
     of_worker = call.body is not None and call.caller is not None and call.caller.worker_id is not None
-    if of_worker and answer.http.status in _REFUSES_MASTER:
+    if of_worker and (answer.http.status in _REFUSES_MASTER or isinstance(failure.error, LLMUnpaid)):
         raise errors.provider_refuses(failure.error)
     if answer.http.status in (400, 422):
         headers = errors.NO_RETRY  # the gateway has asked in every form that it knows

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from pibot.contracts import JsonObject
 from pibot.errors import LLMAway, LLMError
 from pibot.llm_client.backend import Cause, NoAnswer
@@ -14,6 +16,10 @@ RETRY_AFTER = 2
 # docs/decisions.md, D62
 NO_RETRY = {"x-should-retry": "false"}
 """Respected by the openai library and by PiBot's own clients: the gateway has already retried the call."""
+
+
+UNREACHABLE = "provider_unreachable"
+"""The code of a call for which no connection to the provider could be made."""
 
 
 class GatewayError(LLMError):
@@ -46,6 +52,23 @@ class GatewayError(LLMError):
 
 class ProviderAway(GatewayError, LLMAway):
     """A model call could not be passed on now; the provider, or the master, may answer later."""
+
+
+class ModelRests(ProviderAway):
+    """No model may be asked for now: each one's provider asked to be left alone.
+
+    Args:
+        message: a sentence for the owner.
+        seconds: after which the first of them may be asked again.
+    """
+
+    def __init__(self, message: str, seconds: float) -> None:
+        super().__init__(429, "model_rests", message, retry_after=math.ceil(seconds))
+        self.rest = seconds
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {**super().headers, **NO_RETRY}
 
 
 def no_provider(problem: str) -> GatewayError:
@@ -112,7 +135,7 @@ def store_failed(problem: object) -> GatewayError:
 
 
 _OF_CAUSE = {
-    Cause.UNREACHABLE: (502, "provider_unreachable", "; check {setting} on the master and its network"),
+    Cause.UNREACHABLE: (502, UNREACHABLE, "; check {setting} on the master and its network"),
     Cause.TIMED_OUT: (504, "provider_timeout", "; try again, or raise PIBOT_LLM_TIMEOUT on the master"),
     Cause.BROKE_OFF: (502, "provider_connection_broke", "; try again"),
     Cause.TOO_LARGE: (502, "answer_too_large", "; ask for less in one job"),

@@ -21,6 +21,7 @@ from pibot.master_hub.gateway.caller import ModelCaller
 from pibot.master_hub.gateway.errors import GatewayError
 from pibot.master_hub.gateway.model_call import Client, CountedStream, ModelCall
 from pibot.master_hub.gateway.shares import Shares, Threads
+from pibot.master_hub.gateway.sight import ProviderWitness
 
 if TYPE_CHECKING:
     from pibot.background import BackgroundLoop
@@ -64,6 +65,10 @@ class Gateway:
         self._statuses: Counter[int] = Counter()
         self._running: set[asyncio.Task[Any]] = set()
         self._ended = False
+
+    def tell(self, witness: ProviderWitness) -> None:
+        """Tell a witness from now on, in the loop, whether the providers answer."""
+        self._caller.witness = witness
 
     def calls(self) -> dict[int, int]:
         """Return how many calls were answered since the start, by HTTP status."""

@@ -154,7 +154,7 @@ class Provider:
             response.close()
             raise
         response.release()
-        return ProviderAnswer(HttpAnswer.of(status, self.redactor.body(status, content), passed_on), passed_on)
+        return ProviderAnswer(HttpAnswer.of(status, self.redactor.body(status, content), response.headers), passed_on)
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
