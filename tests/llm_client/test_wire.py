@@ -78,6 +78,81 @@ def test_usable_parts_of_the_usage_are_read_and_the_call_counts_as_one(
     assert read({"content": "x"}, usage=usage).usage == Usage(prompt, completion, llm_calls=1)
 
 
+GOOD = {"choices": [{"message": {"content": "42"}, "finish_reason": "stop"}]}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {},
+        None,
+        "",
+        False,
+        {"code": 0, "message": ""},
+        {"code": None, "message": None, "type": None},
+        {"code": "0", "message": "success"},
+        {"code": 200, "message": "OK"},
+        "none",
+    ],
+)
+def test_an_error_that_says_nothing_beside_an_answer_is_none(error: Any) -> None:
+    assert wire.find_error({**GOOD, "error": error}, success=True) is None
+
+
+@pytest.mark.parametrize(
+    ("data", "message", "code"),
+    [
+        ({**GOOD, "error": {"message": "overloaded", "code": 503}}, "overloaded", "503"),
+        ({"choices": [], "error": {}}, "{}", ""),
+        ({"choices": [{"message": {"content": ""}, "error": {"message": "upstream", "code": 502}}]}, "upstream", "502"),
+        ({"choices": [{"finish_reason": "error", "error": {"message": "upstream"}}]}, "upstream", ""),
+        ({"choices": None, "base_resp": {"status_code": 1008, "status_msg": "no balance"}}, "no balance", "1008"),
+    ],
+)
+def test_an_error_is_found_beside_the_choices_and_in_one(data: Any, message: str, code: str) -> None:
+    found = wire.find_error(data, success=True)
+    assert found is not None
+    assert (found.message, found.code) == (message, code)
+
+
+def test_an_error_in_a_choice_that_holds_an_answer_costs_nothing() -> None:
+    choice = {"message": {"content": "42"}, "error": {"message": "a late one"}, "finish_reason": "stop"}
+    assert wire.find_error({"choices": [choice]}, success=True) is None
+
+
+def test_the_function_call_of_the_old_protocol_is_a_tool_call() -> None:
+    answer = read({"content": None, "function_call": {"name": "now", "arguments": '{"zone": "UTC"}'}})
+    assert answer.tool_calls == (ToolCall("made-1", "now", {"zone": "UTC"}, '{"zone": "UTC"}'),)
+
+
+def choices(*messages: Any, reason: str = "tool_calls") -> Completion:
+    return wire.completion({"choices": [{"message": m, "finish_reason": reason} for m in messages]}, model="m")
+
+
+def test_of_several_choices_the_one_with_the_calls_is_used_with_the_text_of_the_first() -> None:
+    call = {"id": "c", "function": {"name": "t", "arguments": "{}"}}
+    answer = choices({"content": "I look."}, {"content": None, "tool_calls": [call]})
+    assert (answer.text, [c.name for c in answer.tool_calls]) == ("I look.", ["t"])
+    assert choices({"content": ""}, {"content": "42"}, reason="stop").text == "42"
+    assert choices({"content": "41"}, {"content": "42"}, reason="stop").text == "41"
+
+
+def test_arguments_that_are_encoded_twice_are_decoded_twice() -> None:
+    call = read_call(json.dumps('{"path": "/"}'))
+    assert (call.arguments, call.raw_arguments) == ({"path": "/"}, '{"path": "/"}')
+
+
+def test_a_call_that_was_cut_off_at_the_length_limit_says_so() -> None:
+    call = {"id": "c", "function": {"name": "t", "arguments": '{"path": "/et'}}
+    [cut] = choices({"tool_calls": [call]}, reason="length").tool_calls
+    assert "length limit" in str(cut.problem)
+
+
+def test_a_name_in_another_form_is_kept_beside_the_one_that_can_be_sent() -> None:
+    call = read_call("{}", name="functions.shell_exec")
+    assert (call.name, call.written_name) == ("functions_shell_exec", "functions.shell_exec")
+
+
 def test_missing_usage_leaves_zeros() -> None:
     assert read({"content": "x"}).usage == Usage(0, 0, llm_calls=1)
 

@@ -189,6 +189,11 @@ LOCAL = {
     "a number": '{"handle_locally": true, "answer": 42}',
     "thoughts in the answer": '{"handle_locally": true, "answer": "<think>41? No.</think>\\n42"}',
     "a draft in the thoughts": '<think>{"handle_locally": true, "answer": "41"}</think>{"answer": "42"}',
+    "a draft before a lone closing tag": '{"answer": "41"}? No.\n</think>\n\n{"answer": "42"}',
+    "a draft in other marks": '[THINK]{"answer": "41"}[/THINK]{"answer": "42"}',
+    "a draft in a channel": (
+        '<|channel|>analysis<|message|>{"answer": "41"}<|end|><|channel|>final<|message|>{"answer": "42"}'
+    ),
 }
 
 

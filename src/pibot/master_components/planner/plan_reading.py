@@ -13,6 +13,7 @@ from typing import Any
 
 from pibot.contracts import TaskComplexity, TaskPlan
 from pibot.errors import PlanError
+from pibot.llm_client.thinking import for_json
 from pibot.master_components.planner import wording
 from pibot.master_components.planner.loose_json import find_values
 from pibot.master_components.planner.step_reading import is_step, read_steps
@@ -49,7 +50,7 @@ def read_plan(text: str, skills: Sequence[str], max_steps: int) -> TaskPlan:
     Raises:
         PlanError: the plan is unusable; the message is written for the model.
     """
-    plan = _choose(_candidates(text))
+    plan = _choose(_candidates(for_json(text)))
     fields = plan.fields
     reasoning = next((r for _, r in wording.given(fields, wording.REASONING) if isinstance(r, str)), "")
     if not plan.steps:
