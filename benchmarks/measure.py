@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks import long_results
 from benchmarks.processes import BenchmarkError, Memory, Process, Processes
 from benchmarks.redis_server import RedisServer
 from benchmarks.scale import QUICK_SCALE, Scale, ScaleEffort, round_trips
@@ -189,6 +190,10 @@ class Bench:
             self.figures.add("job_p50", OURS, p50)
             self.figures.add("job_p95", OURS, p95)
             self._say(f"a durable job: p50 {p50:.2f} ms, p95 {p95:.2f} ms")
+
+    def results(self) -> None:
+        """Measure tasks with twenty tool results of 20 kB and of 1 MB each."""
+        long_results.measure(self._new_folder(), self._effort.load_tests, self.figures.add, self._say)
 
     def scale(self) -> None:
         """Measure how the figures change with the number of stored jobs and of workers."""

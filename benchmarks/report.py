@@ -56,6 +56,10 @@ ROWS = (
     Row("guide_first", "the same as the first tasks after the start", "{:.3f} s"),
     Row("job_p50", "a durable job through the hub, p50", "{:.2f} ms", 10),
     Row("job_p95", "a durable job through the hub, p95", "{:.2f} ms"),
+    Row("long_20kb", "a task of twenty tool results of 20 kB", "{:.2f} s"),
+    Row("long_20kb_memory", "the most memory that it takes, RSS", "{:.1f} MiB", 70),
+    Row("long_1mb", "a task of twenty tool results of 1 MB", "{:.2f} s"),
+    Row("long_1mb_memory", "the most memory that it takes, RSS", "{:.1f} MiB", 80),
     Row("fsync", "(the disk's own `fsync` of 4 KiB)", "{:.2f} ms"),
 )
 

@@ -16,7 +16,7 @@ from benchmarks.processes import BenchmarkError, Processes
 from benchmarks.redis_server import RedisServer
 from benchmarks.systems import PEERS_PYTHON, ROOT
 
-PHASES = ("calls", "workers", "guide", "jobs", "scale")
+PHASES = ("calls", "workers", "guide", "jobs", "results", "scale")
 RESULTS = Path(__file__).with_name("results.md")
 
 

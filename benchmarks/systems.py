@@ -73,9 +73,9 @@ class PibotNoop:
 class PibotWorker(PibotNoop):
     """The shipped worker, which asks a model server."""
 
-    def __init__(self, folder: Path, model_url: str, model: str) -> None:
+    def __init__(self, folder: Path, model_url: str, model: str, **more: str) -> None:
         super().__init__(folder)
-        self._environ = environment(folder, VOLC_API_KEY="bench", VOLC_BASE_URL=model_url, MODEL_NAME=model)
+        self._environ = environment(folder, VOLC_API_KEY="bench", VOLC_BASE_URL=model_url, MODEL_NAME=model, **more)
 
     def start_worker(self, processes: Processes) -> tuple[Process, float]:
         return self._start(processes, "pibot.worker_task_executor", self._environ)
@@ -84,13 +84,15 @@ class PibotWorker(PibotNoop):
 class ModelServer:
     """The offline model, which can be started and stopped repeatedly at one address."""
 
+    module: tuple[str, ...] = ("pibot", "rehearsal")
+
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/v1"
 
     def start(self, processes: Processes) -> Process:
-        argv = [sys.executable, "-m", "pibot", "rehearsal", "--port", str(self.port)]
+        argv = [sys.executable, "-m", *self.module, "--port", str(self.port)]
         process = processes.start("model", argv, environ=environment(self._folder), directory=self._folder)
         wait_until(lambda: answers_health(self.port), process)
         return process
