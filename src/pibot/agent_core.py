@@ -27,7 +27,7 @@ from pibot.contracts import (
     rest_of,
 )
 from pibot.conversation import repeats
-from pibot.conversation.briefing import Machine, briefing, zone_name
+from pibot.conversation.briefing import Machine, briefing, local_now, zone_name
 from pibot.conversation.budget import TaskBudget
 from pibot.conversation.conversation import Conversation
 from pibot.conversation.corrections import Corrections
@@ -103,7 +103,7 @@ class ToolAgent:
         machine: Machine | None = None,
         windows: ModelWindows | None = None,
         outputs: KeepsOutputs | None = None,
-        now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now().astimezone(),
+        now: Callable[[], datetime.datetime] = local_now,
     ) -> None:
         self._tools = tools
         self._boundary = new_boundary()

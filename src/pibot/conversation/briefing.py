@@ -29,6 +29,16 @@ class Machine:
     labels: Sequence[str] = ()
 
 
+def local_now() -> datetime.datetime:
+    """Return the time now, with this machine's offset."""
+    return datetime.datetime.now().astimezone()
+
+
+def today_line(now: datetime.datetime, zone: str | None) -> str:
+    """Return a sentence with the date and the time zone: it stays the same for a day, and so does the prompt."""
+    return f"Today is {now:%A}, {now:%Y-%m-%d} ({_zone(now, zone)})."
+
+
 def now_line(now: datetime.datetime, zone: str | None) -> str:
     """Return a sentence with the date, the time and the time zone.
 
@@ -36,9 +46,13 @@ def now_line(now: datetime.datetime, zone: str | None) -> str:
         now: the local time, with its offset.
         zone: the time zone's name; None if it is not known.
     """
+    return f"It is {now:%A}, {now:%Y-%m-%d}, {now:%H:%M} ({_zone(now, zone)})."
+
+
+def _zone(now: datetime.datetime, name: str | None) -> str:
     offset = now.strftime("%z")
     shown = f"UTC{offset[:3]}:{offset[3:5]}" if offset else "UTC"
-    return f"It is {now:%A}, {now:%Y-%m-%d}, {now:%H:%M} ({f'{zone}, {shown}' if zone else shown})."
+    return f"{name}, {shown}" if name else shown
 
 
 def zone_name(localtime: Path = LOCALTIME) -> str | None:
