@@ -16,7 +16,7 @@ from pibot.errors import PlanError
 from pibot.llm_client.thinking import for_json
 from pibot.master_components.planner import wording
 from pibot.master_components.planner.loose_json import find_values
-from pibot.master_components.planner.step_reading import is_step, read_steps
+from pibot.master_components.planner.step_reading import NO_STEPS, EarlierSteps, is_step, read_steps
 from pibot.master_components.planner.thoughts import without_thoughts
 
 _MAX_WRAPPERS = 3
@@ -40,12 +40,13 @@ class _Candidate:
     example: bool = False
 
 
-def read_plan(text: str, skills: Sequence[str], max_steps: int) -> TaskPlan:
+def read_plan(text: str, skills: Sequence[str], max_steps: int, earlier: EarlierSteps = NO_STEPS) -> TaskPlan:
     """Read the plan in a model's answer.
 
     Args:
         skills: the skills that a step may name.
         max_steps: how many steps it may have.
+        earlier: the steps of the job's earlier plans.
 
     Raises:
         PlanError: the plan is unusable; the message is written for the model.
@@ -62,7 +63,7 @@ def read_plan(text: str, skills: Sequence[str], max_steps: int) -> TaskPlan:
         return TaskPlan(_complexity(fields, 0), True, (), answer, without_thoughts(reasoning))
     if len(plan.steps) > max_steps:
         raise PlanError(f"there are {len(plan.steps)} subtasks, {max_steps} are allowed")
-    steps = read_steps(plan.steps, skills)
+    steps = read_steps(plan.steps, skills, earlier)
     return TaskPlan(_complexity(fields, len(steps)), False, steps, None, without_thoughts(reasoning))
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import graphlib
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 from pibot.contracts import SubTask
@@ -38,6 +39,22 @@ class _Step:
     task_id: str = ""
 
 
+@dataclass(frozen=True)
+class EarlierSteps:
+    """The steps of a job's earlier plans.
+
+    Args:
+        finished: the descriptions of the completed ones, by id. Further steps may need them.
+        ids: of all of them.
+    """
+
+    finished: Mapping[str, str] = field(default_factory=dict)
+    ids: frozenset[str] = frozenset()
+
+
+NO_STEPS = EarlierSteps()
+
+
 def is_step(data: object) -> bool:
     """Return whether a value looks like a step: it says what to do, and has another field of a step."""
     if not isinstance(data, dict):
@@ -48,19 +65,21 @@ def is_step(data: object) -> bool:
     return description != "" and not others.isdisjoint(fields)
 
 
-def read_steps(steps: Sequence[Any], skills: Sequence[str], finished: Sequence[str] = ()) -> tuple[SubTask, ...]:
+def read_steps(steps: Sequence[Any], skills: Sequence[str], earlier: EarlierSteps = NO_STEPS) -> tuple[SubTask, ...]:
     """Read the steps of a plan.
 
     Args:
         steps: as the model wrote them.
         skills: the skills that they may name.
-        finished: ids of steps of an earlier plan, which they may need but not reuse.
+        earlier: the steps of the job's earlier plans; a finished one that is in the list again is left out.
 
     Raises:
         PlanError: a step is unusable or ambiguous; the message is written for the model.
     """
-    read = _with_ids(_parsed(steps), finished)
-    ids = _Ids(read, finished)
+    read = [step for step in _parsed(steps) if not _is_finished(step, earlier)]
+    if not read:
+        raise PlanError("each of the subtasks is finished already; name further ones, or set handle_locally")
+    ids = _Ids(_with_ids(read, earlier.ids), tuple(earlier.finished))
     made = []
     for step in read:
         timeout = step.fields.get("timeout")
@@ -76,7 +95,7 @@ def read_steps(steps: Sequence[Any], skills: Sequence[str], finished: Sequence[s
             made.append(SubTask.from_json(body))
         except InvalidRequest as exc:
             raise PlanError(f"subtask {step.number}: {exc}") from exc
-    _check_graph(made, finished)
+    _check_graph(made)
     return tuple(made)
 
 
@@ -133,14 +152,14 @@ def _plain(label: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", letters).strip("-")[:MAX_ID_CHARS].strip("-")
 
 
-def _with_ids(steps: list[_Step], finished: Sequence[str]) -> list[_Step]:
+def _with_ids(steps: list[_Step], earlier: Collection[str]) -> list[_Step]:
     """Give each step its id: the model's own where it is usable, else its number.
 
     Raises:
         PlanError: two steps have the same id, or one has no letter or digit.
     """
     labels: set[str] = set()
-    taken = set(finished)
+    taken = set(earlier)
     numbered = []
     for step in steps:
         if step.label is None:
@@ -152,6 +171,9 @@ def _with_ids(steps: list[_Step], finished: Sequence[str]) -> list[_Step]:
             raise PlanError(f"subtask {step.number} needs a task_id of letters and digits")
         labels.add(wording.folded(step.label))
         step.task_id = _plain(step.label)
+        if step.task_id in earlier:  # another try of a step has an id of its own
+            again = step.task_id[: MAX_ID_CHARS - 3]
+            step.task_id = next(name for name in (f"{again}-{n}" for n in count(2)) if name not in taken)
         if not step.task_id or step.task_id in taken:  # an id of other letters, or one that is only similar
             numbered.append(step)
         else:
@@ -164,10 +186,7 @@ def _with_ids(steps: list[_Step], finished: Sequence[str]) -> list[_Step]:
 
 def _numbered(number: int) -> Iterator[str]:
     yield f"step-{number}"
-    again = 2
-    while True:
-        yield f"step-{number}-{again}"
-        again += 1
+    yield from (f"step-{number}-{again}" for again in count(2))
 
 
 class _Ids:
@@ -306,9 +325,14 @@ def _named_skills(named: str, known: Mapping[str, str], step: _Step, skills: Seq
     return found
 
 
-def _check_graph(steps: Sequence[SubTask], finished: Sequence[str]) -> None:
-    graph = {step.task_id: set(step.depends_on) - set(finished) for step in steps}
+def _is_finished(step: _Step, earlier: EarlierSteps) -> bool:
+    """Return whether a step repeats a finished one: the same id for the same thing."""
+    description = earlier.finished.get(_plain(step.label or ""))
+    return description is not None and wording.folded(description) == wording.folded(step.description)
+
+
+def _check_graph(steps: Sequence[SubTask]) -> None:
     try:
-        graphlib.TopologicalSorter(graph).prepare()
+        graphlib.TopologicalSorter({step.task_id: set(step.depends_on) for step in steps}).prepare()
     except graphlib.CycleError as exc:
         raise PlanError(f"the subtasks wait for each other in a circle: {' → '.join(exc.args[1])}") from exc

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 
 from pibot.contracts import Completion, LLMClient, Message, SubTask, TaskComplexity, TaskPlan, TaskResult, Usage
@@ -10,9 +11,19 @@ from pibot.contracts.validation import MAX_SKILLS_PER_TASK
 from pibot.errors import LLMError, PlanError
 from pibot.logs import event
 from pibot.master_components.planner.plan_reading import read_plan
-from pibot.master_components.planner.prompts import BUILT_IN_SKILLS, MAX_STEPS, Skill, plan_prompt, summary_prompt
+from pibot.master_components.planner.prompts import (
+    BUILT_IN_SKILLS,
+    MAX_STEPS,
+    MISSING_MARK,
+    Skill,
+    plan_prompt,
+    replan_prompt,
+    summary_prompt,
+)
 from pibot.master_components.planner.results import as_data, listed
+from pibot.master_components.planner.step_reading import NO_STEPS, EarlierSteps
 from pibot.master_components.planner.thoughts import without_thoughts
+from pibot.master_components.planner.wording import NOTHING
 
 log = logging.getLogger("pibot.planner")
 
@@ -58,14 +69,41 @@ class TaskPlanner:
             LLMError: the model call failed.
         """
         system = plan_prompt(self._soul, self._skills, self._max_steps)
-        messages = [Message("system", system), Message("user", description)]
+        plan, usage, problem = await self._ask(system, description, NO_STEPS)
+        return plan or self._fallback(description, problem), usage
+
+    async def replan(
+        self, description: str, results: Sequence[tuple[SubTask, TaskResult]], missing: str = ""
+    ) -> tuple[TaskPlan | None, Usage]:
+        """Ask what to do instead after a step has failed, or to get what an answer lacks; return the tokens too.
+
+        Args:
+            results: of all steps that have ended, whatever plan they come from.
+            missing: what the answer lacks; empty after a failure.
+
+        Returns:
+            The further steps; or, without steps, an answer that says what could not be done; None if the model's plan
+            was unusable twice.
+
+        Raises:
+            LLMError: the model call failed.
+        """
+        system = replan_prompt(self._soul, self._skills, self._max_steps)
+        finished = {step.task_id: step.description for step, result in results if result.success}
+        earlier = EarlierSteps(finished, frozenset(step.task_id for step, _ in results))
+        plan, usage, _ = await self._ask(system, as_data(description, results, missing), earlier)
+        return plan, usage
+
+    async def _ask(self, system: str, request: str, earlier: EarlierSteps) -> tuple[TaskPlan | None, Usage, str]:
+        """Ask for a plan, at most twice; return it, the tokens, and why there is none."""
+        messages = [Message("system", system), Message("user", request)]
         usage = Usage()
         problem = ""
         for _ in range(2):
             completion = await self._llm.complete(messages)
             usage += completion.usage
             try:
-                return self._read(completion), usage
+                return self._read(completion, earlier), usage, ""
             except PlanError as exc:
                 problem = str(exc)
                 event(log, "plan_refused", level=logging.WARNING, problem=problem)
@@ -75,7 +113,7 @@ class TaskPlanner:
                         "user", f"That plan can't be used: {problem}. Answer with the corrected JSON object alone."
                     ),
                 ]
-        return self._fallback(description, problem), usage
+        return None, usage, problem
 
     async def compose(self, description: str, results: Sequence[tuple[SubTask, TaskResult]]) -> tuple[str, Usage]:
         """Make one answer of the results of a job's steps, and return the tokens that this used.
@@ -83,21 +121,32 @@ class TaskPlanner:
         A single result is the answer as it is. If the model call fails, the answer lists the results. An answer that
         the model could not finish says so at its end.
         """
+        text, _, usage = await self._sum_up(summary_prompt(self._soul), description, results)
+        return text, usage
+
+    async def judge(self, description: str, results: Sequence[tuple[SubTask, TaskResult]]) -> tuple[str, str, Usage]:
+        """Like :meth:`compose`, with the same model calls, but also return what the answer lacks, between the two."""
+        return await self._sum_up(summary_prompt(self._soul, judges=True), description, results)
+
+    async def _sum_up(
+        self, system: str, description: str, results: Sequence[tuple[SubTask, TaskResult]]
+    ) -> tuple[str, str, Usage]:
         if len(results) == 1:
-            return results[0][1].output, Usage()
-        messages = [Message("system", summary_prompt(self._soul)), Message("user", as_data(description, results))]
+            return results[0][1].output, "", Usage()
+        messages = [Message("system", system), Message("user", as_data(description, results))]
         try:
             completion = await self._llm.complete(messages)
         except LLMError as exc:
-            return f"{listed(results)}\n\n(The results as they are: the model could not sum them up: {exc})", Usage()
-        text = without_thoughts(completion.text).strip()
+            problem = f"(The results as they are: the model could not sum them up: {exc})"
+            return f"{listed(results)}\n\n{problem}", "", Usage()
+        text, missing = _without_missing(without_thoughts(completion.text).strip())
         if text and completion.finish_reason == "length":
-            text = f"{text} …\n\n{CUT}"
-        return text or listed(results), completion.usage
+            text, missing = f"{text} …\n\n{CUT}", ""
+        return text or listed(results), missing, completion.usage
 
-    def _read(self, completion: Completion) -> TaskPlan:
+    def _read(self, completion: Completion, earlier: EarlierSteps) -> TaskPlan:
         try:
-            return read_plan(completion.text, self._skill_names, self._max_steps)
+            return read_plan(completion.text, self._skill_names, self._max_steps, earlier)
         except PlanError as exc:
             if completion.finish_reason != "length":
                 raise
@@ -111,3 +160,13 @@ class TaskPlanner:
     @property
     def _skill_names(self) -> tuple[str, ...]:
         return tuple(skill.name for skill in self._skills)
+
+
+def _without_missing(text: str) -> tuple[str, str]:
+    """Return a summary without its last line about what is missing, and what that line says."""
+    before, _, last = text.rpartition("\n")
+    found = re.match(rf"[\s*_`]*{MISSING_MARK}[\s*_`]*(.*)", last)
+    if found is None:
+        return text, ""
+    missing = found[1].strip(" *_`.")
+    return before.strip(), "" if missing.casefold() in NOTHING else missing
