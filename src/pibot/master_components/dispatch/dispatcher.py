@@ -63,6 +63,7 @@ class Dispatcher:
         pool: runs the jobs' steps.
         timing: how long it waits for what.
         jobs_at_once: how many jobs are worked on at once, besides those that have a worker.
+        replans: how often the plan of one job may be changed after a failure.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Dispatcher:
         *,
         timing: DispatchTiming | None = None,
         jobs_at_once: int = JOBS_AT_ONCE,
+        replans: int = 0,
     ) -> None:
         self._store = store
         self._jobs_at_once = jobs_at_once
@@ -82,7 +84,7 @@ class Dispatcher:
         self._timing = timing
         self._outage = ModelOutage(timing)
         self._steps = StepRunner(store, self._on_disk, pool, timing, self._outage)
-        self._jobs = JobRunner(store, self._on_disk, planner_for, self._steps, timing, self._outage)
+        self._jobs = JobRunner(store, self._on_disk, planner_for, self._steps, timing, self._outage, replans)
         self._running: dict[str, _RunningJob] = {}
         self._cancelling: set[str] = set()
         self._deadlines: dict[str, asyncio.TimerHandle] = {}

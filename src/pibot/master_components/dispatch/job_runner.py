@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 from dataclasses import replace
+from typing import Callable, TypeVar
 
-from pibot.contracts import SubTask, TaskPlan, TaskResult, TaskState, Usage, rest_of
+from pibot.contracts import SubTask, Usage, rest_of
 from pibot.errors import IllegalTransition, LLMAway, LLMError, LLMUnreachable, StoreError
 from pibot.logs import event
 from pibot.master_components.dispatch.job_activity import JobActivity
 from pibot.master_components.dispatch.model_outage import ModelOutage, Patience
-from pibot.master_components.dispatch.protocols import PlannerFor
+from pibot.master_components.dispatch.plan_review import PlanReview
+from pibot.master_components.dispatch.protocols import Planner, PlannerFor
 from pibot.master_components.dispatch.step_runner import StepRunner
 from pibot.master_components.dispatch.timing import DispatchTiming
 from pibot.master_components.planner import with_results
 from pibot.master_components.store.jobs import JobStore
 from pibot.master_components.store.records import Job, StepRecord
-from pibot.master_components.store.states import ENDED_JOBS, JobState, StepState
+from pibot.master_components.store.states import JobState, StepState
 from pibot.master_components.store.thread import StoreThread
 
 log = logging.getLogger("pibot.dispatcher")
+
+T = TypeVar("T")
 
 
 class JobRunner:
@@ -33,6 +38,7 @@ class JobRunner:
         steps: runs the steps.
         timing: how long it waits for what.
         outage: what is known of the model's provider.
+        replans: how often the plan of one job may be changed.
     """
 
     def __init__(
@@ -43,6 +49,7 @@ class JobRunner:
         steps: StepRunner,
         timing: DispatchTiming,
         outage: ModelOutage,
+        replans: int = 0,
     ) -> None:
         self._timing = timing
         self._outage = outage
@@ -50,6 +57,7 @@ class JobRunner:
         self._on_disk = on_disk
         self._planner_for = planner_for
         self._steps = steps
+        self._review = PlanReview(store, on_disk, replans)
 
     async def run(self, job: Job, activity: JobActivity) -> None:
         """Bring a job from where it is to its end.
@@ -60,7 +68,8 @@ class JobRunner:
         if job.plan is None:
             await self._on_disk(self._store.start_planning, job.job_id)
             try:
-                plan, usage = await self._plan(job, activity)
+                planner = self._planner_for(job.job_id)
+                plan, usage = await self._patiently(planner, lambda p: p.analyze(job.description), activity)
             except LLMError as exc:
                 await self.end(job.job_id, JobState.FAILED, f"the job could not be planned: {exc}")
                 return
@@ -71,15 +80,24 @@ class JobRunner:
             answer = job.plan.answer
             await self._on_disk.shielded(lambda: self._store.finish(job.job_id, JobState.COMPLETED, answer=answer))
             return
-        await self._conclude(await self._run_steps(job, activity))
+        await self._run_to_end(job, activity)
 
-    async def _plan(self, job: Job, activity: JobActivity) -> tuple[TaskPlan, Usage]:
-        """Have a job planned. While the model's provider is away, wait for it, as a step waits for a worker.
+    async def _run_to_end(self, job: Job, activity: JobActivity) -> None:
+        """Run a planned job's steps, and the further ones that its plan gets, until it has ended."""
+        planner = self._planner_for(job.job_id)
+        unended: Job | None = job
+        while unended is not None:
+            ended = await self._run_steps(unended, activity)
+            unended = await self._review.look(ended, planner, lambda call: self._patiently(planner, call, activity))
+
+    async def _patiently(
+        self, planner: Planner, call: Callable[[Planner], Awaitable[tuple[T, Usage]]], activity: JobActivity
+    ) -> tuple[T, Usage]:
+        """Make a call of a planner. While the model's provider is away, wait for it, as a step waits for a worker.
 
         Raises:
             LLMError: the model call failed, and waiting would not help or took too long.
         """
-        planner = self._planner_for(job.job_id)
         patience = Patience(self._outage, self._timing)
         away: LLMError | None = None
         while True:
@@ -87,7 +105,7 @@ class JobRunner:
                 await self._wait_for_model(patience, activity, away)
             began = patience.try_began()
             try:
-                planned = await planner.analyze(job.description)
+                planned = await call(planner)
             except (LLMAway, LLMUnreachable) as exc:
                 self._outage.failed(str(exc), rest=rest_of(exc))
                 if patience.own_fault(began):
@@ -134,7 +152,7 @@ class JobRunner:
 
         The job is read once a turn: after steps have ended, to find those that became ready.
         """
-        single = len(job.steps) == 1
+        single, changeable = len(job.steps) == 1, self._review.may_change(job)
         queue_key = (-float(job.priority), job.accepted_run)
         running: dict[asyncio.Task[None], str] = {}
         try:
@@ -143,7 +161,13 @@ class JobRunner:
                     if record.state in (StepState.READY, StepState.LEASED) and record.task_id not in running.values():
                         step = _with_needed(record, job)
                         run = self._steps.run(
-                            job.job_id, step, record, finish_job=single, queue_key=queue_key, activity=activity
+                            job.job_id,
+                            step,
+                            record,
+                            finish_job=single,
+                            look_again=changeable,
+                            queue_key=queue_key,
+                            activity=activity,
                         )
                         running[asyncio.ensure_future(run)] = record.task_id
                 if not running:
@@ -160,20 +184,6 @@ class JobRunner:
             if running:
                 await asyncio.wait(running)
 
-    async def _conclude(self, job: Job) -> None:
-        """Make one answer of the results of a job whose steps have all ended, and end the job with it."""
-        if job.state in ENDED_JOBS:
-            return
-        results = [(record.step, _result_of(record)) for record in job.steps]
-        answer, usage = await self._planner_for(job.job_id).compose(job.description, results)
-        failed = [record for record in job.steps if record.state is not StepState.COMPLETED]
-        state = JobState.FAILED if failed else JobState.COMPLETED
-        error = "; ".join(f"step {record.task_id!r} {record.state.value}: {record.error}" for record in failed) or None
-        await self._on_disk.shielded(
-            lambda: self._store.finish(job.job_id, state, answer=answer or None, error=error, usage=usage)
-        )
-        event(log, "job_finished", job=job.job_id, status=state.value, error=error)
-
 
 def _with_needed(record: StepRecord, job: Job) -> SubTask:
     """Return a stored step with its time limit, and with the results that it needs in its description."""
@@ -183,10 +193,3 @@ def _with_needed(record: StepRecord, job: Job) -> SubTask:
     # because after a restart the same task must be sent again.
     step = replace(record.step, timeout=record.step.timeout or job.timeout)
     return with_results(step, [(done, result) for done, result in needed if result is not None])
-
-
-def _result_of(record: StepRecord) -> TaskResult:
-    """Return a step's result, or a failed one that says why there is none."""
-    if record.result is not None:
-        return record.result
-    return TaskResult(record.task_id, record.worker_id, TaskState.FAILED, error=record.error or record.state.value)

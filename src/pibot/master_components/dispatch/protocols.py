@@ -15,7 +15,15 @@ class Planner(Protocol):
 
     async def analyze(self, description: str) -> tuple[TaskPlan, Usage]: ...
 
+    async def replan(
+        self, description: str, results: Sequence[tuple[SubTask, TaskResult]], missing: str = ""
+    ) -> tuple[TaskPlan | None, Usage]: ...
+
     async def compose(self, description: str, results: Sequence[tuple[SubTask, TaskResult]]) -> tuple[str, Usage]: ...
+
+    async def judge(
+        self, description: str, results: Sequence[tuple[SubTask, TaskResult]]
+    ) -> tuple[str, str, Usage]: ...
 
 
 PlannerFor = Callable[[str], Planner]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from pibot.contracts import MAX_TASK_TIMEOUT, Fault, SubTask, TaskResult, TaskState, Usage
@@ -92,6 +92,7 @@ class StepRunner:
         record: StepRecord,
         *,
         finish_job: bool,
+        look_again: bool = False,
         queue_key: QueueKey,
         activity: JobActivity,
     ) -> None:
@@ -105,6 +106,7 @@ class StepRunner:
             step: what to run; its description holds the results that it needs.
             record: the step as it is stored.
             finish_job: end the job with the step's result in the same commit; for a job of one step.
+            look_again: do not end the job with a failure, since its plan may be changed.
             queue_key: the job's order among those that wait for a worker.
             activity: counts the step while it waits and while it has a worker.
         """
@@ -127,7 +129,8 @@ class StepRunner:
                         lease = await self._on_disk(
                             self._store.leases.grant, job_id, step.task_id, worker_id, self._timing.lease
                         )
-                    pause = await self._attempt(lease, step, tried, patience, finish_job=finish_job, resumed=resumed)
+                    ending = {"finish_job": finish_job, "look_again": look_again}
+                    pause = await self._attempt(lease, step, tried, patience, ending, resumed=resumed)
                 finally:
                     if not resumed:
                         self._pool.release(worker_id)
@@ -180,13 +183,21 @@ class StepRunner:
         return None
 
     async def _attempt(
-        self, lease: Lease, step: SubTask, tried: list[str], patience: Patience, *, finish_job: bool, resumed: bool
+        self,
+        lease: Lease,
+        step: SubTask,
+        tried: list[str],
+        patience: Patience,
+        ending: Mapping[str, bool],
+        *,
+        resumed: bool,
     ) -> float | None:
         """Run a step on its lease's worker and record the outcome.
 
         Args:
             tried: the workers that had the step; one that could not do it is added.
             patience: how long the step waits for what can do it.
+            ending: whether the result ends the job; see :meth:`LeaseStore.complete`.
 
         Returns:
             Seconds until another attempt, 0 if none was made; None if the step has ended.
@@ -206,7 +217,7 @@ class StepRunner:
                 result = replace(result, error=f"{result.error}{too_late}")
             elif result.usage.llm_calls > 0:
                 self._outage.answered(began)
-            await self._on_disk.shielded(lambda: self._store.leases.complete(lease, result, finish_job=finish_job))
+            await self._on_disk.shielded(lambda: self._store.leases.complete(lease, result, **ending))
         except (WorkerBusy, WorkerError) as exc:
             # A worker that did not get the task made no attempt (docs/decisions.md, D27). A resumed task may have
             # reached its worker before the restart.

@@ -17,12 +17,15 @@ from pibot.master_components.store.database import Database
 from pibot.master_components.store.leases import LeaseStore
 from pibot.master_components.store.limits import StoreLimits
 from pibot.master_components.store.queries import JobQueries
-from pibot.master_components.store.records import Job, Submission
+from pibot.master_components.store.records import Job, PlanChange, Submission
 from pibot.master_components.store.spending import Spent
 from pibot.master_components.store.states import ENDED_JOBS, JobState, StepState
 from pibot.master_components.store.tables import Tables
 
 log = logging.getLogger("pibot.store")
+
+MAX_WHY_CHARS = 2_000
+"""Characters that are kept of why a plan was changed."""
 
 SINGLE_STEP = "step-1"
 """The id of the one step of a job that is not planned."""
@@ -226,6 +229,29 @@ class JobStore:
             self._tables.insert_plan(job_id, plan)
             self._tables.add_usage(job_id, usage)
             self._tables.event("job_planned", job_id, message=_planned(plan))
+            job = self._tables.job(job_id)
+        self._count(usage)
+        return job
+
+    def change_plan(
+        self, job_id: str, version: int, steps: Sequence[SubTask], *, why: str, reasoning: str = "", usage: Usage
+    ) -> Job:
+        """Store further steps of a job whose steps have all ended, before any of them runs, and return the job.
+
+        Args:
+            version: the number of the plan with these steps: one more than the job's, so that it is stored once.
+            why: what failed, or what the answer lacked.
+            usage: what the model calls for it used.
+
+        Raises:
+            IllegalTransition: the job does not run, has steps that have not ended, or has this version already.
+        """
+        change = PlanChange(version, self._clock(), why[:MAX_WHY_CHARS], reasoning[:MAX_WHY_CHARS])
+        with self._transaction():
+            self._tables.change_plan(job_id, change, steps)
+            self._tables.add_usage(job_id, usage)
+            number = f"{len(steps)} further step{'' if len(steps) == 1 else 's'}"
+            self._tables.event("job_replanned", job_id, message=f"{number}, since {change.why}")
             job = self._tables.job(job_id)
         self._count(usage)
         return job

@@ -72,12 +72,13 @@ class LeaseStore:
             self._tables.hold(lease, expires_at)
         return Lease(lease.job_id, lease.task_id, lease.worker_id, lease.token, lease.attempt, expires_at)
 
-    def complete(self, lease: Lease, result: TaskResult, *, finish_job: bool = False) -> None:
+    def complete(self, lease: Lease, result: TaskResult, *, finish_job: bool = False, look_again: bool = False) -> None:
         """Record the result of a leased step, once, and only for the holder of the lease.
 
         Args:
             result: of any state. If the step did not complete, the steps that need it are skipped.
             finish_job: end the job with this result too, in the same commit; for a job of one step.
+            look_again: do not end the job with a failure, since its plan may be changed.
 
         Raises:
             LeaseLost: the step has another lease, or none. The result is kept with the attempt as evidence.
@@ -100,7 +101,7 @@ class LeaseStore:
                     f"subtask_{state.value}", lease.job_id, lease.task_id, lease.worker_id, result.error or ""
                 )
                 self._tables.move_on(lease.job_id)
-                if finish_job:
+                if finish_job and (state is StepState.COMPLETED or not look_again):
                     self._tables.finish(lease.job_id, JobState(state.value), result.output, result.error)
         if late:
             raise LeaseLost(f"{lease.worker_id} lost its lease of {lease.task_id!r} of {lease.job_id}")

@@ -146,6 +146,7 @@ class StepRecord:
         result: None until a worker's result is recorded.
         error: why it has no result, or what the result says went wrong.
         lease: the running attempt's; None in every state but ``leased``.
+        version: the version of the plan that it came with, from 1.
     """
 
     step: SubTask
@@ -154,6 +155,7 @@ class StepRecord:
     result: TaskResult | None = None
     error: str | None = None
     lease: Lease | None = None
+    version: int = 1
 
     @property
     def task_id(self) -> str:
@@ -174,7 +176,28 @@ class StepRecord:
             "output": None if self.result is None else self.result.output,
             "error": self.error,
             "result": None if self.result is None else self.result.to_json(),
+            "version": self.version,
         }
+
+
+@dataclass(frozen=True)
+class PlanChange:
+    """A further version of a job's plan: steps that were added after the earlier ones had ended.
+
+    Args:
+        version: from 2; the first version is the plan itself.
+        at: when, in seconds since the epoch.
+        why: what failed, or what the answer lacked.
+        reasoning: the planner's sentence on the further steps.
+    """
+
+    version: int
+    at: float
+    why: str
+    reasoning: str = ""
+
+    def to_json(self) -> JsonObject:
+        return {"version": self.version, "at": self.at, "why": self.why, "reasoning": self.reasoning}
 
 
 @dataclass(frozen=True)
@@ -238,6 +261,8 @@ class Job:
         accepted_run: seconds that hubs had run with the database when the job was accepted.
         steps: empty before it is planned, and in listings.
         approvals: its tool calls that needed the owner's approval; empty in listings.
+        changes: the further versions of its plan, the oldest first; empty in listings.
+        planned: its plan is the planner's; False where it was submitted with its skills.
     """
 
     job_id: str
@@ -257,6 +282,13 @@ class Job:
     accepted_run: float = 0.0
     steps: tuple[StepRecord, ...] = ()
     approvals: tuple[Approval, ...] = ()
+    changes: tuple[PlanChange, ...] = ()
+    planned: bool = True
+
+    @property
+    def version(self) -> int:
+        """The number of the plan's newest version, from 1."""
+        return self.changes[-1].version if self.changes else 1
 
     @property
     def waiting_calls(self) -> tuple[Approval, ...]:
@@ -282,6 +314,7 @@ class Job:
             "subtasks": [step.to_json() for step in self.steps],
             "waiting_for_approval": bool(self.waiting_calls),
             "approvals": [approval.to_json() for approval in self.approvals],
+            "plan_changes": [change.to_json() for change in self.changes],
         }
 
 

@@ -15,7 +15,7 @@ from typing import Any, Callable, TypeVar
 
 from pibot.contracts import SubTask, TaskPlan, TaskResult, TaskState, Usage
 from pibot.errors import ContractError, PibotError
-from pibot.master_components.store.records import Approval, Attempt, Job, Lease, StepRecord
+from pibot.master_components.store.records import Approval, Attempt, Job, Lease, PlanChange, StepRecord
 from pibot.master_components.store.states import ApprovalState, JobState, StepState
 
 T = TypeVar("T")
@@ -38,7 +38,12 @@ def state_from(kind: type[State], stored: str, instead: State) -> tuple[State, s
         )
 
 
-def job_from(row: sqlite3.Row, steps: tuple[StepRecord, ...] = (), approvals: tuple[Approval, ...] = ()) -> Job:
+def job_from(
+    row: sqlite3.Row,
+    steps: tuple[StepRecord, ...] = (),
+    approvals: tuple[Approval, ...] = (),
+    changes: tuple[PlanChange, ...] = (),
+) -> Job:
     """Make a job of a row of ``job``. The steps of its plan are ``steps``; old rows repeat them in ``plan``."""
     state, unknown = state_from(JobState, row["state"], JobState.FAILED)
     plan, broken = _read(row["plan"], lambda data: TaskPlan.from_json({**data, "subtasks": ()}))
@@ -62,7 +67,19 @@ def job_from(row: sqlite3.Row, steps: tuple[StepRecord, ...] = (), approvals: tu
         accepted_run=row["accepted_run"],
         steps=steps,
         approvals=approvals,
+        changes=changes,
     )
+
+
+def was_planned(body: str) -> bool:
+    """Return whether a job was left to the planner: it was submitted without skills."""
+    submitted, _ = _read(body, list)
+    return submitted is None or len(submitted) < 2 or submitted[1] is None
+
+
+def change_from(row: sqlite3.Row) -> PlanChange:
+    """Make a change of a plan of a row of ``plan_change``."""
+    return PlanChange(row["version"], row["at"], row["why"], row["reasoning"])
 
 
 def lease_from(row: sqlite3.Row) -> Lease:
@@ -89,6 +106,7 @@ def step_from(row: sqlite3.Row, attempts: tuple[Attempt, ...], job_description: 
         result=result,
         error=_joined(row["error"], unknown),
         lease=lease_from(row) if state is StepState.LEASED else None,
+        version=row["version"],
     )
 
 

@@ -7,12 +7,21 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
-from pibot.contracts import Clock, TaskPlan, TaskResult, Usage
+from pibot.contracts import Clock, SubTask, TaskPlan, TaskResult, Usage
 from pibot.errors import IllegalTransition, JobNotFound, LeaseLost
-from pibot.master_components.store.records import Job, Lease
-from pibot.master_components.store.rows import approval_from, attempt_from, job_from, state_from, step_from
+from pibot.master_components.store.records import Job, Lease, PlanChange
+from pibot.master_components.store.rows import (
+    approval_from,
+    attempt_from,
+    change_from,
+    job_from,
+    state_from,
+    step_from,
+    was_planned,
+)
 from pibot.master_components.store.states import (
     ENDED_JOBS,
     OPEN_STEPS,
@@ -56,11 +65,34 @@ class Tables:
         """
         body = plan.to_json()
         del body["subtasks"]
-        description = self.row(job_id)["description"]
         self._db.execute("UPDATE job SET plan = ? WHERE job_id = ?", (json.dumps(body), job_id))
+        self._insert_steps(job_id, plan.subtasks, 1, 0)
+
+    def change_plan(self, job_id: str, change: PlanChange, steps: Sequence[SubTask]) -> None:
+        """Store a further version of a plan with its steps.
+
+        Raises:
+            IllegalTransition: the job does not run, has other versions than the change knows, or has steps to run.
+        """
+        job, records = self.row(job_id), self.job(job_id)
+        if job["state"] != JobState.RUNNING.value or change.version != records.version + 1:
+            raise IllegalTransition(
+                f"{job_id} is {job['state']}, with plan {records.version}; it gets no {change.version}"
+            )
+        if any(record.state in OPEN_STEPS for record in records.steps):
+            raise IllegalTransition(f"{job_id} has steps to run; it gets no other plan now")
+        self._db.execute(
+            "INSERT INTO plan_change (job_id, version, at, why, reasoning) VALUES (?, ?, ?, ?, ?)",
+            (job_id, change.version, change.at, change.why, change.reasoning),
+        )
+        self._insert_steps(job_id, steps, change.version, len(records.steps))
+        self.move_on(job_id)  # a step whose needs are all finished is ready at once
+
+    def _insert_steps(self, job_id: str, steps: Sequence[SubTask], version: int, first: int) -> None:
+        description = self.row(job_id)["description"]
         self._db.executemany(
-            "INSERT INTO subtask (job_id, task_id, position, description, skills, depends_on, timeout, state)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO subtask (job_id, task_id, position, description, skills, depends_on, timeout, state, version)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
                 (
                     job_id,
@@ -71,8 +103,9 @@ class Tables:
                     json.dumps(list(step.depends_on)),
                     step.timeout,
                     (StepState.WAITING if step.depends_on else StepState.READY).value,
+                    version,
                 )
-                for position, step in enumerate(plan.subtasks)
+                for position, step in enumerate(steps, first)
             ],
         )
 
@@ -268,7 +301,9 @@ class Tables:
         description = row["description"]
         steps = tuple(step_from(step, tuple(attempts.get(step["task_id"], ())), description) for step in rows)
         approvals = self._db.execute("SELECT * FROM approval WHERE job_id = ? ORDER BY asked_at", (job_id,))
-        return job_from(row, steps, tuple(map(approval_from, approvals)))
+        changes = self._db.execute("SELECT * FROM plan_change WHERE job_id = ? ORDER BY version", (job_id,))
+        job = job_from(row, steps, tuple(map(approval_from, approvals)), tuple(map(change_from, changes)))
+        return replace(job, planned=was_planned(row["body"]))
 
     def approval_row(self, approval_id: str) -> sqlite3.Row | None:
         row: sqlite3.Row | None = self._db.execute(
