@@ -14,6 +14,7 @@ from tests.support.scripted_llm import RecordedRequest, Reply, ScriptedLLM, call
 from chaos.schedule import job_in, step_in, steps_in
 from pibot.rehearsal.conversation import unmarked
 from pibot.rehearsal.planner import PLAN_MARKER, SUMMARY_MARKER
+from pibot.rehearsal.replanner import REPLAN_MARKER
 
 
 def reply(request: RecordedRequest) -> Reply:
@@ -27,6 +28,8 @@ def reply(request: RecordedRequest) -> Reply:
         return text(json.dumps(_plan(task)))
     if SUMMARY_MARKER in system:
         return text("The steps are done.")
+    if REPLAN_MARKER in system:
+        return text(json.dumps({"handle_locally": True, "answer": "Nothing else can be done.", "subtasks": []}))
     found = step_in(task)
     if found is None:
         return error(400, f"this is not a step of a chaos job: {task[:100]}")

@@ -35,6 +35,7 @@ from pibot.master_components.store.records import (
     Job,
     JobRecord,
     Lease,
+    PlanChange,
     StepRecord,
     Submission,
 )
@@ -72,6 +73,13 @@ VALUES: dict[type, dict[str, tuple[Any, Any]]] = {
         "result": (None, FOUND),
         "error": (None, "it broke"),
         "lease": (None, Lease("job-1", "s1", "worker-1", "token", 1, 60.0)),
+        "version": (1, 2),
+    },
+    PlanChange: {
+        "version": (2, 3),
+        "at": (10.0, 1000.0),
+        "why": ("step 'a' failed", "the answer lacked: the price"),
+        "reasoning": ("", "another way"),
     },
     Job: {
         "job_id": ("job-1", "job-2"),
@@ -91,13 +99,16 @@ VALUES: dict[type, dict[str, tuple[Any, Any]]] = {
         "accepted_run": (0.0, 9.0),
         "steps": ((RECORD,), (RECORD, RECORD)),
         "approvals": ((), (ASKED,)),
+        "changes": ((), (PlanChange(2, 1.0, "step 'a' failed"),)),
+        "planned": (True, False),
     },
 }
 """Two values for each field. A place shows the field if the two make a difference there."""
 
 LEFT_OUT: dict[str, dict[type, set[str]]] = {
     # A lease's token may end the lease, so only the database has it; accepted_run is a clock of the store's own.
-    "the API": {StepRecord: {"lease"}, Job: {"accepted_run"}},
+    # That a job came with its skills decides whether its plan may be changed; its one step shows them.
+    "the API": {StepRecord: {"lease"}, Job: {"accepted_run", "planned"}},
     # --json and `pibot export` give all that the API gives.
     "the command": {
         SubTask: {"timeout"},
@@ -105,15 +116,16 @@ LEFT_OUT: dict[str, dict[type, set[str]]] = {
         StepRecord: {"lease"},
         Job: {
             *("priority", "timeout", "created_at", "started_at", "finished_at"),
-            *("cancel_requested", "accepted_run"),
+            *("cancel_requested", "accepted_run", "planned"),
         },
+        PlanChange: {"at"},
     },
     # The page links to the API's record.
     "the page": {
         SubTask: {"timeout"},
         Attempt: {"late_result"},
         StepRecord: {"lease"},
-        Job: {"timeout", "accepted_run"},
+        Job: {"timeout", "accepted_run", "planned"},
     },
 }
 """The fields that a place leaves out on purpose."""
@@ -153,6 +165,8 @@ def job(type_: type = Job, name: str = "") -> Job:
         found = replace(RECORD, attempts=(found,))
     if isinstance(found, SubTask):
         found = replace(RECORD, step=found)
+    if isinstance(found, PlanChange):
+        found = replace(sample(Job, ""), changes=(found,))
     if isinstance(found, StepRecord):
         plan = replace(PLAN, subtasks=(found.step,))
         found = replace(sample(Job, ""), plan=plan, steps=(found,))
@@ -217,7 +231,7 @@ def test_the_apis_description_has_each_key_and_no_other(name: str) -> None:
     whole = job().to_json()
     (step,) = whole["subtasks"]
     (attempt,) = step["attempts"]
-    listed = set(whole) - {"subtasks", "approvals"}  # a listing leaves these two out
+    listed = set(whole) - {"subtasks", "approvals", "plan_changes"}  # a listing leaves these out
     given = {"Job": whole, "JobSummary": listed, "Subtask": step, "Attempt": attempt}
     keys = set(given[name]) | ADDED_BY_THE_API[name]
     described = set(document()["components"]["schemas"][name]["properties"])

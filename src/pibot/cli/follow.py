@@ -90,6 +90,11 @@ def changes(job: JsonObject, seen: dict[str, str]) -> list[str]:
     if plan is not None and "plan" not in seen:
         seen["plan"] = "shown"
         lines += plan_lines(job)
+    for change in job.get("plan_changes", ()):
+        key = f"plan {change['version']}"
+        if key not in seen:
+            seen[key] = "shown"
+            lines += change_lines(job, change)
     for step in job.get("subtasks", ()):
         lines += lost_attempts(step, seen)
         now = f"{step['status']} {len(step['attempts'])}"
@@ -149,6 +154,8 @@ def job_lines(job: JsonObject) -> list[str]:
         lines.append(f"Planning waits {printable(job['waiting_for'])}")
     if job["plan"]:
         lines += plan_lines(job)
+        for change in job.get("plan_changes", ()):
+            lines += change_lines(job, change)
         for step in job["subtasks"]:
             waits = waiting_for(step)
             lines += [*lost_attempts(step, {}), step_line(step) + (f", waits: {waits}" if waits else "")]
@@ -168,16 +175,32 @@ def plan_lines(job: JsonObject) -> list[str]:
     plan = job["plan"]
     if plan["handle_locally"]:
         return ["The master answers this itself, without workers."]
-    steps = plan["subtasks"]
-    lines = [f"The plan ({plan['complexity']}): {counted(len(steps), 'step')}"]
-    for step in steps:
-        needs = f" — after {', '.join(step['depends_on'])}" if step["depends_on"] else ""
-        lines.append(
-            f"  {step['task_id']}: {_short(step['description'])} [{', '.join(step['skills']) or 'no skills'}]{needs}"
-        )
+    steps = _steps_of(job, 1)
+    lines = [f"The plan ({plan['complexity']}): {counted(len(steps), 'step')}", *map(_planned_step, steps)]
     if plan["note"]:
         lines.append(f"  Note: {printable(plan['note'])}")
     return lines
+
+
+def change_lines(job: JsonObject, change: JsonObject) -> list[str]:
+    """Return the lines that show a further version of a job's plan."""
+    steps = _steps_of(job, change["version"])
+    why = printable(change["why"])
+    lines = [
+        f"Plan {change['version']}, since {why}: {counted(len(steps), 'further step')}",
+        *map(_planned_step, steps),
+    ]
+    return lines + ([f"  Note: {printable(change['reasoning'])}"] if change["reasoning"] else [])
+
+
+def _steps_of(job: JsonObject, version: int) -> list[JsonObject]:
+    """Return the steps of one version of the plan. An older hub has one version."""
+    return [step for step in job["subtasks"] if step.get("version", 1) == version]
+
+
+def _planned_step(step: JsonObject) -> str:
+    needs = f" — after {', '.join(step['depends_on'])}" if step["depends_on"] else ""
+    return f"  {step['task_id']}: {_short(step['description'])} [{', '.join(step['skills']) or 'no skills'}]{needs}"
 
 
 def step_line(step: JsonObject) -> str:

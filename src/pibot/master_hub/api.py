@@ -246,7 +246,7 @@ def _whole(job: Job, hub: HubService) -> JsonObject:
 def _listed(job: Job, asking: Collection[str]) -> JsonObject:
     """A job's row in ``/tasks``, with excerpts of its texts."""
     row = job.to_json()
-    del row["subtasks"], row["approvals"]
+    del row["subtasks"], row["approvals"], row["plan_changes"]
     row["waiting_for_approval"] = job.job_id in asking
     return row
 

@@ -117,7 +117,7 @@ class HubService:
         )
         self.spending = SpendingReport(self.store.accounts, self._ledger, settings.gateway)
         timing = DispatchTiming(lease=settings.lease_seconds, no_worker=settings.no_worker_seconds)
-        self._dispatcher = Dispatcher(self.store, planner_for, self.pool, timing=timing)
+        self._dispatcher = Dispatcher(self.store, planner_for, self.pool, timing=timing, replans=settings.replans)
         self.gateway.tell(self._dispatcher)
         self.jobs = JobControl(self.store, self._dispatcher, self.library, self.loop, self.pool)
         self.addresses = AddressChecks(self.pool, self.loop)

@@ -34,7 +34,7 @@ def plan(conversation: Conversation) -> str:
     steps = _one_workspace(parts)
     if len(steps) > _most(conversation.system):
         steps = [_Step(tuple(parts), ())]  # one worker does all parts
-    known = _skills(conversation.system)
+    known = skills_in(conversation.system)
     subtasks = [
         {
             "task_id": f"step-{number}",
@@ -64,7 +64,7 @@ def _json(
     )
 
 
-def _skills(system: str) -> frozenset[str]:
+def skills_in(system: str) -> frozenset[str]:
     """Return the skills that the rules can use and the prompt names; all usable ones if it names none."""
     usable = {way.skill for rule in RULES for way in rule.ways}
     return frozenset(skill for skill in usable if re.search(rf"\b{skill}\b", system)) or frozenset(usable)
@@ -131,9 +131,18 @@ def _waits_for(steps: Sequence[_Step], one: int, other: int) -> bool:
 
 
 def summary(conversation: Conversation) -> str:
-    """Return the results as one text. The first user message holds them as a JSON object a line."""
+    """Return the results as one text."""
+    return summed_up(results_of(conversation))
+
+
+def results_of(conversation: Conversation) -> list[dict[str, Any]]:
+    """Return the results in the first user message, which holds them as a JSON object a line."""
     rows = conversation.first.rpartition("\nWhat its steps came to:\n")[2]
-    results = [row for row in map(json_object, rows.splitlines()) if "success" in row]
+    return [row for row in map(json_object, rows.splitlines()) if "success" in row]
+
+
+def summed_up(results: Sequence[dict[str, Any]]) -> str:
+    """Return a line for each result."""
     if not results:
         return "There are no results."
     done = sum(1 for r in results if r.get("success") is True)

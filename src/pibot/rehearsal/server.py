@@ -19,6 +19,7 @@ from pibot.logs import event
 from pibot.rehearsal.conversation import Conversation, read_request, tokens
 from pibot.rehearsal.outcome import MODEL_NAME
 from pibot.rehearsal.planner import PLAN_MARKER, SUMMARY_MARKER, plan, summary
+from pibot.rehearsal.replanner import REPLAN_MARKER, replan
 from pibot.rehearsal.worker import Call, play
 
 log = logging.getLogger("pibot.rehearsal")
@@ -36,6 +37,8 @@ def respond(conversation: Conversation) -> Union[Call, str]:
         return plan(conversation)
     if SUMMARY_MARKER in conversation.system:
         return summary(conversation)
+    if REPLAN_MARKER in conversation.system:
+        return replan(conversation)
     return play(conversation)
 
 

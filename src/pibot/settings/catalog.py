@@ -88,6 +88,7 @@ KNOWN_SETTINGS = (
     KnownSetting("PIBOT_LOG_DAYS", (MASTER,), "14"),
     KnownSetting("PIBOT_LEASE_SECONDS", (MASTER,), "60"),
     KnownSetting("PIBOT_NO_WORKER_SECONDS", (MASTER,), "86400"),
+    KnownSetting("PIBOT_REPLANS", (MASTER,), "2"),
     KnownSetting("PIBOT_HOT_CELSIUS", (MASTER,), "80"),
     KnownSetting("PIBOT_MIN_MEMORY_MB", (MASTER,), "60"),
     # A worker's tasks.

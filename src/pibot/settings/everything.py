@@ -67,6 +67,7 @@ class Settings:
     log_days: int = 14
     lease_seconds: float = 60.0
     no_worker_seconds: float = 24 * 3600.0
+    replans: int = 2
     hot_celsius: float = 80.0
     min_memory_mb: int = 60
     demo_port: int = DEFAULT_PORT
@@ -132,6 +133,7 @@ class Settings:
             log_days=env.integer("PIBOT_LOG_DAYS", defaults.log_days, minimum=1),
             lease_seconds=env.seconds("PIBOT_LEASE_SECONDS", defaults.lease_seconds, minimum=MIN_LEASE),
             no_worker_seconds=env.seconds("PIBOT_NO_WORKER_SECONDS", defaults.no_worker_seconds),
+            replans=env.integer("PIBOT_REPLANS", defaults.replans, minimum=0),
             hot_celsius=env.seconds("PIBOT_HOT_CELSIUS", defaults.hot_celsius, unit="degrees"),
             min_memory_mb=env.integer("PIBOT_MIN_MEMORY_MB", defaults.min_memory_mb, minimum=0),
             demo_port=env.port("PIBOT_DEMO_PORT"),

@@ -12,6 +12,7 @@ from pibot.master_components.planner.prompts import (
     MAX_STEPS,
     PLAN_MARK,
     PLAN_SCHEMA,
+    REPLAN_MARK,
     SUMMARY_MARK,
     NamedSkill,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "MAX_STEPS",
     "PLAN_MARK",
     "PLAN_SCHEMA",
+    "REPLAN_MARK",
     "SUMMARY_MARK",
     "NamedSkill",
     "TaskPlanner",

@@ -91,7 +91,7 @@ class TaskPlanner:
         system = replan_prompt(self._soul, self._skills, self._max_steps)
         finished = {step.task_id: step.description for step, result in results if result.success}
         earlier = EarlierSteps(finished, frozenset(step.task_id for step, _ in results))
-        plan, usage, _ = await self._ask(system, as_data(description, results, missing), earlier)
+        plan, usage, _ = await self._ask(system, as_data(description, results, missing=missing, whole=True), earlier)
         return plan, usage
 
     async def _ask(self, system: str, request: str, earlier: EarlierSteps) -> tuple[TaskPlan | None, Usage, str]:

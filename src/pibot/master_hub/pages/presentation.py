@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from typing import Callable
 
 from pibot.contracts import JsonObject, NoWorkerReason, Usage, WorkerReport, WorkerState, WorkerStatus
-from pibot.master_components.store.records import Approval, Event, Job, StepRecord
+from pibot.master_components.store.records import Approval, Event, Job, PlanChange, StepRecord
 from pibot.master_components.store.spending import Spending
 from pibot.master_components.store.states import ENDED_JOBS, JobState, StepState
 from pibot.master_hub.report import cost_in_words
@@ -24,6 +24,7 @@ OUTPUT_CHARS = 20_000
 _EVENTS: Mapping[str, str] = {
     "job_accepted": "New: {message}",
     "job_planned": "Planned: {message}",
+    "job_replanned": "Planned further: {message} · {job}",
     "job_completed": "Completed: {job}",
     "job_failed": "Failed: {job}: {message}",
     "job_cancelled": "Cancelled: {job}",
@@ -278,10 +279,20 @@ def job_view(
         "error": job.error or "",
         "reasoning": job.plan.reasoning if job.plan else "",
         "note": job.plan.note if job.plan else "",
+        "changes": [_change(change) for change in job.changes],
         "approvals": [approval_row(call) for call in job.waiting_calls],
         "decisions": [_decision(call) for call in job.approvals if call.decided_at is not None],
         "steps": [_step(step, why_waiting if unended else None) for step in job.steps],
         "no_steps": "" if job.steps else _why_no_steps(job, why_not_planned),
+    }
+
+
+def _change(change: PlanChange) -> JsonObject:
+    return {
+        "id": str(change.version),
+        "text": f"Plan {change.version}, since {change.why}",
+        "reasoning": change.reasoning,
+        "at": change.at,
     }
 
 
@@ -319,6 +330,7 @@ def _step(record: StepRecord, why_waiting: Callable[[Sequence[str]], NoWorkerRea
         "waiting": f"waiting: {why_waiting(step.skills)}" if why_waiting and record.state is StepState.READY else "",
         "took": _took(last.started_at, last.finished_at) if last else "",
         "tokens": _tokens(result.usage) if result else "",
+        "plan": f"plan {record.version}" if record.version > 1 else "",
         "skills": [{"id": name} for name in step.skills],
         "error": record.error or "",
         "attempts": [
