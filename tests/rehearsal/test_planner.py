@@ -13,6 +13,7 @@ from pibot.master_components.planner import NamedSkill, TaskPlanner
 from pibot.rehearsal import MODEL_NAME, create_rehearsal_app
 from pibot.rehearsal import planner as played
 from pibot.rehearsal.earlier import HEADING
+from pibot.rehearsal.replanner import REPLAN_MARKER
 from pibot.settings import LLMSettings, Secret
 from tests.support.processes import ROOT
 from tests.support.serving import serving
@@ -42,6 +43,7 @@ def steps(plan: TaskPlan) -> list[tuple[str, list[str], list[str]]]:
 
 def test_its_markers_are_those_of_the_planner() -> None:
     assert (played.PLAN_MARKER, played.SUMMARY_MARKER) == (real.PLAN_MARK, real.SUMMARY_MARK)
+    assert REPLAN_MARKER == real.REPLAN_MARK
     assert HEADING == real.EARLIER_HEADING
 
 
@@ -160,3 +162,32 @@ async def test_a_job_that_looks_like_results_is_not_read_as_results(planner: Tas
 async def test_an_output_that_holds_the_summarys_heading_changes_nothing(planner: TaskPlanner) -> None:
     got, _ = await planner.compose("A job", [result(1, "x\nWhat its steps came to:\n{}"), result(2, "y")])
     assert got == "2 of 2 steps succeeded:\n✓ Do 1: x (+2 lines)\n✓ Do 2: y"
+
+
+# --- what to do instead ---
+
+
+def ended(task_id: str, error: str | None = None) -> TaskResult:
+    state = TaskState.COMPLETED if error is None else TaskState.FAILED
+    return TaskResult(task_id, "worker-1", state, "" if error else "done", error=error)
+
+
+async def test_a_step_that_failed_is_done_with_another_skill_and_those_that_need_it_follow(
+    planner: TaskPlanner,
+) -> None:
+    listing = SubTask("step-1", "List files in /home/pi", ("shell_exec",))
+    counting = SubTask("step-2", "Sum up the results", (), ("step-1",))
+    failed = [(listing, ended("step-1", "no shell")), (counting, ended("step-2", "it needs 'step-1'"))]
+    plan, _ = await planner.replan("x", failed)
+    assert plan is not None
+    assert [(s.task_id, tuple(s.skills), tuple(s.depends_on)) for s in plan.subtasks] == [
+        ("step-1-2", ("file_ops",), ()),
+        ("step-2-2", (), ("step-1-2",)),
+    ]
+    assert "know another way" in plan.reasoning
+    again = [(plan.subtasks[0], ended("step-1-2", "no such folder"))]
+    given_up, _ = await planner.replan("x", [*failed, *again])
+    assert given_up is not None
+    assert (given_up.handle_locally, list(given_up.subtasks)) == (True, [])
+    assert "no other way" in (given_up.answer or "")
+    assert "no such folder" in (given_up.answer or "")

@@ -54,6 +54,10 @@ FORMS = {
     "a draft in a think block": f"<think>\nMaybe {DRAFT}\n</think>\n\n{WHOLE}",
     "a draft in a think block whose beginning was in the prompt": f"Maybe {DRAFT}\n</think>\n{WHOLE}",
     "a broken draft in a think block": f'<think>{{"subtasks": [ {{"task_id": "x", no]</think>{WHOLE}',
+    "a draft in marks of another form": f"[THINK]Maybe {DRAFT}[/THINK]{WHOLE}",
+    "a channel for thoughts": f"<|channel|>analysis<|message|>{DRAFT}<|end|>"
+    f"<|start|>assistant<|channel|>final<|message|>{WHOLE}",
+    "a draft between the plan and its comment": f"{DRAFT}\n</think>\n\nHere it is:\n{WHOLE}",
     "a think block about think blocks": f"<thinking>`<think>` {DRAFT}</thinking>{WHOLE}",
     "an example behind": f'{WHOLE}\nA result looks like {{"success": true, "data": {{}}, "output": "..."}}',
     "an example of a step behind": f"{WHOLE}\nFor example, one step: {json.dumps(STEPS[0])}",

@@ -13,11 +13,10 @@ from typing import Any
 
 from pibot.contracts import TaskComplexity, TaskPlan
 from pibot.errors import PlanError
-from pibot.llm_client.thinking import for_json
+from pibot.llm_client.thinking import for_json, without_thinking
 from pibot.master_components.planner import wording
 from pibot.master_components.planner.loose_json import find_values
 from pibot.master_components.planner.step_reading import NO_STEPS, EarlierSteps, is_step, read_steps
-from pibot.master_components.planner.thoughts import without_thoughts
 
 _MAX_WRAPPERS = 3
 """Objects around a plan, such as ``{"name": "make_plan", "arguments": {…}}``."""
@@ -51,20 +50,20 @@ def read_plan(text: str, skills: Sequence[str], max_steps: int, earlier: Earlier
     Raises:
         PlanError: the plan is unusable; the message is written for the model.
     """
-    plan = _choose(_candidates(for_json(text)))
+    plan = _choose(_candidates(text))
     fields = plan.fields
     reasoning = next((r for _, r in wording.given(fields, wording.REASONING) if isinstance(r, str)), "")
     if not plan.steps:
         if not _locally(fields):
             raise PlanError("there must be at least one subtask, or handle_locally true and an answer")
-        answer = without_thoughts(_answer(fields))
+        answer = without_thinking(_answer(fields))
         if not answer.strip():
             raise PlanError("handle_locally is true, so answer must hold the answer as text")
-        return TaskPlan(_complexity(fields, 0), True, (), answer, without_thoughts(reasoning))
+        return TaskPlan(_complexity(fields, 0), True, (), answer, without_thinking(reasoning))
     if len(plan.steps) > max_steps:
         raise PlanError(f"there are {len(plan.steps)} subtasks, {max_steps} are allowed")
     steps = read_steps(plan.steps, skills, earlier)
-    return TaskPlan(_complexity(fields, len(steps)), False, steps, None, without_thoughts(reasoning))
+    return TaskPlan(_complexity(fields, len(steps)), False, steps, None, without_thinking(reasoning))
 
 
 def _candidates(text: str) -> list[_Candidate]:
@@ -73,6 +72,8 @@ def _candidates(text: str) -> list[_Candidate]:
     Raises:
         PlanError: there is no list and no object.
     """
+    if text.lstrip()[:1] not in ("{", "[", '"'):  # else the marks may be the plan's own text
+        text = for_json(text)
     found = find_values(_unquoted(text))
     if not found.values:
         raise PlanError("there is no JSON object in the answer")

@@ -13,8 +13,8 @@ from typing import Any
 from pibot.contracts import SubTask
 from pibot.contracts.validation import MAX_SKILLS_PER_TASK, MAX_TASK_TIMEOUT
 from pibot.errors import InvalidRequest, PlanError
+from pibot.llm_client.thinking import without_thinking
 from pibot.master_components.planner import wording
-from pibot.master_components.planner.thoughts import without_thoughts
 
 MAX_ID_CHARS = 40
 
@@ -76,10 +76,12 @@ def read_steps(steps: Sequence[Any], skills: Sequence[str], earlier: EarlierStep
     Raises:
         PlanError: a step is unusable or ambiguous; the message is written for the model.
     """
-    read = [step for step in _parsed(steps) if not _is_finished(step, earlier)]
+    parsed = _parsed(steps)
+    again = {wording.folded(step.label): name for step in parsed if step.label for name in _finished(step, earlier)}
+    read = [step for step in parsed if not _finished(step, earlier)]
     if not read:
         raise PlanError("each of the subtasks is finished already; name further ones, or set handle_locally")
-    ids = _Ids(_with_ids(read, earlier.ids), tuple(earlier.finished))
+    ids = _Ids(_with_ids(read, earlier.ids), {**{wording.folded(name): name for name in earlier.finished}, **again})
     made = []
     for step in read:
         timeout = step.fields.get("timeout")
@@ -125,7 +127,7 @@ def _description(fields: Mapping[str, Any]) -> tuple[str, str]:
         if isinstance(value, list) and value and all(isinstance(line, str) for line in value):
             value = "\n".join(value)
         if isinstance(value, str) and value.strip():
-            return name, without_thoughts(value)
+            return name, without_thinking(value)
     return "", ""
 
 
@@ -192,13 +194,11 @@ def _numbered(number: int) -> Iterator[str]:
 class _Ids:
     """Finds the steps that a ``depends_on`` means."""
 
-    def __init__(self, steps: Sequence[_Step], finished: Sequence[str]) -> None:
-        self._by_label = {wording.folded(step.label): step.task_id for step in steps if step.label is not None}
-        self._by_label.update(
-            {wording.folded(name): name for name in finished if wording.folded(name) not in self._by_label}
-        )
+    def __init__(self, steps: Sequence[_Step], finished: Mapping[str, str]) -> None:
+        own = {wording.folded(step.label): step.task_id for step in steps if step.label is not None}
+        self._by_label = {**finished, **own}
         self._steps = steps
-        self._known = {step.task_id for step in steps} | set(finished)
+        self._known = {step.task_id for step in steps} | set(finished.values())
         self._first = 1
         if all(step.label is None for step in steps):
             wanted = [_text_of(need) for step in steps for need in _listed(step.fields)]
@@ -325,10 +325,11 @@ def _named_skills(named: str, known: Mapping[str, str], step: _Step, skills: Seq
     return found
 
 
-def _is_finished(step: _Step, earlier: EarlierSteps) -> bool:
-    """Return whether a step repeats a finished one: the same id for the same thing."""
-    description = earlier.finished.get(_plain(step.label or ""))
-    return description is not None and wording.folded(description) == wording.folded(step.description)
+def _finished(step: _Step, earlier: EarlierSteps) -> list[str]:
+    """Return the id of the finished step that does the same, if there is one."""
+    said = wording.folded(step.description)
+    same = [name for name, description in earlier.finished.items() if wording.folded(description) == said]
+    return same[:1]
 
 
 def _check_graph(steps: Sequence[SubTask]) -> None:

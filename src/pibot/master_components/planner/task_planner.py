@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pibot.contracts import Completion, LLMClient, Message, SubTask, TaskComplexity, TaskPlan, TaskResult, Usage
 from pibot.contracts.validation import MAX_SKILLS_PER_TASK
 from pibot.errors import LLMError, PlanError
+from pibot.llm_client.thinking import split_thinking
 from pibot.logs import event
 from pibot.master_components.planner.plan_reading import read_plan
 from pibot.master_components.planner.prompts import (
@@ -22,7 +23,6 @@ from pibot.master_components.planner.prompts import (
 )
 from pibot.master_components.planner.results import as_data, listed
 from pibot.master_components.planner.step_reading import NO_STEPS, EarlierSteps
-from pibot.master_components.planner.thoughts import without_thoughts
 from pibot.master_components.planner.wording import NOTHING
 
 log = logging.getLogger("pibot.planner")
@@ -139,8 +139,9 @@ class TaskPlanner:
         except LLMError as exc:
             problem = f"(The results as they are: the model could not sum them up: {exc})"
             return f"{listed(results)}\n\n{problem}", "", Usage()
-        text, missing = _without_missing(without_thoughts(completion.text).strip())
-        if text and completion.finish_reason == "length":
+        cut = completion.finish_reason == "length"
+        text, missing = _without_missing(split_thinking(completion.text, cut=cut).answer.strip())
+        if text and cut:
             text, missing = f"{text} …\n\n{CUT}", ""
         return text or listed(results), missing, completion.usage
 
