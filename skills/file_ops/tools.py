@@ -9,6 +9,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
+from itertools import islice
 from typing import BinaryIO
 
 from pibot.contracts import ToolContext
@@ -39,12 +40,10 @@ def list_files(context: ToolContext, path: str = ".", recursive: bool = False) -
         recursive: also list what is in its folders.
     """
     place = _readable(context, path)
-    if recursive:
-        found = [(inside.shown, status) for inside, status in walk(place, limit=MAX_ENTRIES + 1)]
-    else:
-        found = entries(place)
-    lines = [describe(name, status) for name, status in found[:MAX_ENTRIES]]
-    if len(found) > MAX_ENTRIES:
+    found = ((inside.shown, status) for inside, status in walk(place, limit=MAX_ENTRIES + 1))
+    lines = [describe(*entry) for entry in islice(found if recursive else entries(place), MAX_ENTRIES + 1)]
+    if len(lines) > MAX_ENTRIES:
+        del lines[MAX_ENTRIES:]
         lines.append(f"[only the first {MAX_ENTRIES} entries; list one of the folders]")
     return "\n".join(lines) or "(nothing in it)"
 
@@ -154,7 +153,7 @@ def delete_file(context: ToolContext, path: str, recursive: bool = False) -> str
     place = locate(path, context.workspace)
     with parent(place) as (fd, name), errors(place):
         is_folder = stat.S_ISDIR(os.lstat(name, dir_fd=fd).st_mode)
-        if is_folder and not recursive and entries(place):
+        if is_folder and not recursive and any(True for _ in entries(place)):
             raise ToolError(f"{place.shown} is a folder with files in it; set recursive to true to delete them too")
         count = remove(fd, name)
     return f"deleted {place.shown}" + (f" with {count - 1} entries in it" if count > 1 else "")

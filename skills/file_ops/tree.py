@@ -242,11 +242,16 @@ def describe(name: str, status: os.stat_result) -> str:
     return f"{shown} ({'symbolic link' if stat.S_ISLNK(status.st_mode) else 'special file'})"
 
 
-def entries(place: Place) -> list[tuple[str, os.stat_result]]:
-    """Return the sorted names in the folder at ``place``, each with its status; at most :data:`MAX_NAMES` of them."""
+def entries(place: Place) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield the sorted names in the folder at ``place``, each with its status; at most :data:`MAX_NAMES` of them.
+
+    All statuses at once would take 6 MB.
+    """
     with folder(place) as fd:
-        found = [(name, kind_of(fd, name)) for name in _names(fd)]
-    return [(name, status) for name, status in found if status is not None]
+        for name in _names(fd):
+            status = kind_of(fd, name)
+            if status is not None:
+                yield name, status
 
 
 def walk(place: Place, *, limit: int) -> Iterator[tuple[Place, os.stat_result]]:
@@ -254,21 +259,20 @@ def walk(place: Place, *, limit: int) -> Iterator[tuple[Place, os.stat_result]]:
     waiting = [place]
     while waiting:
         here = waiting.pop()
+        folders = []
         try:
-            found = entries(here)
+            for name, status in entries(here):
+                if limit <= 0:
+                    return
+                limit -= 1
+                inside = here.child(name)
+                yield inside, status
+                if stat.S_ISDIR(status.st_mode) and len(inside.names) <= MAX_DEPTH:
+                    folders.append(inside)
         except ToolError:
             if here is place:
                 raise
-            continue  # removed meanwhile, or not readable
-        folders = []
-        for name, status in found:
-            if limit <= 0:
-                return
-            limit -= 1
-            inside = here.child(name)
-            yield inside, status
-            if stat.S_ISDIR(status.st_mode) and len(inside.names) <= MAX_DEPTH:
-                folders.append(inside)
+            # otherwise it was removed meanwhile, or is not readable
         waiting += reversed(folders)
 
 

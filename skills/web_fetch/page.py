@@ -13,13 +13,28 @@ import re
 from typing import Optional
 from urllib.parse import urldefrag, urljoin
 
+from .lines import Lines
+
 MAX_TITLE = 300
 MAX_LINKS = 100
 MAX_LINK_TEXT = 80
 MAX_LINK_URL = 1_000
 MAX_FRAMES = 20
+MAX_MARKED_LINK = 4_000
+"""Characters of a link's text to keep before its spaces become one."""
+
 MAX_SPARE = 20_000
 """Characters to keep of what a page shows without scripts or frames, of its scripts, and of their data."""
+
+_BLOCK = 8 * 1024
+"""Characters of text to process at once: to replace spaces or references can take 30 times their size."""
+
+_LONGEST_REFERENCE = 40
+"""Characters of a named character reference, and a few more."""
+
+_LONGEST_NAME = 20
+_PIECES = 200
+"""Pieces of text to hold, each of up to so many characters: each takes 50 bytes and more beside these."""
 
 _MAIN, _OTHER, _AROUND = range(3)
 """A part of a page: its main part; what is in no marked part; menus, headers and footers."""
@@ -62,7 +77,10 @@ class Page:
 
     Attributes:
         title: the title on one line; empty if there is none.
-        text: a line for each block, without scripts, styles and hidden elements.
+        text: the beginning of its text, with a line for each block, without scripts, styles and hidden elements.
+        length: characters of the whole text.
+        main_part_first: the beginning of the text with the main part before the rest, and menus, headers and footers
+            last.
         links: text and absolute address of the first :data:`MAX_LINKS` links, each address once.
         base: the address to which its addresses are relative.
         description: the description in its head; empty if there is none.
@@ -88,29 +106,27 @@ class Page:
         self.script_files = False
         self.data = ""
         self._has_base = False
-        self._parts: list[tuple[int, int]] = [(0, _OTHER)]  # where each part begins in the pieces
+        self._part_now = _OTHER
         self._landmarks = dict.fromkeys(_LANDMARKS, 0)
         self._main, self._main_depth = "", 0  # an element that is marked as the main part
-        self._pieces: list[str] = []
+        self._pieces: list[str] = []  # the last ones
+        self._lines = Lines()
+        self._parts = (Lines(), Lines(), Lines())
         self._seen: set[str] = set()
         self._last = "\n"
         self._preformatted = 0
         self._unseen = ""  # the hidden element that is open
         self._unseen_depth = 0
         self._href: Optional[str] = None
-        self._link_from = 0
+        self._link: list[str] = []  # its text
+        self._link_room = 0
         self._read(source)
         self._end_link()
         self.spare = _lines(self.spare)
-        self.text = _lines("".join(self._pieces))
-
-    def main_part_first(self) -> str:
-        """Return the text with the main part before the rest, and menus, headers and footers last."""
-        sorted_pieces: tuple[list[str], list[str], list[str]] = ([], [], [])
-        ends = [start for start, _ in self._parts[1:]] + [len(self._pieces)]
-        for (start, part), end in zip(self._parts, ends):
-            sorted_pieces[part].extend([*self._pieces[start:end], "\n"])
-        return _lines("".join(map("".join, sorted_pieces)))
+        self._take_pieces()
+        self.text = self._lines.text()
+        self.length = self._lines.length
+        self.main_part_first = "\n".join(filter(None, (part.text() for part in self._parts)))
 
     def _read(self, source: str) -> None:
         at, end = 0, len(source)
@@ -118,8 +134,10 @@ class Page:
             start = source.find("<", at)
             if start < 0:
                 start = end
-            if start > at:
-                self._data(source[at:start])
+            while at < start:
+                stop = _block_end(source, at, start)
+                self._data(source[at:stop])
+                at = stop
             at = self._markup(source, start) if start < end else end
 
     def _markup(self, source: str, start: int) -> int:
@@ -131,7 +149,7 @@ class Page:
         name = _TAG_NAME.match(source, start + 1 + closing)
         if name is not None:
             attributes, at = _attributes(source, name.end())
-            tag = name.group().lower()
+            tag = _name(source, name.start(), name.end())
             if closing:
                 self._close(tag)
                 return at
@@ -147,7 +165,7 @@ class Page:
         found = re.compile(rf"</{tag}(?=[\s/>])", re.IGNORECASE).search(source, at)
         end = found.start() if found else len(source)
         if tag == "title" and not self.title and not self._unseen:
-            self.title = _SPACES.sub(" ", _unescape(source[at:end])).strip()[:MAX_TITLE]
+            self.title = _SPACES.sub(" ", _unescape(source[at : min(end, at + _BLOCK)])).strip()[:MAX_TITLE]
         elif tag == "script" and not self._unseen:
             self.script_files = self.script_files or "src" in attributes
             kept = "data" if "json" in attributes.get("type", "").lower() else "scripts"
@@ -172,7 +190,7 @@ class Page:
             self._piece("\t")
         elif tag == "a":
             self._end_link()
-            self._href, self._link_from = attributes.get("href"), len(self._pieces)
+            self._href, self._link, self._link_room = attributes.get("href"), [], MAX_MARKED_LINK
         elif tag == "base" and "href" in attributes and not self._has_base:
             self._has_base = True
             self.base = _absolute(self.base, attributes["href"]) or self.base
@@ -211,8 +229,10 @@ class Page:
             part = _MAIN
         else:
             part = _AROUND if inside["header"] or inside["footer"] else _OTHER
-        if part != self._parts[-1][1]:
-            self._parts.append((len(self._pieces), part))
+        if part != self._part_now:
+            self._take_pieces()
+            self._parts[self._part_now].end_line()
+            self._part_now = part
 
     def _close(self, tag: str) -> None:
         if self._unseen:
@@ -240,9 +260,21 @@ class Page:
         self._piece(text)
 
     def _piece(self, text: str) -> None:
-        if text:
-            self._pieces.append(text)
-            self._last = text[-1]
+        if not text:
+            return
+        self._pieces.append(text)
+        if len(self._pieces) > _PIECES or len(text) > _PIECES:
+            self._take_pieces()
+        self._last = text[-1]
+        if self._href is not None and self._link_room > 0:
+            self._link.append(text)
+            self._link_room -= len(text)
+
+    def _take_pieces(self) -> None:
+        text = "".join(self._pieces)
+        self._pieces.clear()
+        self._lines.add(text)
+        self._parts[self._part_now].add(text)
 
     def _new_line(self) -> None:
         if self._last != "\n":
@@ -256,7 +288,7 @@ class Page:
         url = _absolute(self.base, href)
         if url and url not in self._seen:
             self._seen.add(url)
-            text = _SPACES.sub(" ", "".join(self._pieces[self._link_from :])).strip(" -")
+            text = _SPACES.sub(" ", "".join(self._link)).strip(" -")
             self.links.append((text[:MAX_LINK_TEXT], url))
 
 
@@ -270,7 +302,7 @@ def _attributes(source: str, at: int) -> tuple[dict[str, str], int]:
         if source[at] == ">":
             return found, at + 1
         name_end = _match_end(_ATTRIBUTE_NAME, source, at)
-        name, at = source[at:name_end].lower(), name_end
+        name, at = _name(source, at, name_end), name_end
         equals = _EQUALS.match(source, at)
         value = ""
         if equals is not None:
@@ -278,18 +310,32 @@ def _attributes(source: str, at: int) -> tuple[dict[str, str], int]:
             quote = source[at : at + 1]
             if quote in ("'", '"'):
                 start, at = at + 1, _behind(source, quote, at + 1)
-                value = source[start : at - 1]
+                value = source[start : min(at - 1, start + 2 * MAX_LINK_URL)]
             else:
                 start, at = at, _match_end(_UNQUOTED, source, at)
-                value = source[start:at]
+                value = source[start : min(at, start + 2 * MAX_LINK_URL)]
         if name in _WANTED:
-            found.setdefault(name, _unescape(value[: 2 * MAX_LINK_URL]))
+            found.setdefault(name, _unescape(value))
+
+
+def _name(source: str, start: int, end: int) -> str:
+    """Return the name of a tag or an attribute; an empty one if it is too long for any that matters."""
+    return source[start:end].lower() if end - start <= _LONGEST_NAME else ""
 
 
 def _lines(text: str) -> str:
     """Return the lines that are not empty."""
     lines = (line.rstrip() for line in text.split("\n"))
     return "\n".join(line for line in lines if line)
+
+
+def _block_end(source: str, at: int, end: int) -> int:
+    """Return where to end a block of text, which is not within a character reference."""
+    if end - at <= _BLOCK:
+        return end
+    stop = at + _BLOCK
+    reference = source.rfind("&", stop - _LONGEST_REFERENCE, stop)
+    return stop if reference < 0 else reference
 
 
 def _match_end(pattern: re.Pattern[str], source: str, at: int) -> int:

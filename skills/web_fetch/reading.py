@@ -6,6 +6,7 @@ from typing import NamedTuple, Optional
 
 from .body import packings, unpack
 from .characters import decode, is_binary
+from .lines import MAX_TEXT
 from .onward import NEARLY_EMPTY, Onward, onward
 from .page import Page
 
@@ -50,18 +51,22 @@ class FetchedAnswer(NamedTuple):
 class Reading(NamedTuple):
     """An answer, read.
 
+    It is small, as it may be kept while another page is fetched.
+
     Args:
-        answer: that answer.
+        answer: that answer, without its body.
         head: the lines about it.
         page: the page; None if it is no HTML.
-        text: the text; None if it has none.
-        whence: where it leads.
+        text: the beginning of the text; None if it has none.
+        length: characters of the whole text.
+        onward: where it leads.
     """
 
     answer: FetchedAnswer
     head: list[str]
     page: Optional[Page]
     text: Optional[str]
+    length: int
     onward: Onward
 
 
@@ -90,25 +95,27 @@ def read(answer: FetchedAnswer, limit: int) -> Reading:
     if body is None:
         known = "of unknown size" if answer.size is None else f"of {answer.size} bytes"
         head.append(f"note: this is no text, but a file {known}; its content is not shown")
-        return Reading(answer, head, None, None, nowhere)
+        return Reading(answer._replace(body=None), head, None, None, 0, nowhere)
     ended = answer.ended or ended
     text = decode(body, answer.charset, cut=bool(ended))
-    page = None
+    page, length = None, len(text)
     if _is_html(answer.kind, text):
         page = Page(text, answer.url)
         nowhere = onward(page, answer.header("refresh"))
-        text = page.text
+        text, length = page.text, page.length
         if len(text) < NEARLY_EMPTY and page.spare:
             text = f"{text}\n{page.spare}".lstrip("\n")
+            length = len(text)
         head.append(f"title: {page.title or '(none)'}")
         if not text and page.description:
             head.append(f"description: {page.description}")
         if not text and page.data.strip():
             head.append("note: the page shows no text; this is the data that it holds for its scripts")
             text = page.data.strip()
+            length = len(text)
     if ended:
         head.append(f"note: the answer is not whole; {ended}")
-    return Reading(answer, head, page, text, nowhere)
+    return Reading(answer._replace(body=None), head, page, text[:MAX_TEXT], length, nowhere)
 
 
 def show(reading: Reading, include: str, max_chars: int, notes: list[str]) -> str:
@@ -125,10 +132,10 @@ def show(reading: Reading, include: str, max_chars: int, notes: list[str]) -> st
         return "\n".join(head)
     shown = []
     if include in ("text", "all"):
-        if len(text) > max_chars:
-            note = f"note: the text was cut, it has {len(text)} characters"
-            if page is not None and text is page.text:
-                first = page.main_part_first()
+        if reading.length > max_chars:
+            note = f"note: the text was cut, it has {reading.length} characters"
+            if page is not None and reading.length == page.length:
+                first = page.main_part_first
                 note += "; the main part of the page comes first" if first != text else ""
                 text = first
             head.append(note)

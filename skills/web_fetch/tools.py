@@ -41,7 +41,7 @@ MEMORY_MB = {"web_fetch": 8}
 """Memory that a call takes while it waits for its page: the body, twice for a moment."""
 
 _READING = threading.Lock()
-"""Held while a page is read, which can take 30 MB and a processor: reading two at once gains nothing."""
+"""Held while a page is read, which can take 20 MB and a processor: reading two at once gains nothing."""
 
 
 class FetchLimits(NamedTuple):
