@@ -99,6 +99,21 @@ def test_a_task_runs_its_command_as_the_user_without_keys(name: str, lab: Lab, o
     assert on(name).check_output("sudo ls -A /home/pi/pibot-worker/workspace") == ""
 
 
+# Without single quotes, which the task's way to the worker needs.
+WORK = (
+    "set -m; sleep 9 & kill %1; wait; mkdir d && tar -czf d.tgz d && seq 9999 | sort -R -T . | sort -n | "
+    "xargs -P2 -n5000 echo | wc -w && python3 -m venv --without-pip v && "
+    'v/bin/python -c "import threading, sqlite3, ssl; threading.Thread(target=print, args=(42,)).start()"'
+)
+
+
+@pytest.mark.parametrize("name", WORKERS)
+def test_what_tasks_run_finds_the_system_calls_that_it_needs(name: str, lab: Lab) -> None:
+    answer = run_task(lab, name, f"Run `{WORK}`")
+    assert answer["success"] is True, answer
+    assert answer["output"].split()[-2:] == ["9999", "42"]
+
+
 @pytest.mark.parametrize(
     ("name", "unit", "folder"),
     [

@@ -1,10 +1,11 @@
 """The filter of system calls for confined commands: what ordinary programs need, without what exposes the kernel.
 
-Namespaces and mounts decide what a command sees. This filter shrinks the part of the kernel that it can attack.
-libseccomp, which systemd brings to every Debian, makes the filter for each architecture that the machine's kernel may
-run: a 32-bit system under a 64-bit kernel is common on a Pi. The list of refused calls starts from docker's and
-systemd's (``systemd-analyze syscall-filter``) and adds calls that a sandboxed command without privileges can't use.
-Calls newer than the list do not exist for a command, whatever the kernel has; see docs/decisions.md, D113.
+Namespaces and mounts decide what a command sees. This filter shrinks the part of the kernel that it can attack. It
+covers each architecture that the machine's kernel may run: a 32-bit system under a 64-bit kernel is common on a Pi.
+
+It has two parts. A gate lets the calls of :mod:`.system_calls` through by their numbers, and answers any other with
+ENOSYS. libseccomp, which systemd brings to every Debian, knows the numbers, and makes the second part: it refuses
+calls of those, and arguments of some; see docs/decisions.md, D113.
 """
 
 from __future__ import annotations
@@ -19,27 +20,7 @@ from functools import cache
 from typing import Any
 
 from pibot.errors import SandboxUnavailable
-
-_TRACING = "ptrace process_vm_readv process_vm_writev process_madvise pidfd_getfd kcmp"
-_KEYS = "add_key request_key keyctl"
-_KERNEL = (
-    "bpf perf_event_open userfaultfd fanotify_init lookup_dcookie syslog acct quotactl quotactl_fd nfsservctl "
-    "kexec_load kexec_file_load init_module finit_module delete_module create_module query_module reboot "
-    "swapon swapoff iopl ioperm modify_ldt vm86 vm86old vhangup uselib"
-)
-_CLOCK = "settimeofday clock_settime clock_settime64 clock_adjtime clock_adjtime64 adjtimex stime"
-_MOUNTS = (
-    "mount umount umount2 pivot_root chroot setns unshare open_tree move_mount mount_setattr "
-    "fsopen fsconfig fsmount fspick open_by_handle_at name_to_handle_at"
-)
-REFUSED = tuple(f"{_TRACING} {_KEYS} {_KERNEL} {_CLOCK} {_MOUNTS}".split())
-"""System calls that fail with EPERM."""
-
-_MEMORY = "memfd_create memfd_secret shmget msgget"
-ABSENT = ("io_uring_setup", "io_uring_enter", "io_uring_register", "clone3", *_MEMORY.split())
-"""System calls that fail with ENOSYS, so that programs use an older one. clone3's flags lie in memory, which a filter
-can't read; clone's do not. The memory of unnamed files, System V segments and queues is not any process's own, so that
-no limit counts it; programs use ``/tmp`` or ``/dev/shm`` instead, which have a size."""
+from pibot.sandbox.system_calls import ABSENT, ALLOWED, REFUSED
 
 _CLONE_NEWUSER = 0x10000000
 _TERMINAL_INPUT = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX: fake typing into a terminal
@@ -50,27 +31,23 @@ _GREATER_OR_EQUAL, _EQUAL_BY_MASK = 5, 7
 _INT = 0xFFFFFFFF  # the kernel reads these arguments as 32 bits, whatever else the register holds
 
 _X86, _X86_64, _ARM, _AARCH64 = 0x40000003, 0xC000003E, 0x40000028, 0xC00000B7  # AUDIT_ARCH_…
-_RUNS_TOO = {"x86_64": (_X86_64, _X86), "aarch64": (_AARCH64, _ARM)}
-"""What a kernel of each machine type can run. Any other type gets a filter for its own architecture alone."""
+_RUNS_TOO = {
+    "x86_64": (_X86_64, _X86),
+    "aarch64": (_AARCH64, _ARM),
+    **dict.fromkeys(("i386", "i486", "i586", "i686"), (_X86,)),
+    **dict.fromkeys(("armv6l", "armv7l", "armv8l"), (_ARM,)),
+}
+"""What a kernel of each machine type can run. Any other type gets only libseccomp's part for its own architecture."""
 
-FIRST_NEWER = 451
-"""The first system call that came after Linux 6.1, Debian 12's. From 424 on, calls have one number everywhere."""
+_BEHIND_ONE_CALL = (337, 345, *range(359, 403))
+"""Calls of 32-bit x86 for sockets and System V's memory, which it also has behind ``socketcall`` and ``ipc``. Asked by
+these names, libseccomp gives numbers of its own; other architectures have no such pairs."""
 
-_FIRST_PRIVATE = 0xF0000
-"""From here on 32-bit ARM has calls of its own, such as one to flush the instruction cache."""
+_X32 = 0x40000000
+"""From here on x86_64 has the calls of a third architecture. libseccomp's part kills them."""
 
-_LOAD_NUMBER, _JUMP_IF_GREATER_OR_EQUAL, _RETURN = 0x20, 0x35, 0x06  # of linux/bpf_common.h
-
-_NEWER_IS_ABSENT = b"".join(
-    struct.pack("=HBBI", *instruction)
-    for instruction in (
-        (_LOAD_NUMBER, 0, 0, 0),
-        (_JUMP_IF_GREATER_OR_EQUAL, 0, 2, FIRST_NEWER),
-        (_JUMP_IF_GREATER_OR_EQUAL, 1, 0, _FIRST_PRIVATE),
-        (_RETURN, 0, 0, _ERRNO | errno.ENOSYS),
-    )
-)
-"""Instructions before libseccomp's: it makes no rule for a range of calls, nor for calls that it does not know."""
+_LOAD, _JUMP, _JUMP_IF_EQUAL, _JUMP_IF_GREATER_OR_EQUAL, _RETURN = 0x20, 0x05, 0x15, 0x35, 0x06  # linux/bpf_common.h
+_NUMBER_OFFSET, _ARCHITECTURE_OFFSET = 0, 4  # in struct seccomp_data
 
 _EEXIST = -errno.EEXIST
 
@@ -89,9 +66,73 @@ def system_call_filter(machine: str = platform.machine()) -> bytes:
     Raises:
         SandboxUnavailable: libseccomp is missing, or fails.
     """
-    program = _Filter(_library()).program(_RUNS_TOO.get(machine, ()))
-    # Some other architectures count their calls from a number of their own.
-    return _NEWER_IS_ABSENT + program if machine in _RUNS_TOO else program
+    library = _library()
+    architectures = _RUNS_TOO.get(machine, ())
+    return _gate(library, architectures) + _Filter(library).program(architectures)
+
+
+_Instruction = tuple[int, int, int, int]
+
+
+def _gate(library: Any, architectures: Sequence[int]) -> bytes:
+    """Return instructions that answer calls in no list with ENOSYS, and go on behind them for all others."""
+    if not architectures:
+        return b""
+    blocks = [_search(_starts(_numbers(library, architecture), architecture)) for architecture in architectures]
+    program: list[_Instruction] = [(_LOAD, 0, 0, _ARCHITECTURE_OFFSET)]
+    at = 1 + 2 * len(blocks) + 1
+    for architecture, block in zip(architectures, blocks):
+        program.append((_JUMP_IF_EQUAL, 0, 1, architecture))
+        program.append((_JUMP, 0, 0, at - len(program) - 1))
+        at += 1 + len(block)
+    program.append(_ONWARD)  # libseccomp's part kills calls of any other architecture
+    for block in blocks:
+        program += [(_LOAD, 0, 0, _NUMBER_OFFSET), *block]
+    end = len(program)
+    # Only now is it known how far it is to the end.
+    placed = ((_JUMP, 0, 0, end - at - 1) if one is _ONWARD else one for at, one in enumerate(program))
+    return b"".join(struct.pack("=HBBI", *one) for one in placed)
+
+
+_ONWARD: _Instruction = (_JUMP, 0, 0, 0)
+_ABSENT: _Instruction = (_RETURN, 0, 0, _ERRNO | errno.ENOSYS)
+
+
+def _search(starts: Sequence[tuple[int, bool]]) -> list[_Instruction]:
+    """Return a binary search over ranges of numbers: the first number of each, and whether its calls go on."""
+    if len(starts) == 1:
+        return [_ONWARD if starts[0][1] else _ABSENT]
+    middle = len(starts) // 2
+    below, above = _search(starts[:middle]), _search(starts[middle:])
+    return [(_JUMP_IF_GREATER_OR_EQUAL, len(below), 0, starts[middle][0]), *below, *above]
+
+
+def _starts(numbers: Sequence[int], architecture: int) -> list[tuple[int, bool]]:
+    """Return where ranges of numbers begin that are in the list (True) or not (False)."""
+    known = set(numbers)
+    edges = sorted({0, *numbers, *(number + 1 for number in numbers)})
+    starts = [(edge, edge in known) for edge in edges]
+    starts = [start for at, start in enumerate(starts) if at == 0 or start[1] != starts[at - 1][1]]
+    return [*starts, (_X32, True)] if architecture == _X86_64 else starts
+
+
+def _numbers(library: Any, architecture: int) -> list[int]:
+    """Return the numbers of all calls that this libseccomp knows and that are allowed, or refused with EPERM."""
+    known = [name.encode() for name in (*ALLOWED, *REFUSED)]
+    numbers = [library.seccomp_syscall_resolve_name_arch(architecture, name) for name in known]
+    if architecture == _X86:
+        numbers += [number for number in _BEHIND_ONE_CALL if _name(library, architecture, number) in known]
+    return [number for number in numbers if number >= 0]
+
+
+def _name(library: Any, architecture: int, number: int) -> bytes:
+    pointer = library.seccomp_syscall_resolve_num_arch(architecture, number)
+    if not pointer:
+        return b""
+    try:
+        return ctypes.string_at(pointer)
+    finally:
+        library.free(pointer)
 
 
 class _Filter:
@@ -152,6 +193,10 @@ def _library() -> Any:
         library = ctypes.CDLL("libseccomp.so.2")
     except OSError as exc:
         raise SandboxUnavailable(f"commands can't be confined: {exc}; run 'sudo apt install libseccomp2'") from exc
+    library.seccomp_syscall_resolve_name_arch.argtypes = (ctypes.c_uint32, ctypes.c_char_p)
+    library.seccomp_syscall_resolve_num_arch.restype = ctypes.c_void_p
+    library.seccomp_syscall_resolve_num_arch.argtypes = (ctypes.c_uint32, ctypes.c_int)
+    library.free.argtypes = (ctypes.c_void_p,)  # found among the C library's functions
     library.seccomp_init.restype = ctypes.c_void_p
     library.seccomp_release.argtypes = (ctypes.c_void_p,)
     library.seccomp_arch_add.argtypes = (ctypes.c_void_p, ctypes.c_uint32)
