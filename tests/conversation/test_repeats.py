@@ -53,6 +53,7 @@ async def test_the_answer_to_the_last_question_is_handed_back_as_partial() -> No
 
 
 STAMPS = [
+    "1 failed in 0.1{}s",
     "2026-11-28T09:00:0{} running",
     "Sat Nov 28 09:01:0{} UTC 2026: running",
     "Sat, 28 Nov 2026 09:01:0{} GMT: running",

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pibot.contracts import Budget, TaskRequest, TaskState, ToolCall
+from pibot.conversation.windows import ModelWindows
 from pibot.sandbox import create_command_runner
 from pibot.tool_registry import SkillLibrary
 from pibot.worker.agents import TaskAgents
@@ -96,3 +97,16 @@ async def test_the_models_client_is_made_on_the_first_task_and_closed_at_the_end
     assert made == [1]
     await maker.close()
     assert llm.closed
+
+
+async def test_the_model_can_read_on_in_an_output_that_was_shortened(tmp_path: Path) -> None:
+    shown = [shell(f"seq {n} 3 6000 | tr '\\n' ' '; echo; echo end of {n}") for n in range(1, 5)]
+    read = ToolCall("r1", "read_file", {"path": "tool_outputs/1-shell_exec.txt"}, "{}")
+    llm = FakeLLM(*map(asked, shown), asked(read), said(FINAL))
+    maker = agents(tmp_path, llm)
+    maker._know_windows = lambda: ModelWindows(8_192)
+    request = TaskRequest("t1", "x", ("shell_exec", "file_ops"))
+    assert (await maker(request).run(request)).state is TaskState.COMPLETED
+    assert "tool_outputs/1-shell_exec.txt holds the whole" in llm.sent[-1][3].content
+    assert "5998" in llm.sent[-1][-1].content
+    assert "end of 1" in llm.sent[-1][-1].content

@@ -114,7 +114,11 @@ class Conversation:
                 continue
             self.usage += completion.usage
             self.budget.count(self.messages, completion, self._clock() - began)
-            cut = self._window.answered(self.messages, completion.usage.prompt_tokens, completion.window)
+            if summary.is_cut(completion) and self._window.filled_up(self.messages, completion):
+                if await self._window.fit(self.messages, self._sum_up):
+                    continue
+                return completion
+            cut = self._window.answered(self.messages, completion)
             if cut is not None and self._name(cut) and await self._window.fit(self.messages, self._sum_up):
                 continue  # the answer is that of a model that did not see all of its task
             return completion

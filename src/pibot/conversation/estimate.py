@@ -13,6 +13,10 @@ ASCII_A_TOKEN = 3.5
 TOKENS_A_LETTER = 1.2
 """Tokens of a character outside ASCII: Chinese takes 0.6 to 1.3 by the model, an emoji 2."""
 
+MOST_ASCII_A_TOKEN = 7.0
+LEAST_TOKENS_A_LETTER = 0.4
+"""The same for the fewest tokens that a text of some length can have."""
+
 A_MESSAGE = 6
 """Tokens of a message besides its text: its role and its marks."""
 
@@ -34,6 +38,13 @@ def tokens_of_message(message: Message) -> float:
     for call in message.tool_calls:
         tokens += A_MESSAGE + tokens_of(call.name) + tokens_of(call.raw_arguments) + _tokens_of_extra(call.extra)
     return tokens + _tokens_of_extra(message.extra)
+
+
+def least_tokens_of_message(message: Message) -> float:
+    """Return the tokens that a message has at least, whatever the model: for the question whether any are missing."""
+    text = message.content
+    plain = len(text) if text.isascii() else len(text.encode("ascii", "ignore"))
+    return plain / MOST_ASCII_A_TOKEN + (len(text) - plain) * LEAST_TOKENS_A_LETTER
 
 
 def tokens_of_all(messages: Iterable[Message]) -> float:

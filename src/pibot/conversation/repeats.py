@@ -26,6 +26,7 @@ _TIMES = re.compile(
     r"|\d{4}年\d\d?月\d\d?日"
     rf"|\b(?:{_DAYS},? +)?(?:{_MONTHS} +\d\d?|\d\d? +{_MONTHS})(?:,? +\d{{4}})?\b"
     rf"|(?:\bT?|(?<=\dT))\d\d?:\d\d(?::\d\d(?:[.,]\d+)?)?(?: ?[AaPp][Mm]\b)?(?: ?{_ZONE}\b)?"
+    r"|\bin \d+(?:\.\d+)? ?(?:ms|s|sec|seconds)\b"  # in 0.12s, as test runners end
     r"|(?<![\d.])1[5-9]\d{8}(?:\.\d+|\d{3}|\d{6}|\d{9})?(?![\d.])"  # seconds, ms, µs or ns since 1970, 2017 to 2033
 )
 

@@ -12,8 +12,15 @@ from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
 from typing import Callable, Protocol
 
-from pibot.contracts import Message, ToolSpec
-from pibot.conversation.estimate import LEAST_RATIO, MOST_RATIO, tokens_of_all, tokens_of_message, tokens_of_tools
+from pibot.contracts import Completion, Message, ToolSpec
+from pibot.conversation.estimate import (
+    LEAST_RATIO,
+    MOST_RATIO,
+    least_tokens_of_message,
+    tokens_of_all,
+    tokens_of_message,
+    tokens_of_tools,
+)
 from pibot.conversation.shorten import body_of, is_kept, shortened_answer, shortened_output, tool_of
 from pibot.conversation.windows import ModelWindows
 from pibot.logs import event
@@ -49,6 +56,9 @@ LEAST_WINDOW = 1_000
 
 LEAST_COUNT = 100
 """Tokens below which a count says nothing about a prompt with instructions and tools."""
+
+_WHOLE_WINDOWS = frozenset(2**power + more for power in range(11, 18) for more in (-1, 0, 1))
+"""Usual windows in tokens, of 2,048 to 131,072: an answer that ends there was not cut by a limit of its own."""
 
 SumUp = Callable[[Sequence[Message], int], Awaitable[str]]
 """Sums messages up in at most so many tokens."""
@@ -100,6 +110,7 @@ class ContextWindow:
         self._task: Message | None = None
         self._cap: float | None = None
         self._refusals = 0
+        self._model: str | None = None
         self._last: tuple[int, float] | None = None  # the last count, and the estimate for the same prompt
 
     @property
@@ -155,23 +166,41 @@ class ContextWindow:
         event(log, "prompt_too_long", level=logging.WARNING, sent=sent or round(size), window=window)
         return self._refusals <= MOST_CUTS
 
-    def answered(self, messages: Sequence[Message], counted: int, told: int | None = None) -> SilentCut | None:
+    def filled_up(self, messages: Sequence[Message], completion: Completion) -> bool:
+        """Whether an answer that ends at its length limit ends where the window does; then learn that.
+
+        Args:
+            messages: what was sent.
+            completion: the answer.
+        """
+        usage = completion.usage
+        full = completion.finish_reason.lower() == "model_context_window_exceeded"
+        if usage.prompt_tokens >= LEAST_WINDOW and usage.completion_tokens:
+            known = self._windows.tokens
+            full = full or usage.total_tokens >= 0.98 * known or usage.total_tokens in _WHOLE_WINDOWS
+        return full and self.refused(messages, usage.total_tokens or None, usage.prompt_tokens or None)
+
+    def answered(self, messages: Sequence[Message], completion: Completion) -> SilentCut | None:
         """Learn from the provider's count of a prompt that it answered.
 
         Args:
             messages: what was sent.
-            counted: the prompt's tokens; 0 where the provider counts none.
-            told: the window in tokens, if the fleet's gateway told it.
+            completion: the answer, with the count; 0 where the provider counts none.
 
         Returns:
             The cut, if the count shows that the provider left much of the prompt out.
         """
         self._refusals = 0
-        self._windows.tell(told)
+        self._windows.tell(completion.window)
+        if completion.model != self._model:  # another one counts other tokens, and may have another window
+            if self._model is not None:
+                self._last, self._windows.ratio = None, None
+            self._model = completion.model
+        counted = completion.usage.prompt_tokens
         if counted < LEAST_COUNT:
             return None
         estimated = self._tools + tokens_of_all(messages)
-        cut = self._cut_shown_by(counted, estimated)
+        cut = self._cut_shown_by(counted, estimated, messages)
         if cut is None:
             if LEAST_RATIO <= counted / estimated <= MOST_RATIO:
                 self._windows.ratio = counted / estimated
@@ -180,13 +209,17 @@ class ContextWindow:
             self._windows.learn(counted)
         return cut
 
-    def _cut_shown_by(self, counted: int, estimated: float) -> SilentCut | None:
+    def _cut_shown_by(self, counted: int, estimated: float, messages: Sequence[Message]) -> SilentCut | None:
         ratio = self._windows.ratio
         if counted < LEAST_WINDOW:
             return None
-        expected = estimated * (0.4 if ratio is None else ratio)
+        if ratio is None:
+            expected = sum(map(least_tokens_of_message, messages))
+            few = counted < expected
+        else:
+            expected = estimated * ratio
+            few = counted < expected * 0.5
         missing = expected - counted
-        few = counted < expected * 0.5
         if self._last is not None and not few and estimated > self._last[1]:
             growth = (estimated - self._last[1]) * self._ratio
             grown = counted - self._last[0]
