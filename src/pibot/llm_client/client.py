@@ -90,7 +90,7 @@ class ChatClient(LLMClient):
         self._adapter = Adapter(endpoint)
         self._retry_loop = retry_loop
         self._attempt_timeout = attempt_timeout
-        self._resting = RestingModels(retry_loop.clock)
+        self._resting: RestingModels[str] = RestingModels(retry_loop.clock)
         self._closed = False
 
     def __repr__(self) -> str:

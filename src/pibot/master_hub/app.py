@@ -72,6 +72,7 @@ def _page_data(hub: HubService) -> PageData:
         settings=hub.settings,
         model=hub.model,
         model_problem=hub.model_problem,
+        resting=hub.gateway.resting,
         uptime=hub.uptime,
     )
 

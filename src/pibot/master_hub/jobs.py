@@ -72,6 +72,11 @@ class JobControl:
             return reason
         return self._dispatcher.waits_for_model or reason
 
+    @property
+    def waits_for_model(self) -> NoWorkerReason | None:
+        """Why every step and plan waits for the model; None if none does."""
+        return self._dispatcher.waits_for_model
+
     def why_not_planned(self, job: Job) -> str | None:
         """Return why a job is not planned yet; None if it is, or is being planned."""
         reason = self._dispatcher.waits_for_model

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
-import time
 from dataclasses import dataclass, field
 from typing import Any
 
 from pibot.contracts import NoWorkerKind, NoWorkerReason
+from pibot.llm_client.resting import shown
 from pibot.logs import event
 from pibot.master_components.dispatch.timing import DispatchTiming
 from pibot.master_components.store.states import MAX_ATTEMPTS
@@ -106,9 +105,8 @@ class ModelOutage:
         until = now + min(rest or 0.0, MAX_REST)
         if until > self._try_again + 1.0 or (rest and not resting):
             self._try_again = max(until, self._try_again)
-            shown = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(math.ceil(self._timing.wall() + until - now)))
-            self._rest = _Rest(now, until, shown)
-            event(log, "model_rests", level=logging.WARNING, until=shown, error=reason)
+            self._rest = _Rest(now, until, shown(self._timing.wall() + until - now))
+            event(log, "model_rests", level=logging.WARNING, until=self._rest.shown, error=reason)
             self.reason = reason
         elif not resting:
             self.reason = reason

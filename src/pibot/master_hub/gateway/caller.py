@@ -14,7 +14,7 @@ from pibot.llm_client import failures
 from pibot.llm_client.backend import NoAnswer
 from pibot.llm_client.configuration import COMPLETIONS
 from pibot.llm_client.profiles import ProviderProfile
-from pibot.llm_client.resting import RestingModels
+from pibot.llm_client.resting import RestingModels, shown
 from pibot.llm_client.retry import Failure, RetryLoop
 from pibot.logs import event
 from pibot.master_hub.gateway import errors, meter
@@ -91,7 +91,7 @@ class ModelCaller:
         self._model_seconds = model_seconds
         self._retry_loop = retry_loop
         self._fallback_until = float("-inf")
-        self._resting = RestingModels(retry_loop.clock)
+        self._resting: RestingModels[tuple[Provider, str | None]] = RestingModels(retry_loop.clock)
         self.witness: ProviderWitness = NoWitness()
 
     async def answer(self, call: ModelCall) -> Answered:
@@ -120,6 +120,14 @@ class ModelCaller:
         if answered.stream is None:
             self._slots.give_back(call.share)
         return answered
+
+    def resting(self) -> list[str]:
+        """Return a sentence for each model that is not asked for now. May be called from any thread."""
+        now, wall = self._retry_loop.clock(), self._retry_loop.wall_clock()
+        keys = self._resting.all()
+        return [
+            f"the model {key[1]!r} rests until {shown(wall + rest.until - now)}: {rest.reason}" for key, rest in keys
+        ]
 
     async def close(self) -> None:
         """Write what is not counted yet, and close the connections."""

@@ -70,6 +70,10 @@ class Gateway:
         """Tell a witness from now on, in the loop, whether the providers answer."""
         self._caller.witness = witness
 
+    def resting(self) -> list[str]:
+        """Return a sentence for each model that is not asked for now, since its provider asked for that."""
+        return self._caller.resting()
+
     def calls(self) -> dict[int, int]:
         """Return how many calls were answered since the start, by HTTP status."""
         with self._lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Callable
 
 from pibot.contracts import JsonObject
@@ -24,6 +25,7 @@ class PageData:
         store, pool, jobs, spending, settings: the hub's.
         model: the model's name; empty without a model.
         model_problem: why there is no model; None with one.
+        resting: returns a sentence for each model that is not asked for now.
         uptime: seconds since the hub was started.
     """
 
@@ -37,6 +39,7 @@ class PageData:
         settings: Settings,
         model: str,
         model_problem: str | None,
+        resting: Callable[[], Sequence[str]],
         uptime: Callable[[], float],
     ) -> None:
         self._store = store
@@ -46,6 +49,7 @@ class PageData:
         self._settings = settings
         self._model = model or "none"
         self._model_problem = model_problem
+        self._resting = resting
         self._uptime = uptime
 
     def fleet(self) -> JsonObject:
@@ -69,6 +73,8 @@ class PageData:
                 self._jobs.store_problem,
                 store.damage,
                 len(approvals),
+                self._jobs.waits_for_model,
+                self._resting(),
             ),
             "approvals": [presentation.approval_row(approval) for approval in approvals],
             "workers": presentation.worker_rows(workers, active),

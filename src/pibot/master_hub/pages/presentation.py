@@ -56,8 +56,16 @@ def banners(
     store_problem: str | None = None,
     store_damage: str | None = None,
     approvals: int = 0,
+    waits_for_model: NoWorkerReason | None = None,
+    resting: Sequence[str] = (),
 ) -> list[JsonObject]:
-    """Return what the owner should know or repair, the worst first."""
+    """Return what the owner should know or repair, the worst first.
+
+    Args:
+        waits_for_model: why all jobs wait.
+        resting: a sentence for each model that is not asked for now.
+    """
+    fallback = "" if waits_for_model else " The fallback model is asked meanwhile."
     offline = bool(workers) and all(w.state is WorkerState.OFFLINE for w in workers)
     open_to_all = settings.api_key is None and settings.allow_open
     unconfined = ", ".join(w.address.worker_id for w in workers if _unconfined(w)) or "the hub's own settings"
@@ -78,6 +86,13 @@ def banners(
             "approval: see below.",
         ),
         ("model", "bad", model_problem, f"Jobs can't be planned: {model_problem}. Then restart the hub."),
+        ("model_away", "warn", waits_for_model, f"Jobs wait {waits_for_model}. They go on by themselves."),
+        (
+            "model_rests",
+            "warn",
+            settings.gateway.fallback and resting,
+            f"Not asked for now: {'; '.join(resting)}.{fallback}",
+        ),
         (
             "workers",
             "bad",
