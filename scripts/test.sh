@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Run every test on .venv's Python, and the unit tests on every other Python from 3.9 to 3.13 that this machine has, two
-# Pythons at a time. The lab runs in parallel, since tests wait more than they compute. With arguments, which go to pytest,
-# run only .venv's Python and not the lab.
+# Pythons at a time: on the oldest and the newest all of them, on those between without the slow ones. The lab runs in
+# parallel, since tests wait more than they compute. With arguments, which go to pytest, run only .venv's Python and not
+# the lab.
 #
 #   ONE_PYTHON=1  leave out the other Pythons
 #   NO_LAB=1      leave out the lab
@@ -78,7 +79,9 @@ run() { # NAME PYTHON ARGUMENTS...
 
 declare -A unit_tests
 start_unit_tests() { # VERSION
-    ".venv-$1/bin/python" -m pytest -q -m 'not system' -p no:cacheprovider >"$logs/$1" 2>&1 </dev/null &
+    local which='not system and not slow'
+    case $1 in "${wanted[0]}" | "${wanted[-1]}") which='not system' ;; esac
+    PIBOT_TEST_REPEATED=1 ".venv-$1/bin/python" -m pytest -q -m "$which" -p no:cacheprovider >"$logs/$1" 2>&1 </dev/null &
     unit_tests[$1]=$!
     pending+=("$1")
 }

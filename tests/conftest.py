@@ -8,8 +8,10 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from tests.support.examples import examples
+
 # An example may take long on a busy machine; the tests' own time limit ends one that hangs.
-settings.register_profile("pibot", deadline=None, print_blob=True)
+settings.register_profile("pibot", deadline=None, print_blob=True, max_examples=examples(100))
 settings.load_profile("pibot")
 
 

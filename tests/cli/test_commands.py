@@ -16,6 +16,8 @@ from tests.support.processes import pibot, pibot_command
 from tests.support.scripted_llm import text
 from tests.support.workers import closed_port
 
+pytestmark = pytest.mark.slow
+
 KEY = "cli-key"
 
 

@@ -17,6 +17,8 @@ from pibot.settings import LLMSettings, Secret
 from tests.llm_client.conftest import HELLO, MakeClient
 from tests.support.scripted_llm import API_KEY, MODEL, ScriptedLLM, text
 
+pytestmark = pytest.mark.slow
+
 
 def client_of(server: ScriptedLLM, backend: str) -> ChatClient:
     return create_llm_client(LLMSettings(Secret(API_KEY), server.url, MODEL, backend))

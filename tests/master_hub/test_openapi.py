@@ -26,7 +26,10 @@ from pibot import __version__, master_hub
 from pibot.master_components.store.states import JobState
 from pibot.web.keys import needed
 from tests.support import scripted_llm as model
+from tests.support.examples import examples
 from tests.support.fleet import Fleet, fleet
+
+pytestmark = pytest.mark.slow
 
 CHECKS: list[CheckFunction] = [
     not_a_server_error,
@@ -63,7 +66,7 @@ schema = schemathesis.openapi.from_path(Path(master_hub.__file__).with_name("ope
 # The hub's threads use the random module for jitter, and hypothesis warns about that.
 @pytest.mark.filterwarnings("ignore:Do not use the `random` module")
 @schema.parametrize()
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(40), deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_every_answer_is_as_the_document_says_and_none_is_a_5xx(shared: Fleet, case: Case[Any]) -> None:
     case.call_and_validate(base_url=shared.url, checks=CHECKS)
 

@@ -17,6 +17,8 @@ import pytest
 from tests.support.fleet import make_skills
 from tests.support.serving import ask
 
+pytestmark = pytest.mark.slow
+
 START = """
 import sys
 from pibot.errors import PibotError

@@ -25,6 +25,8 @@ from tests.support.scripted_llm import ScriptedLLM
 from tests.support.serving import ask
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[Fleet]:

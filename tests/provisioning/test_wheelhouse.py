@@ -16,6 +16,8 @@ import pytest
 
 from tests.provisioning.support import ROLES, ROOT, load
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = ROLES / "pibot_app" / "files" / "wheelhouse.py"
 wheelhouse = load(SCRIPT)
 

@@ -308,7 +308,7 @@ VALUES = st.recursive(
 )
 
 
-@given(st.text(), st.dictionaries(st.text(), VALUES, max_size=4))
+@given(st.text(max_size=200), st.dictionaries(st.text(), VALUES, max_size=4))
 def test_a_calls_digest_survives_the_network(tool: str, arguments: dict[str, Any]) -> None:
     call = ApprovalRequest("1", tool, arguments, digest_of(tool, arguments), 1.0)
     sent = json.loads(json.dumps(call.to_json(), ensure_ascii=False).encode("utf-8", "surrogatepass"))

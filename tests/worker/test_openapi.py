@@ -19,6 +19,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from tests.support.examples import examples
 from tests.support.workers import workers
 
 CHECKS: list[CheckFunction] = [
@@ -41,6 +42,6 @@ def url() -> Iterator[str]:
 
 
 @schema.parametrize()
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(60), deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_every_answer_is_in_the_description(url: str, case: Case[Any]) -> None:
     case.call_and_validate(base_url=url, checks=CHECKS)

@@ -22,6 +22,7 @@ from pibot.master_components.dispatch.timing import LEASE_SECONDS
 from pibot.master_components.store.records import Submission
 from pibot.master_components.store.states import ENDED_JOBS
 from tests.master_components.dispatch.hub_model import Hub, Promises, SimulatedFleet
+from tests.support.examples import examples
 from tests.support.simulated_workers import Link, SimulatedWorker
 
 MEMORY = Path("/dev/shm")
@@ -298,7 +299,7 @@ def test_whatever_happens_every_job_ends_as_promised_and_leaves_nothing_behind()
     run_state_machine_as_test(
         HubMachine,
         settings=settings(
-            max_examples=100,
+            max_examples=examples(100),
             stateful_step_count=40,
             # The same examples each time, and no search for a smaller one, which takes minutes. For other examples,
             # remove this line and give pytest a --hypothesis-seed.

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from benchmarks.filled_store import fill
 from benchmarks.store_steps import instructions
 
 from pibot.master_components import JobStore
 from pibot.master_components.store.records import Submission
+
+pytestmark = pytest.mark.slow
 
 A_LITTLE = 1.1
 """Allows a few more instructions. A scan of thirty times the rows needs many times as many."""

@@ -33,6 +33,7 @@ from pibot.master_components.store.states import (
 )
 from tests.master_components.store.job_store_model import Model, ModelJob
 from tests.support.clocks import FakeClock
+from tests.support.examples import examples
 
 PLANS: list[dict[str, tuple[str, ...]]] = [
     {"a": ()},
@@ -306,7 +307,7 @@ def test_whatever_happens_the_store_does_what_its_model_does() -> None:
     run_state_machine_as_test(
         StoreMachine,
         settings=settings(
-            max_examples=100,
+            max_examples=examples(100),
             stateful_step_count=50,
             deadline=None,
             derandomize=True,
