@@ -1,4 +1,7 @@
-"""The checks of a task: what must hold of a job that has ended. **To add a kind, add an entry to :data:`KINDS`.**"""
+"""The checks of a task: what must hold of a job that has ended. **To add a kind, add an entry to :data:`KINDS`.**
+
+See docs/decisions.md, D190.
+"""
 
 from __future__ import annotations
 
