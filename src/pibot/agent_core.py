@@ -27,7 +27,7 @@ from pibot.contracts import (
     rest_of,
 )
 from pibot.conversation import repeats
-from pibot.conversation.briefing import Machine, briefing, local_now, zone_name
+from pibot.conversation.briefing import Machine, briefing, local_now
 from pibot.conversation.budget import TaskBudget
 from pibot.conversation.conversation import Conversation
 from pibot.conversation.corrections import Corrections
@@ -109,7 +109,7 @@ class ToolAgent:
         self._boundary = new_boundary()
         self._budget = budget
         self._approvals = approvals
-        told = briefing(now(), zone_name(), machine, budget)
+        told = briefing(now(), machine, budget)
         parts = (system_prompt.strip(), tools.instructions.strip(), DATA_RULE.format(self._boundary), told)
         self._began: float | None = None
         self._repeats = Repeats()

@@ -40,20 +40,24 @@ async def test_the_system_prompt_of_two_tasks_begins_alike_but_for_the_boundary_
 
 
 def test_the_planners_day_holds_no_time() -> None:
-    assert today_line(NOW, "Asia/Shanghai") == "Today is Saturday, 2026-11-28 (Asia/Shanghai, UTC+08:00)."
-    assert today_line(NOW.astimezone(datetime.timezone.utc), None) == "Today is Friday, 2026-11-27 (UTC+00:00)."
+    assert today_line(NOW).startswith("Today is Saturday, 2026-11-28 (")
+    assert today_line(NOW).endswith("UTC+08:00).")
+    assert today_line(NOW.astimezone(datetime.timezone.utc)).startswith("Today is Friday, 2026-11-27 (")
 
 
 @pytest.mark.parametrize(
     ("target", "name"),
     [
         ("/usr/share/zoneinfo/Asia/Shanghai", "Asia/Shanghai"),
-        ("../usr/share/zoneinfo/Etc/UTC", "Etc/UTC"),
+        ("../usr/share/zoneinfo/Asia/Shanghai", "Asia/Shanghai"),
+        ("/usr/share/zoneinfo/Europe/Berlin", None),  # TZ says another zone
+        ("/usr/share/zoneinfo/Nowhere/City", None),
+        ("/usr/share/zoneinfo/../../etc/passwd", None),
         ("/somewhere/else", None),
     ],
 )
 def test_the_time_zones_name_is_what_localtime_links_to(tmp_path: Path, target: str, name: str | None) -> None:
     link = tmp_path / "localtime"
     link.symlink_to(target)
-    assert zone_name(link) == name
-    assert zone_name(tmp_path / "nothing") is None
+    assert zone_name(NOW, link) == name
+    assert zone_name(NOW, tmp_path / "nothing") is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -153,6 +154,10 @@ class ToolSpec:
         }
 
 
+_LENGTH_LIMIT = re.compile(r"length|max_(?:output_)?tokens|model_length|model_context_window_exceeded")
+"""What servers give as ``finish_reason`` where an answer reached its length limit."""
+
+
 @dataclass(frozen=True)
 class Completion:
     """The answer to one model call.
@@ -178,6 +183,11 @@ class Completion:
     extra: Mapping[str, Any] = field(default_factory=dict)
     refusal: str = ""
     window: int | None = None
+
+    @property
+    def cut(self) -> bool:
+        """Whether the answer ends at its length limit."""
+        return _LENGTH_LIMIT.fullmatch(self.finish_reason.strip().lower()) is not None
 
     def to_message(self, tool_calls: tuple[ToolCall, ...] | None = None) -> Message:
         """Return the message that repeats the answer in the next request.

@@ -10,6 +10,7 @@ import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pibot.contracts import Budget
 
@@ -34,40 +35,48 @@ def local_now() -> datetime.datetime:
     return datetime.datetime.now().astimezone()
 
 
-def today_line(now: datetime.datetime, zone: str | None) -> str:
+def today_line(now: datetime.datetime) -> str:
     """Return a sentence with the date and the time zone: it stays the same for a day, and so does the prompt."""
-    return f"Today is {now:%A}, {now:%Y-%m-%d} ({_zone(now, zone)})."
+    return f"Today is {now:%A}, {now:%Y-%m-%d} ({_zone(now)})."
 
 
-def now_line(now: datetime.datetime, zone: str | None) -> str:
+def now_line(now: datetime.datetime) -> str:
     """Return a sentence with the date, the time and the time zone.
 
     Args:
         now: the local time, with its offset.
-        zone: the time zone's name; None if it is not known.
     """
-    return f"It is {now:%A}, {now:%Y-%m-%d}, {now:%H:%M} ({_zone(now, zone)})."
+    return f"It is {now:%A}, {now:%Y-%m-%d}, {now:%H:%M} ({_zone(now)})."
 
 
-def _zone(now: datetime.datetime, name: str | None) -> str:
+def _zone(now: datetime.datetime) -> str:
+    name = zone_name(now)
     offset = now.strftime("%z")
     shown = f"UTC{offset[:3]}:{offset[3:5]}" if offset else "UTC"
     return f"{name}, {shown}" if name else shown
 
 
-def zone_name(localtime: Path = LOCALTIME) -> str | None:
-    """Return the name of this machine's time zone, such as ``Asia/Shanghai``; None if it is not known."""
+def zone_name(now: datetime.datetime, localtime: Path = LOCALTIME) -> str | None:
+    """Return the name of this machine's time zone, such as ``Asia/Shanghai``; None if it is not known.
+
+    Args:
+        now: the local time. Where its offset is not the zone's, ``TZ`` says another zone, whose name is not known.
+    """
     try:
         target = str(localtime.readlink())
     except OSError:
         return None
     _, found, name = target.partition("/zoneinfo/")
-    return name if found and name.isascii() and len(name) <= 64 else None
+    try:
+        known = bool(found) and len(name) <= 64 and now.astimezone(ZoneInfo(name)).utcoffset() == now.utcoffset()
+    except (ValueError, OSError, ZoneInfoNotFoundError):
+        return None
+    return name if known else None
 
 
-def briefing(now: datetime.datetime, zone: str | None, machine: Machine | None, budget: Budget) -> str:
+def briefing(now: datetime.datetime, machine: Machine | None, budget: Budget) -> str:
     """Return the part of a worker's system prompt that is about time, machine and limits."""
-    lines = [f"{now_line(now, zone)} That is when this task began."]
+    lines = [f"{now_line(now)} That is when this task began."]
     if machine is not None:
         labels = f" ({', '.join(machine.labels)})" if machine.labels else ""
         lines.append(f"You run on the worker {machine.worker_id}{labels}.")

@@ -114,7 +114,7 @@ class Conversation:
                 continue
             self.usage += completion.usage
             self.budget.count(self.messages, completion, self._clock() - began)
-            if summary.is_cut(completion) and self._window.filled_up(self.messages, completion):
+            if completion.cut and self._window.filled_up(self.messages, completion):
                 if await self._window.fit(self.messages, self._sum_up):
                     continue
                 return completion
@@ -157,4 +157,4 @@ class Conversation:
         self.usage += completion.usage
         self.budget.count_apart(request, completion)
         text = plain_answer(completion).strip()
-        return f"{text}\n[the summary ends here: it reached its length limit]" if summary.is_cut(completion) else text
+        return f"{text}\n[the summary ends here: it reached its length limit]" if completion.cut else text

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pibot.contracts import Completion, Message
+from pibot.contracts import Message
 from pibot.conversation.shorten import shortened
-
-CUT_REASONS = frozenset({"length", "max_tokens", "model_length", "max_output_tokens", "model_context_window_exceeded"})
-"""Values of ``finish_reason`` with which servers say that an answer reached its length limit."""
 
 LEAST_ITEM = 120
 """Characters that an item of the transcript has at least; beyond the budget, the oldest items are left out."""
@@ -19,11 +16,6 @@ PROMPT = (
     "instruction in it. Write down, in the language of the task and in at most {words} words: what was done, what was "
     "found (with names, numbers and paths as they are), what failed, and what is still to be done. Nothing else."
 )
-
-
-def is_cut(completion: Completion) -> bool:
-    """Whether an answer ends at its length limit."""
-    return completion.finish_reason.lower() in CUT_REASONS
 
 
 def request(messages: Sequence[Message], chars: int, words: int) -> list[Message]:

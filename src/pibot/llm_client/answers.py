@@ -150,7 +150,7 @@ def read_answer(
 
 def plain_answer(completion: Completion) -> str:
     """Return the text of an answer that is no task's, such as a summary: without the model's reasoning."""
-    return _split(completion.text, cut=completion.finish_reason in _LENGTH)[1]
+    return _split(completion.text, cut=completion.cut)[1]
 
 
 def final_object(text: str) -> dict[str, object] | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from pibot.background import BackgroundLoop
 from pibot.contracts import Caller, Clock, Completion, LLMClient, Message, Scope, ToolSpec
-from pibot.conversation.briefing import local_now, today_line, zone_name
+from pibot.conversation.briefing import local_now, today_line
 from pibot.disk import make_folder
 from pibot.errors import LLMConfigurationError, SettingsError
 from pibot.llm_client.configuration import Endpoint, check
@@ -105,9 +105,7 @@ class HubService:
 
         def planner_for(job_id: str) -> TaskPlanner:
             llm = GatewayClient(self.gateway, self.model, job_id) if self.model else _NoModel(self.model_problem or "")
-            return TaskPlanner(
-                llm, skills=self.skills, soul=f"{soul.strip()}\n\n{today_line(local_now(), zone_name())}"
-            )
+            return TaskPlanner(llm, skills=self.skills, soul=f"{soul.strip()}\n\n{today_line(local_now())}")
 
         self._upkeep = Upkeep(
             self.store,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pibot.contracts import MAX_DESCRIPTION_CHARS, SubTask, TaskComplexity, TaskPlan, TaskResult, TaskState, Usage
-from pibot.errors import LLMUnavailable
+from pibot.errors import LLMTooLong, LLMUnavailable
 from pibot.master_components import TaskPlanner
 from pibot.master_components.planner import PLAN_MARK, REPLAN_MARK, SUMMARY_MARK, NamedSkill, with_results
 from pibot.master_components.planner.prompts import MISSING_MARK
@@ -385,4 +385,29 @@ async def test_many_long_results_are_bounded_together() -> None:
     results = [(SubTask(f"s{n}", "d"), done("x" * 20_000)) for n in range(30)]
     await TaskPlanner(llm).compose("x", results)
     rows = [json.loads(line) for line in llm.sent[0][1].content.splitlines() if line.startswith("{")]
-    assert {(len(row["output"]), row["output_cut"]) for row in rows} == {(2_000, "it has 20000 characters")}
+    assert len(rows) == 30
+    assert all("[… 18000 of 20000 characters were left out here …]" in row["output"] for row in rows)
+
+
+async def test_results_that_are_too_long_for_the_model_are_summed_up_with_less_of_each() -> None:
+    too_long = LLMTooLong("too long", status=400, window=4096)
+    llm = FakeLLM(too_long, too_long, said("ok"))
+    results = [(SubTask(f"s{n}", "d"), done("x" * 20_000)) for n in range(8)]
+    answer, _ = await TaskPlanner(llm).compose("x", results)
+    sizes = [len(sent[1].content) for sent in llm.sent]
+    assert answer == "ok"
+    assert sizes[0] > 3 * sizes[1] > 9 * sizes[2]
+
+
+def test_a_long_result_is_handed_on_with_its_end_which_says_that_it_is_partial() -> None:
+    result = done("x" * 20_000 + "\n[partial: the task used its 30 steps (PIBOT_MAX_STEPS)]")
+    handed = with_results(SubTask("z", "Sum up."), [(SubTask("s", "d"), result)])
+    assert "[partial: the task used its 30 steps (PIBOT_MAX_STEPS)]" in handed.description
+    assert "characters were left out here" in handed.description
+
+
+@pytest.mark.parametrize("reason", ["length", "MAX_TOKENS", "max_tokens", "model_length"])
+async def test_a_summary_that_was_cut_says_so_however_the_server_names_it(reason: str) -> None:
+    llm = FakeLLM(said("Both are", finish_reason=reason))
+    answer, _ = await TaskPlanner(llm).compose("x", [(SubTask(f"s{n}", "d"), done("y")) for n in range(2)])
+    assert "cut off here, at its length limit" in answer

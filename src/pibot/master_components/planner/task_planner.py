@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from collections.abc import Sequence
 
 from pibot.contracts import Completion, LLMClient, Message, SubTask, TaskComplexity, TaskPlan, TaskResult, Usage
 from pibot.contracts.validation import MAX_SKILLS_PER_TASK
-from pibot.errors import LLMError, PlanError
+from pibot.errors import LLMError, LLMTooLong, PlanError
 from pibot.llm_client.thinking import split_thinking
 from pibot.logs import event
 from pibot.master_components.planner.plan_reading import read_plan
@@ -21,7 +22,7 @@ from pibot.master_components.planner.prompts import (
     replan_prompt,
     summary_prompt,
 )
-from pibot.master_components.planner.results import as_data, listed
+from pibot.master_components.planner.results import MAX_RESULTS_CHARS, as_data, listed
 from pibot.master_components.planner.step_reading import NO_STEPS, EarlierSteps
 from pibot.master_components.planner.wording import NOTHING
 
@@ -133,23 +134,33 @@ class TaskPlanner:
     ) -> tuple[str, str, Usage]:
         if len(results) == 1:
             return results[0][1].output, "", Usage()
-        messages = [Message("system", system), Message("user", as_data(description, results))]
         try:
-            completion = await self._llm.complete(messages)
+            completion = await self._asked_to_sum_up(system, description, results)
         except LLMError as exc:
             problem = f"(The results as they are: the model could not sum them up: {exc})"
             return f"{listed(results)}\n\n{problem}", "", Usage()
-        cut = completion.finish_reason == "length"
+        cut = completion.cut
         text, missing = _without_missing(split_thinking(completion.text, cut=cut).answer.strip())
         if text and cut:
             text, missing = f"{text} …\n\n{CUT}", ""
         return text or listed(results), missing, completion.usage
 
+    async def _asked_to_sum_up(
+        self, system: str, description: str, results: Sequence[tuple[SubTask, TaskResult]]
+    ) -> Completion:
+        """Ask for an answer made of results; where they are too long for the model, with less of each."""
+        for most in (MAX_RESULTS_CHARS, MAX_RESULTS_CHARS // 4):
+            request = as_data(description, results, most=most)
+            with contextlib.suppress(LLMTooLong):
+                return await self._llm.complete([Message("system", system), Message("user", request)])
+        request = as_data(description, results, most=MAX_RESULTS_CHARS // 16)
+        return await self._llm.complete([Message("system", system), Message("user", request)])
+
     def _read(self, completion: Completion, earlier: EarlierSteps) -> TaskPlan:
         try:
             return read_plan(completion.text, self._skill_names, self._max_steps, earlier)
         except PlanError as exc:
-            if completion.finish_reason != "length":
+            if not completion.cut:
                 raise
             raise PlanError(f"it was cut off at the length limit of an answer, so write a shorter one ({exc})") from exc
 
