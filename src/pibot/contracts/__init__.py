@@ -41,11 +41,9 @@ from pibot.contracts.model import (
     ToolSpec,
     Usage,
 )
+from pibot.contracts.plans import SubTask, TaskComplexity, TaskPlan
 from pibot.contracts.refusals import Refusal
 from pibot.contracts.tasks import (
-    SubTask,
-    TaskComplexity,
-    TaskPlan,
     TaskRequest,
     TaskResult,
     TaskResultDict,
