@@ -44,6 +44,7 @@ def test_the_jitter_is_added_to_the_servers_retry_after_up_to_a_cap() -> None:
         (HALF_A_MINUTE_LATER, None, 30.0),
         (HALF_A_MINUTE_LATER, "yesterday", 30.0),
         (NOON, HALF_A_MINUTE_LATER, 0.0),
+        ("Wed Oct 21 12:00:30 2026", NOON, 30.0),  # asctime's form is UTC too
         (None, NOON, None),
         ("soon", None, None),
         ("inf", None, None),

@@ -28,6 +28,10 @@ def gemini(quota: str, limit: int = 10) -> Reply:
     return reply_json([body], status=429)
 
 
+def minimax(code: int, message: str) -> Reply:
+    return reply_json({"choices": None, "base_resp": {"status_code": code, "status_msg": message}})
+
+
 PER_MINUTE = "GenerateRequestsPerMinutePerProjectPerModel-FreeTier"
 PER_DAY = "GenerateRequestsPerDayPerProjectPerModel-FreeTier"
 
@@ -48,6 +52,7 @@ PER_DAY = "GenerateRequestsPerDayPerProjectPerModel-FreeTier"
         (error(400, "Your credit balance is too low to access the API"), "pay or raise the limit"),
         (error(200, "x", code="insufficient_quota"), "pay or raise the limit"),
         (raw("your account is in arrears", status=429, content_type="text/plain"), "pay or raise the limit"),
+        (minimax(1008, "insufficient balance"), "pay or raise the limit"),
         (gemini(PER_MINUTE, limit=0), "pay or raise the limit"),  # this model is not in the free tier at all
         (gemini(PER_DAY), "quota of the day"),
         (error(429, "daily limit reached", retry_after=30), "quota of the day"),
@@ -80,6 +85,7 @@ async def test_what_is_used_up_is_not_asked_for_again_and_says_what_to_do(
         (error(529, "Overloaded", type="overloaded_error"), 0.0),
         (error(400, "Overloaded", type="overloaded_error"), 0.0),
         (error(403, "slow down", code="rateLimitExceeded"), 0.0),
+        (minimax(1002, "rate limit"), 0.0),
         (error(408, "too slow"), 0.0),
         (error(425, "too early"), 0.0),
     ],

@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pibot.contracts import Budget, TaskRequest, TaskState, ToolCall
+from pibot.contracts import Budget, Completion, TaskRequest, TaskState, ToolCall
 from pibot.conversation.windows import ModelWindows
 from pibot.sandbox import create_command_runner
 from pibot.tool_registry import SkillLibrary
 from pibot.worker.agents import TaskAgents
+from pibot.worker.timed_model import MARGIN
 from tests.support.fakes import FakeLLM, asked, said
 from tests.support.processes import ROOT
 
@@ -42,6 +44,18 @@ async def test_a_workspace_exists_only_while_its_task_runs(tmp_path: Path) -> No
     assert await run(tmp_path, llm, request) is TaskState.COMPLETED
     assert "a.txt" in llm.sent[1][-1].content
     assert list((tmp_path / "workspace").iterdir()) == []
+
+
+async def test_a_models_call_has_the_time_that_its_task_has_left(tmp_path: Path) -> None:
+    class Model(FakeLLM):
+        async def complete(self, *args: Any, timeout: float | None = None, **more: Any) -> Completion:
+            timeouts.append(timeout)
+            return await super().complete(*args, timeout=timeout, **more)
+
+    timeouts: list[float | None] = []
+    await run(tmp_path, Model(asked(shell("true")), said(FINAL)), TaskRequest("t1", "x", ("shell_exec",), timeout=65.0))
+    assert len(timeouts) == 2
+    assert all(timeout is not None and 0 < timeout <= 65.0 + MARGIN for timeout in timeouts)
 
 
 async def test_files_that_a_power_cut_left_are_gone_for_the_next_task_with_that_id(tmp_path: Path) -> None:

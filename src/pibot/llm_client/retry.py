@@ -188,11 +188,13 @@ def parse_retry_after(value: str | None, date: str | None, wall_clock: Clock) ->
 
 def timestamp(value: str | None) -> float | None:
     """Return the seconds since the epoch of a date in a header; None if it is none."""
+    from datetime import timezone
     from email.utils import parsedate_to_datetime
 
     if value is None:
         return None
     try:
-        return parsedate_to_datetime(value).timestamp()
+        date = parsedate_to_datetime(value)
+        return (date if date.tzinfo else date.replace(tzinfo=timezone.utc)).timestamp()
     except (TypeError, ValueError, OverflowError):  # Python 3.9 raises TypeError for text that is no date
         return None

@@ -13,7 +13,7 @@ from pibot.contracts import Decision, NoWorkerKind, NoWorkerReason
 from pibot.errors import ShuttingDown, TooManyRequests
 from pibot.master_components import Dispatcher, JobStore
 from pibot.master_components.store.records import Approval, Job, Submission
-from pibot.master_components.store.states import JobState
+from pibot.master_components.store.states import ENDED_STEPS, JobState
 from pibot.master_components.workers.pool import WorkerPool
 from pibot.tool_registry import SkillLibrary
 
@@ -78,9 +78,10 @@ class JobControl:
         return self._dispatcher.waits_for_model
 
     def why_not_planned(self, job: Job) -> str | None:
-        """Return why a job is not planned yet; None if it is, or is being planned."""
+        """Return why a job is not planned yet, or its plan not looked at again after its steps; None where it is."""
         reason = self._dispatcher.waits_for_model
-        waits = job.state is JobState.PLANNING and not job.cancel_requested
+        steps_ended = job.state is JobState.RUNNING and all(step.state in ENDED_STEPS for step in job.steps)
+        waits = (job.state is JobState.PLANNING or steps_ended) and not job.cancel_requested
         return reason.detail if waits and reason is not None else None
 
     def refuse_changes(self) -> None:

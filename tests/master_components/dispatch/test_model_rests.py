@@ -14,7 +14,7 @@ from pibot.errors import LLMAway
 from pibot.master_components.dispatch.model_outage import MAX_REST, MAX_TOLD_REST, ModelOutage
 from pibot.master_components.dispatch.timing import DispatchTiming
 from pibot.master_components.store.records import Submission
-from pibot.master_components.store.states import JobState
+from pibot.master_components.store.states import MAX_ATTEMPTS, JobState
 from tests.master_components.dispatch.dispatching import FakePool, dispatching, ended, ok, until
 from tests.support.clocks import FakeClock
 from tests.support.planners import FakePlanner, plan
@@ -149,6 +149,25 @@ async def test_planning_waits_until_the_rest_is_over_and_a_later_plan_is_not_tri
             dispatcher.notify(job_id)
             assert await dispatcher.wait(job_id, 20)
     assert planner.began == [1000.0] + [1000.0 + HALF_A_DAY] * 3
+
+
+async def test_a_step_that_meets_a_quota_again_and_again_while_others_are_answered_goes_on_waiting(
+    tmp_path: Path,
+) -> None:
+    time = Passing()
+    tries: list[str] = []
+
+    async def answer(worker_id: str, request: TaskRequest) -> TaskResult:
+        if request.description != "unlucky":
+            return ok(worker_id, request)
+        tries.append(store.submit(Submission(f"lucky {len(tries)}", ())).job_id)
+        dispatcher.notify(tries[-1])
+        assert await dispatcher.wait(tries[-1], 20)
+        return resting(worker_id, request, 120.0) if len(tries) <= 2 * MAX_ATTEMPTS else ok(worker_id, request)
+
+    async with dispatching(tmp_path, FakePool(answer), timing=time.timing()) as (dispatcher, store):
+        job = await ended(dispatcher, store, Submission("unlucky", ()))
+    assert (job.state, len(job.steps[0].attempts)) == (JobState.COMPLETED, 1)
 
 
 @pytest.mark.parametrize("planned", [False, True])

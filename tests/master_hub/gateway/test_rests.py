@@ -169,6 +169,14 @@ def test_want_of_money_is_told_a_worker_as_the_masters_and_asked_for_once(
             complete(hub)
 
 
+def test_a_refusal_under_http_200_goes_to_the_fallback_too(llm: ScriptedLLM, second: ScriptedLLM) -> None:
+    refusal = {"choices": None, "base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}}
+    with gateway(llm, FakeClock(), second) as hub:
+        llm.enqueue(model.reply_json(refusal))
+        second.enqueue(model.text("instead"))
+        assert hub.chat(key=TOKEN).json()["choices"][0]["message"]["content"] == "instead"
+
+
 def test_want_of_money_goes_to_the_fallback_for_ten_minutes(llm: ScriptedLLM, second: ScriptedLLM) -> None:
     clock = FakeClock()
     with gateway(llm, clock, second) as hub:

@@ -108,7 +108,7 @@ class JobRunner:
                 planned = await call(planner)
             except (LLMAway, LLMUnreachable) as exc:
                 self._outage.failed(str(exc), rest=rest_of(exc))
-                if patience.own_fault(began):
+                if patience.own_fault(began, rest_of(exc)):
                     raise
                 used_up = patience.used_up()
                 if used_up is not None:

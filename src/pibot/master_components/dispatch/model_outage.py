@@ -180,9 +180,14 @@ class Patience:
         """Return when a try begins, for :meth:`own_fault`."""
         return self.timing.monotonic()
 
-    def own_fault(self, began: float) -> bool:
-        """Return whether it is this request that the provider fails on: it answers others meanwhile, several times."""
-        if self.outage.answered_at >= began:
+    def own_fault(self, began: float, rest: float | None) -> bool:
+        """Return whether it is this request that the provider fails on: it answers others meanwhile, several times.
+
+        Args:
+            began: when the try began.
+            rest: seconds for which the provider asked to be left alone. One that does so fails on no request.
+        """
+        if rest is None and self.outage.answered_at >= began:
             self._strikes += 1
         return self._strikes >= MAX_ATTEMPTS
 

@@ -248,7 +248,7 @@ class StepRunner:
             only_one = not self._pool.knows_another((), tried[-1:])
             if not self._outage.failed_for(tried[-1], error, only_one=only_one, rest=result.model_rest):
                 self._pool.cannot_work(tried[-1], error, result.model_rest)
-            if patience.own_fault(began):
+            if patience.own_fault(began, result.model_rest):
                 return "; it answers other tasks meanwhile"
         used_up = patience.used_up()
         return None if used_up is None else f"; {used_up}"

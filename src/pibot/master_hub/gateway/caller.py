@@ -9,8 +9,8 @@ from functools import partial
 from typing import Union
 
 from pibot.contracts import Completion, JsonObject
-from pibot.errors import LLMAway, LLMUnpaid
-from pibot.llm_client import failures
+from pibot.errors import LLMAway, LLMProtocolError, LLMUnpaid
+from pibot.llm_client import failures, wire
 from pibot.llm_client.backend import NoAnswer
 from pibot.llm_client.configuration import COMPLETIONS
 from pibot.llm_client.profiles import ProviderProfile
@@ -268,7 +268,7 @@ class ModelCaller:
             error = errors.unanswered(provider.endpoint, provider.setting, problem)
             return _CallFailure(error, may_pass=problem.may_pass, fall_back=True)
         status = answer.http.status
-        if not call.own and status < 400:
+        if not call.own and status < 400 and not _holds_error(answer):
             return Answered(answer)
         read = failures.read_completion(provider.endpoint, answer.http, self._retry_loop.wall_clock)
         if isinstance(read, Completion):
@@ -280,6 +280,16 @@ class ModelCaller:
         """Return the name of the model that the provider is asked for."""
         named = (call.body or {}).get("model")
         return named if provider is self._providers[0] and isinstance(named, str) else provider.model
+
+
+def _holds_error(answer: ProviderAnswer) -> bool:
+    """Whether an answer with a status of success is a refusal, as MiniMax and some proxies send."""
+    if answer.stream is not None or not answer.http.success:
+        return False
+    try:
+        return wire.find_error(answer.http.data, success=True) is not None
+    except LLMProtocolError:
+        return False
 
 
 def _settle(call: ModelCall, failure: _CallFailure, headers: dict[str, str] | None = None) -> Answered:

@@ -285,7 +285,7 @@ def job_view(
         "created_at": job.created_at,
         "finished_at": job.finished_at,
         "took": _took(job.started_at, job.finished_at),
-        "progress": f"{ended} of {len(job.steps)} steps done" if unended and job.steps else "",
+        "progress": _progress(job, ended, why_not_planned) if unended and job.steps else "",
         "tokens": _tokens(job.usage),
         "cost": cost_in_words(job.cost, currency),
         "spending": [_spending_row(row, currency) for row in spending],
@@ -309,6 +309,11 @@ def _change(change: PlanChange) -> JsonObject:
         "reasoning": change.reasoning,
         "at": change.at,
     }
+
+
+def _progress(job: Job, ended: int, why_not_planned: str | None) -> str:
+    waits = "" if why_not_planned is None else f"; what follows waits {why_not_planned}"
+    return f"{ended} of {len(job.steps)} steps done{waits}"
 
 
 def _decision(approval: Approval) -> JsonObject:
