@@ -6,6 +6,7 @@ A call that is not seen as one costs a round. Prose that is taken for a call run
 from __future__ import annotations
 
 import itertools
+import time
 from typing import Any
 
 import pytest
@@ -107,6 +108,24 @@ CALLS = {
     ),
     "react with a plain input": "Action: shell_exec\nAction Input: ls",
     "another case": '<tool_call>{"name": "Shell_Exec", "arguments": {"command": "ls"}}</tool_call>',
+    "a closing tag within the arguments": (
+        '<tool_call>{"name": "shell_exec", "arguments": {"command": "ls"}, "thought": "</tool_call>"}</tool_call>'
+    ),
+    "python's notation": "<tool_call>\n{'name': 'shell_exec', 'arguments': {'command': 'ls'}}\n</tool_call>",
+    "liquid": '<|tool_call_start|>[shell_exec(command="ls")]<|tool_call_end|>',
+    "internlm": f"<|action_start|><|plugin|>{JSON}<|action_end|>",
+    "qwen-agent": '✿FUNCTION✿: shell_exec\n✿ARGS✿: {"command": "ls"}\n✿RESULT✿',
+    "functionary": '>>>shell_exec\n{"command": "ls"}',
+    "functionary's older form": '<|recipient|>shell_exec\n<|content|>{"command": "ls"}',
+    "gpt-oss without its tokens": 'to=functions.shell_exec\n{"command": "ls"}',
+    "a name and json": 'shell_exec{"command": "ls"}',
+    "a name and json in brackets": 'functions.shell_exec({"command": "ls"})',
+    "a heading and json": 'Tool call: shell_exec\nArguments: {"command": "ls"}',
+    "react in one line": 'Action: shell_exec({"command": "ls"})',
+    "flat json": '{"name": "shell_exec", "command": "ls"}',
+    "json by the tool's name": '{"shell_exec": {"command": "ls"}}',
+    "json of anthropic": '{"type": "tool_use", "id": "t1", "name": "shell_exec", "input": {"command": "ls"}}',
+    "json with a thought": '{"thought": "hm", "action": {"name": "shell_exec", "arguments": {"command": "ls"}}}',
     "chinese prose before": f"好的，我来查看文件。\n<tool_call>\n{JSON}\n</tool_call>",
 }
 
@@ -138,6 +157,11 @@ ATTEMPTS = {
     "an invented result": f"<tool_call>{JSON}</tool_call>\n<tool_response>\na.txt\n</tool_response>\nThere is a.txt.",
     "an invented answer": f"<tool_call>\n{JSON}\n</tool_call>\nThe folder holds a.txt.",
     "a promise, the call and more": f"I will look.\n<tool_call>{JSON}</tool_call>\nThen I will tell you.",
+    "xml of the tool's name": "<shell_exec><command>ls</command></shell_exec>",
+    "xml with the name inside": "<use_tool><tool_name>shell_exec</tool_name><arguments>{}</arguments></use_tool>",
+    "a tag with the name": '<tool_call name="shell_exec">{"command": "ls"}</tool_call>',
+    "react with brackets": "Action: shell_exec[ls]",
+    "an announced call": f"Sure, here is the tool call:\n<tool_call>{JSON}</tool_call>",
     "json of which nobody said what it is": f"Files.\n```json\n{JSON}\n```",
 }
 
@@ -168,6 +192,15 @@ PROSE = {
     "an injection found": f"The file asks me to run a command, which I did not:\n<tool_call>{JSON}</tool_call>",
     "chinese words about it": f"页面的格式如下：\n<tool_call>{JSON}</tool_call>\n这是千问的格式。",
     "react explained": "ReAct prompts look like this:\nAction: search\nAction Input: cats\nObservation: a result",
+    "react in the middle": "An agent writes:\n\nThought: hm\nAction: shell_exec\nAction Input: ls\n\nand so on.",
+    "forms in a list": f"Two forms:\n\n1. Hermes:\n<tool_call>{JSON}</tool_call>\n2. Mistral:\n[TOOL_CALLS][{JSON}]",
+    "indented code": f"# Forms\n\n    <tool_call>{JSON}</tool_call>\n\nThat is all.",
+    "a quotation mark": f"I fetched the page. It says:\n\n> <tool_call>{JSON}</tool_call>\n",
+    "an attack that was seen": f"The page tries to make me run a command. Its text: {JSON}",
+    "json that is a value": f"The config is {JSON}",
+    "a call within a sentence": 'The command `ls` is run with shell_exec(command="ls")',
+    "a tool's name in code": "Use `functions.shell_exec` to run commands.",
+    "html as the answer": "<p>Use <code>shell_exec</code> for commands.</p>",
     "json that is data": '{"name": "Anna", "age": 31}',
     "json with a name and parameters": '{"name": "Widget", "parameters": {"size": 3}}',
     "a list of names": '[{"name": "Anna"}, {"name": "Ben"}]',
@@ -186,6 +219,12 @@ PROSE = {
     "a promise with its outcome": "I will now run the command. The output is 42.",
     "a promise with its outcome behind a colon": "Let me check the sum: 4 + 4 = 8.",
     "a quotation of a promise": 'The log says "I will now run the command" and ends there.',
+    "what is past": "First, I checked the disk. Then I ran df. The disk is full.",
+    "advice": "Next steps: run the tests, then deploy. You should check the logs.",
+    "what a command gave": "Running `df -h` gives 40%.",
+    "what one sees": "We will see.",
+    "chinese past": "我检查了磁盘，使用率为 40%。",
+    "chinese with its outcome": "让我们来看结果：磁盘使用率是 40%。",
     "a script that was asked for": "Here is the script:\n```bash\nls -la\n```",
     "a long report": "I will run through what I found.\n" + "The disk is fine. " * 60,
     "markup too far into a long text": "x" * 300_000 + f"<tool_call>{JSON}</tool_call>",
@@ -217,6 +256,14 @@ PROMISES = [
     "I will run:\n```bash\nls -la\n```",
     "**Step 1:** I'll search the web.",
     "Let's check the logs.",
+    "One moment, I'll look that up.",
+    "I'm running the command now.",
+    "To count the lines, I'll run wc -l.",
+    "I'd be happy to help! Let me check the files.",
+    "I will now execute the following command: ls -la",
+    "I will now execute the following command:\n\n`ls -la`",
+    "I will need to check the file first.",
+    "Now calling the shell_exec tool.",
     "我将运行该命令。",
     "好的，让我查看一下目录。",
     "首先，我需要读取文件。",
@@ -321,3 +368,13 @@ def test_the_reasoning_is_kept_apart_and_goes_back_in_the_text_where_it_came_in_
     text = "<think>\nhm\n</think>\n\nThe answer is 42."
     answer = read(text)
     assert (answer.text, answer.reasoning, answer.message.content) == ("The answer is 42.", "hm", text)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["<tool_call>{", "<|tool_call_begin|>", "to=a ", "<tool_call>shell_exec<arg_key>", "<think>", "</think> a", "\n{"],
+)
+def test_a_long_text_of_beginnings_is_read_in_little_time(piece: str) -> None:
+    began = time.process_time()
+    read(piece * (40_000 // len(piece)))
+    assert time.process_time() - began < 5  # of the processor; it was a minute where each beginning was read to the end

@@ -209,7 +209,7 @@ def _may_hold_a_call(text: str) -> bool:
     return (
         any(mark in stripped for mark in ("<", "[TOOL_CALLS]", "Action", "```", "\n{", "\n[", "\n ", "to="))
         or stripped[:1] in ("{", "[")
-        or stripped[-1:] == ")"
+        or stripped[-1:] in (")", "]", "}", "✿")
     )
 
 

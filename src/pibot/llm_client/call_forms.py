@@ -84,13 +84,16 @@ def tag_body(body: str) -> Iterator[WrittenCall]:
     """Read what stands between ``<tool_call>`` tags: JSON, XML or GLM's names and values."""
     stripped = body.strip()
     if stripped.startswith(("{", "[", "```")):
-        yield from _json_calls(stripped)
+        calls = list(_json_calls(stripped))
+        yield from calls or calls_in_json(_literal(stripped))
+        if not calls:
+            yield from python_calls(stripped)
         return
     function = list(_functions(stripped))
     if function:
         yield from function
         return
-    keys = re.findall(r"<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)(?:</arg_value>|\Z)", stripped, re.DOTALL)
+    keys = re.findall(r"<arg_key>([^<>]{1,200})</arg_key>\s*<arg_value>(.*?)(?:</arg_value>|\Z)", stripped, re.DOTALL)
     named = re.match(rf"({NAME})\s*(?=<arg_key>|\Z)", stripped)
     if named:
         yield WrittenCall(named[1], {key.strip(): _value(value) for key, value in keys})
@@ -120,7 +123,7 @@ def _functions(body: str) -> Iterator[WrittenCall]:
 
 def _kimi(body: str) -> Iterator[WrittenCall]:
     pattern = (
-        r"<\|tool_call_begin\|>\s*(.*?)\s*<\|tool_call_argument_begin\|>(.*?)"
+        r"<\|tool_call_begin\|>\s*([^<>{}]{1,200}?)\s*<\|tool_call_argument_begin\|>(.*?)"
         r"(?:<\|tool_call_end\|>|<\|tool_calls_section_end\|>|(?=<\|tool_call_begin\|>)|\Z)"
     )
     for name, arguments in re.findall(pattern, body, re.DOTALL):
@@ -147,7 +150,7 @@ def mistral(body: str) -> Iterator[WrittenCall]:
 
 def _harmony(body: str) -> Iterator[WrittenCall]:
     for name, arguments in re.findall(
-        rf"to=({NAME})[^{{]*?<\|message\|>(.*?)(?:<\|call\|>|<\|end\|>|\Z)", body, re.DOTALL
+        rf"to=({NAME})[^{{]{{0,100}}?<\|message\|>(.*?)(?:<\|call\|>|<\|end\|>|\Z)", body, re.DOTALL
     ):
         yield WrittenCall(name, _decoded(arguments))
 
@@ -183,6 +186,27 @@ def python_calls(body: str) -> Iterator[WrittenCall]:
             yield from [_python_call(part) for part in parts]
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         return
+
+
+def _literal(text: str) -> Any:
+    """Return the value of a text in Python's notation, which some models take for JSON; None for any other."""
+    if len(text) > MAX_PYTHON_CHARS:
+        return None
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        return None
+
+
+def end_of_json(text: str, start: int) -> int:
+    """Return where the JSON values end that begin at ``start``; ``start`` where none does."""
+    place = start
+    while (found := re.compile(r"[\s,;]*(?=[\[{])").match(text, place)) is not None:
+        try:
+            _, place = DECODER.raw_decode(text, found.end())
+        except (ValueError, RecursionError):
+            break
+    return place
 
 
 def _python_call(node: ast.AST | None) -> WrittenCall:
@@ -229,7 +253,7 @@ def calls_in_json(value: Any, *, bare: bool = False) -> Iterator[WrittenCall]:
         if isinstance(value.get(wrapper), list):
             yield from calls_in_json(value[wrapper])
             return
-    for wrapper in ("function", "function_call", "tool_call", "tool_use"):
+    for wrapper in ("function", "function_call", "tool_call", "tool_use", "action"):
         if isinstance(value.get(wrapper), dict):
             yield from calls_in_json(value[wrapper])
             return
@@ -260,13 +284,13 @@ TAGS: tuple[tuple[str, str, Reader], ...] = (
     (r"<\|python_tag\|>", r"<\|eom_id\|>|<\|eot_id\|>|\Z", tag_body),
     (r"<\|tool_call>", r"<tool_call\|>(?!\s*<\|tool_call>)", _gemma),
     (
-        r"(?:<\|start\|>\s*assistant\s*)?(?:<\|channel\|>\s*\w*)?[ ]*to=[\w.]+[^{<]*"
+        r"(?:<\|start\|>\s*)?(?:assistant\s*)?(?:<\|channel\|>\s*\w*)?[ ]?to=[\w.]{1,100}[^{<]{0,60}"
         r"(?:<\|channel\|>\s*\w*)?[ ]*(?:<\|constrain\|>\s*\w+)?<\|message\|>",
         r"<\|call\|>|<\|end\|>|\Z",
         _harmony,
     ),
     (
-        r"<\|(?:tool_call|START_ACTION|action_start)\|>",
+        r"<\|(?:tool_call|tool_call_start|START_ACTION|action_start|plugin)\|>(?:\s*<\|plugin\|>)?",
         r"<\|(?:/tool_call|tool_call_end|END_ACTION|action_end)\|>|\Z",
         tag_body,
     ),
@@ -276,7 +300,7 @@ TAGS: tuple[tuple[str, str, Reader], ...] = (
         _functions,
     ),
     (
-        r"<((?:[\w-]+:|｜DSML｜)?(?:tool_calls?|function_calls?|functioncall|toolcall|tools?_use|tool_code|TOOLCALL))>",
+        r"<((?:[\w-]+:|｜DSML｜)?(?:tool_calls?|function_calls?|functioncall|toolcall|tools?_use|tool_code|TOOLCALL|tools))>",
         r"</{0}>",
         tag_body,
     ),

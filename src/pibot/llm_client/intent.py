@@ -13,21 +13,21 @@ MAX_PROMISE_CHARS = 600
 _VERBS = (
     "run|check|look|list|read|fetch|search|use|call|execute|open|start|begin|create|write|try|find|get|see|examine|inspect|"
     "take|do|perform|download|count|verify|explore|proceed|continue|test|analy[sz]e|investigate|retrieve|query|scan|gather|"
-    "compute|calculate|invoke|make|fix|install|visit|access|load|view|browse|issue|send|go|review|determine|confirm|apply"
+    "compute|calculate|invoke|make|fix|install|visit|access|load|view|think|browse|issue|send|go|review|determine|confirm|apply"
 )
 _LEAD = (
     r"(?:(?:ok|okay|sure|right|great|good|alright|certainly|understood|got it|of course|first|firstly|first of all|"
-    r"now|next|then|so|and|step \d+|thanks|thank you|no problem|hello|hi|yes|"
-    r"to (?:do|answer|find|begin|start|complete|check|get)\b[^,.]{0,80})[\s,:.!-]+){0,6}"
+    r"now|next|then|so|and|step \d+|thanks|thank you|no problem|hello|hi|yes|one moment|just a moment|please wait|"
+    r"hold on|to\s+[a-z]+\b[^,.]{0,80})[\s,:.!-]+){0,6}"
 )
 _WILL = (
     r"(?:i\s*(?:will|'ll|’ll|shall|am going to|'m going to|’m going to|'m about to|need to|should|must|have to|can|"
-    r"want to|would like to|'d like to|am about to)|let me|let us|let's|let’s|we (?:will|need to|should|can)|we'll|"
+    r"want to|would like to|'d like to|am about to)|let me|let us|let's|let’s|we (?:need to|should)|"
     r"allow me to|going to)"
 )
 _ADVERBS = (
     r"(?:\s+(?:now|first|then|next|also|just|quickly|please|start by|begin by|go ahead and|proceed to|try to|again|"
-    r"simply)){0,4}"
+    r"need to|have to|simply)){0,4}"
 )
 _GERUND = (
     r"(?:running|checking|fetching|executing|listing|searching|reading|calling|looking|retrieving|downloading|using|"
@@ -47,18 +47,24 @@ _CHINESE_VERBS = re.compile(
 
 _PROMISE = re.compile(
     rf"{_LEAD}(?:{_WILL}{_ADVERBS}\s+(?:{_VERBS})\b(?!\s+(?:you|forward))|{_OTHERS}\s*\w+).*|"
-    rf"{_LEAD}{_GERUND}\b[^.!?]*(?:\.\.\.|…|\bnow\b\.?)",
+    rf"{_LEAD}{_GERUND}\b[^.!?]*(?:\.\.\.|…|\bnow\b\.?)|"
+    rf"(?:{_LEAD}i(?:'m|’m| am) (?:now |currently )?|(?:now|currently|next|first)[, ]+){_GERUND}\b[^!?]*",
     re.IGNORECASE | re.DOTALL,
 )
 _FILLER = re.compile(
-    rf"{_LEAD}(?:please wait|one moment|just a moment|hold on|working on it)?[\s,.!…-]*", re.IGNORECASE
+    rf"{_LEAD}(?:working on it|(?:i'd be|i would be|i'm|i am|happy|glad)[\s\w]{{0,20}} to help\b[^.!?]{{0,40}}|"
+    r"i can (?:help|assist|do that)\b[^.!?]{0,40})?[\s,.!…-]*",
+    re.IGNORECASE,
 )
-_SENTENCE = re.compile(r"(?<=[.!?…])\s+|[:：]\s*(?:\n|\Z)|\n+|(?<=[。！？])|[:：;](?=\s)")
+_COMMAND = re.compile(r"(\bcommands?)\s*:[ \t]*[^\s`][^\n]*", re.IGNORECASE)
+_CODE = re.compile(r"`[^`\n]+`[.]?")
+_SENTENCE = re.compile(r"(?<=[.!?…])\s+|[:：]\s*(?:\n|\Z)|\n+|(?<=[。！？])|[:;](?=\s)|：")
 _FENCED = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 
 _INTENT = re.compile(
     rf"\b{_WILL}{_ADVERBS}\s+(?:{_VERBS})\b|(?:^|[.!?。:]\s+){_GERUND}\b|我(?:将|会|来|先|要|需要|现在)|让我|"
-    rf"^\s*(?:thought|plan|next|step \d+)\s*:|{_OTHERS}",
+    rf"^\s*(?:thought|plan|next|step \d+)\s*:|{_OTHERS}|"
+    r"here(?:'s| is| are) (?:the|my) (?:tool |function )?calls?(?: (?:to|for) [^.:\n]{0,60})?[:.]?\s*\Z",
     re.IGNORECASE | re.MULTILINE,
 )
 
@@ -94,11 +100,13 @@ def is_promise(text: str) -> bool:
     """Whether a text says what its writer will do now, and nothing else."""
     if len(text) > MAX_PROMISE_CHARS:
         return False
-    plain = _FENCED.sub("\n", text).replace("*", "").strip()
+    plain = _COMMAND.sub(r"\1:", _FENCED.sub("\n", text).replace("*", "")).strip()
     sentences = [part.strip(" \t-•>") for part in _SENTENCE.split(plain)]
     sentences = [part for part in sentences if part.strip(" \t.…!?:：。！？，,")]
     promised = False
     for sentence in sentences:
+        if _CODE.fullmatch(sentence):
+            continue
         if _PROMISE.fullmatch(sentence) or _is_chinese_promise(sentence):
             promised = True
         elif not _FILLER.fullmatch(f"{sentence} "):

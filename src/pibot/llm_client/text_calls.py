@@ -16,6 +16,7 @@ from pibot.llm_client.call_forms import (
     TAGS,
     WrittenCall,
     calls_in_json,
+    end_of_json,
     mistral,
     python_calls,
     react,
@@ -47,6 +48,7 @@ _REACT = re.compile(
     rf"^[ \t]*(?:\*\*)?Action:?(?:\*\*)?:?[ \t]*`?{NAME}`?(?:\(\))?[ \t]*\n\s*(?:\*\*)?Action[ _]Input",
     re.MULTILINE | re.I,
 )
+_THOUGHT = re.compile(r"^[ \t]*(?:\*\*)?(?:Thought|Question)(?:\*\*)?:", re.MULTILINE)
 _FENCE = re.compile(r"```[ \t]*(?:json|tool_code|tool_call|tool|xml|python)?[ \t]*\n(.*?)```", re.DOTALL)
 
 
@@ -65,7 +67,7 @@ def find_markup(text: str, start: int = 0) -> Markup | None:
         if form is None:
             continue
         tag = re.escape(form[1]) if form.re.groups else ""
-        closed = re.compile(closer.replace("{0}", tag)).search(text, form.end())
+        closed = re.compile(closer.replace("{0}", tag)).search(text, end_of_json(text, form.end()))
         end = closed.end() if closed else len(text)
         whole = text[opened.start() : end]
         inner = text[form.end() : closed.start() if closed else end]
@@ -81,7 +83,9 @@ def find_bare_call(text: str) -> Markup | None:
     """
     action = _REACT.search(text)
     if action is not None:
-        return Markup(action.start(), len(text), tuple(react(text[action.start() :])), certain=False)
+        begin = _THOUGHT.search(text)
+        start = action.start() if begin is None else min(begin.start(), action.start())
+        return Markup(start, len(text), tuple(react(text[action.start() :])), certain=False)
     stripped = text.strip()
     start = text.find(stripped)
     fence = _FENCE.fullmatch(stripped)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from pibot.contracts import ToolSpec
 from pibot.llm_client.call_forms import WrittenCall
 from pibot.llm_client.intent import announces, quotes, speaks_of
+from pibot.llm_client.loose_calls import read_loose
 from pibot.llm_client.text_calls import Markup, find_bare_call, find_markup
 from pibot.llm_client.thinking import SPOKEN_OF
 from pibot.llm_client.tool_names import resolve
@@ -141,6 +142,10 @@ def _read_fenced(text: str, start: int, markup: Markup, tools: Sequence[ToolSpec
 def _read_bare(text: str, tools: Sequence[ToolSpec], data: Sequence[str]) -> Written:
     """Read a text without tags, which is or ends with JSON, ``Action:`` or a call of Python."""
     markup = find_bare_call(text)
+    if markup is None or (not text[: markup.start].strip() and _resolved(markup.calls, tools) is None):
+        loose = read_loose(text, {tool.name: tool for tool in tools})
+        if loose is not None and not _is_quotation(text, data):
+            return _ATTEMPT if isinstance(loose.arguments, str) else Written(Verdict.CALLS, (loose,))
     if markup is None:
         return _PROSE
     before = text[: markup.start]
