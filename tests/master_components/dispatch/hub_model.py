@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pibot.contracts import JsonObject, TaskPlan, TaskState, Usage
+from pibot.contracts import JsonObject, SubTask, TaskComplexity, TaskPlan, TaskResult, TaskState, Usage
 from pibot.errors import LLMUnavailable
 from pibot.master_components.dispatch.dispatcher import Dispatcher
 from pibot.master_components.dispatch.timing import LEASE_SECONDS, DispatchTiming
@@ -26,12 +26,15 @@ from pibot.master_components.workers.pool import WorkerPool
 from pibot.master_components.workers.queue import QueueKey, Waiter
 from pibot.master_components.workers.requests import CHECK_TIMEOUT
 from tests.support.clocks import FakeClock
-from tests.support.planners import FakePlanner
+from tests.support.planners import FakePlanner, Further
 from tests.support.simulated_workers import Link, SimulatedNetwork, SimulatedWorker
 from tests.support.virtual_loop import VirtualLoop
 
 MAX_ATTEMPTS = 3
 """The promised number, independent of the code's own constant."""
+
+REPLANS = 2
+"""How often a plan may be changed."""
 
 POLL_EVERY = 10.0
 """Seconds between two health polls."""
@@ -46,12 +49,35 @@ class SlowPlanner(FakePlanner):
     Attributes:
         plans: by the jobs' descriptions; None for a job that can't be planned.
         seconds: how long each plan takes, by the jobs' descriptions.
+        says: what is said after a failure, by the jobs' descriptions: further steps, that nothing helps, nothing that
+            can be used, or no answer at all.
+        lacking: the descriptions of the jobs whose answers always lack something.
     """
 
     def __init__(self) -> None:
         super().__init__(LLMUnavailable("no model"))
         self.plans: dict[str, TaskPlan | None] = {}
         self.seconds: dict[str, float] = {}
+        self.says: dict[str, Further] = {}
+        self.lacking: set[str] = set()
+
+    async def replan(
+        self, description: str, results: Sequence[tuple[SubTask, TaskResult]], missing: str = ""
+    ) -> tuple[TaskPlan | None, Usage]:
+        await asyncio.sleep(self.seconds[description])
+        says = self.says[description]
+        if isinstance(says, Exception):
+            raise says
+        if says is None or says.handle_locally:
+            return says, Usage(1, 1, 1)
+        finished = [step.task_id for step, result in results if result.success]
+        first, second = f"again-{len(results)}", f"then-{len(results)}"
+        steps = (SubTask(first, first, (), finished[:1]), SubTask(second, second, (), (first,)))
+        return TaskPlan(TaskComplexity.MODERATE, False, steps), Usage(1, 1, 1)
+
+    async def judge(self, description: str, results: Sequence[tuple[SubTask, TaskResult]]) -> tuple[str, str, Usage]:
+        answer, usage = await self.compose(description, results)
+        return answer, "a number" if description in self.lacking else "", usage
 
     async def analyze(self, description: str) -> tuple[TaskPlan, Usage]:
         await asyncio.sleep(self.seconds[description])
@@ -104,7 +130,12 @@ class Hub:
         self.pool = WorkerPool(addresses, network, clock=fleet.wall, monotonic=fleet.monotonic, jitter=lambda: 0.0)
         timing = DispatchTiming(LEASE_SECONDS, no_worker=fleet.no_worker, jitter=lambda: 0.0, monotonic=fleet.monotonic)
         self.dispatcher = Dispatcher(
-            self.store, lambda job_id: fleet.planner, self.pool, timing=timing, jobs_at_once=fleet.jobs_at_once
+            self.store,
+            lambda job_id: fleet.planner,
+            self.pool,
+            timing=timing,
+            jobs_at_once=fleet.jobs_at_once,
+            replans=REPLANS,
         )
         self.calls: list[tuple[str, asyncio.Task[Any]]] = []
         self.broken: list[str] = []
@@ -314,6 +345,9 @@ class Promises:
                 assert len(old.attempts) == len(new.attempts)
             assert (job.state, job.answer, job.error) == (before.state, before.answer, before.error)
         assert before.plan in (None, job.plan), "it was planned twice"
+        assert job.changes[: len(before.changes)] == before.changes, "a version of the plan was changed"
+        same_plans = before.plan is not None and job.changes == before.changes
+        assert not same_plans or len(job.steps) == len(before.steps), "steps came without a plan"
         assert job.state is before.state or job.state in JOB_TRANSITIONS[before.state] or job.state in ENDED_JOBS
         for old in before.steps:
             new = next(step for step in job.steps if step.task_id == old.task_id)
@@ -348,16 +382,20 @@ class Promises:
         return {said.output for said in self.fleet.workers[worker_id].said if said.task_id.startswith(start)}
 
     def _check_end(self, job: Job) -> None:
-        states = {step.state for step in job.steps}
-        assert states <= ENDED_STEPS, f"{job.job_id} has ended, and has open steps"
+        assert [change.version for change in job.changes] == list(range(2, len(job.changes) + 2))
+        assert len(job.changes) <= (REPLANS if self.sent[job.job_id].skills is None else 0)
+        assert {step.version for step in job.steps} <= set(range(1, job.version + 1))
+        states = {step.state for step in job.steps if step.version == job.version}
+        assert {step.state for step in job.steps} <= ENDED_STEPS, f"{job.job_id} has ended, and has open steps"
         assert "defect" not in (job.error or ""), job.error
         if job.state is JobState.CANCELLED:
             assert job.job_id in self.cancels, f"nobody cancelled {job.job_id}"
         elif job.state is JobState.COMPLETED:
             assert states == {StepState.COMPLETED}
             for step in job.steps:
-                assert step.result is not None
-                assert step.result.output in (job.answer or "")
+                if step.state is StepState.COMPLETED:
+                    assert step.result is not None
+                    assert step.result.output in (job.answer or "")
         elif "seconds were up" in (job.error or ""):
             assert job.timeout is not None
             assert self.fleet.wall.now - self.sent_at[job.job_id] >= job.timeout - A_LITTLE, "its time was not up"

@@ -17,6 +17,7 @@ from hypothesis.stateful import (
 )
 
 from pibot.contracts import SubTask, TaskComplexity, TaskPlan, TaskState
+from pibot.errors import LLMUnavailable
 from pibot.master_components.dispatch.late_results import MAX_ASK_AGAIN
 from pibot.master_components.dispatch.timing import LEASE_SECONDS
 from pibot.master_components.store.records import Submission
@@ -36,6 +37,11 @@ MOST_JOBS = 10
 
 TURNS = st.one_of(st.none(), st.none(), st.integers(0, 15))
 """Turns of the hub's loop until the next event; None for as many as it can take before time goes by."""
+
+FURTHER_STEPS = TaskPlan(TaskComplexity.MODERATE, False)
+NOTHING_HELPS = TaskPlan(TaskComplexity.SIMPLE, True, (), "it can't be done")
+AFTER_A_FAILURE = (FURTHER_STEPS, FURTHER_STEPS, FURTHER_STEPS, NOTHING_HELPS, None, LLMUnavailable("no model"))
+"""What the planner says after a failure; None for a plan that can't be used."""
 
 skills = st.sampled_from([SKILLS[:1], SKILLS[:1], SKILLS])
 priorities = st.integers(-1, 1)
@@ -106,10 +112,15 @@ class HubMachine(RuleBasedStateMachine):
     ) -> None:
         seconds = data.draw(st.sampled_from([0.0, 0.0, 5.0]), "planning takes") if plan else 0.0
         can_be_planned = not plan or data.draw(st.integers(0, 4), "0 can't be planned")
+        says = data.draw(st.sampled_from(AFTER_A_FAILURE), "after a failure") if plan else None
+        lacks = bool(plan) and data.draw(st.integers(0, 3), "0 lacks something") == 0
         for priority in priorities:
             name = f"job-{len(self.promises.sent)}"
             self.fleet.planner.plans[name] = plan if can_be_planned else None
             self.fleet.planner.seconds[name] = seconds
+            self.fleet.planner.says[name] = says
+            if lacks:
+                self.fleet.planner.lacking.add(name)
             self.send(Submission(name, None if plan else step, timeout, priority, job_id=name))
         self.go(turns)
 

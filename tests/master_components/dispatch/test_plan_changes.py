@@ -50,6 +50,8 @@ async def test_after_a_failure_the_further_steps_run_and_the_finished_ones_stay(
     }
     (change,) = job.changes
     assert (change.version, change.why) == (2, "step 'b' failed: no disk")
+    assert job.plan is not None
+    assert [step.task_id for step in job.plan.subtasks] == ["a", "b", "c"]  # the plan as it was first made
     assert planner.replanned == [("", {"a": "did a", "b": "no disk", "c": "it needs 'b', which did not complete"})]
     assert [request.description.split("\n")[0] for _, request in pool.asked] == ["a", "b", "d", "e"]
     assert '"did a"' in pool.asked[2][1].description  # the finished step's result is handed on

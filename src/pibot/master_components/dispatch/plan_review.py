@@ -83,8 +83,6 @@ class PlanReview:
             usage += more
             if plan is not None and plan.subtasks:
                 return await self._change(job, plan, f"the answer lacked: {missing}", usage)
-            if plan is not None and plan.answer:
-                answer, missing = plan.answer, ""
         await self._finish(job, (), f"{answer}\n\n⚠ {missing}" if missing else answer, usage)
         return None
 

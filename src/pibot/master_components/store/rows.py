@@ -44,11 +44,11 @@ def job_from(
     approvals: tuple[Approval, ...] = (),
     changes: tuple[PlanChange, ...] = (),
 ) -> Job:
-    """Make a job of a row of ``job``. The steps of its plan are ``steps``; old rows repeat them in ``plan``."""
+    """Make a job of a row of ``job``. The steps of its plan are among ``steps``; old rows repeat them in ``plan``."""
     state, unknown = state_from(JobState, row["state"], JobState.FAILED)
     plan, broken = _read(row["plan"], lambda data: TaskPlan.from_json({**data, "subtasks": ()}))
     if plan is not None:
-        plan = replace(plan, subtasks=tuple(record.step for record in steps))
+        plan = replace(plan, subtasks=tuple(record.step for record in steps if record.version == 1))
     return Job(
         job_id=row["job_id"],
         description=row["description"],
