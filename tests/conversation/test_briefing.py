@@ -25,6 +25,7 @@ async def test_a_worker_tells_its_model_date_time_zone_name_and_limits_at_the_en
     assert "UTC+08:00)" in told
     assert "worker worker-2 (kitchen)." in told
     assert "30 answers of yours, 300 seconds and 400,000 new tokens" in told
+    assert told.endswith("in the language that the task is written in.")
 
 
 async def test_the_system_prompt_of_two_tasks_begins_alike_but_for_the_boundary_and_the_time() -> None:

@@ -75,7 +75,7 @@ def zone_name(now: datetime.datetime, localtime: Path = LOCALTIME) -> str | None
 
 
 def briefing(now: datetime.datetime, machine: Machine | None, budget: Budget) -> str:
-    """Return the part of a worker's system prompt that is about time, machine and limits."""
+    """Return the part of a worker's system prompt that is about time, machine, limits and language."""
     lines = [f"{now_line(now)} That is when this task began."]
     if machine is not None:
         labels = f" ({', '.join(machine.labels)})" if machine.labels else ""
@@ -85,4 +85,5 @@ def briefing(now: datetime.datetime, machine: Machine | None, budget: Budget) ->
         f"{budget.max_tokens:,} new tokens. Notes in square brackets behind a tool's output, outside its marks, say "
         "when little of that is left."
     )
+    lines.append("Write your final answer in the language that the task is written in.")
     return "## Now\n\n" + "\n".join(lines)
