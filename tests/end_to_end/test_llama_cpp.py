@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pibot.agent_core import ToolAgent
-from pibot.contracts import Budget, Message, TaskRequest, TaskState, ToolContext
+from pibot.contracts import Budget, Message, TaskRequest, TaskState, ToolCall, ToolContext
 from pibot.errors import LLMRejected, LLMTooLong
 from pibot.llm_client import create_llm_client
 from pibot.sandbox import create_command_runner
@@ -54,6 +55,28 @@ async def test_an_answer_comes_with_its_tokens(server: LlamaServer, backend: str
     assert completion.finish_reason in ("stop", "length")
     assert completion.usage.prompt_tokens > sum(len(message.content) for message in QUESTION)
     assert 0 < completion.usage.completion_tokens <= LONGEST_ANSWER
+
+
+@pytest.mark.parametrize("backend", ["aiohttp", "openai"])
+async def test_a_field_that_the_owner_adds_reaches_the_server(server: LlamaServer, backend: str) -> None:
+    words = {"grammar": 'root ::= "a kettle boils water"'}  # llama.cpp's own field: the only words that may be said
+    client = create_llm_client(replace(settings(server, backend), extra=words))
+    completion = await client.complete(QUESTION)
+    await client.close()
+    assert (completion.text, completion.finish_reason) == ("a kettle boils water", "stop")
+
+
+@pytest.mark.parametrize("backend", ["aiohttp", "openai"])
+async def test_calls_and_their_results_go_back_as_the_server_wants_them(server: LlamaServer, backend: str) -> None:
+    tools = SkillLibrary(ROOT / "skills").load(("file_ops",), ToolContext("t1", ROOT, create_command_runner("off")))
+    call = ToolCall("call1", "list_files", {"path": "."}, '{"path": "."}')
+    talk = [*QUESTION, Message("assistant", "", (call,)), Message("tool", "a.txt", tool_call_id="call1")]
+    client = create_llm_client(settings(server, backend))
+    without = await client.complete(QUESTION, tools.specs)
+    answer = await client.complete(talk, tools.specs)
+    await client.close()
+    written = '<tool_call>{"name": "list_files", "arguments": {"path": "."}}</tool_call>a.txt'
+    assert answer.usage.prompt_tokens >= without.usage.prompt_tokens + len(written)
 
 
 @pytest.mark.parametrize("backend", ["aiohttp", "openai"])

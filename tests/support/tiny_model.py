@@ -25,7 +25,14 @@ _INTEGER, _FLOAT, _STRING, _ARRAY, _SIGNED = 4, 6, 8, 9, 5
 _UNKNOWN, _CONTROL, _BYTE, _NORMAL = 2, 3, 6, 1
 """Kinds of values, and kinds of tokens, as the format numbers them."""
 
-TEMPLATE = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}[assistant] "
+TEMPLATE = (
+    "{% if tools %}[tools] {% for tool in tools %}{{ tool | tojson }}\n{% endfor %}{% endif %}"
+    "{% for m in messages %}[{{ m.role }}] {{ m.content or '' }}"
+    '{% for call in m.tool_calls or [] %}<tool_call>\n{"name": "{{ call.function.name }}", "arguments": '
+    "{{ call.function.arguments | tojson }}}\n</tool_call>{% endfor %}\n{% endfor %}"
+    "{% if add_generation_prompt %}[assistant] {% endif %}"
+)
+"""How a conversation becomes a prompt: messages, tools and tool calls, much as the templates of real models do it."""
 
 Value = Union[int, float, str, list[Any]]
 
