@@ -279,6 +279,9 @@ def _roles(refused: Refused) -> Iterator[Mend]:
         yield Mend(replace(profile, alternate=True), "join messages of the same role")
         yield Mend(replace(profile, alternate=True, tool_role=False), "write tool calls and results as text")
         return
+    no_tools = r"\btools?\b=?.{0,30}(?:must|required|requires|missing|param|provided)"
+    if not refused.sent.get("tools") and refused.says(no_tools):
+        yield Mend(replace(profile, calls_need_tools=True), "write past tool calls as text where there are no tools")
     calls = r"single tool.?calls?|one tool.?call|(?:multiple|parallel|several) tool.?calls|more than one tool"
     if refused.says(calls):
         yield Mend(replace(profile, parallel_calls=False), "send one tool call in a message")
@@ -308,7 +311,7 @@ def _content(refused: Refused) -> Iterator[Mend]:
     """How an empty content is written beside tool calls."""
     inner = any(place[:1] == ("messages",) and "content" in place for place in refused.places)
     null_text = refused.says(r"type must be (?:string|array), but is null|nonetype|none is not|null")
-    about = r"content|text|message.{0,20}empty|empty.{0,20}message|assistant message"
+    about = r"content|text|message.{0,60}empty|empty.{0,60}message|assistant message"
     wrong = (
         r"null|none|empty|string|blank|whitespace|required|missing|at least|min_?length|too short|either|neither|type"
     )

@@ -70,6 +70,7 @@ class ProviderProfile:
         user_after_tool: whether a user message may follow a tool's result directly.
         alternate: messages of the user and of the assistant must alternate.
         tool_role: whether there are tool messages; without them, calls and results are written as text.
+        calls_need_tools: tool calls of the past are refused in a request that offers no tools.
         stream_only: the provider answers streams alone.
         left_out: fields of a request that the provider refuses.
         key_header: the header that carries the key.
@@ -95,6 +96,7 @@ class ProviderProfile:
     user_after_tool: bool = True
     alternate: bool = False
     tool_role: bool = True
+    calls_need_tools: bool = False
     stream_only: bool = False
     left_out: frozenset[str] = frozenset()
     key_header: str = "Authorization"

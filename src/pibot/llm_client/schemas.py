@@ -109,6 +109,10 @@ def _subset(written: Any, root: JsonObject, depth: int) -> JsonObject:
             result.update(_choice(value, root, depth))
         elif name in _SUBSET:
             result[name] = value
+    if depth and result.get("type") == "object" and not result.get("properties"):
+        # Gemini refuses an object of any names. Tools take a JSON object as text too.
+        about = f"{result.get('description', '')} (a JSON object, written as text)".strip()
+        return {"type": "string", "description": about}
     return _tidied(result)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from pibot.contracts import JsonObject
@@ -59,6 +60,8 @@ def shape(profile: ProviderProfile, body: JsonObject, extra: Mapping[str, Any]) 
     for name in profile.left_out:
         shaped.pop(name, None)
     if isinstance(body.get("messages"), list) and all(isinstance(message, dict) for message in body["messages"]):
+        if profile.calls_need_tools and not body.get("tools"):
+            profile = replace(profile, tool_role=False)
         shaped["messages"] = _messages(profile, body["messages"])
     return shaped
 
