@@ -220,6 +220,7 @@ class ModelCaller:
             if exc.retry_after is None or not call.own:
                 raise
             return _CallFailure(exc, may_pass=True, retry_after=exc.retry_after)
+        model = self._model_of(provider, call)
         asked = self._retry_loop.clock()
         try:
             outcome = await self._send(provider, call, body, seconds)
