@@ -29,6 +29,7 @@ MAX_MODELS = 64
 log = logging.getLogger(__name__)
 
 
+# docs/decisions.md, D190, D191
 class Adapter:
     """Writes the requests for one provider, and remembers for each of its models what it refused.
 
