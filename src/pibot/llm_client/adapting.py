@@ -29,7 +29,7 @@ MAX_MODELS = 64
 log = logging.getLogger(__name__)
 
 
-# docs/decisions.md, D190, D191
+# docs/decisions.md, D195, D196
 class Adapter:
     """Writes the requests for one provider, and remembers for each of its models what it refused.
 
