@@ -34,7 +34,7 @@ def told(llm: FakeLLM, request: int) -> bool:
 
 async def test_the_same_call_with_the_same_outcome_is_pointed_out_at_the_third_and_ended_at_the_fifth() -> None:
     outcome, llm = await run([asked(call(command="ls")) for _ in range(20)], lambda c: "a b")
-    assert [told(llm, n) for n in range(1, 5)] == [n >= POINTED_OUT for n in range(1, 5)]
+    assert [told(llm, n) for n in range(1, 6)] == [POINTED_OUT <= n < ENDED for n in range(1, 6)]
     assert len(llm.sent) == ENDED + 1
     # the scripted model asks for a tool even in the last call, which has none: then there is what the tools gave
     assert outcome.state is TaskState.FAILED

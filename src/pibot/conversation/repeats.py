@@ -62,7 +62,7 @@ class Repeats:
 
 def hint(times: int) -> str:
     """Return what to tell the model of a call that was made ``times`` times with the same outcome; empty if nothing."""
-    if times < POINTED_OUT:
+    if not POINTED_OUT <= times < ENDED:
         return ""
     left = ENDED - times
     end = f"After {left} more the task ends." if left > 1 else "After one more the task ends."
