@@ -16,7 +16,7 @@ pytestmark = pytest.mark.system
 
 UNIT_MB = 160
 PAGE = "\N{GRINNING FACE}" + "&amp;" * 400_000
-"""2 MB that take 27 MB to read."""
+"""2 MB, of which each character takes four bytes."""
 
 
 def peak_of(pid: int) -> float:
