@@ -23,6 +23,8 @@ SHOWN = {
     "a screen drawn again": ("".join(f"\x1b[H\x1b[2Jframe {n}\nx" for n in range(50)), "frame 49\nx"),
     "erased below": ("a\nb\nc\n\x1b[3A\x1b[Jz", "z"),
     "a column": ("12345\x1b[2Gx\x1b[Cy\x1b[1Px", "1x3yx"),
+    "a place that is saved": ("".join(f"\x1b[s{n}%\x1b[u" for n in range(50)) + "\x1b7done\x1b8", "done"),
+    "a line above": ("a\nb\x1bM\rc", "c\nb"),
     "a title": ("\x1b]0;title\x07a\x1b]8;;http://h\x1b\\link\x1b]8;;\x1b\\", "alink"),
     "another escape": ("\x1b(B\x1b=a\x1b7b\x1b8", "ab"),
     "an escape without an end": ("a\x1b[3", "a\x1b[3"),

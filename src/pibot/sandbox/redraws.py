@@ -45,6 +45,7 @@ class Screen:
         self._row = 0
         self._column = 0
         self._held = ""  # the beginning of a control sequence
+        self._saved = 0, 0
         self._steps = 0
 
     def add(self, data: bytes) -> bytes:
@@ -103,8 +104,7 @@ class Screen:
         elif first == "\b":
             self._column = max(self._column - 1, 0)
         elif first == "\x1b":
-            if step[2]:
-                self._control(step[2], step[1])
+            self._control(step[2] or text[1:], step[1] or "")
         else:
             row = self._rows[self._row].ljust(self._column)
             self._rows[self._row] = row[: self._column] + text + row[self._column + len(text) :]
@@ -117,9 +117,9 @@ class Screen:
         numbers = [int(n[:4]) for n in re.findall(r"\d+", parameters)]
         count = max(numbers[0], 1) if numbers else 1
         row = self._rows[self._row]
-        if command in "AF":
+        if command in ("A", "F", "M"):
             self._row = max(self._row - count, 0)
-        elif command in "BE":
+        elif command in ("B", "E"):
             self._row = min(self._row + count, len(self._rows) - 1)
         elif command == "C":
             self._column = min(self._column + count, MAX_ROW)
@@ -127,7 +127,11 @@ class Screen:
             self._column = max(self._column - count, 0)
         elif command == "G":
             self._column = min(count - 1, MAX_ROW)
-        elif command in "Hf":
+        elif command in ("s", "7"):
+            self._saved = self._row, self._column
+        elif command in ("u", "8"):
+            self._row, self._column = min(self._saved[0], len(self._rows) - 1), self._saved[1]
+        elif command in ("H", "f"):
             self._row = min(count, len(self._rows)) - 1
             self._column = min(max(numbers[1], 1) - 1, MAX_ROW) if len(numbers) > 1 else 0
         elif command == "K":
@@ -138,7 +142,7 @@ class Screen:
             self._rows[self._row :] = [row[: self._column]]
         elif command == "P":
             self._rows[self._row] = row[: self._column] + row[self._column + count :]
-        if command in "EF":
+        if command in ("E", "F"):
             self._column = 0
 
     def _release(self, final: list[str]) -> None:
