@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,7 @@ from pibot.agent_core import ToolAgent
 from pibot.background import BackgroundLoop
 from pibot.contracts import AgentOutcome, Budget, TaskRequest, TaskState, ToolCall, ToolResult, ToolSpec, WorkerAddress
 from pibot.llm_client import create_llm_client
+from pibot.llm_client.profiles import for_endpoint
 from pibot.settings import LLMSettings, Secret, Settings
 from pibot.tool_registry import SkillLibrary
 from pibot.worker.agents import create_task_agents
@@ -200,3 +202,11 @@ async def test_a_task_goes_on_at_another_provider_in_the_middle(first: str, seco
     assert tools.calls == 5
     assert one.answered == 2
     assert two.answered >= 2
+
+
+def test_the_page_on_models_has_a_row_for_each_of_these_providers() -> None:
+    page = (ROOT / "docs" / "models.md").read_text("utf-8")
+    named = {name for row in page.splitlines() if row.startswith("| ") for name in re.findall(r"\(`(\w+)`\)", row)}
+    assert set(PROVIDERS) <= named
+    for name in named:
+        assert for_endpoint("http://127.0.0.1/v1", "some-model", {"like": name}).name == name

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import secrets
 import signal
 import socket
@@ -197,6 +198,10 @@ def _model(settings: Settings, scratch: Scratch, stack: contextlib.ExitStack) ->
             "VOLC_BASE_URL": llm.base_url,
             "MODEL_NAME": llm.model,
             "PIBOT_LLM_BACKEND": llm.backend,
+            "PIBOT_LLM_EXTRA": json.dumps(llm.extra),
+            "PIBOT_LLM_PROFILE": json.dumps(llm.profile),
+            "PIBOT_LLM_PROXY": "none" if llm.proxy is None else llm.proxy.reveal(),
+            **({} if llm.ca is None else {"PIBOT_LLM_CA": str(llm.ca.resolve())}),
         }
     say(f"No VOLC_API_KEY is set, so the model is {MODEL_NAME}: fixed rules, no AI.")
     rehearsal = stack.enter_context(Child(scratch, "model", ["rehearsal", "--port", "0"], {}))

@@ -15,6 +15,7 @@ from pibot.contracts import JsonObject
 from pibot.errors import LLMProtocolError
 from pibot.llm_client import shaping, wire
 from pibot.llm_client.backend import HttpAnswer
+from pibot.llm_client.overflow import read_overflow
 from pibot.llm_client.profiles import Content, IdForm, ProviderProfile, Schema
 
 MAX_TEXT = 8000
@@ -28,11 +29,6 @@ _REFUSES = re.compile(
     r"|n[o']t support|not a valid|does ?n.t (?:support|accept|allow)|forbid|deprecated|no endpoints|cannot|can't|only"
     r"|must|should|instead|cannot find field|no such|illegal|ignored|remove|too (?:large|many|long|big|high)|exceed"
 )
-_OVERFLOW = re.compile(
-    r"context[_ ](?:length|window|size)|maximum (?:context|prompt)|prompt is too long|too many (?:input )?tokens"
-    r"|input (?:is )?too long|reduce the length|exceeds? the (?:available|maximum|model)|token limit|input token count"
-)
-"""Words of a prompt that is too long, which this module leaves to others."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +86,10 @@ def diagnose(profile: ProviderProfile, sent: JsonObject, answer: HttpAnswer) -> 
         return
     if answer.status in (404, 405) and not refused.says(r"no endpoints|support"):
         return
-    if refused.says(_OVERFLOW.pattern) and not refused.says(
-        r"max_(?:completion_)?tokens\W.{0,20}too (?:large|high|big)"
-    ):
+    too_large = r"max_(?:completion_)?tokens\W.{0,20}too (?:large|high|big)"
+    error = _error(answer)
+    too_long = error is not None and read_overflow(answer.status, error.message, error.code, error.kind) is not None
+    if too_long and not refused.says(too_large):  # the caller has to shorten it
         return
     for rule in _RULES:
         yield from rule(refused)
