@@ -48,7 +48,7 @@ def llm(env: Environment) -> LLMSettings:
         backend=env.choice("PIBOT_LLM_BACKEND", ("aiohttp", "openai"), "aiohttp"),
         timeout=env.seconds("PIBOT_LLM_TIMEOUT", LLMSettings.timeout),
         retries=env.integer("PIBOT_LLM_RETRIES", LLMSettings.retries, minimum=0),
-        extra=model_requests.extra(env.get("PIBOT_LLM_EXTRA"), "PIBOT_LLM_EXTRA") or {},
+        extra=model_requests.extra(env.get("PIBOT_LLM_EXTRA"), "PIBOT_LLM_EXTRA") or {},  # nosec B610 # not Django
         profile=_with_window(env, model_requests.profile(env.get("PIBOT_LLM_PROFILE"), "PIBOT_LLM_PROFILE") or {}),
         proxy=proxies.proxy_for(env.get("PIBOT_LLM_PROXY"), base_url, env),
         ca=env.path("PIBOT_LLM_CA", None),
@@ -64,7 +64,7 @@ def gateway(env: Environment, llm: LLMSettings) -> GatewaySettings:
         key = env.secret("PIBOT_FALLBACK_API_KEY") or llm.api_key
         same = base_url == llm.base_url
         extra, profile = (
-            model_requests.extra(env.get("PIBOT_FALLBACK_EXTRA"), "PIBOT_FALLBACK_EXTRA"),
+            model_requests.extra(env.get("PIBOT_FALLBACK_EXTRA"), "PIBOT_FALLBACK_EXTRA"),  # nosec B610 # not Django
             model_requests.profile(env.get("PIBOT_FALLBACK_PROFILE"), "PIBOT_FALLBACK_PROFILE"),
         )
         fallback = dataclasses.replace(
