@@ -9,7 +9,7 @@ from pibot.errors import LLMError, LLMRejected, LLMUnavailable
 from pibot.llm_client.failures import GATEWAY
 from tests.llm_client.conftest import HELLO, MakeClient
 from tests.support.replies import Reply
-from tests.support.scripted_llm import MODEL, ScriptedLLM, error, html, raw, reply_json
+from tests.support.scripted_llm import MODEL, ScriptedLLM, error, hang, html, raw, reply_json
 
 
 @pytest.mark.parametrize(
@@ -126,3 +126,14 @@ async def test_no_error_keeps_the_error_that_caused_it(
 
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None
+
+
+async def test_a_model_slower_than_the_limit_is_told_with_the_setting_that_limits_it(
+    make_client: MakeClient, server: ScriptedLLM
+) -> None:
+    server.enqueue(hang())
+
+    with pytest.raises(LLMUnavailable, match=r"within 0\.2 seconds; raise PIBOT_LLM_TIMEOUT") as raised:
+        await make_client(retries=0, timeout=0.2).complete(HELLO)
+
+    assert "VOLC_BASE_URL" not in str(raised.value)
