@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -306,6 +307,7 @@ class HubMachine(RuleBasedStateMachine):
         return [worker for worker in self.fleet.workers.values() if worker.running]
 
 
+@pytest.mark.timeout(900)  # a hundred examples, on a machine that may be busy
 def test_whatever_happens_every_job_ends_as_promised_and_leaves_nothing_behind() -> None:
     run_state_machine_as_test(
         HubMachine,

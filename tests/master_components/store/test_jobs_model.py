@@ -303,6 +303,7 @@ class StoreMachine(RuleBasedStateMachine):
         return lease
 
 
+@pytest.mark.timeout(900)  # a hundred examples, on a machine that may be busy
 def test_whatever_happens_the_store_does_what_its_model_does() -> None:
     run_state_machine_as_test(
         StoreMachine,
