@@ -34,6 +34,7 @@ from pibot.conversation.corrections import Corrections
 from pibot.conversation.final_answer import read_final
 from pibot.conversation.found import found_so_far
 from pibot.conversation.repeats import Repeats
+from pibot.conversation.thoughts import Thoughts
 from pibot.conversation.window import ContextWindow, KeepsOutputs
 from pibot.conversation.windows import ModelWindows
 from pibot.datamark import mark, new_boundary
@@ -90,6 +91,7 @@ class ToolAgent:
         windows: what is known of the model's window.
         outputs: keeps the whole of outputs that are shortened; None where no tool could read them.
         now: returns the local time, with its offset.
+        show_reasoning: whether the outcome has what the model thought.
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class ToolAgent:
         windows: ModelWindows | None = None,
         outputs: KeepsOutputs | None = None,
         now: Callable[[], datetime.datetime] = local_now,
+        show_reasoning: bool = False,
     ) -> None:
         self._tools = tools
         self._boundary = new_boundary()
@@ -114,6 +117,7 @@ class ToolAgent:
         self._began: float | None = None
         self._repeats = Repeats()
         self._corrections = Corrections()
+        self._thoughts = Thoughts(show_reasoning)
         self._looping: str | None = None
         self._talk = Conversation(
             llm,
@@ -189,12 +193,14 @@ class ToolAgent:
     def _read(self, completion: Completion, tools: Sequence[ToolSpec]) -> Answer:
         """Read a completion: which kind of answer it is, its calls with their tools' names and ids of their own."""
         messages = self._talk.messages
-        return read_answer(
+        answer = read_answer(
             completion,
             tools,
             taken={call.call_id for message in messages for call in message.tool_calls},
             data=[message.content for message in messages if message.role in ("user", "tool")],
         )
+        self._thoughts.add(self._talk.budget.steps, answer.reasoning)
+        return answer
 
     # docs/decisions.md, D172
     async def _end_early(self, why: str) -> AgentOutcome:
@@ -277,7 +283,16 @@ class ToolAgent:
         if len(json.dumps(data, default=str)) > limit:
             data = {"note": f"the data was dropped: it had more than {limit} characters"}
         output = "\n".join([output, *(f"[{note}]" for note in self._talk.notes)]).lstrip("\n")
-        return AgentOutcome(state, output, data, error, self._talk.usage, self._talk.budget.steps, fault)
+        return AgentOutcome(
+            state,
+            output,
+            data,
+            error,
+            self._talk.usage,
+            self._talk.budget.steps,
+            fault,
+            reasoning=self._thoughts.text,
+        )
 
 
 async def _all_done(tasks: Sequence[asyncio.Future[Any]], time_up: asyncio.Future[None] | None = None) -> bool:

@@ -31,6 +31,8 @@ from pibot.contracts import (
     digest_of,
     fault_of,
 )
+from pibot.contracts.reading import CUT_MARK
+from pibot.contracts.tasks import MAX_REASONING_CHARS
 from pibot.errors import (
     ContractError,
     InvalidRequest,
@@ -159,6 +161,31 @@ def test_a_models_rest_is_read_within_its_bounds(rest: object, read: object) -> 
         assert TaskResult.from_json({**body, "model_rest": rest}).model_rest == read
     except ContractError:
         assert read == "refused"
+
+
+@pytest.mark.parametrize(
+    ("sent", "read"),
+    [
+        ("I think so", "I think so"),
+        (None, ""),
+        ("", ""),
+        ("x" * MAX_REASONING_CHARS, "x" * MAX_REASONING_CHARS),
+        ("y" + "x" * 2 * MAX_REASONING_CHARS, CUT_MARK + "x" * (MAX_REASONING_CHARS - len(CUT_MARK))),
+        (["I think so"], "refused"),
+        ("\ud83d", "refused"),
+    ],
+)
+def test_reasoning_is_read_within_its_bound_and_left_out_where_there_is_none(sent: object, read: str) -> None:
+    body: dict[str, object] = {**TaskResult("t", "worker-1", TaskState.COMPLETED, "done").to_json()}
+    assert "reasoning" not in body
+    try:
+        result = TaskResult.from_json({**body, "reasoning": sent})
+    except ContractError:
+        assert read == "refused"
+        return
+    assert result.reasoning == read
+    assert result.to_json().get("reasoning", "") == read
+    assert (result.output, result.data) == ("done", {"output": "done"})
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ class Gate:
 
 class ObedientAgent:
     """Do what the description says: ``fail …`` fails, ``hold …`` waits for the gate, ``ask …`` needs the owner's
-    approval of the rest as a command, anything else completes."""
+    approval of the rest as a command, ``think …`` completes with the rest as its reasoning, anything else completes."""
 
     def __init__(self, gate: Gate, approvals: WorkerApprovals) -> None:
         self._gate = gate
@@ -79,6 +79,9 @@ class ObedientAgent:
             return AgentOutcome(TaskState.COMPLETED, output=output, usage=usage, steps=1)
         if request.description.startswith("hold"):
             await self._gate.pass_through()
+        if request.description.startswith("think "):
+            thought = request.description[len("think ") :]
+            return AgentOutcome(TaskState.COMPLETED, output="thought", usage=usage, steps=1, reasoning=thought)
         return AgentOutcome(TaskState.COMPLETED, output=f"did: {request.description}", usage=usage, steps=1)
 
 

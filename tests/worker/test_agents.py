@@ -9,11 +9,14 @@ import pytest
 from pibot.contracts import Budget, Completion, TaskRequest, TaskState, ToolCall
 from pibot.conversation.windows import ModelWindows
 from pibot.sandbox import create_command_runner
+from pibot.settings import Settings
 from pibot.tool_registry import SkillLibrary
-from pibot.worker.agents import TaskAgents
+from pibot.worker.agents import TaskAgents, create_task_agents
 from pibot.worker.timed_model import MARGIN
+from tests.support import scripted_llm as model
 from tests.support.fakes import FakeLLM, asked, said
 from tests.support.processes import ROOT
+from tests.support.scripted_llm import ScriptedLLM
 
 FINAL = '{"success": true, "data": {}, "output": "done"}'
 
@@ -111,6 +114,32 @@ async def test_the_models_client_is_made_on_the_first_task_and_closed_at_the_end
     assert made == [1]
     await maker.close()
     assert llm.closed
+
+
+@pytest.mark.parametrize(
+    ("more", "reasoning"),
+    [
+        ({}, ""),
+        ({"PIBOT_SHOW_REASONING": "0"}, ""),
+        ({"PIBOT_SHOW_REASONING": "1"}, "[model call 1]\nI must look.\n\n[model call 2]\nI have seen it."),
+    ],
+)
+async def test_what_the_model_thought_is_kept_only_where_the_owner_wants_it(
+    tmp_path: Path, more: dict[str, str], reasoning: str
+) -> None:
+    with ScriptedLLM() as server:
+        message = {"content": None, "tool_calls": [model.call("shell_exec", {"command": "echo hi"})]}
+        server.enqueue(
+            model.completion({**message, "reasoning_content": "I must look."}, finish_reason="tool_calls"),
+            model.text(f"<think>I have seen it.</think>{FINAL}"),
+        )
+        settings = Settings.load(server.environ(PIBOT_SANDBOX="off", **more), tmp_path)
+        made = create_task_agents(settings, SkillLibrary(ROOT / "skills"))
+        request = TaskRequest("t1", "x", ("shell_exec",))
+        outcome = await made(request).run(request)
+        await made.close()
+    assert (outcome.state, outcome.output, outcome.data) == (TaskState.COMPLETED, "done", {})
+    assert outcome.reasoning == reasoning
 
 
 async def test_the_model_can_read_on_in_an_output_that_was_shortened(tmp_path: Path) -> None:

@@ -109,6 +109,7 @@ class AgentOutcome:
         steps: how many turns the loop took.
         fault: what kept the worker from doing the task, where that was not the task itself.
         model_rest: seconds after which the model may be asked again, where its provider named them.
+        reasoning: what the model thought, for the owner alone; empty where the owner does not want it.
     """
 
     state: TaskState
@@ -119,6 +120,7 @@ class AgentOutcome:
     steps: int = 0
     fault: Fault | None = None
     model_rest: float | None = None
+    reasoning: str = ""
 
 
 class Agent(Protocol):

@@ -31,6 +31,9 @@ MAX_COUNT = 10**12
 MAX_TIME = 1e11
 """Seconds since the epoch, in the year 5138: beyond it dates can't be shown."""
 
+CUT_MARK = "[what came before was cut]\n"
+"""Begins a text that has lost its beginning."""
+
 _BRACKET = re.compile(rb"[\[{]|([\]}])")
 _LONG_NUMBER = re.compile(rb"[0-9]{%d}" % (MAX_DIGITS + 1))
 _SURROGATE = re.compile(rb"\\[uU][dD][89a-fA-F]")
@@ -155,6 +158,11 @@ def count(value: object, most: int = MAX_COUNT) -> int:
 def shortened(value: str, most: int) -> str:
     """Return a text cut to ``most`` characters, with a mark where it was."""
     return value if len(value) <= most else value[: most - 1] + "…"
+
+
+def newest(value: str, most: int) -> str:
+    """Return the last ``most`` characters of a text, which begin with a mark where others were cut."""
+    return value if len(value) <= most else f"{CUT_MARK}{value[len(value) - most + len(CUT_MARK) :]}"
 
 
 def lenient(body: Mapping[str, Any], name: str, read: Callable[[Any], T]) -> T | None:

@@ -13,7 +13,18 @@ from pibot.contracts.approvals import PendingCalls
 from pibot.contracts.basics import JsonObject
 from pibot.contracts.faults import Fault
 from pibot.contracts.model import MAX_TOKENS, Usage
-from pibot.contracts.reading import MAX_TIME, count, label, lenient, number, read_object, shortened, strict, text
+from pibot.contracts.reading import (
+    MAX_TIME,
+    count,
+    label,
+    lenient,
+    newest,
+    number,
+    read_object,
+    shortened,
+    strict,
+    text,
+)
 from pibot.contracts.validation import valid_description, valid_id, valid_skills, valid_timeout
 from pibot.errors import ContractError, InvalidRequest
 
@@ -22,6 +33,9 @@ MAX_OUTPUT_CHARS = 64 * 1024 * 1024
 
 MAX_ERROR_CHARS = 4000
 """Characters of a result's error; a longer one is cut."""
+
+MAX_REASONING_CHARS = 8000
+"""Characters of what the model thought in a task; of more, the newest are kept."""
 
 MAX_STEPS = 10**6
 
@@ -134,6 +148,7 @@ class TaskResultDict(TypedDict, total=False):
     error: str
     fault: str
     model_rest: float
+    reasoning: str
     usage: dict[str, int]
     steps: int
     started_at: float | None
@@ -156,6 +171,7 @@ class TaskResult:
         started_at, finished_at: seconds since the epoch, by the worker's clock.
         fault: what kept the worker from doing the task; None where the task itself failed, or the worker does not say.
         model_rest: seconds after which the model may be asked again; None where its provider named no time.
+        reasoning: what the model thought, for people and never for a model; empty where the owner does not want it.
     """
 
     task_id: str
@@ -170,6 +186,7 @@ class TaskResult:
     finished_at: float | None = None
     fault: Fault | None = None
     model_rest: float | None = None
+    reasoning: str = ""
 
     @property
     def success(self) -> bool:
@@ -215,6 +232,8 @@ class TaskResult:
             body["fault"] = self.fault.value
         if self.model_rest is not None:
             body["model_rest"] = self.model_rest
+        if self.reasoning:
+            body["reasoning"] = self.reasoning
         return body
 
     @classmethod
@@ -245,6 +264,7 @@ class TaskResult:
             finished_at=strict(data, "finished_at", _optional(_time)),
             fault=fault,
             model_rest=rest if fault is Fault.MODEL else None,
+            reasoning=strict(data, "reasoning", _optional(_reasoning)) or "",
         )
 
 
@@ -279,6 +299,10 @@ def _object(value: object) -> JsonObject:
 
 def _error(value: object) -> str:
     return shortened(text(value, MAX_OUTPUT_CHARS), MAX_ERROR_CHARS)
+
+
+def _reasoning(value: object) -> str:
+    return newest(text(value, MAX_OUTPUT_CHARS), MAX_REASONING_CHARS)
 
 
 def _time(value: object) -> float:

@@ -96,6 +96,7 @@ KNOWN_SETTINGS = (
     KnownSetting("PIBOT_MAX_STEPS", (WORKER,), "30"),
     KnownSetting("PIBOT_MAX_TOKENS", (WORKER,), "400000"),
     KnownSetting("PIBOT_MAX_OUTPUT_CHARS", _BOTH, "50000"),
+    KnownSetting("PIBOT_SHOW_REASONING", (WORKER,), "0"),
     KnownSetting("PIBOT_RESULTS_KEPT", (WORKER,), "200"),
     KnownSetting("PIBOT_RESULTS_TTL", (WORKER,), "86400"),
     KnownSetting("PIBOT_STOP_GRACE", (WORKER,), "20"),

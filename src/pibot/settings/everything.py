@@ -55,6 +55,7 @@ class Settings:
     web_allow: tuple[str, ...] = ()
     read_paths: tuple[Path, ...] = ()
     budget: Budget = field(default_factory=Budget)
+    show_reasoning: bool = False
     max_queued: int = 1000
     queue_mb: int = 100
     submit_per_minute: int = 600
@@ -121,6 +122,7 @@ class Settings:
             web_allow=env.words("PIBOT_WEB_ALLOW"),
             read_paths=parts.read_paths(env, directory),
             budget=parts.budget(env),
+            show_reasoning=env.flag("PIBOT_SHOW_REASONING"),
             max_queued=env.integer("PIBOT_MAX_QUEUED", defaults.max_queued, minimum=1),
             queue_mb=env.integer("PIBOT_QUEUE_MB", defaults.queue_mb, minimum=1),
             submit_per_minute=env.integer("PIBOT_SUBMIT_PER_MINUTE", defaults.submit_per_minute, minimum=0),

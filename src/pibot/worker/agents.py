@@ -50,6 +50,7 @@ class TaskAgents:
         approvals: keeps the tool calls that wait for the owner's approval.
         worker_id: this worker's name, for the model; None to tell it nothing.
         windows: makes what is known of the model's window; called on the first task.
+        show_reasoning: whether results have what the model thought.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class TaskAgents:
         *,
         worker_id: str | None = None,
         windows: Callable[[], ModelWindows] | None = None,
+        show_reasoning: bool = False,
     ) -> None:
         self._library = library
         self._commands = commands
@@ -78,6 +80,7 @@ class TaskAgents:
         self._approvals = approvals or WorkerApprovals(Settings.approval_seconds)
         self._worker_id = worker_id
         self._know_windows = windows
+        self._show_reasoning = show_reasoning
         self._windows: ModelWindows | None = None
         self._llm: LLMClient | None = None
 
@@ -144,6 +147,7 @@ class TaskAgents:
                 machine=Machine(self._worker_id) if self._worker_id else None,
                 windows=self._windows,
                 outputs=outputs,
+                show_reasoning=self._show_reasoning,
             )
             return await agent.run(request)
         finally:
@@ -225,6 +229,7 @@ def create_task_agents(
         approvals,
         worker_id=settings.worker_id,
         windows=windows,
+        show_reasoning=settings.show_reasoning,
     )
 
 

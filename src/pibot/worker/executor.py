@@ -244,6 +244,7 @@ class TaskExecutor:
             steps=outcome.steps,
             fault=outcome.fault,
             model_rest=outcome.model_rest,
+            reasoning=outcome.reasoning,
             started_at=entry.started_at,
             finished_at=self._clock(),
         ).believable()

@@ -93,6 +93,21 @@ def test_a_jobs_page_shows_its_plan_the_worker_of_each_step_and_the_answer(share
     assert "It has parts." in html.get_text()
 
 
+def test_a_jobs_page_shows_what_the_model_thought_as_visible_text_and_only_where_there_is_some(shared: Fleet) -> None:
+    thinking, plain = shared.submit(f"think {HOSTILE}\u202e\u200b"), shared.submit("look here")
+    for job_id in (thinking, plain):
+        shared.result(job_id)
+
+    answer = shared.ask("GET", f"/dashboard/jobs/{thinking}")
+    (shown,) = BeautifulSoup(answer.body, "html.parser").select("ol[data-list=steps] > li [data-show=reasoning]")
+    (hidden,) = page(shared, f"/dashboard/jobs/{plain}").select("ol[data-list=steps] > li [data-show=reasoning]")
+
+    assert b"<script>alert" not in answer.body
+    assert not shown.has_attr("hidden")
+    assert shown.get_text("|", strip=True) == f"What the model thought|{HOSTILE}\\u{{202e}}\\u{{200b}}"
+    assert hidden.has_attr("hidden")
+
+
 def test_a_failed_jobs_page_says_why(shared: Fleet) -> None:
     job_id = shared.submit("fail at it")
     shared.result(job_id)

@@ -13,7 +13,7 @@ from pibot.master_components.store.spending import Spending
 from pibot.master_components.store.states import ENDED_JOBS, JobState, StepState
 from pibot.master_hub.report import cost_in_words
 from pibot.settings import Settings
-from pibot.visible import exact, shown_call
+from pibot.visible import exact, printable, shown_call
 
 NEEDS_APPROVAL = "needs approval"
 
@@ -357,6 +357,7 @@ def _step(record: StepRecord, why_waiting: Callable[[Sequence[str]], NoWorkerRea
             {"id": str(a.number), "text": f"attempt {a.number} was lost:", "error": a.error or ""} for a in failed
         ],
         "output": _cut(result.output) if result else "",
+        "reasoning": printable(result.reasoning) if result else "",
     }
 
 
