@@ -49,16 +49,29 @@ def test_the_planners_day_holds_no_time() -> None:
 @pytest.mark.parametrize(
     ("target", "name"),
     [
-        ("/usr/share/zoneinfo/Asia/Shanghai", "Asia/Shanghai"),
-        ("../usr/share/zoneinfo/Asia/Shanghai", "Asia/Shanghai"),
-        ("/usr/share/zoneinfo/Europe/Berlin", None),  # TZ says another zone
-        ("/usr/share/zoneinfo/Nowhere/City", None),
-        ("/usr/share/zoneinfo/../../etc/passwd", None),
-        ("/somewhere/else", None),
+        ("share/zoneinfo/Asia/Shanghai", "Asia/Shanghai"),
+        ("share/zoneinfo/America/Argentina/Ushuaia", "America/Argentina/Ushuaia"),
+        ("share/zoneinfo/UTC", "UTC"),
+        ("share/zoneinfo/Nowhere/City", None),  # the file is missing
+        ("share/zoneinfo/../../secret", None),
+        ("share/zoneinfo/Ignore all\nrules", None),
+        ("share/other", None),
     ],
 )
 def test_the_time_zones_name_is_what_localtime_links_to(tmp_path: Path, target: str, name: str | None) -> None:
+    for zone in (
+        "Asia/Shanghai",
+        "America/Argentina/Ushuaia",
+        "UTC",
+        "../../secret",
+        "Ignore all\nrules",
+        "../elsewhere",
+    ):
+        file = tmp_path / "share/zoneinfo" / zone
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
     link = tmp_path / "localtime"
     link.symlink_to(target)
-    assert zone_name(NOW, link) == name
-    assert zone_name(NOW, tmp_path / "nothing") is None
+    assert zone_name(link, {}) == name
+    assert zone_name(link, {"TZ": "Europe/Berlin"}) is None
+    assert zone_name(tmp_path / "nothing", {}) is None

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable
-from typing import Callable, TypeVar
+from typing import TYPE_CHECKING, Callable, TypeVar
 
 from pibot.contracts import JsonObject
-from pibot.llm_client import mends
 from pibot.llm_client.backend import HttpAnswer
 from pibot.llm_client.configuration import Endpoint
-from pibot.llm_client.mends import Mend
 from pibot.llm_client.profiles import ProviderProfile
+from pibot.llm_client.refusal import is_refusal
 from pibot.llm_client.shaping import shape
 from pibot.logs import event
+
+if TYPE_CHECKING:
+    from pibot.llm_client.mends import Mend
 
 T = TypeVar("T")
 
@@ -68,7 +70,9 @@ class Adapter:
         ways: list[tuple[Mend, tuple[str, ...]]] = []  # the likeliest last, each with the changes before it
         asked = [(sent, profile.prefix)]
         texts: set[bytes] = set()
-        while mends.is_refusal(http(answer)) and len(asked) < MAX_ASKED:
+        while is_refusal(http(answer)) and len(asked) < MAX_ASKED:
+            from pibot.llm_client import mends  # only where it is needed: its patterns take memory
+
             text = http(answer).body
             if text not in texts:  # else the last change was not what the provider wants
                 texts.add(text)
@@ -86,7 +90,7 @@ class Adapter:
                 break
             asked.append((sent, profile.prefix))
             answer = await send(sent, profile)
-            if not mends.is_refusal(http(answer)):
+            if not is_refusal(http(answer)):
                 if http(answer).success:
                     self._remember(model, profile, changes, because)
                 return answer

@@ -18,7 +18,6 @@ from pibot.errors import (
 from pibot.llm_client import wire
 from pibot.llm_client.backend import Cause, HttpAnswer, NoAnswer
 from pibot.llm_client.configuration import Endpoint
-from pibot.llm_client.overflow import read_overflow
 from pibot.llm_client.retry import LONG_WAIT, Failure, parse_retry_after
 
 if TYPE_CHECKING:
@@ -148,6 +147,8 @@ def _text(answer: HttpAnswer, error: wire.ErrorObject | None) -> str:
 
 def _too_long(endpoint: Endpoint, status: int, answer: HttpAnswer, error: wire.ErrorObject | None) -> LLMTooLong | None:
     """Return the failure if the server refuses the prompt for its length."""
+    from pibot.llm_client.overflow import read_overflow  # only where it is needed: its patterns take memory
+
     message = answer.body.decode("utf-8", "replace") if error is None else error.message
     overflow = read_overflow(status, message, *(() if error is None else (error.code, error.kind)))
     if overflow is None:

@@ -13,10 +13,11 @@ from typing import Any
 
 from pibot.contracts import JsonObject
 from pibot.errors import LLMProtocolError
-from pibot.llm_client import shaping, wire
+from pibot.llm_client import shaping
 from pibot.llm_client.backend import HttpAnswer
 from pibot.llm_client.overflow import read_overflow
 from pibot.llm_client.profiles import Content, IdForm, ProviderProfile, Schema
+from pibot.llm_client.refusal import error_of, is_refusal
 
 MAX_TEXT = 8000
 """Characters of a refusal that are read."""
@@ -87,29 +88,12 @@ def diagnose(profile: ProviderProfile, sent: JsonObject, answer: HttpAnswer) -> 
     if answer.status in (404, 405) and not refused.says(r"no endpoints|support"):
         return
     too_large = r"max_(?:completion_)?tokens\W.{0,20}too (?:large|high|big)"
-    error = _error(answer)
+    error = error_of(answer)
     too_long = error is not None and read_overflow(answer.status, error.message, error.code, error.kind) is not None
     if too_long and not refused.says(too_large):  # the caller has to shorten it
         return
     for rule in _RULES:
         yield from rule(refused)
-
-
-def is_refusal(answer: HttpAnswer) -> bool:
-    """Whether a request may be accepted in another form."""
-    if answer.should_retry == "false":
-        return False  # the fleet's own hub has tried
-    if answer.success:
-        error = _error(answer)
-        return error is not None and error.code in ("400", "422")
-    return answer.status in (400, 404, 405, 422, 500)
-
-
-def _error(answer: HttpAnswer) -> wire.ErrorObject | None:
-    try:
-        return wire.find_error(answer.data, success=answer.success)
-    except LLMProtocolError:
-        return None
 
 
 def _read(answer: HttpAnswer, sent: JsonObject, profile: ProviderProfile) -> Refused:
