@@ -10,6 +10,7 @@ from pibot.master_components import JobStore
 from pibot.master_components.workers.pool import WorkerPool
 from pibot.master_hub.jobs import JobControl
 from pibot.master_hub.pages import presentation
+from pibot.master_hub.pages.worker_rows import summary, worker_rows
 from pibot.master_hub.report import SpendingReport
 from pibot.settings import Settings
 
@@ -63,7 +64,7 @@ class PageData:
         waiting = {approval.job_id for approval in approvals}
         return {
             "model": self._model,
-            "summary": presentation.summary(workers),
+            "summary": summary(workers),
             "spent": report.in_words(report.today()),
             "banners": presentation.banners(
                 self._settings,
@@ -77,7 +78,7 @@ class PageData:
                 self._resting(),
             ),
             "approvals": [presentation.approval_row(approval) for approval in approvals],
-            "workers": presentation.worker_rows(workers, active),
+            "workers": worker_rows(workers, active),
             "minute": int(self._uptime() // 60),  # so that the page's ETag changes, and readings with it
             "active": active,
             "jobs": [presentation.job_row(job, waiting, report.currency) for job in jobs[:JOBS_SHOWN]],

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Callable
 
-from pibot.contracts import JsonObject, NoWorkerReason, Usage, WorkerReport, WorkerState, WorkerStatus
+from pibot.contracts import JsonObject, NoWorkerReason, Usage, WorkerState, WorkerStatus
 from pibot.master_components.store.records import Approval, Event, Job, PlanChange, StepRecord
 from pibot.master_components.store.spending import Spending
 from pibot.master_components.store.states import ENDED_JOBS, JobState, StepState
+from pibot.master_hub.pages.worker_rows import is_unconfined
 from pibot.master_hub.report import cost_in_words
 from pibot.settings import Settings
 from pibot.visible import exact, printable, shown_call
@@ -68,7 +68,7 @@ def banners(
     fallback = "" if waits_for_model else " The fallback model is asked meanwhile."
     offline = bool(workers) and all(w.state is WorkerState.OFFLINE for w in workers)
     open_to_all = settings.api_key is None and settings.allow_open
-    unconfined = ", ".join(w.address.worker_id for w in workers if _unconfined(w)) or "the hub's own settings"
+    unconfined = ", ".join(w.address.worker_id for w in workers if is_unconfined(w)) or "the hub's own settings"
     possible = (
         ("stopping", "bad", stopping, "The hub is stopping and accepts no new jobs."),
         ("damage", "bad", store_damage, f"Jobs may be lost: {store_damage}."),
@@ -103,77 +103,12 @@ def banners(
         (
             "sandbox",
             "warn",
-            settings.sandbox == "off" or any(map(_unconfined, workers)),
+            settings.sandbox == "off" or any(map(is_unconfined, workers)),
             f"PIBOT_SANDBOX=off ({unconfined}): the commands that a model chooses run unconfined.",
         ),
         ("open", "warn", open_to_all, "Anyone on this network can submit jobs: set PIBOT_API_KEY to require a key."),
     )
     return [{"id": name, "tone": tone, "text": text} for name, tone, shown, text in possible if shown]
-
-
-def summary(workers: Sequence[WorkerStatus]) -> str:
-    """Return the state of the fleet in a few words."""
-    online = [w for w in workers if w.state is not WorkerState.OFFLINE]
-    busy = sum(w.state is WorkerState.BUSY for w in online)
-    if not workers:
-        return "no worker known"
-    total = f"{len(workers)} worker" + ("s" if len(workers) > 1 else "")
-    return f"{len(online)} of {total} online, {f'{busy} busy' if busy else 'none busy'}"
-
-
-def worker_rows(workers: Iterable[WorkerStatus], active: Sequence[JsonObject]) -> list[JsonObject]:
-    """Return a row for each worker.
-
-    Args:
-        active: the rows of :func:`active_rows`, for what each worker runs.
-    """
-    running = {row["worker"]: row for row in active}
-    return [_worker(status, running.get(status.address.worker_id)) for status in workers]
-
-
-def _worker(status: WorkerStatus, task: Mapping[str, object] | None) -> JsonObject:
-    name = status.address.worker_id
-    offline = status.state is WorkerState.OFFLINE
-    return {
-        "id": name,
-        "name": name.capitalize() if re.fullmatch(r"worker-\d+", name) else name,
-        "address": f"{status.address.host}:{status.address.port}",
-        "status": status.state.value,
-        "title": task["title"] if task else status.current_task or "",
-        "href": task["href"] if task else "",
-        "error": status.error or "",
-        "note": _why_no_tasks(status),
-        "reading": _reading(status.report) if status.report and not offline else "",
-        "unconfined": "its commands run without the sandbox" if _unconfined(status) else "",
-        # Only for an offline worker: a time that changes with each health poll would change the page's ETag.
-        "last_seen": status.last_seen if offline else None,
-    }
-
-
-def _why_no_tasks(status: WorkerStatus) -> str:
-    """Return why a worker that answers gets no task; empty if it gets tasks."""
-    reasons = [status.unfit] if status.unfit else []
-    if status.set_aside_until is not None:
-        reasons.append(f"set aside until {datetime.fromtimestamp(status.set_aside_until, timezone.utc):%H:%M:%S} UTC")
-    if status.draining:
-        reasons.append("draining")
-    return f"no new task: {'; '.join(reasons)}" if reasons else ""
-
-
-def _reading(report: WorkerReport) -> str:
-    """Return a worker's readings, so rounded that they do not change with each health poll."""
-    parts = []
-    if report.host.temperature is not None:
-        parts.append(f"{report.host.temperature:.0f} °C")
-    if report.host.memory_available is not None:
-        parts.append(f"{round(report.host.memory_available / 1e7) * 10} MB free")
-    if report.host.load_1m is not None:
-        parts.append(f"load {report.host.load_1m:.0f}")
-    return " · ".join(parts)
-
-
-def _unconfined(status: WorkerStatus) -> bool:
-    return status.report is not None and status.report.sandbox == "off"
 
 
 def active_rows(jobs: Iterable[Job], approvals: Iterable[Approval] = ()) -> list[JsonObject]:
