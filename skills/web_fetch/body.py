@@ -138,7 +138,7 @@ def _unpacked(data: bytes, name: str, limit: int) -> tuple[bytes, str]:
 
 
 def _has_header(data: bytes) -> bool:
-    """Whether a body begins as gzip or zlib (RFC 1950, 2.2)."""
+    """Return whether a body begins as gzip or zlib (RFC 1950, 2.2)."""
     return data.startswith(_GZIP) or (data[:1] == b"x" and int.from_bytes(data[:2], "big") % 31 == 0)
 
 

@@ -46,7 +46,7 @@ _OTHER_LABELS = {
 
 
 def is_binary(data: bytes) -> bool:
-    """Whether a body is no text, by its beginning: servers often state a wrong type, or none."""
+    """Return whether a body is no text, by its beginning: servers often state a wrong type, or none."""
     sample = data[:_SAMPLE]
     if sample.startswith(_PDF):
         return True
@@ -57,7 +57,7 @@ def is_binary(data: bytes) -> bool:
 
 
 def is_plain(data: bytes) -> bool:
-    """Whether a body, perhaps without its end, is text in UTF-8."""
+    """Return whether a body, perhaps without its end, is text in UTF-8."""
     try:
         codecs.getincrementaldecoder("utf-8")("strict").decode(data)
     except UnicodeDecodeError:

@@ -78,7 +78,7 @@ class Cookies:
 
 
 def _is_a_site(domain: str) -> bool:
-    """Whether a domain belongs to one owner, as far as that can be told without the list of public suffixes."""
+    """Return whether a domain belongs to one owner, as far as that can be told without the list of public suffixes."""
     *_, second, first = ["", *domain.split(".")]
     return bool(second) and not first.isdigit() and (domain.count(".") > 1 or len(second) > 3 or len(first) > 2)
 

@@ -1,4 +1,4 @@
-"""Collects the lines of a text, of which only the beginning is kept: a page of 2 MB would take 90 MB otherwise."""
+"""Collect the lines of a text, of which only the beginning is kept: a page of 2 MB would take 90 MB otherwise."""
 
 from __future__ import annotations
 

@@ -30,10 +30,12 @@ _ONLY_A_STEP = 2_000
 
 
 class Onward(NamedTuple):
-    """Args:
-    target: the address to fetch instead, relative to ``base``; empty for the same once more; None to stay.
-    base: what it is relative to.
-    hints: what to tell the model if the page is shown.
+    """Where a page leads.
+
+    Args:
+        target: the address to fetch instead, relative to ``base``; empty for the same once more; None to stay.
+        base: what it is relative to.
+        hints: what to tell the model if the page is shown.
     """
 
     target: Optional[str]

@@ -71,7 +71,7 @@ class Reading(NamedTuple):
 
 
 def may_be_text(kind: str) -> bool:
-    """Whether a type may stand for text. Only the body tells, since many servers call any file octet-stream."""
+    """Return whether a type may stand for text. Only the body tells, since many servers call any file octet-stream."""
     return not kind.startswith(_NO_TEXT) or kind.endswith(("+xml", "+json"))
 
 

@@ -69,4 +69,4 @@ def test_a_job_whose_step_failed_is_done_in_another_way_and_shows_both_plans(tmp
             assert "Plan 2, since step &#39;a&#39; failed: no device" in page
             assert "传感器 2 也能测温度" in page
             told = pibot("job", result["job_id"], url=fleet.url, key=KEY).stdout
-            assert "Plan 2, since step 'a' failed: no device: 1 further step" in told
+            assert "Plan 2 (1 further step), since step 'a' failed: no device" in told

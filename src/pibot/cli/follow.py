@@ -187,7 +187,7 @@ def change_lines(job: JsonObject, change: JsonObject) -> list[str]:
     steps = _steps_of(job, change["version"])
     why = printable(change["why"])
     lines = [
-        f"Plan {change['version']}, since {why}: {counted(len(steps), 'further step')}",
+        f"Plan {change['version']} ({counted(len(steps), 'further step')}), since {why}",
         *map(_planned_step, steps),
     ]
     return lines + ([f"  Note: {printable(change['reasoning'])}"] if change["reasoning"] else [])

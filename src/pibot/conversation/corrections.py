@@ -1,4 +1,4 @@
-"""Counts how often a model was told what is wrong with its answer: once for each kind, until it acts again."""
+"""Count how often a model was told what is wrong with its answer: once for each kind, until it acts again."""
 
 from __future__ import annotations
 

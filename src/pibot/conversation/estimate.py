@@ -41,7 +41,7 @@ def tokens_of_message(message: Message) -> float:
 
 
 def least_tokens_of_message(message: Message) -> float:
-    """Return the tokens that a message has at least, whatever the model: for the question whether any are missing."""
+    """Return how many tokens a message has at least with any model, to notice a prompt that was cut."""
     text = message.content
     plain = len(text) if text.isascii() else len(text.encode("ascii", "ignore"))
     return plain / MOST_ASCII_A_TOKEN + (len(text) - plain) * LEAST_TOKENS_A_LETTER

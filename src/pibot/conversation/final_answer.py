@@ -1,4 +1,4 @@
-"""Reads a model's final answer: from the JSON object that it was asked for, or from plain text."""
+"""Read a model's final answer: from the JSON object that it was asked for, or from plain text."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def read_final(text: str, *, cut: bool = False) -> FinalAnswer:
 
 
 def succeeded(found: Mapping[str, Any]) -> bool:
-    """Whether a final object reports a success, in whatever form it writes yes and no.
+    """Return whether a final object reports a success, in whatever form it writes yes and no.
 
     An object that does not say either is a failure if it names an error.
     """

@@ -59,7 +59,7 @@ def tool_of(message: Message) -> str:
 
 
 def is_kept(message: Message) -> bool:
-    """Whether a file holds the whole of a tool's message that was cut before, as its note says."""
+    """Return whether a file holds the whole of a tool's message that was cut before, as its note says."""
     cut = _NOTE.search(message.content)
     return cut is not None and cut[2] is not None
 

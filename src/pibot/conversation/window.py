@@ -167,7 +167,7 @@ class ContextWindow:
         return self._refusals <= MOST_CUTS
 
     def filled_up(self, messages: Sequence[Message], completion: Completion) -> bool:
-        """Whether an answer that ends at its length limit ends where the window does; then learn that.
+        """Return whether an answer that ends at its length limit ends where the window does; then learn that.
 
         Args:
             messages: what was sent.
@@ -247,7 +247,7 @@ class ContextWindow:
                 size -= (tokens_of_message(old) - tokens_of_message(new)) * self._ratio
 
     def _large(self, messages: Sequence[Message]) -> bool:
-        """Whether a summary of these messages would make much room; it costs a model call."""
+        """Return whether a summary of these messages makes enough room to be worth a model call."""
         return tokens_of_all(messages) * self._ratio > WORTH_SHARE * self.limit
 
     def _shortened_output(self, message: Message, chars: int) -> Message:

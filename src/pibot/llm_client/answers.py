@@ -1,4 +1,4 @@
-"""Says what kind of answer a completion is: tool calls, a final answer, or one of the many ways to give neither.
+"""Say what kind of answer a completion is: tool calls, a final answer, or one of the many ways to give neither.
 
 The agent's loop acts on the kind alone. Whatever a model or its server leaves out, cuts off or writes in another
 place is named here. The modules that look closer have large patterns, and are imported on first use: most answers
@@ -324,7 +324,7 @@ def _as_call(name: str, arguments: object, new_id: NewId) -> ToolCall:
 
 
 def _begins_final(text: str) -> bool:
-    """Whether a text is the final JSON object, whatever its texts quote."""
+    """Return whether a text is the final JSON object, whatever its texts quote."""
     stripped = text.strip()
     return stripped.startswith(("{", "```")) and final_object(stripped) is not None
 

@@ -1,4 +1,4 @@
-"""Finds out when a server that refused wants to be asked again, wherever its answer says so.
+"""Find out when a server that refused wants to be asked again, wherever its answer says so.
 
 Imported on the first refusal: its patterns take time and memory that a worker rarely needs.
 """

@@ -236,7 +236,7 @@ def _decoded(text: str) -> Arguments:
 
 
 def calls_in_json(value: Any, *, bare: bool = False) -> Iterator[WrittenCall]:
-    """Return the calls that a JSON value says, in the forms that models use.
+    """Return the calls that a JSON value holds, in the forms that models use.
 
     Args:
         value: decoded.

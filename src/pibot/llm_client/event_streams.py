@@ -19,7 +19,7 @@ class BadStream(ValueError):
 
 
 def begins_like_stream(body: bytes) -> bool:
-    """Whether a body begins like server-sent events; it may be its first part alone."""
+    """Return whether a body begins like server-sent events; it may be its first part alone."""
     return body.lstrip().startswith(_FIELDS)
 
 

@@ -1,4 +1,4 @@
-"""Reads what an assistant's message holds beyond the protocol: reasoning, signatures, fields that nobody knows here.
+"""Read what an assistant's message holds beyond the protocol: reasoning, signatures, fields that nobody knows here.
 
 Providers want some of these back, so they are kept as they came, within bounds.
 """
@@ -91,7 +91,7 @@ def _thought(value: Any) -> str:
 
 
 def is_thinking(part: Any) -> bool:
-    """Whether a part of a content is reasoning and no text of the answer."""
+    """Return whether a part of a content is reasoning and no text of the answer."""
     return isinstance(part, dict) and part.get("type") in ("thinking", "reasoning", "redacted_thinking", "thought")
 
 

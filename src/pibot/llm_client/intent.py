@@ -1,4 +1,4 @@
-"""Says whether prose announces an action, or quotes something: what stands around the markup of a tool call.
+"""Say whether prose announces an action, or quotes something: what stands around the markup of a tool call.
 
 Only plain patterns of a few languages; where they say nothing, neither is assumed.
 """
@@ -92,12 +92,12 @@ _WORDING_TASK = re.compile(
 
 
 def asks_for_wording(task: str) -> bool:
-    """Whether a task asks for words, which may be those of a promise: a translation, a letter, a plan."""
+    """Return whether a task asks for words, which may be those of a promise: a translation, a letter, a plan."""
     return bool(_WORDING_TASK.search(task))
 
 
 def is_promise(text: str) -> bool:
-    """Whether a text says what its writer will do now, and nothing else."""
+    """Return whether a text says what its writer will do now, and nothing else."""
     if len(text) > MAX_PROMISE_CHARS:
         return False
     plain = _COMMAND.sub(r"\1:", _FENCED.sub("\n", text).replace("*", "")).strip()
@@ -119,17 +119,17 @@ def _is_chinese_promise(sentence: str) -> bool:
 
 
 def announces(before: str) -> bool:
-    """Whether the prose before some markup announces an action."""
+    """Return whether the prose before some markup announces an action."""
     return bool(_INTENT.search(_last_part(before)))
 
 
 def quotes(before: str) -> bool:
-    """Whether the prose before some markup says that a quotation follows."""
+    """Return whether the prose before some markup says that a quotation follows."""
     return bool(_QUOTES.search(_last_part(before)))
 
 
 def speaks_of(before: str) -> bool:
-    """Whether the prose before some markup ends with words that say what something shows or contains."""
+    """Return whether the prose before some markup ends with words that say what something shows or contains."""
     return bool(_SAYS.search(_last_part(before)))
 
 

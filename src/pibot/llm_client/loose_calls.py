@@ -1,4 +1,4 @@
-"""Reads whole answers that name one of the task's tools in a form that nobody documents.
+"""Read whole answers that name one of the task's tools in a form that nobody documents.
 
 Only an answer that holds nothing else is looked at, and only with the tools at hand: their names are what makes such a
 text a call.
@@ -72,7 +72,7 @@ def _flat(text: str, tools: Mapping[str, ToolSpec]) -> WrittenCall | None:
 
 
 def _fits(arguments: Mapping[str, Any], tool: ToolSpec) -> bool:
-    """Whether the arguments have the names that the tool's have."""
+    """Return whether the arguments have the names that the tool's have."""
     known = tool.parameters.get("properties") or {}
     return set(arguments) <= set(known) and set(tool.parameters.get("required") or ()) <= set(arguments)
 

@@ -137,7 +137,7 @@ def _places(data: Any, depth: int) -> Iterator[tuple[str, ...]]:
 
 
 def _path(refused: Refused) -> Iterator[Mend]:
-    """An address without a path was meant to have ``/v1``."""
+    """Add ``/v1`` to an address without a path."""
     if refused.profile.path is None and not refused.profile.prefix:
         yield Mend(replace(refused.profile, prefix="/v1"), "ask below /v1")
 
@@ -162,7 +162,7 @@ def _max_tokens(refused: Refused) -> Iterator[Mend]:
 
 
 def _fields(refused: Refused) -> Iterator[Mend]:
-    """A field of the request that the provider does not take."""
+    """Leave out a field of the request that the provider refuses."""
     named = [name for name in refused.sent if name not in _ESSENTIAL and _names_field(refused, name)]
     named = [name for name in named if name not in shaping.MAX_TOKENS_FIELDS]
     if named:
@@ -209,7 +209,7 @@ def _without(refused: Refused, *names: str) -> ProviderProfile:
 
 
 def _message_fields(refused: Refused) -> Iterator[Mend]:
-    """A field of a message that came from this provider or another one, and that this one does not take."""
+    """Leave out a field of a message that this provider refuses, whichever provider it came from."""
     present = shaping.further_fields(refused.messages)
     named = [name for name in present if _names_inner(refused, name)]
     if named:
@@ -246,7 +246,7 @@ def _system(refused: Refused) -> Iterator[Mend]:
 
 
 def _roles(refused: Refused) -> Iterator[Mend]:
-    """The order of the messages."""
+    """Put the messages into another order."""
     profile = refused.profile
     if refused.says(r"unexpected role.{0,4}user.{0,4} after role.{0,4}tool|user.{0,40}(?:after|follow).{0,20}tool"):
         yield Mend(replace(profile, user_after_tool=False), "answer tools before the user speaks")
@@ -289,7 +289,7 @@ def _schema(refused: Refused) -> Iterator[Mend]:
 
 
 def _content(refused: Refused) -> Iterator[Mend]:
-    """How an empty content is written beside tool calls."""
+    """Write an empty content beside tool calls in another way."""
     inner = any(place[:1] == ("messages",) and "content" in place for place in refused.places)
     null_text = refused.says(r"type must be (?:string|array), but is null|nonetype|none is not|null")
     about = r"content|text|message.{0,60}empty|empty.{0,60}message|assistant message"

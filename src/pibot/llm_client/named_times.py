@@ -1,4 +1,4 @@
-"""Reads from sentences how long, or until when, a server wants to be left alone.
+"""Read from sentences how long, or until when, a server wants to be left alone.
 
 Only times that follow a word such as *retry* or *reset* count: refusals also name limits ("20 requests per 1 minute"),
 counts and durations of what went wrong.

@@ -49,7 +49,7 @@ class Schema(enum.Enum):
 
 @dataclass(frozen=True)
 class ProviderProfile:
-    """How one provider, or one model there, wants its requests. The defaults are for a provider that nobody knows.
+    """How one provider, or one model there, wants its requests. The defaults are for an unknown provider.
 
     Args:
         name: the provider's, for messages and for the setting PIBOT_LLM_PROFILE.

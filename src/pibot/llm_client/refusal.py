@@ -8,7 +8,7 @@ from pibot.llm_client.backend import HttpAnswer
 
 
 def is_refusal(answer: HttpAnswer) -> bool:
-    """Whether a request may be accepted in another form."""
+    """Return whether a request may be accepted in another form."""
     if answer.should_retry == "false":
         return False  # the fleet's own hub has tried
     if answer.success:

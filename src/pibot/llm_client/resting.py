@@ -1,4 +1,4 @@
-"""Remembers which models are not to be asked for now, because their providers asked to be left alone."""
+"""Remember which models are not to be asked for now, because their providers asked to be left alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tells a refusal for want of money or of a day's quota from one that passes by itself.
+"""Tell a refusal for want of money or of a day's quota from one that passes by itself.
 
 Imported on the first refusal, as :mod:`pibot.llm_client.asked_wait` is.
 """

@@ -1,4 +1,4 @@
-"""Finds the tool calls that a model wrote as text, where its server did not read them.
+"""Find the tool calls that a model wrote as text, where its server did not read them.
 
 Whether a text that holds one is a call, or speaks of calls, is for :mod:`pibot.llm_client.answers` to say.
 """

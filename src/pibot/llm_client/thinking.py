@@ -1,4 +1,4 @@
-"""Takes what a model thought off the beginning of its answer.
+"""Take what a model thought off the beginning of its answer.
 
 Models write their reasoning into the answer where the server does not take it out. Only blocks at the beginning are
 reasoning: behind it, such a tag is something that the answer speaks of.

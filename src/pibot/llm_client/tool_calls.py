@@ -1,4 +1,4 @@
-"""Reads the tool calls of an answer, whatever form their arguments, names and ids have."""
+"""Read the tool calls of an answer, whatever form their arguments, names and ids have."""
 
 from __future__ import annotations
 

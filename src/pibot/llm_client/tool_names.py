@@ -1,4 +1,4 @@
-"""Finds the tool that a model means, where it writes the name in another case, with a prefix or with leftovers."""
+"""Find the tool that a model means, where it writes the name in another case, with a prefix or with leftovers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decides whether a text calls tools, tries to, or only speaks of such calls."""
+"""Decide whether a text calls tools, tries to, or only speaks of such calls."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def _read_bare(text: str, tools: Sequence[ToolSpec], data: Sequence[str]) -> Wri
 
 
 def _is_tool_like(call: WrittenCall) -> bool:
-    """Whether JSON can hardly be anything but a call, though there is no such tool."""
+    """Return whether JSON can hardly be anything but a call, though there is no such tool."""
     return isinstance(call.arguments, dict) and bool(re.fullmatch(r"[a-z]+(?:[._][a-z]+)+", call.name))
 
 
@@ -192,7 +192,7 @@ def _resolved(calls: Sequence[WrittenCall], tools: Sequence[ToolSpec]) -> tuple[
 
 
 def _is_quotation(markup: str, data: Sequence[str]) -> bool:
-    """Whether the model was given this markup, and so repeats it."""
+    """Return whether the model was given this markup, and so repeats it."""
     wanted = _squeezed(markup)
     return bool(wanted) and any(wanted in _squeezed(text) for text in data)
 

@@ -42,7 +42,7 @@ def proxy_for(wanted: str | None, address: str, env: Environment) -> Secret | No
 
 
 def bypassed(host: str, port: int, no_proxy: str) -> bool:
-    """Whether an address is asked without a proxy.
+    """Return whether an address is asked without a proxy.
 
     Args:
         host, port: of the address.

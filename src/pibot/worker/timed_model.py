@@ -1,4 +1,4 @@
-"""Keeps a task's model calls from waiting for longer than the task has time."""
+"""Keep a task's model calls from waiting for longer than the task has time."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ MARGIN = 5.0
 
 
 class TimedModel(LLMClient):
-    """A task's way to the model. A wait that the server asks for and the task has no time for fails at once, so that
-    the worker is free meanwhile.
+    """Makes the model calls of one task. A call fails at once where the server asks for a longer wait than the task
+    has time for, so that the worker is free meanwhile.
 
     Args:
         llm: the worker's own client.

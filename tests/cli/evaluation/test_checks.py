@@ -53,7 +53,7 @@ def test_a_check_tells_a_good_answer_from_a_bad_one(check: dict[str, Any], good:
 
 def test_a_job_must_be_completed_unless_a_check_says_otherwise() -> None:
     contains = read_check({"contains": "x"})
-    assert failures([contains], {}, said(status="failed", answer="x")) == ["the job is failed"]
+    assert failures([contains], {}, said(status="failed", answer="x")) == ["the job failed"]
     assert failures([contains, read_check({"status": "ended"})], {}, said(status="failed", answer="x")) == []
 
 

@@ -65,7 +65,7 @@ class Check:
         """Return what is wrong, or None.
 
         Raises:
-            ValueError: it names a value that there is none of.
+            ValueError: it names an unknown value.
         """
         return KINDS[self.kind].test(_filled(self.wanted, values), evidence)
 
@@ -166,7 +166,7 @@ def _json(wanted: Any, evidence: Evidence) -> str | None:
 
 
 def _same(found: Any, wanted: Any) -> bool:
-    """Whether two values are the same; a number counts as its text."""
+    """Return whether two values are the same; a number counts as its text."""
     if isinstance(wanted, str) and not isinstance(found, (bool, dict, list)):
         return _plain(str(found)) == _plain(wanted)
     return type(found) is type(wanted) and bool(found == wanted)
@@ -175,7 +175,7 @@ def _same(found: Any, wanted: Any) -> bool:
 def _status(wanted: Any, evidence: Evidence) -> str | None:
     if evidence.status == wanted or (wanted == "ended" and evidence.status in ("completed", "failed")):
         return None
-    return f"the job is {evidence.status}"
+    return f"the job {'was cancelled' if evidence.status == 'cancelled' else evidence.status}"
 
 
 def _plan(wanted: Any, evidence: Evidence) -> str | None:

@@ -56,7 +56,7 @@ def evaluate(
 
     \b
     pibot eval --budget 200000
-    pibot eval --only checksum --repeat 5
+    pibot eval --only command --repeat 5
     pibot eval --json > small-model.json
     """
     from pibot.cli.evaluation.tasks import chosen, read_tasks
@@ -132,6 +132,7 @@ def _evaluate(evaluation: Evaluation, tasks: Sequence[Task], repeat: int, fleet:
 
     width = max(len(task.name) for task in tasks)
     done: list[Run] = []
+    told: set[str] = set()
     interrupted = False
     if not as_json:
         say(report.heading(width, fleet.currency))
@@ -141,7 +142,7 @@ def _evaluate(evaluation: Evaluation, tasks: Sequence[Task], repeat: int, fleet:
             for run in evaluation.runs(task, repeat):
                 done.append(run)
             if not as_json:
-                for line in report.task_lines(task, done[first:], width):
+                for line in report.task_lines(task, done[first:], width, told):
                     say(line)
     except KeyboardInterrupt:
         interrupted = True

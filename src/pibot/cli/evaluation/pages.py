@@ -85,7 +85,7 @@ class PageServer:
             self._asked[self._key(address)] = set()
 
     def asked(self, address: str) -> frozenset[str]:
-        """Return the names of the pages below an address that were asked for, those that there are none of too."""
+        """Return the names of the pages below an address that were asked for, pages that do not exist among them."""
         with self._lock:
             return frozenset(self._asked.get(self._key(address), ()))
 

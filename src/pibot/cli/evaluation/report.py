@@ -27,8 +27,13 @@ def heading(width: int, currency: str) -> str:
     return _row("", "task".ljust(width), "passed", "steps", "calls", "tokens", currency or "cost", "seconds")
 
 
-def task_lines(task: Task, runs: Sequence[Run], width: int) -> list[str]:
-    """Return a task's row, whose figures are means of its runs, and a line for each run that did not pass."""
+def task_lines(task: Task, runs: Sequence[Run], width: int, told: set[str]) -> list[str]:
+    """Return a task's row, whose figures are means of its runs, and why runs did not pass.
+
+    Args:
+        width: of the column with the tasks' names.
+        told: why earlier runs had no job; such a reason is shown once. The reasons of these runs are added.
+    """
     tried = [run for run in runs if run.job_id]
     passed = sum(run.outcome is Outcome.PASSED for run in runs)
     worst = max((run.outcome for run in runs), key=list(Outcome).index)
@@ -42,7 +47,7 @@ def task_lines(task: Task, runs: Sequence[Run], width: int) -> list[str]:
         _mean(costs, 4),
         _mean([run.seconds for run in tried], 1),
     )
-    return [row, *(line for run in runs if run.reason for line in _why(run, len(runs)))]
+    return [row, *(line for run in runs if run.reason for line in _why(run, len(runs), told))]
 
 
 def total_lines(runs: Sequence[Run], model: str, currency: str) -> list[str]:
@@ -96,10 +101,13 @@ def run_json(run: Run) -> JsonObject:
     }
 
 
-def _why(run: Run, runs: int) -> list[str]:
+def _why(run: Run, runs: int, told: set[str]) -> list[str]:
     """Return why a run did not pass, and what the fleet answered."""
     which = f"run {run.number}: " if runs > 1 else ""
     if not run.job_id:
+        if run.reason in told:
+            return []
+        told.add(run.reason)
         return [f"    {which}{run.reason}"]
     answer = one_line(run.answer)
     shown = answer if len(answer) <= SHOWN_CHARS else f"{answer[:SHOWN_CHARS]}…"

@@ -57,7 +57,7 @@ class Task:
             page: the address of the first page.
 
         Raises:
-            ValueError: a rule is wrong, or a text names a value that there is none of.
+            ValueError: a rule is wrong, or a text names an unknown value.
         """
         values = make(self.values, rng, {PAGE: page} if self.pages else {})
         pages = {name: fill(text, values) for name, text in self.pages.items()}

@@ -1,4 +1,4 @@
-"""Looks at a job whose steps have all ended: makes its answer, or gets further steps (docs/decisions.md, D141)."""
+"""Look at a job whose steps have all ended: make its answer, or get further steps (docs/decisions.md, D141)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Asks the model for plans and answers.
+"""Ask the model for plans and answers.
 
 It imports neither the store nor the workers. Start reading at
 :mod:`~pibot.master_components.planner.task_planner`; :mod:`~pibot.master_components.planner.plan_reading` reads the

@@ -285,7 +285,7 @@ def _skills(step: _Step, skills: Sequence[str]) -> list[str]:
     """Return the skills of a step. One that says nothing of skills gets all, as a job without a plan does.
 
     Raises:
-        PlanError: it names a skill that there is not.
+        PlanError: it names an unknown skill.
     """
     wanted = next((value for _, value in wording.given(step.fields, wording.SKILLS)), None)
     if wanted is None:

@@ -1,4 +1,4 @@
-"""Asks the model for a job's plan, and for one answer made of its steps' results."""
+"""Ask the model for a job's plan, and for one answer made of its steps' results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keeps the job database within its limits: refuses jobs when it is full, and deletes old ones."""
+"""Keep the job database within its limits: refuse jobs when it is full, and delete old ones."""
 
 from __future__ import annotations
 

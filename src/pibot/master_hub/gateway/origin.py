@@ -1,4 +1,4 @@
-"""Remembers which model wrote which message of a conversation, in the message itself.
+"""Remember which model wrote which message of a conversation, in the message itself.
 
 A conversation may go to the fallback model and back. What one model sent beyond the protocol, such as its reasoning
 and its signatures, goes back to that model alone: another would refuse it, or take it for its own. Callers send back

@@ -1,4 +1,4 @@
-"""What the gateway tells about the provider, for those who give out work that needs it."""
+"""Report what the gateway sees of the provider, for dispatch, which holds work back while the provider is away."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ProviderWitness(Protocol):
 
 
 class NoWitness(ProviderWitness):
-    """Nobody who wants to know."""
+    """Ignores what the gateway sees."""
 
     def provider_away(self, reason: str, *, rest: float | None, caller: str | None) -> None:
         return None
