@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pytest
+from multidict import CIMultiDict
 
 from pibot.llm_client.asked_wait import LONGEST, asked_wait
 from pibot.llm_client.backend import HttpAnswer
@@ -55,6 +56,18 @@ HOUR = 3600.0
         ("the model is paused until 2026-02-17 18:27:15 UTC", 2 * HOUR),
         ("Your quota resets at 3:00 PM (UTC)", 22.5 * HOUR + 165),
         ("resets at midnight UTC", 7.5 * HOUR + 165),
+        ("Wait 30 seconds and try again", 30.0),
+        ('{"message": "Wait for 30s before retrying"}', 30.0),
+        ("30 seconds until your next try", 30.0),
+        ("Usage limit reached, come back in 2 hours", 2 * HOUR),
+        ("All deployments are cooling down for 30 seconds", 30.0),
+        ("Please retry again in 30 seconds", 30.0),
+        ("Try again in PT1M30S", 90.0),
+        ("try again in 1,200 seconds", 1200.0),
+        ("Try again after 4:30 PM UTC", 165.0),
+        ("You are blocked until 18:27 UTC", 2 * HOUR - 15),
+        ("请等待 30 秒", 30.0),
+        ("请在30秒后重新尝试", 30.0),
     ],
 )
 def test_a_time_in_a_sentence_is_read(sentence: str, seconds: float) -> None:
@@ -89,6 +102,9 @@ def test_limits_counts_and_what_is_past_are_no_time_to_wait(sentence: str) -> No
     ("value", "seconds"),
     [
         ("6m0s", 360.0),
+        ("PT30S", 30.0),
+        ('"30"', 30.0),
+        ({"seconds": {"seconds": 5}}, None),
         ("20ms", 0.02),
         ("12", 12.0),
         (12.5, 12.5),
@@ -111,8 +127,7 @@ def test_a_field_means_a_duration_or_a_date(value: object, seconds: float | None
 
 def wait_of(body: Any, headers: dict[str, str], status: int = 429) -> float | None:
     sent = {name.replace("_", "-").lower(): value for name, value in headers.items()}
-    limits = {name: value for name, value in sent.items() if "ratelimit" in name or name == "retry-after-ms"}
-    answer = HttpAnswer(status, b"", retry_after=sent.get("retry-after"), date=SENT, limits=limits)
+    answer = HttpAnswer.of(status, b"", CIMultiDict({**sent, "Date": SENT}))
     return asked_wait(answer, body, json.dumps(body), 0.0).seconds  # this machine's clock is not set yet
 
 
@@ -133,6 +148,13 @@ GEMINI = {
         ({}, {"Retry_After": "20s"}, 20.0),
         ({}, {"Retry_After": "2", "retry_after_ms": "1500"}, 1.5),
         ({}, {"Retry_After": "1e12"}, LONGEST),
+        ({}, {"Retry_After": "1771354035"}, 8400.0),  # seconds since the epoch
+        ({}, {"Retry_After": "1771354035000"}, 8400.0),
+        ({}, {"x_ms_retry_after_ms": "1500"}, 1.5),
+        ({}, {"x_rate_limit_reset": "50"}, 50.0),
+        ({}, {"RateLimit": "limit=100, remaining=0, reset=50"}, 50.0),
+        ({}, {"RateLimit": '"day";r=0;t=50'}, 50.0),
+        ({}, {"RateLimit": '"day";r=7;t=50'}, None),
         ({}, {"x_ratelimit_reset_requests": "6m0s", "x_ratelimit_remaining_requests": "0"}, 360.0),
         ({}, {"x_ratelimit_reset_tokens": "6m0s", "x_ratelimit_remaining_tokens": "100"}, None),
         ({}, {"x_ratelimit_reset": "1771354035"}, 8400.0),
@@ -144,6 +166,9 @@ GEMINI = {
         ({"error": {"metadata": {"headers": {"X-RateLimit-Reset": "1771354035000"}}}}, {}, 8400.0),
         ({"error": {"metadata": {"raw": "please try again in 12s"}}}, {}, 12.0),
         ({"message": "slow", "retry_after": 12.3}, {}, 12.3),
+        ({"error": "the model is loading", "estimated_time": 20.0}, {}, 20.0),
+        ({"error": {"details": [{"metadata": {"quotaResetDelay": "54m22.5s"}}]}}, {}, 3262.5),
+        ({"error": {"retry_at": "2026-02-17T18:27:15Z"}}, {}, 2 * HOUR),
         ({"message": "It will reset at 2026-02-18 03:27:15 +0800 CST"}, {"Retry_After": "2"}, 3 * HOUR),
         ({"message": "It will reset at 2026-12-18 03:27:15 +0800 CST"}, {}, LONGEST),
         ({"retry_after": {"retry_after": [{"retry_after": "no"}]}}, {}, None),
@@ -151,6 +176,17 @@ GEMINI = {
 )
 def test_headers_fields_and_words_are_read(body: Any, headers: dict[str, str], seconds: float | None) -> None:
     assert wait_of(body, headers) == seconds
+
+
+@pytest.mark.parametrize(
+    ("date", "body"),
+    [
+        ("Fri, 31 Dec 9999 23:59:59 GMT", {"message": "It will reset at 10:00"}),
+        (SENT, json.loads('{"retry_after":' + '{"seconds":' * 900 + "1" + "}" * 901)),
+    ],
+)
+def test_a_hostile_refusal_is_read_all_the_same(date: str, body: Any) -> None:
+    asked_wait(HttpAnswer(429, b"", date=date), body, str(body.get("message")), NOW)
 
 
 def test_a_rate_limits_header_says_nothing_about_another_refusal() -> None:

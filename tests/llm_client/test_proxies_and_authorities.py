@@ -21,6 +21,7 @@ from tests.support.certificates import Authority
 from tests.support.proxy_server import ProxyServer
 from tests.support.scripted_llm import API_KEY, ScriptedLLM, error, text
 
+TOKEN = "the-worker-s-own-token-0123456789"
 LOGIN = "owner:p%40ss-word-of-the-proxy"
 
 
@@ -187,6 +188,9 @@ def test_the_fallback_has_its_own_proxy_and_the_hub_none(tmp_path: Path) -> None
 
     hub = {"PIBOT_HUB_URL": "http://pi4:5000", "VOLC_BASE_URL": "http://pi4:5000/v1"}
     assert Settings.load({**hub, "PIBOT_LLM_PROXY": "http://proxy:3128"}, tmp_path).llm.proxy is None
+    # The playbook's workers have no PIBOT_HUB_URL.
+    hub = {"VOLC_BASE_URL": "http://pi4:5000/v1", "VOLC_API_KEY": TOKEN, "PIBOT_API_KEY": TOKEN}
+    assert Settings.load({**hub, "PIBOT_LLM_PROXY": "http://proxy:3128"}, tmp_path).llm.proxy is None
 
 
 @pytest.mark.parametrize("value", ["proxy:3128", "socks5://proxy:1080", "http://proxy:port", "secret word"])
@@ -194,6 +198,13 @@ def test_a_proxys_address_that_can_not_be_right_is_refused_and_not_repeated(tmp_
     with pytest.raises(SettingsError, match=r"PIBOT_LLM_PROXY must be like http://host:3128") as raised:
         Settings.load({"PIBOT_LLM_PROXY": value}, tmp_path)
     assert value not in str(raised.value)
+
+
+@pytest.mark.parametrize("password", ["12#34", "12/34", "12?34"])
+def test_a_sign_in_a_proxys_password_that_ends_an_address_is_told(tmp_path: Path, password: str) -> None:
+    with pytest.raises(SettingsError, match=r"PIBOT_LLM_PROXY must .*write # as %23") as raised:
+        Settings.load({"PIBOT_LLM_PROXY": f"http://owner:{password}@proxy:3128"}, tmp_path)
+    assert password not in str(raised.value)
 
 
 def test_an_entry_of_no_proxy_that_is_no_network_bypasses_nothing() -> None:
@@ -247,14 +258,19 @@ ARK, GEMINI = "https://ark.cn-beijing.volces.com", "https://generativelanguage.g
         ("http://192.168.10.20:11434", "http://192.168.10.20:11434/v1/chat/completions"),
         ("http://192.168.10.20:1234/", "http://192.168.10.20:1234/v1/chat/completions"),
         ("http://llm.lan:8000//v1//", "http://llm.lan:8000/v1/chat/completions"),
+        ("HTTPS://llm.example/v1", "https://llm.example/v1/chat/completions"),
+        ("https://mine.services.ai.azure.com/models", "https://mine.services.ai.azure.com/models/chat/completions"),
         (
             "https://mine.openai.azure.com/openai/deployments/gpt/chat/completions?api-version=2024-10-21",
             "https://mine.openai.azure.com/openai/deployments/gpt/chat/completions",
         ),
     ],
 )
-def test_an_address_may_be_given_in_the_forms_that_documentation_shows(given: str, completions: str) -> None:
-    assert check(LLMSettings(Secret(API_KEY), given, "some-model")).completions_url == completions
+def test_an_address_may_be_given_in_the_forms_that_documentation_shows(
+    tmp_path: Path, given: str, completions: str
+) -> None:
+    settings = Settings.load({"VOLC_API_KEY": API_KEY, "VOLC_BASE_URL": given, "MODEL_NAME": "some-model"}, tmp_path)
+    assert check(settings.llm).completions_url == completions
 
 
 @pytest.mark.parametrize(
@@ -318,11 +334,20 @@ async def test_the_owners_further_fields_are_sent_and_their_keys_never_shown(
 
 
 @pytest.mark.parametrize(
-    "value", ['{"model": "x"}', '{"Messages": []}', '{"stream": true}', '{"tools": []}', "[1]", "{", "thinking=off"]
+    "value",
+    [
+        *('{"model": "x"}', '{"Messages": []}', '{"stream": true}', '{"tools": []}', "[1]", "{", "thinking=off"),
+        *('{"temperature": NaN}', '{"user": "\\ud800"}'),
+    ],
 )
 def test_further_fields_that_can_not_be_right_are_refused(tmp_path: Path, value: str) -> None:
     with pytest.raises(SettingsError, match="PIBOT_LLM_EXTRA"):
         Settings.load({"PIBOT_LLM_EXTRA": value}, tmp_path)
+
+
+def test_a_window_that_can_not_be_right_names_its_own_setting(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="PIBOT_MODEL_WINDOW must be"):
+        Settings.load({"PIBOT_MODEL_WINDOW": "999999999999"}, tmp_path)
 
 
 def test_a_fallback_elsewhere_gets_none_of_the_first_models_further_fields(tmp_path: Path) -> None:

@@ -51,6 +51,12 @@ PER_DAY = "GenerateRequestsPerDayPerProjectPerModel-FreeTier"
         (error(400, "Access denied", code="Arrearage"), "pay or raise the limit"),
         (error(400, "Your credit balance is too low to access the API"), "pay or raise the limit"),
         (error(200, "x", code="insufficient_quota"), "pay or raise the limit"),
+        (error(429, "Your account has exhausted its free trial quota for the m model"), "pay or raise the limit"),
+        (error(429, "token quota is not enough, token remain quota: 0.01"), "pay or raise the limit"),
+        (error(400, "Budget has been exceeded! Max budget: 5.0", type="budget_exceeded"), "pay or raise the limit"),
+        (error(400, "You have reached your specified API usage limits. You will regain"), "pay or raise the limit"),
+        (error(403, "Your new team doesn't have any credits yet"), "pay or raise the limit"),
+        (error(403, "Key limit exceeded (total limit)"), "pay or raise the limit"),
         (raw("your account is in arrears", status=429, content_type="text/plain"), "pay or raise the limit"),
         (minimax(1008, "insufficient balance"), "pay or raise the limit"),
         (gemini(PER_MINUTE, limit=0), "pay or raise the limit"),  # this model is not in the free tier at all

@@ -5,6 +5,7 @@ Imported on the first refusal: its patterns take time and memory that a worker r
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,13 +18,20 @@ LONGEST = 86400.0
 """Seconds of a wait that are believed. A quota of a week costs one refused request a day; a number that is wrong must
 not rest a model for ever."""
 
+_ONE_HEADER = re.compile(r"\b(?:reset|t)\s?=\s?(\d{1,9})\b")
+_NOTHING_LEFT = re.compile(r"\b(?:remaining|r)\s?=\s?0\b")
+"""The drafts of draft-ietf-httpapi-ratelimit-headers: ``limit=9, remaining=0, reset=50``, later ``"day";r=0;t=50``."""
+
 MAX_FIELDS = 500
 """Values of a refusal's JSON that are looked at."""
 
 _LASTING = frozenset({"retryafter", "retryafterseconds", "retryaftersec", "retrydelay", "retryin", "retryinseconds"})
 _LASTING_RESETS = frozenset({"resetsinseconds", "resetinseconds", "resetsin", "resetin", "resetafter"})
+_LASTING_OTHERS = frozenset({"quotaresetdelay", "estimatedtime", "waitseconds", "cooldown", "cooldownseconds"})
+"""Google's quotas, a model that Hugging Face loads, and proxies."""
 _THOUSANDTHS = frozenset({"retryafterms", "retryaftermilliseconds", "resetinms", "resetsinms"})
 _MOMENTS = frozenset({"resetat", "resetsat", "resettime", "resetstime", "ratelimitreset", "xratelimitreset"})
+_MOMENTS_OTHERS = frozenset({"quotaresettimestamp", "retryat", "nextretryat", "availableat"})
 
 
 @dataclass(frozen=True)
@@ -64,14 +72,15 @@ def asked_wait(answer: HttpAnswer, data: Any, text: str, now: float) -> AskedWai
 
 def _of_headers(answer: HttpAnswer, now: float) -> float | None:
     limits = answer.limits
-    thousandths = limits.get("retry-after-ms")
+    thousandths = limits.get("retry-after-ms", limits.get("x-ms-retry-after-ms"))
     if thousandths is not None:
         seconds = named_times.in_value(thousandths, now, unit=0.001)
         if seconds is not None:
             return seconds
     asked = parse_retry_after(answer.retry_after, answer.date, lambda: now)
-    if asked is None and answer.retry_after is not None:
-        asked = named_times.in_value(answer.retry_after, now)
+    if answer.retry_after is not None and (asked is None or asked >= 1e9):  # no seconds, or those of a date
+        at = named_times.in_value(answer.retry_after, now)
+        asked = asked if at is None else at
     if asked is not None or answer.status != 429:
         return asked
     return _of_used_up_limits(limits, now)
@@ -84,6 +93,9 @@ def _of_used_up_limits(limits: Mapping[str, str], now: float) -> float | None:
     """
     found = []
     for name, value in limits.items():
+        one = _ONE_HEADER.search(value) if name.endswith("ratelimit") else None
+        if one is not None and _NOTHING_LEFT.search(value):
+            found.append(float(one[1]))
         if "reset" not in name:
             continue
         remaining = limits.get(name.replace("reset", "remaining"))
@@ -98,8 +110,8 @@ def _of_fields(data: Any, now: float) -> Iterator[float]:
     for name, value in _fields(data):
         plain = name.lower().replace("-", "").replace("_", "")
         unit = 0.001 if plain in _THOUSANDTHS else 1.0
-        lasting = plain in _LASTING or plain in _LASTING_RESETS or plain in _THOUSANDTHS
-        if not lasting and plain not in _MOMENTS:
+        lasting = any(plain in names for names in (_LASTING, _LASTING_RESETS, _LASTING_OTHERS, _THOUSANDTHS))
+        if not lasting and plain not in _MOMENTS and plain not in _MOMENTS_OTHERS:
             continue
         seconds = named_times.in_value(value, now, unit=unit)
         if seconds is not None and (lasting or seconds > 0):

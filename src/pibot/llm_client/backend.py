@@ -106,7 +106,7 @@ def _window(text: str) -> int | None:
 
 def _limits(headers: Mapping[str, str]) -> Mapping[str, str]:
     """Return the headers about rate limits, such as ``x-ratelimit-reset-tokens``, as many as a server may have."""
-    names = (name for name in headers if "ratelimit" in name.lower() or name.lower() == "retry-after-ms")
+    names = (n for n in headers if "ratelimit" in n.lower().replace("-", "") or n.lower().endswith("retry-after-ms"))
     return {name.lower(): headers[name] for name in islice(names, MAX_LIMITS)}
 
 

@@ -199,7 +199,7 @@ def _address(url: str) -> tuple[str, tuple[tuple[str, str], ...]]:
     if parts.fragment:
         raise LLMConfigurationError(f"{wrong}, without a '#' in it: that is the address of a page for people")
     other = _OTHER_PATHS.search(path)
-    if other is not None:
+    if other is not None and not (other[0] == "/models" and (parts.hostname or "").endswith(".services.ai.azure.com")):
         raise LLMConfigurationError(
             f"{wrong}: the address to which /chat/completions is appended. It ends with {other[0]}; leave that out"
         )

@@ -31,7 +31,7 @@ _UNIT = "|".join(names for names, _ in _UNITS)
 _AMOUNT = rf"\d{{1,9}}(?:\.\d{{1,9}})?\s?(?:{_UNIT})(?![A-Za-z])"
 _ONE = r"(?:an?|one)\s(?:second|minute|hour|day|week)\b"
 _CLOCK = r"\d{1,3}:[0-5]\d:[0-5]\d(?:\.\d+)?"
-_DURATION = rf"(?:{_AMOUNT}(?:(?:\s?,)?\s?(?:and\s)?{_AMOUNT}){{0,3}}|{_ONE}|{_CLOCK})"
+_DURATION = rf"(?:(?:P?T)?{_AMOUNT}(?:(?:\s?,)?\s?(?:and\s)?{_AMOUNT}){{0,3}}|{_ONE}|{_CLOCK})"
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _MONTH = r"(?P<name>jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
@@ -45,24 +45,26 @@ _DATES = (
     rf"(?:[a-z]{{3,9}},\s)?(?P<day>\d{{1,2}})[\s-]{_MONTH}[\s-](?P<year>20\d\d)(?:,?\s(?:at\s)?{_TIME})?{_ZONE}",
     rf"(?:[a-z]{{3,9}},\s)?{_MONTH}\s(?P<day>\d{{1,2}})(?:st|nd|rd|th)?,?\s(?P<year>20\d\d)(?:,?\s(?:at\s)?{_TIME})?{_ZONE}",
     r"(?P<epoch>[12]\d{9})(?P<thousandths>\d{3})?(?![\d-])(?:\.\d+)?",
-    rf"(?<=at\s){_TIME}{_ZONE}",
-    rf"(?P<hour>\d{{1,2}})\s?(?P<half>[ap])\.?m\b\.?{_ZONE}",
+    rf"(?:(?<=at\s)|(?<=until\s)){_TIME}{_ZONE}",
+    rf"(?P<hour>\d{{1,2}})(?::(?P<minute>\d\d))?\s?(?P<half>[ap])\.?m\b\.?{_ZONE}",
     rf"(?P<midnight>midnight){_ZONE}",
 )
 
 _RETRY = (
-    r"(?:re-?try(?:[-_ ]?(?:after|delay))?(?:\s(?:the|your|this)\s\w+)?"
-    r"|(?:try|ask|asked|send|come back|call|available|allowed)(?:\s\w+){0,4}\sagain"
+    r"(?:re-?try(?:[-_ ]?(?:after|delay))?(?:\s(?:the|your|this)\s\w+|\sagain)?"
+    r"|(?:try|ask|asked|send|call|available|allowed)(?:\s\w+){0,4}\sagain"
     r"|(?:next|another)\s(?:request|call|attempt)(?:\s\w+){0,3}"
-    r"|(?:please|must|should|have to|need to)(?:\s\w+)?\swait|(?<=[.,;:!]\s)wait"
+    r"|(?:please|must|should|have to|need to)(?:\s\w+)?\swait|(?:^|(?<=[.,;:!]\s)|(?<=[\"'(]))wait"
     r"|(?:paused|blocked|banned|limited|suspended|unavailable)\suntil"
-    r"|back ?off|available|resumes?|lifted)"
+    r"|back ?off|come back|cool(?:ing)?[- ]?down(?:\s(?:period|time))?|available|resumes?|lifted)"
 )
 _RESET = r"(?:re-?sets?(?:ting)?|refresh(?:es|ed)?|renew(?:s|ed)?|replenish(?:es|ed)?|recovers?|restored)"
 _ABOUT = r"(?:about|around|approximately|approx\.?|at least|another|roughly|~)?\s?"
 _LINK = r"[\"']?\s?(?:[_-]?(?:time|at|on|in|after|for|by)\b|is\b|will be\b|=|:|\s|\"|')*"
 
-_AFTERWARDS = r"(?:\s?(?:之后|以后|后))\s?(?:再次?|重新|自动|请|即可)?\s?(?:重?试|请求|重置|恢复|刷新|调用|发起|使用)"
+_AFTERWARDS = (
+    r"(?:\s?(?:之后|以后|后))\s?(?:再次?|重新|自动|请|即可)?\s?(?:重?试|尝试|请求|重置|恢复|刷新|调用|发起|使用)"
+)
 _THEN = r"\s?(?:之后|以后|后)?\s?(?:再次?|重新|自动|请|将)?\s?(?:重?试|重置|恢复|刷新|解除)"
 
 
@@ -70,6 +72,8 @@ def _compiled(lead: str, *, chinese: bool) -> tuple[Sequence[re.Pattern[str]], S
     lasting = [rf"(?<![\w-]){lead}{_LINK}{_ABOUT}(?P<lasting>{_DURATION})"]
     at = [rf"(?<![\w-]){lead}{_LINK}(?:the\s)?{date}" for date in _DATES]
     if chinese:
+        lasting.append(rf"(?P<lasting>{_DURATION})\s(?:before|until)\s(?:\w+\s){{0,2}}(?:re-?try|try|next)")
+        lasting.append(rf"(?:等待|稍等|稍候)\s?(?P<lasting>{_DURATION})")
         lasting.append(rf"(?P<lasting>{_DURATION}){_AFTERWARDS}")
         at += [rf"{date}{_THEN}" for date in _DATES[:1]]
     return [re.compile(p, re.IGNORECASE) for p in lasting], [re.compile(p, re.IGNORECASE) for p in at]
@@ -103,7 +107,7 @@ def in_sentence(text: str, now: float) -> float | None:
         text: the refusal.
         now: seconds since the epoch, by the server's clock if possible.
     """
-    text = " ".join(text[:MAX_TEXT_CHARS].split())
+    text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", " ".join(text[:MAX_TEXT_CHARS].split()))
     for lasting, at in _PATTERNS:
         found = [_lasting(match["lasting"]) for pattern in lasting for match in pattern.finditer(text)]
         found += [ahead for pattern in at for match in pattern.finditer(text) for ahead in _ahead(match, now)]
@@ -122,11 +126,10 @@ def in_value(value: object, now: float, *, unit: float = 1.0) -> float | None:
         unit: seconds that a number without a unit counts.
     """
     if isinstance(value, dict):  # a protobuf Duration, as JSON without its own form
-        seconds = in_value(value.get("seconds"), now)
-        return None if seconds is None else seconds
+        value = value.get("seconds")
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
-    text = str(value).strip()[:64]
+    text = str(value).strip(" \t\"'")[:64]
     try:
         number = float(text)
     except (ValueError, OverflowError):
@@ -171,12 +174,12 @@ def _moments(parts: dict[str, str | None], now: float) -> Iterator[float]:
         return
     for east in _zones(parts.get("zone")):
         zone = timezone(timedelta(hours=east))
-        today = datetime.fromtimestamp(now, zone)
         hour = int(parts.get("hour") or 0)
         half = parts.get("half")
         if half:
             hour = hour % 12 + (12 if half.lower() == "p" else 0)
         try:
+            today = datetime.fromtimestamp(now, zone)
             moment = datetime(
                 int(parts.get("year") or today.year),
                 _month(parts) or today.month,
@@ -186,7 +189,7 @@ def _moments(parts: dict[str, str | None], now: float) -> Iterator[float]:
                 int(parts.get("second") or 0),
                 tzinfo=zone,
             ).timestamp()
-        except (ValueError, OverflowError):
+        except (ValueError, OverflowError, OSError):  # no such day, or a clock beyond what has a date
             continue
         yield moment if parts.get("year") or moment > now else moment + 86400.0
 

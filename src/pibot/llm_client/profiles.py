@@ -14,9 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pibot.errors import LLMConfigurationError
-
-MAX_WINDOW = 100_000_000
-"""Tokens; a larger window in a setting is a typing error."""
+from pibot.settings.values import MAX_WINDOW
 
 
 class IdForm(enum.Enum):

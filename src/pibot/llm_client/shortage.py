@@ -26,6 +26,7 @@ _NAMES = frozenset(
         "billinghardlimitreached",
         "billingnotactive",
         "insufficientbalance",
+        "budgetexceeded",
         "insufficientcredits",
         "insufficientfunds",
         "insufficientuserquota",
@@ -64,14 +65,17 @@ _MONEY = re.compile(
     r"|spend(?:ing)? (?:limit|cap)|safe experience mode|reached the set inference limit|\blimit:\s?0\b(?![.\d])"
     r"|(?:please|to) (?:recharge|top[ -]up)|free (?:trial|quota|credits?) (?:\w+ ){0,3}"
     r"(?:exhausted|used up|expired|ended)"
-    r"|free tier[^.]{0,60}exhausted|quota (?:is |has been |was )?(?:all )?(?:used up|exhausted|depleted)|out of quota"
+    r"|free tier[^.]{0,60}exhausted|quota (?:is |has been |was )?(?:all )?(?:used up|exhausted|depleted|not enough)"
+    r"|out of quota|exhausted (?:its|your|the|all) (?:\w+ ){0,2}(?:quota|credits?|balance)|n[o']t have any credits"
+    r"|budget has been exceeded|key limit exceeded|limits? for this (?:billing period|month|week)"
     r"|used up (?:your|its|the|all) (?:\w+ ){0,2}quota|no quota left|(?:weekly|monthly) (?:\w+ ){0,2}(?:limit|quota)"
     r"|欠费|余额不足|余额为零|额度不足|额度已用[尽完]|请充值|账户余额|资源包不足",
     re.IGNORECASE,
 )
 
 _MONEY_OR_REQUEST = re.compile(
-    r"credit balance is too low|account[^.]{0,60}(?:overdue|arrears)|insufficient (?:account )?balance|欠费|余额不足",
+    r"credit balance is too low|reached your specified (?:api )?usage limits"
+    r"|account[^.]{0,60}(?:overdue|arrears)|insufficient (?:account )?balance|欠费|余额不足",
     re.IGNORECASE,
 )
 """In a 400, whose text may repeat what was sent, only what no request says by chance."""

@@ -89,7 +89,8 @@ class Settings:
         defaults = cls()
         llm = parts.llm(env)
         hub_url = env.text("PIBOT_HUB_URL", defaults.hub_url).rstrip("/")
-        if llm.base_url.startswith(f"{hub_url}/"):
+        api_key = env.key("PIBOT_API_KEY", shortest=1)  # keys from before SHORTEST_KEY keep working
+        if _is_the_hubs(llm, hub_url, api_key):
             llm = dataclasses.replace(llm, proxy=None)  # the proxy is for providers, and not for the fleet's own hub
         tls_cert, tls_key = parts.own_certificate(env)
         return cls(
@@ -97,7 +98,7 @@ class Settings:
             gateway=parts.gateway(env, llm),
             worker_id=env.text("WORKER_ID", defaults.worker_id),
             workers=parts.workers(env),
-            api_key=env.key("PIBOT_API_KEY", shortest=1),  # keys from before SHORTEST_KEY keep working
+            api_key=api_key,
             keys=parts.keys(env),
             worker_tokens=parts.worker_tokens(env, parts.WORKER_TOKEN),
             previous_api_key=env.secret("PIBOT_API_KEY_PREVIOUS"),
@@ -152,13 +153,8 @@ class Settings:
 
     @property
     def asks_hub_for_model(self) -> bool:
-        """Whether model calls go to the fleet's hub and not to a provider on the internet.
-
-        A worker installed by the playbook uses the same token for the hub and for the model.
-        """
-        return self.llm.base_url.startswith(f"{self.hub_url}/") or (
-            self.api_key is not None and self.llm.api_key == self.api_key
-        )
+        """Whether model calls go to the fleet's hub and not to a provider on the internet."""
+        return _is_the_hubs(self.llm, self.hub_url, self.api_key)
 
     def listen_host(self, wanted: str | None) -> str:
         """Return the address to listen on: all addresses with a key, loopback without one.
@@ -177,3 +173,11 @@ class Settings:
             f"refusing to listen on {host} without a key: anyone there could run commands. "
             "Set PIBOT_API_KEY, or PIBOT_ALLOW_OPEN=1 if that is what you want"
         )
+
+
+def _is_the_hubs(llm: LLMSettings, hub_url: str, api_key: Secret | None) -> bool:
+    """Whether the model is asked through the hub at ``hub_url``.
+
+    A worker installed by the playbook knows no such address; it uses the same token for the hub and for the model.
+    """
+    return llm.base_url.startswith(f"{hub_url}/") or (api_key is not None and llm.api_key == api_key)

@@ -41,6 +41,7 @@ def _object(value: str, name: str, example: str) -> dict[str, Any]:
     """Read a JSON object. The error does not repeat the value, which may hold a key."""
     try:
         data = json.loads(value)
+        json.dumps(data, allow_nan=False, ensure_ascii=False).encode()  # what can't be sent is refused here
     except (ValueError, RecursionError) as exc:
         reason = f"; it is no JSON ({exc.msg} at character {exc.pos})" if isinstance(exc, json.JSONDecodeError) else ""
         raise SettingsError(f"{name} must be a JSON object such as {example}{reason}") from None

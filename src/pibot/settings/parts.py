@@ -14,6 +14,7 @@ from pibot.errors import SettingsError
 from pibot.settings import model_requests, proxies
 from pibot.settings.environment import Environment
 from pibot.settings.values import (
+    MAX_WINDOW,
     OPENAI_BASE_URL,
     VOLC_BASE_URL,
     VOLC_MODEL,
@@ -89,6 +90,8 @@ def gateway(env: Environment, llm: LLMSettings) -> GatewaySettings:
 
 def _with_window(env: Environment, profile: Mapping[str, Any]) -> Mapping[str, Any]:
     window = env.limit("PIBOT_MODEL_WINDOW")
+    if window is not None and window > MAX_WINDOW:
+        raise SettingsError(f"PIBOT_MODEL_WINDOW must be a number of tokens up to {MAX_WINDOW:,}, not {window:,}")
     return profile if window is None else {**profile, "window": window}
 
 
@@ -98,7 +101,7 @@ def _without_window(profile: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _base_url(text: str, name: str) -> str:
-    if not re.match(r"https?://[^/\s]+", text):
+    if not re.match(r"(?i)https?://[^/\s]+", text):
         # The value is not quoted: people put their key into the wrong line.
         raise SettingsError(f"{name} must be an http or https address like https://host/v1")
     return text.rstrip("/")

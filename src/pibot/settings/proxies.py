@@ -91,6 +91,11 @@ def _checked(url: str, name: str, others: str) -> str:
         host, _ = parts.hostname, parts.port
     except ValueError:
         host = None
+    if host and (parts.path.strip("/") or parts.query or parts.fragment):
+        raise SettingsError(
+            f"{name} must end with the port, like http://user:password@host:3128; in the password, write # as %23, "
+            "/ as %2F and ? as %3F"
+        )
     if not host or parts.scheme not in ("http", "https") or not url.isascii() or " " in url:
         # Not quoted: it may hold a password.
         raise SettingsError(f"{name} must be like http://host:3128 or http://user:password@host:3128{others}")

@@ -40,6 +40,10 @@ GUESSED_FIRST = re.compile(
 )
 
 
+MAX_WINDOW = 100_000_000
+"""Tokens; a larger window in a setting is a typing error."""
+
+
 class Secret:
     """A text that must not be seen: ``repr`` and ``str`` hide it, :meth:`reveal` returns it."""
 

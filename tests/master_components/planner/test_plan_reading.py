@@ -63,6 +63,10 @@ FORMS = {
     "an example of a step behind": f"{WHOLE}\nFor example, one step: {json.dumps(STEPS[0])}",
     "an example of a plan behind": f"{WHOLE}\n\nFor example, a smaller plan would be {DRAFT}",
     "an example in Chinese behind": f"{WHOLE}\n\n例如：{DRAFT}",
+    "an answer of no words behind": f'{WHOLE}\nWithout tools: {{"handle_locally": true, "answer": "..."}}',
+    "an answer that is not given behind": f'{WHOLE}\nOtherwise: {{"handle_locally": true, "answer": "Hello"}}',
+    "the form of a plan behind": f"{WHOLE}\nThe format: {DRAFT.replace('List the files', '...')}",
+    "the types of a plan behind": f"{WHOLE}\nThe format: {DRAFT.replace('List the files', 'string')}",
     "an example before": f"A plan looks like this, for example: {DRAFT}\nThe plan:\n{WHOLE}",
     "an empty plan behind": f'{WHOLE}\nWithout work it would be {{"handle_locally": false, "subtasks": []}}',
     "the steps again behind": f"{WHOLE}\nThe steps: {json.dumps(STEPS[:1])}",
@@ -83,6 +87,8 @@ FORMS = {
     "wrapped as a tool call": json.dumps({"name": "make_plan", "arguments": PLAN}),
     "wrapped as text": json.dumps({"name": "make_plan", "arguments": WHOLE}),
     "as a JSON text": json.dumps(WHOLE),
+    "as a JSON text in a JSON text": json.dumps(json.dumps(WHOLE)),
+    "wrapped as a message's tool call": json.dumps({"tool_calls": [{"function": {"name": "p", "arguments": WHOLE}}]}),
     "steps as text": json.dumps({**PLAN, "subtasks": json.dumps(STEPS)}),
     "steps by id": with_steps()[:-3] + json.dumps({s["task_id"]: {**s, "task_id": None} for s in STEPS}) + "}",
     "in a list": json.dumps([PLAN]),
@@ -117,6 +123,17 @@ SKILL_FORMS: list[tuple[Any, tuple[str, ...]]] = [
     (["functions.shell_exec"], ("shell_exec",)),
     ([{"name": "shell_exec"}], ("shell_exec",)),
     (["none"], ()),
+    ("no skills needed", ()),
+    (False, ()),
+    ([None, "shell_exec"], ("shell_exec",)),
+    ("shell_exec/file_ops", ("shell_exec", "file_ops")),
+    ("shell_exec | file_ops", ("shell_exec", "file_ops")),
+    ("shell_exec or file_ops", ("shell_exec", "file_ops")),
+    (["shell_exec (run ls)"], ("shell_exec",)),
+    (["shell_exec - run ls"], ("shell_exec",)),
+    (["shell_exec: run ls, then wc"], ("shell_exec",)),
+    ({"shell_exec": True, "file_ops": False}, ("shell_exec",)),
+    ("all", SKILLS),
     (None, SKILLS),  # a step that says nothing of skills
 ]
 
@@ -136,6 +153,18 @@ NEEDS: list[tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]] = [
     ({}, {"depends_on": [None, ""]}, ()),
     ({}, {"depends_on": [{"task_id": "a"}]}, ("a",)),
     ({}, {"depends_on": "List the files"}, ("a",)),
+    ({}, {"depends_on": "None."}, ()),
+    ({}, {"depends_on": "no dependencies"}, ()),
+    ({}, {"depends_on": [[]]}, ()),
+    ({}, {"depends_on": [["a"]]}, ("a",)),
+    ({}, {"depends_on": "after a"}, ("a",)),
+    ({}, {"depends_on": ["subtask a"]}, ("a",)),
+    ({}, {"depends_on": ["task_id: a"]}, ("a",)),
+    ({}, {"depends_on": ["a (List the files)"]}, ("a",)),
+    ({}, {"depends_on": ["a: List the files"]}, ("a",)),
+    ({}, {"depends_on": ["output of a"]}, ("a",)),
+    ({}, {"depends_on": ["a.output"]}, ("a",)),
+    ({"task_id": "1."}, {"task_id": "2.", "depends_on": ["1"]}, ("1",)),
     ({"task_id": 1}, {"depends_on": [1]}, ("1",)),
     ({"task_id": 1}, {"depends_on": 1}, ("1",)),
     ({"task_id": 1}, {"depends_on": "1"}, ("1",)),
@@ -212,6 +241,10 @@ def test_an_answer_may_be_about_think_marks() -> None:
     assert read(json.dumps({"handle_locally": True, "answer": answer})).answer == answer
 
 
+def test_an_answer_may_be_a_list() -> None:
+    assert read('{"handle_locally": true, "answer": [4, 2]}').answer == "[4, 2]"
+
+
 def test_thoughts_are_no_part_of_a_step() -> None:
     plan = read(two({"description": "<think>hm</think>List the files"}, {}))
     assert plan.subtasks[0].description == "List the files"
@@ -252,6 +285,8 @@ UNUSABLE = {
     "fifty steps": (with_steps(*({**STEPS[0], "task_id": f"s{n}"} for n in range(50))), "50 subtasks, 12 are allowed"),
     "no steps": ('{"handle_locally": false, "subtasks": []}', "at least one subtask"),
     "an answer that is denied": ('{"handle_locally": false, "answer": "42"}', "at least one subtask"),
+    "a place for an answer": ('{"handle_locally": true, "answer": "..."}', "must hold"),
+    "a place for an answer in brackets": ('{"handle_locally": true, "answer": "<your answer>"}', "must hold"),
     "no answer": ('{"handle_locally": true, "subtasks": []}', "at least one|must hold"),
     "the last of two plans is broken": (f"{WHOLE}\nOr rather:\n{two({}, {'depends_on': 'z'})}", "no subtask"),
     "the schema": ('{"type": "object", "properties": {"subtasks": {"type": "array"}}}', "no plan|at least one"),

@@ -11,6 +11,7 @@ import pytest
 
 from pibot.contracts import Completion, Message
 from pibot.errors import LLMAway, LLMUnpaid
+from pibot.llm_client.resting import ModelRest, RestingModels
 from pibot.master_components.store.records import Submission
 from pibot.master_hub.gateway.caller import UNPAID_SECONDS
 from pibot.master_hub.gateway.client import GatewayClient
@@ -131,6 +132,17 @@ def test_a_model_that_rests_is_not_asked_even_if_the_fallback_fails(llm: Scripte
         both = hub.chat()
         assert (both.status, both.headers["Retry-After"]) == (429, "600")  # until the first of them is back
         assert hub.chat().status == 429
+
+
+def test_a_rest_that_ends_while_a_call_is_refused_for_it_is_told_as_a_rest(
+    llm: ScriptedLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = FakeClock()
+    with gateway(llm, clock) as hub:
+        rests = [ModelRest(clock() + 0.001, "used up")]
+        monkeypatch.setattr(RestingModels, "get", lambda self, model: rests.pop() if rests else None)
+        refused = hub.chat(key=TOKEN)
+        assert (refused.status, refused.json()["error"]["code"]) == (429, "model_rests")
 
 
 def test_another_model_of_the_same_provider_does_not_rest(llm: ScriptedLLM) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pibot.contracts import TaskComplexity, TaskPlan
@@ -18,8 +18,8 @@ from pibot.master_components.planner import wording
 from pibot.master_components.planner.loose_json import find_values
 from pibot.master_components.planner.step_reading import NO_STEPS, EarlierSteps, is_step, read_steps
 
-_MAX_WRAPPERS = 3
-"""Objects around a plan, such as ``{"name": "make_plan", "arguments": {…}}``."""
+_MAX_WRAPPERS = 5
+"""Objects and lists around a plan, such as ``{"tool_calls": [{"function": {"arguments": {…}}}]}``."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class _Candidate:
         rank: 3 for a plan, 2 for a list of steps, 1 for a step or an answer alone, 0 for a plan without steps.
         steps: its steps, as the model wrote them.
         fields: the plan's other fields.
-        example: the text before it calls it an example.
+        example: the text before it calls it an example, or it holds places for words alone.
     """
 
     rank: int
@@ -57,7 +57,7 @@ def read_plan(text: str, skills: Sequence[str], max_steps: int, earlier: Earlier
         if not _locally(fields):
             raise PlanError("there must be at least one subtask, or handle_locally true and an answer")
         answer = without_thinking(_answer(fields))
-        if not answer.strip():
+        if not answer.strip() or wording.is_place(answer, brackets=False):
             raise PlanError("handle_locally is true, so answer must hold the answer as text")
         return TaskPlan(_complexity(fields, 0), True, (), answer, without_thinking(reasoning))
     if len(plan.steps) > max_steps:
@@ -82,21 +82,33 @@ def _candidates(text: str) -> list[_Candidate]:
         candidate = _candidate(value.data)
         # After a value that broke off, only a whole plan is sure to be no part of it.
         if candidate is not None and (candidate.rank in (0, 3) or not found.broken):
-            example = wording.is_example(text[end : value.start])
-            candidates.append(_Candidate(candidate.rank, candidate.steps, candidate.fields, example))
+            example = wording.is_example(text[end : value.start]) or _is_empty(candidate)
+            candidates.append(replace(candidate, example=example))
         end = value.end
     return candidates
 
 
+def _is_empty(candidate: _Candidate) -> bool:
+    """Return whether a plan shows its form alone: all its steps, or its answer, are places such as ``...``."""
+    if candidate.steps:
+        texts = [wording.fields_of(step).get("description") for step in candidate.steps if isinstance(step, dict)]
+        return bool(texts) and not any(map(wording.has_words, texts)) and all(isinstance(text, str) for text in texts)
+    return candidate.rank > 0 and wording.is_place(_answer(candidate.fields), brackets=False)
+
+
 def _unquoted(text: str) -> str:
-    """Return the answer; what it says where the whole of it is one JSON text."""
-    if text.strip()[:1] != '"':
-        return text
-    try:
-        inner = json.loads(text.strip(), strict=False)
-    except (ValueError, RecursionError):
-        return text
-    return inner if isinstance(inner, str) else text
+    """Return the answer; what it says where the whole of it is one JSON text, or one within another."""
+    for _ in range(_MAX_WRAPPERS):
+        if text.strip()[:1] != '"':
+            return text
+        try:
+            inner = json.loads(text.strip(), strict=False)
+        except (ValueError, RecursionError):
+            return text
+        if not isinstance(inner, str):
+            return text
+        text = inner
+    return text
 
 
 def _candidate(data: object, wrappers: int = 0) -> _Candidate | None:

@@ -19,6 +19,14 @@ from pibot.master_components.planner import wording
 MAX_ID_CHARS = 40
 
 _SEPARATORS = re.compile(r"[,;，；、\n&+]|\band\b|\bund\b|\bet\b|\by\b|和")
+_OR_BARS = re.compile(r"[|/]|\bor\b|\boder\b|或")
+_BEFORE_A_NAME = re.compile(
+    r"(?:(?:the\s)?(?:output|result)s?\s(?:of|from)\s|after\s|completion of\s)?"
+    r"(?:(?:sub)?task|step)?(?:[_\s-]?id)?\s?[:#]?\s?",
+    re.IGNORECASE,
+)
+_BEHIND_A_NAME = re.compile(r"\s?\(.*\)|\s?[:：].*|\s[–—-]\s.*|\.(?:output|result)s?", re.DOTALL)
+"""What models write around the name of a step or a skill, such as ``step a (List the files)``."""
 
 
 @dataclass
@@ -215,7 +223,7 @@ class _Ids:
             if isinstance(need, dict):
                 need = next((value for _, value in wording.given(wording.fields_of(need), wording.ID)), need)
             said = _text_of(need)
-            one = self._find(said)
+            one = self._find(said) or self._find(_bare(said))
             several = [one] if one is not None else self._several(said)
             if several is None or (not said and not isinstance(need, str)):
                 raise PlanError(
@@ -227,7 +235,7 @@ class _Ids:
 
     def _several(self, said: str) -> list[str] | None:
         """Return the ids in a text that names none or several; None if it names something else."""
-        if said.casefold() in wording.NOTHING:
+        if said.casefold().rstrip(".") in wording.NOTHING:
             return []
         parts = [part.strip(" \t[]()'\"") for part in _SEPARATORS.split(said)]
         ids = [self._find(part) for part in parts if part]
@@ -259,7 +267,7 @@ class _Ids:
         found = [
             step.task_id
             for step in self._steps
-            if step.label is not None and re.fullmatch(rf"\D*0*{wanted}", wording.folded(step.label))
+            if step.label is not None and re.fullmatch(rf"\D*0*{wanted}[.):]?", wording.folded(step.label))
         ]
         return found[0] if len(found) == 1 else None
 
@@ -274,7 +282,8 @@ def _listed(fields: Mapping[str, Any]) -> list[Any]:
         if needs is False or needs == {}:
             continue
         if isinstance(needs, list):
-            return [need for need in needs if need is not None]
+            inner = (need if isinstance(need, list) else [need] for need in needs)
+            return [need for some in inner for need in some if need is not None]
         if isinstance(needs, (str, int, float, dict)) and not isinstance(needs, bool):
             return [needs]
         raise PlanError("depends_on must be a list of task_ids")
@@ -288,11 +297,16 @@ def _skills(step: _Step, skills: Sequence[str]) -> list[str]:
         PlanError: it names an unknown skill.
     """
     wanted = next((value for _, value in wording.given(step.fields, wording.SKILLS)), None)
+    if isinstance(wanted, str) and wanted.strip().casefold() in ("all", "any", "all skills"):
+        wanted = None
+    if isinstance(wanted, dict):
+        wanted = [name for name, needed in wanted.items() if needed is True] or wanted
     if wanted is None:
         return list(skills[:MAX_SKILLS_PER_TASK])
     known = {re.sub(r"[\W_]+", "", name).casefold(): name for name in skills}
     found: list[str] = []
-    for named in wanted if isinstance(wanted, list) else [wanted]:
+    for named in wanted if isinstance(wanted, list) else [wanted or ""]:
+        named = "" if named is None else named
         if isinstance(named, dict):
             named = next(
                 (value for _, value in wording.given(wording.fields_of(named), ("name", "skill", "id"))), named
@@ -310,9 +324,12 @@ def _named_skills(named: str, known: Mapping[str, str], step: _Step, skills: Seq
         last = re.split(r"[.:/]", name.strip(" \t[]()'\""))[-1]
         return known.get(re.sub(r"[\W_]+", "", last).casefold())
 
-    if named.strip().casefold() in wording.NOTHING:
+    if named.strip().casefold().rstrip(".") in wording.NOTHING:
         return []
-    one = find(named)
+    each = [find(part) for part in _OR_BARS.split(named)]
+    if len(each) > 1 and None not in each:
+        return [skill for skill in each if skill is not None]
+    one = find(named) or find(_BEHIND_A_NAME.sub("", named, count=1))
     if one is not None:
         return [one]
     found = []
@@ -323,6 +340,12 @@ def _named_skills(named: str, known: Mapping[str, str], step: _Step, skills: Seq
             raise PlanError(f"subtask {step.number} names the skill {part.strip()!r}; the skills are: {there_are}")
         found.append(skill)
     return found
+
+
+def _bare(said: str) -> str:
+    """Return a name without what models write around it."""
+    before = _BEFORE_A_NAME.match(said)
+    return _BEHIND_A_NAME.sub("", said[before.end() if before else 0 :], count=1).strip()
 
 
 def _finished(step: _Step, earlier: EarlierSteps) -> list[str]:

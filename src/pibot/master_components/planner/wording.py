@@ -26,6 +26,20 @@ NEEDS = ("dependson", "dependencies", "dependency", "depends", "deps", "requires
 
 NOTHING = frozenset(
     {"", "-", "–", "—", "[]", "()", "{}", "none", "null", "nil", "no", "nothing", "n/a", "na", "empty", "无", "没有"}
+    | {
+        f"{no} {what}"
+        for no in ("no", "none")
+        for what in ("needed", "required", "dependencies", "dependency", "skills")
+    }
+    | {
+        "no skill",
+        "no skills needed",
+        "no skills required",
+        "no tools",
+        "no tools needed",
+        "not applicable",
+        "none yet",
+    }
 )
 """Texts that stand for an empty list."""
 
@@ -43,7 +57,7 @@ _YES = frozenset({"true", "yes", "1", "y", "on"})
 _NO = frozenset({"false", "no", "0", "n", "off"})
 
 _EXAMPLE = re.compile(
-    r"example|e\.g\.|for instance|sample|such as|illustrat"
+    r"example|e\.g\.|for instance|sample|such as|illustrat|otherwise|would have|for reference|template|schema"
     r"|例如|比如|示例|样例|例えば|beispiel|z\. ?b\.|exemple|ejemplo|esempio|exemplo|пример",
     re.IGNORECASE,
 )
@@ -86,6 +100,15 @@ def is_example(before: str) -> bool:
 
 def has_words(text: object) -> bool:
     """Return whether a text says something: ``...`` and ``<what to do>`` only hold a place."""
-    if not isinstance(text, str) or not any(char.isalnum() for char in text):
-        return False
-    return re.fullmatch(r"\s*(<[^<>]*>|\{[^{}]*\}|\[[^\[\]]*\])\s*", text) is None
+    return isinstance(text, str) and any(char.isalnum() for char in text) and not is_place(text)
+
+
+def is_place(text: str, *, brackets: bool = True) -> bool:
+    """Return whether a text only holds a place for another one: dots, or the name of its type.
+
+    Args:
+        brackets: so does anything in brackets.
+    """
+    places = r"[.…\s]+|string(?:\s?(?:or|\|)\s?null)?|<[^<>]*answer[^<>]*>"
+    places += r"|<[^<>]*>|\{[^{}]*\}|\[[^\[\]]*\]" if brackets else ""
+    return re.fullmatch(rf"\s*(?:{places})\s*", text, re.IGNORECASE) is not None

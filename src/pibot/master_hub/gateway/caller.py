@@ -14,7 +14,7 @@ from pibot.llm_client import failures, wire
 from pibot.llm_client.backend import NoAnswer
 from pibot.llm_client.configuration import COMPLETIONS
 from pibot.llm_client.profiles import ProviderProfile
-from pibot.llm_client.resting import RestingModels, shown
+from pibot.llm_client.resting import ModelRest, RestingModels, shown
 from pibot.llm_client.retry import Failure, RetryLoop
 from pibot.logs import event
 from pibot.master_hub.gateway import errors, meter
@@ -140,8 +140,11 @@ class ModelCaller:
         clock = self._retry_loop.clock
         first = self._providers[0]
         failed: dict[Provider, _CallFailure] = {}
+        rests: dict[Provider, ModelRest] = {}
         for provider in self._in_order(call):
-            if self._resting.get(self._key(provider, call)) is not None:
+            rest = self._resting.get(self._key(provider, call))
+            if rest is not None:
+                rests[provider] = rest
                 continue
             attempt = partial(self._attempt, provider, call, account)
             asked = clock()
@@ -159,7 +162,7 @@ class ModelCaller:
                 if first in failed and clock() >= self._fallback_until and not failed[first].rests:
                     self._fall_back(provider, failed[first])
             return outcome if isinstance(outcome, Answered) else _settle(call, outcome)
-        return self._unanswered(call, failed)
+        return self._unanswered(call, failed, rests)
 
     def _in_order(self, call: ModelCall) -> tuple[Provider, ...]:
         if call.body is None:
@@ -184,12 +187,19 @@ class ModelCaller:
         self._fallback_until = self._retry_loop.clock() + seconds
         event(log, "fallback", level=logging.WARNING, model=provider.model, seconds=seconds, error=failure.error)
 
-    def _unanswered(self, call: ModelCall, failed: Mapping[Provider, _CallFailure]) -> Answered:
-        """Return or raise the failure of a call that no provider answered, and tell the witness of it."""
-        rests = [self._resting.get(self._key(provider, call)) for provider in self._in_order(call)]
-        begun = [rest for rest in rests if rest is not None]
-        if begun and len(begun) == len(rests):
-            soonest = min(begun, key=lambda rest: rest.until)
+    def _unanswered(
+        self, call: ModelCall, failed: Mapping[Provider, _CallFailure], skipped: Mapping[Provider, ModelRest]
+    ) -> Answered:
+        """Return or raise the failure of a call that no provider answered, and tell the witness of it.
+
+        Args:
+            failed: the failures of those that were asked.
+            skipped: those that were not asked, with their rests, which may be over by now.
+        """
+        begun = {provider: self._resting.get(self._key(provider, call)) for provider in failed}
+        rests = {**skipped, **{provider: rest for provider, rest in begun.items() if rest is not None}}
+        if len(rests) == len(skipped) + len(failed):
+            soonest = min(rests.values(), key=lambda rest: rest.until)
             seconds = max(0.0, soonest.until - self._retry_loop.clock())
             if call.body is not None and call.body.get("model") == self._providers[0].model:
                 self.witness.provider_away(soonest.reason, rest=seconds, caller=None)
