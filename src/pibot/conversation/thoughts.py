@@ -6,6 +6,7 @@ from pibot.contracts.reading import newest
 from pibot.contracts.tasks import MAX_REASONING_CHARS
 
 
+# docs/decisions.md, D198
 class Thoughts:
     """Keeps the newest of the model's reasoning. It is never a part of the conversation or of the answer.
 

@@ -15,6 +15,7 @@ _NONE = frozenset({"none", "off", "0", "false", "no", "direct"})
 _PORTS = {"http": 80, "https": 443}
 
 
+# docs/decisions.md, D197
 def proxy_for(wanted: str | None, address: str, env: Environment) -> Secret | None:
     """Return the proxy through which ``address`` is asked; None for none.
 
