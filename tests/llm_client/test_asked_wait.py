@@ -178,15 +178,22 @@ def test_headers_fields_and_words_are_read(body: Any, headers: dict[str, str], s
     assert wait_of(body, headers) == seconds
 
 
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = {"seconds": value}
+    return value
+
+
 @pytest.mark.parametrize(
     ("date", "body"),
     [
         ("Fri, 31 Dec 9999 23:59:59 GMT", {"message": "It will reset at 10:00"}),
-        (SENT, json.loads('{"retry_after":' + '{"seconds":' * 900 + "1" + "}" * 901)),
+        (SENT, {"retry_after": nested(4000)}),
     ],
 )
 def test_a_hostile_refusal_is_read_all_the_same(date: str, body: Any) -> None:
-    asked_wait(HttpAnswer(429, b"", date=date), body, str(body.get("message")), NOW)
+    assert asked_wait(HttpAnswer(429, b"", date=date), body, body.get("message", ""), NOW).in_headers is None
 
 
 def test_a_rate_limits_header_says_nothing_about_another_refusal() -> None:

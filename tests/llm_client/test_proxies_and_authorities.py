@@ -12,13 +12,15 @@ from typing import Any
 
 import pytest
 
-from pibot.errors import LLMConfigurationError, LLMUnavailable, SettingsError
+from pibot.errors import LLMConfigurationError, LLMRejected, LLMUnavailable, SettingsError
+from pibot.llm_client.client import create_llm_client
 from pibot.llm_client.configuration import check
 from pibot.settings import LLMSettings, Secret, Settings
 from pibot.settings.proxies import bypassed
 from tests.llm_client.conftest import HELLO, MakeClient
 from tests.support.certificates import Authority
 from tests.support.proxy_server import ProxyServer
+from tests.support.replies import Reply
 from tests.support.scripted_llm import API_KEY, ScriptedLLM, error, text
 
 TOKEN = "the-worker-s-own-token-0123456789"
@@ -362,3 +364,33 @@ def test_a_fallback_elsewhere_gets_none_of_the_first_models_further_fields(tmp_p
     assert (beside.extra, beside.profile) == ({"a": 1}, {"like": "mistral"})
     assert (there.extra, there.profile) == ({}, {})
     assert named.extra == {"b": 2}
+
+
+@pytest.mark.parametrize(
+    ("value", "reply", "named"),
+    [
+        ({"PIBOT_FALLBACK_API_KEY": "your_api_key_here"}, None, "PIBOT_FALLBACK_API_KEY"),
+        ({"PIBOT_FALLBACK_BASE_URL": "https://api.openai.com/v1/responses"}, None, "PIBOT_FALLBACK_BASE_URL"),
+        ({}, error(401, "wrong key"), "PIBOT_FALLBACK_API_KEY"),
+        ({}, error(402, "pay"), "PIBOT_FALLBACK_API_KEY"),
+        ({}, error(404, "no such model"), "PIBOT_FALLBACK_MODEL"),
+        ({}, error(418, "odd"), "PIBOT_FALLBACK_MODEL"),
+    ],
+)
+async def test_what_is_wrong_with_the_fallback_names_its_own_settings(
+    server: ScriptedLLM, tmp_path: Path, value: dict[str, str], reply: Reply | None, named: str
+) -> None:
+    environ = {"VOLC_API_KEY": API_KEY, "PIBOT_FALLBACK_MODEL": "small", "PIBOT_FALLBACK_BASE_URL": server.url, **value}
+    fallback = Settings.load(environ, tmp_path).gateway.fallback
+    assert fallback is not None
+    if reply is not None:
+        server.enqueue(reply)
+
+    with pytest.raises((LLMConfigurationError, LLMRejected)) as raised:
+        async with create_llm_client(fallback) as client:
+            await client.complete(HELLO)
+
+    assert named in str(raised.value)
+    assert "VOLC_" not in str(raised.value)
+    assert "MODEL_NAME" not in str(raised.value)
+    assert "second model" not in str(raised.value)

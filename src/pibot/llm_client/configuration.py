@@ -14,6 +14,7 @@ from pibot.errors import LLMConfigurationError
 from pibot.llm_client.profiles import ProviderProfile, for_endpoint
 from pibot.llm_client.redaction import Redactor
 from pibot.settings import LLMSettings, Secret, is_placeholder
+from pibot.settings.values import LLMNames
 
 COMPLETIONS = "/chat/completions"
 
@@ -39,6 +40,7 @@ class Endpoint:
         proxy: the proxy's address without user and password; None for none.
         proxy_login: the proxy's user and password; None for none.
         ca: a file of authorities to trust besides the system's.
+        names: the variables of the key, the address and the model.
     """
 
     base_url: str = field(repr=False)
@@ -53,6 +55,7 @@ class Endpoint:
     proxy: str | None = None
     proxy_login: tuple[str, str] | None = field(default=None, repr=False)
     ca: Path | None = None
+    names: LLMNames = field(default=LLMNames(), repr=False)
 
     @property
     def completions_url(self) -> str:
@@ -77,11 +80,12 @@ def check(settings: LLMSettings) -> Endpoint:
         LLMConfigurationError: the key, the address or the model's name is missing, a placeholder, or malformed; the
             message names the variable and where to put it, and never holds the value of a key.
     """
-    key = _key(settings.api_key)
+    names = settings.names
+    key = _key(settings.api_key, names)
     model = settings.model.strip()
     if not model or is_placeholder(model):
-        raise LLMConfigurationError(f"no model is named: put its name into MODEL_NAME, {_PLACE}")
-    base_url, query = _address(settings.base_url)
+        raise LLMConfigurationError(f"no model is named: put its name into {names.model}, {_PLACE}")
+    base_url, query = _address(settings.base_url, names)
     profile = for_endpoint(base_url, model, settings.profile)
     if not urlsplit(base_url).path and profile.path is not None:
         base_url += profile.path
@@ -108,6 +112,7 @@ def check(settings: LLMSettings) -> Endpoint:
         proxy,
         login,
         settings.ca,
+        names,
     )
 
 
@@ -149,8 +154,9 @@ def _like_a_key(text: str) -> bool:
     return len(text) > _LONGEST_WORD and not re.search(r"\s", text)
 
 
-def _key(secret: Secret | None) -> str:
-    where = f"put the real one into VOLC_API_KEY (or OPENAI_API_KEY, with no VOLC_API_KEY set), {_PLACE}"
+def _key(secret: Secret | None, names: LLMNames) -> str:
+    variable = names.key if names.fallback else "VOLC_API_KEY (or OPENAI_API_KEY, with no VOLC_API_KEY set)"
+    where = f"put the real one into {variable}, {_PLACE}"
     key = "" if secret is None else secret.reveal().strip()
     if not key:
         raise LLMConfigurationError(f"there is no key for the model: {where}")
@@ -183,16 +189,14 @@ _PATHS = {
 """Paths of providers that have other protocols elsewhere, and how to say them."""
 
 
-def _address(url: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+def _address(url: str, names: LLMNames) -> tuple[str, tuple[tuple[str, str], ...]]:
     """Split an address into its base and its query. ``/chat/completions`` at the end of the base is removed."""
-    wrong = "VOLC_BASE_URL (or OPENAI_BASE_URL) must be like https://host/v1"
+    wrong = f"{names.address} must be like https://host/v1"
     parts = _split(url.strip())
     if parts is None:  # not quoted: it may be a key that was put into the wrong line
         raise LLMConfigurationError(f"{wrong}; its value is no http or https address")
     if "@" in parts.netloc:
-        raise LLMConfigurationError(
-            f"{wrong}, without a user name or password in it: the key goes into VOLC_API_KEY (or OPENAI_API_KEY)"
-        )
+        raise LLMConfigurationError(f"{wrong}, without a user name or password in it: the key goes into {names.key}")
     path = re.sub(r"/{2,}", "/", parts.path).rstrip("/")
     if path.endswith(COMPLETIONS):
         path = path[: -len(COMPLETIONS)]

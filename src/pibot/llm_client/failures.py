@@ -68,7 +68,7 @@ def read_completion(endpoint: Endpoint, answer: HttpAnswer, wall_clock: Clock) -
 
 def no_answer(endpoint: Endpoint, problem: NoAnswer) -> Failure:
     """Return the failure of a call that got no whole answer."""
-    hint = "check VOLC_BASE_URL (or OPENAI_BASE_URL) and the network"
+    hint = f"check {endpoint.names.address} and the network"
     if problem.cause is Cause.TIMED_OUT:
         hint = "raise PIBOT_LLM_TIMEOUT if the model is that slow"
     kind = _ERRORS_OF_CAUSE.get(problem.cause, LLMUnavailable)
@@ -81,7 +81,7 @@ def _bad_completion(endpoint: Endpoint, answer: HttpAnswer, problem: LLMProtocol
     kind = endpoint.redactor.quote(answer.content_type.partition(";")[0]) or "no Content-Type"
     message = (
         f"{endpoint.shown} answered {answer.status} with {problem} ({kind}): {quoted or 'nothing'}; check that "
-        "VOLC_BASE_URL (or OPENAI_BASE_URL) is the address that /chat/completions is appended to"
+        f"{endpoint.names.address} is the address that /chat/completions is appended to"
     )
     return Failure(LLMProtocolError(message), may_pass=isinstance(problem, wire.EmptyAnswer))
 
@@ -199,8 +199,8 @@ def _said(endpoint: Endpoint, answer: HttpAnswer, error: wire.ErrorObject | None
 
 
 def _advice(endpoint: Endpoint, status: int, answer: HttpAnswer) -> str:
-    key = "VOLC_API_KEY (or OPENAI_API_KEY) in .env or the environment"
-    address = "VOLC_BASE_URL (or OPENAI_BASE_URL)"
+    names = endpoint.names
+    key, address = f"{names.key} in .env or the environment", names.address
     if 300 <= status < 400:
         place = _shown_location(endpoint, answer.location)
         return f"it redirects to {place}, and the key is not sent there: set {address} to the right address"
@@ -211,11 +211,12 @@ def _advice(endpoint: Endpoint, status: int, answer: HttpAnswer) -> str:
     if status == 407:
         return "that is the proxy: put its user and password into PIBOT_LLM_PROXY, like http://user:password@host:3128"
     if status == 404:
-        return f"check MODEL_NAME ({endpoint.model!r}) and {address}"
+        return f"check {names.model} ({endpoint.model!r}) and {address}"
     if status == 413:
         return "the conversation is too large for the model: give it less in one job"
     return (
-        f"check that the model in MODEL_NAME ({endpoint.model!r}) accepts what was sent (such as tools, or this length)"
+        f"check that the model in {names.model} ({endpoint.model!r}) accepts what was sent (such as tools, or this "
+        "length)"
     )
 
 
@@ -223,14 +224,16 @@ def _advice(endpoint: Endpoint, status: int, answer: HttpAnswer) -> str:
 def _advice_for_shortage(endpoint: Endpoint, lacks: Shortage) -> str:
     from pibot.llm_client.shortage import Shortage
 
-    other = "use another key or model, or name a second model on the master (PIBOT_FALLBACK_MODEL)"
+    other = "use another key or model"
+    if not endpoint.names.fallback:
+        other += ", or name a second model on the master (PIBOT_FALLBACK_MODEL)"
     if lacks is Shortage.DAY:
         return (
             f"the quota of the day for the model {endpoint.model!r} is used up: run the job again after the provider's "
             f"reset, raise the quota of the account there, or {other}"
         )
     return (
-        "the account of the key in VOLC_API_KEY (or OPENAI_API_KEY) has no balance or has used up its quota: pay or "
+        f"the account of the key in {endpoint.names.key} has no balance or has used up its quota: pay or "
         f"raise the limit at the provider, then run the job again; or {other}"
     )
 

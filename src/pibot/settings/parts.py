@@ -14,6 +14,7 @@ from pibot.errors import SettingsError
 from pibot.settings import model_requests, proxies
 from pibot.settings.environment import Environment
 from pibot.settings.values import (
+    FALLBACK_NAMES,
     MAX_WINDOW,
     OPENAI_BASE_URL,
     VOLC_BASE_URL,
@@ -73,6 +74,7 @@ def gateway(env: Environment, llm: LLMSettings) -> GatewaySettings:
             api_key=key,
             base_url=base_url,
             model=model,
+            names=FALLBACK_NAMES,
             extra=extra if extra is not None else llm.extra if same else {},
             profile=profile if profile is not None else _without_window(llm.profile) if same else {},
             proxy=proxies.proxy_for(env.get("PIBOT_LLM_PROXY"), base_url, env),

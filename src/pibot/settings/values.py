@@ -68,6 +68,24 @@ class Secret:
 
 
 @dataclass(frozen=True)
+class LLMNames:
+    """The variables that a model's settings come from, for messages.
+
+    Args:
+        key, address, model: what to set for each.
+        fallback: it is the second model.
+    """
+
+    key: str = "VOLC_API_KEY (or OPENAI_API_KEY)"
+    address: str = "VOLC_BASE_URL (or OPENAI_BASE_URL)"
+    model: str = "MODEL_NAME"
+    fallback: bool = False
+
+
+FALLBACK_NAMES = LLMNames("PIBOT_FALLBACK_API_KEY", "PIBOT_FALLBACK_BASE_URL", "PIBOT_FALLBACK_MODEL", True)
+
+
+@dataclass(frozen=True)
 class LLMSettings:
     """Where and how to call the model.
 
@@ -82,6 +100,7 @@ class LLMSettings:
         profile: what the owner says of the provider; see :mod:`pibot.llm_client.profiles`.
         proxy: the address of an HTTP proxy, which may hold a password; None for none.
         ca: a file of authorities (PEM) to trust besides the system's.
+        names: the variables of the key, the address and the model.
     """
 
     api_key: Secret | None = None
@@ -94,6 +113,7 @@ class LLMSettings:
     profile: Mapping[str, Any] = field(default_factory=dict)
     proxy: Secret | None = None
     ca: Path | None = None
+    names: LLMNames = field(default=LLMNames(), repr=False)
 
 
 @dataclass(frozen=True)
