@@ -82,6 +82,26 @@ async def test_a_job_that_has_only_just_begun_can_be_cancelled(tmp_path: Path, m
         assert dispatcher._running == {}
 
 
+async def test_a_cancel_returns_if_the_hub_stops_before_the_job_has_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with dispatching(tmp_path, FakePool(hang)) as (dispatcher, store):
+        job_id = store.submit(Submission("x", ())).job_id
+        write = StoreThread.once
+        stopping = []
+
+        async def write_stop_and_begin(thread: StoreThread, *arguments: Any) -> Any:
+            written = await write(thread, *arguments)
+            stopping.append(asyncio.ensure_future(dispatcher.stop()))
+            dispatcher.notify(job_id)
+            return written
+
+        monkeypatch.setattr(StoreThread, "once", write_stop_and_begin)
+        await asyncio.wait_for(dispatcher.cancel(job_id), 10)
+        await stopping[0]
+        assert store.queries.job(job_id).cancel_requested  # the next hub ends it
+
+
 async def test_cancelling_a_job_in_the_queue_ends_it_and_wakes_its_waiters(tmp_path: Path) -> None:
     pool = FakePool(hang)
     async with dispatching(tmp_path, pool, jobs_at_once=1) as (dispatcher, store):

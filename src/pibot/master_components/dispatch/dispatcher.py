@@ -198,8 +198,10 @@ class Dispatcher:
         if job.state in ENDED_JOBS:
             return
         running = self._running.get(job_id)
-        while running is not None and not running.started:
-            await asyncio.sleep(0)  # a task that is cancelled before it starts never runs the code that ends its job
+        # A task that is cancelled before it starts never runs the code that ends its job. Only :meth:`stop` cancels one
+        # so early, and the next dispatcher ends the job.
+        while running is not None and not running.started and not running.task.done():
+            await asyncio.sleep(0)
             running = self._running.get(job_id)
         if running is None:
             await self._jobs.end(job_id, JobState.CANCELLED, CANCELLED)
