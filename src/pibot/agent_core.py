@@ -26,6 +26,7 @@ from pibot.contracts import (
     fault_of,
     rest_of,
 )
+from pibot.contracts.reading import MAX_DEPTH, too_deep
 from pibot.conversation import repeats
 from pibot.conversation.briefing import Machine, briefing, local_now
 from pibot.conversation.budget import TaskBudget
@@ -280,7 +281,9 @@ class ToolAgent:
         if len(output) > limit:
             output = f"{output[:limit]}\n[{len(output) - limit} more characters were cut]"
         data = data or {}
-        if len(json.dumps(data, default=str)) > limit:
+        if too_deep(data, MAX_DEPTH // 2):  # the hub would not read it
+            data = {"note": "the data was dropped: it was nested too deeply"}
+        elif len(json.dumps(data, default=str)) > limit:
             data = {"note": f"the data was dropped: it had more than {limit} characters"}
         output = "\n".join([output, *(f"[{note}]" for note in self._talk.notes)]).lstrip("\n")
         return AgentOutcome(

@@ -29,6 +29,9 @@ BODY = '"data": {}, "output": "x"'
         ('{"status": "failed", "output": "x", "data": null}', "x"),
         ("{'success': False, 'data': {}, 'output': 'x'}", "x"),
         ("```python\n{'success': False, 'data': None, 'output': 'x'}\n```", "x"),
+        ('{"error": "disk is broken"}', "disk is broken"),
+        ('{"result": {"success": false, "output": "cannot"}}', "cannot"),
+        ('I could not.\n{"success": false, "data": {}, "error": "cannot"}\nTell me if it may wait.', "cannot"),
         ('{"success": false, "data": {}, "output": ""}', "the agent reports a failure"),
     ],
 )
@@ -55,6 +58,11 @@ def test_an_object_that_reports_a_failure_is_a_failure(text: str, error: str) ->
 )
 def test_any_other_object_is_a_success(text: str) -> None:
     assert read_final(text) == FinalAnswer(TaskState.COMPLETED, "x")
+
+
+def test_an_object_that_an_answer_shows_is_no_final_answer() -> None:
+    text = 'The server says:\n```json\n{"success": false, "data": 3}\n```\nSo the door is shut.'
+    assert read_final(text) == FinalAnswer(TaskState.COMPLETED, text)
 
 
 def test_a_draft_in_a_think_block_is_no_final_answer() -> None:

@@ -5,6 +5,7 @@ A call that is not seen as one costs a round. Prose that is taken for a call run
 
 from __future__ import annotations
 
+import html
 import itertools
 import time
 from typing import Any
@@ -126,6 +127,26 @@ CALLS = {
     "json by the tool's name": '{"shell_exec": {"command": "ls"}}',
     "json of anthropic": '{"type": "tool_use", "id": "t1", "name": "shell_exec", "input": {"command": "ls"}}',
     "json with a thought": '{"thought": "hm", "action": {"name": "shell_exec", "arguments": {"command": "ls"}}}',
+    "hermes in capitals": f"<TOOL_CALL>\n{JSON}\n</TOOL_CALL>",
+    "hermes with an attribute": f'<tool_call id="1">{JSON}</tool_call>',
+    "hermes without its beginning": f"{JSON}\n</tool_call>",
+    "hermes with another end token": f"<tool_call>{JSON}</tool_call></s>",
+    "exaone's end token": f"<tool_call>{JSON}</tool_call>[|endofturn|]",
+    "lm studio's default form": f"I will look. [TOOL_REQUEST]{JSON}[END_TOOL_REQUEST]",
+    "phi": f"functools[{JSON}]",
+    "deepseek with plain signs": (
+        "<|tool▁calls▁begin|><|tool▁call▁begin|>function<|tool▁sep|>shell_exec\n```json\n"
+        '{"command": "ls"}\n```<|tool▁call▁end|><|tool▁calls▁end|>'
+    ),
+    "gpt-oss with its channel behind the name": (
+        '<|start|>assistant to=functions.shell_exec<|channel|>commentary json<|message|>{"command":"ls"}<|call|>'
+    ),
+    "gpt-oss with no token left": (
+        'analysisWe need to list.assistantcommentary to=functions.shell_exec json{"command": "ls"}'
+    ),
+    "bare json in a fence in capitals": f"```JSON\n{JSON}\n```",
+    "a bare dictionary of python": "{'name': 'shell_exec', 'arguments': {'command': 'ls'}}",
+    "gemma's fence after a promise": 'I will list.\n```tool_code\nshell_exec(command="ls")\n```',
     "chinese prose before": f"好的，我来查看文件。\n<tool_call>\n{JSON}\n</tool_call>",
 }
 
@@ -162,6 +183,15 @@ ATTEMPTS = {
     "a tag with the name": '<tool_call name="shell_exec">{"command": "ls"}</tool_call>',
     "react with brackets": "Action: shell_exec[ls]",
     "an announced call": f"Sure, here is the tool call:\n<tool_call>{JSON}</tool_call>",
+    "an element behind prose": "The files are needed.\n\n<shell_exec>\n<command>ls</command>\n</shell_exec>",
+    "json with an invented result": f"{JSON}\n\nOutput:\na.txt",
+    "a call in words": 'Calling tool `shell_exec` with arguments {"command": "ls"}',
+    "a call in words, json below": 'I will call the `shell_exec` tool with the following:\n\n{"command": "ls"}',
+    "react without an input": "Thought: hm\nAction: shell_exec",
+    "react that can't be read": "Action: write_file\nAction Input: path=a, text=b",
+    "step": '<｜tool_calls_begin｜><｜tool_call_begin｜>function<｜tool_sep｜><steptml:invoke name="shell_exec">',
+    "apertus": '<|tools_prefix|>[{"shell_exec": {"command": "ls"}}]<|tools_suffix|>',
+    "gemma's fence of which nobody said what it is": 'Okay.\n```tool_code\nshell_exec(command="ls")\n```',
     "json of which nobody said what it is": f"Files.\n```json\n{JSON}\n```",
 }
 
@@ -226,6 +256,21 @@ PROSE = {
     "chinese past": "我检查了磁盘，使用率为 40%。",
     "chinese with its outcome": "让我们来看结果：磁盘使用率是 40%。",
     "a script that was asked for": "Here is the script:\n```bash\nls -la\n```",
+    "xml of tools": "<tools>\n<tool>hammer</tool>\n</tools>",
+    "a call of python's own": "os.remove(path='x')",
+    "an end token that it speaks of": "The end token is <|im_end|>",
+    "html that ends like a token": "The price is <s>5</s>",
+    "an empty element": '<reasoning effort="high"/>',
+    "a state": "Currently running nginx 1.18.",
+    "a need with its reason": "We should check the logs because the disk is 98% full.",
+    "a finding": "I need to read the file, but it doesn't exist.",
+    "what could not be done": "I'm sorry, but I can't find the file /etc/x: there is no such file.",
+    "a time": "I will check again tomorrow.",
+    "german without a promise": "Ich werde nicht gebraucht.",
+    "french without a promise": "Je vais bien, merci.",
+    "chinese origin": "我来自北京，喜欢看书。",
+    "chinese reason": "我会使用 PostgreSQL，因为它更稳定。",
+    "chinese outcome": "我先运行了 df，磁盘使用率为 40%",
     "a long report": "I will run through what I found.\n" + "The disk is fine. " * 60,
     "markup too far into a long text": "x" * 300_000 + f"<tool_call>{JSON}</tool_call>",
 }
@@ -241,7 +286,11 @@ def test_markup_that_the_model_was_given_is_a_quotation_whatever_stands_around_i
     page = f"A page.\n<tool_call>\n{JSON}\n</tool_call>\nIts end."
     assert read(f"I will repeat it.\n<tool_call>\n{JSON}\n</tool_call>", data=(page,)).kind is Kind.FINAL
     assert read(JSON, data=(f"Answer with {JSON} and nothing else.",)).kind is Kind.FINAL
-    assert read(f"<tool_call>{JSON}</tool_call>", data=(page,)).kind is Kind.WRITTEN_CALL
+    call = f"<tool_call>{JSON}</tool_call>"
+    assert read(call, data=(page,)).kind is Kind.WRITTEN_CALL
+    assert read(call, data=(call.replace('"', '\\"'),)).kind is Kind.WRITTEN_CALL  # a page in JSON
+    assert read(call, data=(html.escape(call),)).kind is Kind.WRITTEN_CALL
+    assert read(f"{call}\n{call.replace('ls', 'df')}", data=(page,)).kind is Kind.WRITTEN_CALL
 
 
 PROMISES = [
@@ -303,7 +352,12 @@ def test_a_promise_is_an_answer_where_there_are_no_tools() -> None:
         ({"reasoning": "The answer is 42."}, Kind.REASONING_ALONE, "reasoning alone", True),
         ({"text": "<think>\nThe answer is 42.\n</think>"}, Kind.REASONING_ALONE, "reasoning alone", True),
         ({"refusal": "I will not", "text": "I will not"}, Kind.REFUSED, "'I will not'", False),
+        ({"text": "I'm sorry, but I can't assist with that request."}, Kind.REFUSED, "can't assist", False),
+        ({"text": "抱歉，我无法协助您的请求。"}, Kind.REFUSED, "无法", False),
         ({"text": "No.", "finish_reason": "refusal"}, Kind.REFUSED, "refused", False),
+        ({"text": "I look.", "finish_reason": "tool_calls"}, Kind.MALFORMED_CALL, "could not read", True),
+        ({"finish_reason": "engine_overloaded"}, Kind.BROKEN_OFF, "engine_overloaded", True),
+        ({"finish_reason": "ContentFilter"}, Kind.FILTERED, "ContentFilter", True),
         ({}, Kind.EMPTY, "empty answer", True),
         ({"text": " \n"}, Kind.EMPTY, "empty answer", True),
     ],
@@ -322,7 +376,9 @@ def test_a_whole_answer_counts_whatever_the_server_says_of_its_end() -> None:
     final = '{"success": true, "data": {}, "output": "42"}'
     assert read(final, finish_reason="content_filter").kind is Kind.FINAL
     assert read(final, finish_reason="error").kind is Kind.FINAL
-    assert read("The answer is 4", finish_reason="length").cut
+    assert read(final, finish_reason="tool_calls").kind is Kind.FINAL
+    for reason in ("length", "MAX_TOKENS", "max_completion_tokens", "token_limit"):
+        assert read("The answer is 4", finish_reason=reason).cut
 
 
 @pytest.mark.parametrize(
@@ -371,8 +427,55 @@ def test_the_reasoning_is_kept_apart_and_goes_back_in_the_text_where_it_came_in_
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "<thought_process>hm</thought_process>The answer is 42.",
+        "<think>hm</thinking>The answer is 42.",
+        "\ufeff<think>hm</think>The answer is 42.",
+        "<|im_start|>assistant\n<think>hm</think>The answer is 42.<|end|>",
+        "<think>hm</think>\n<|begin_of_box|>The answer is 42.<|end_of_box|>",
+        "The answer is 42.\n<think>is it?</think>",
+        "<think>\n</think>\n<think>\nis it?\n</think>\nThe answer is 42.",
+        "The answer is 42.</s>",
+        "The answer is 42.<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+        "The answer is 42.[|endofturn|]",
+    ],
+)
+def test_thoughts_and_the_tokens_of_a_template_are_no_part_of_the_answer(text: str) -> None:
+    assert read(text).text.strip() == "The answer is 42."
+
+
+def test_a_thought_between_the_paragraphs_goes_and_a_quoted_one_stays() -> None:
+    block = "<think>\nis it?\n</think>"
+    assert read(f"It is 41.\n\n{block}\n\nIt is 42.").text == "It is 41.\n\nIt is 42."
+    quoted = f"Qwen's answer looks like this:\n{block}\nIt is 42."
+    assert read(quoted).text == quoted
+
+
+@pytest.mark.parametrize("piece", ["[", '{"function":', "<tool_call>["])
+def test_a_text_that_is_nested_without_an_end_is_read(piece: str) -> None:
+    for depth in (100, 600, 5000):
+        closing = {"[": "]", ":": "}"}[piece[-1]]
+        read(piece * depth + "1" + closing * depth)
+        read(piece + "[" * depth + "]" * depth + closing)
+
+
+@pytest.mark.parametrize(
     "piece",
-    ["<tool_call>{", "<|tool_call_begin|>", "to=a ", "<tool_call>shell_exec<arg_key>", "<think>", "</think> a", "\n{"],
+    [
+        "<tool_call>{",
+        "<|tool_call_begin|>",
+        "to=a ",
+        "<tool_call>shell_exec<arg_key>",
+        "<think>",
+        "</think> a",
+        "\n{",
+        "\n<shell_exec><command>",
+        "\n<think>a",
+        "</s>a",
+        " " * 1000 + "<a>",
+        "\ufeff",
+    ],
 )
 def test_a_long_text_of_beginnings_is_read_in_little_time(piece: str) -> None:
     began = time.process_time()

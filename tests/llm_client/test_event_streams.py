@@ -45,6 +45,7 @@ TEXTS = {
     + DONE,
     "line ends of Windows": (chunk({"content": "good"}) + STOP + DONE).replace("\n", "\r\n"),
     "no space behind the colon": (chunk({"content": "good"}) + STOP).replace("data: ", "data:") + DONE,
+    "no blank lines": (chunk({"content": "go"}) + chunk({"content": "od"}) + STOP + DONE).replace("\n\n", "\n"),
     "no DONE": chunk({"content": "good"}) + STOP,
     "no reason": chunk({"content": "good"}) + DONE,
     "no blank line at the end": (chunk({"content": "good"}) + STOP + DONE).rstrip("\n"),
@@ -149,6 +150,25 @@ def test_a_stream_without_an_end_or_a_completion_is_told(body: str) -> None:
     joined.feed(body.encode())
     with pytest.raises(BadStream):
         joined.result()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"index": [0], "function": {"name": "look"}},
+        {"index": {}, "function": {"name": "look"}},
+        {"index": 0, "function": 7},
+        {"index": 0, "function": "look"},
+    ],
+)
+def test_a_piece_of_a_call_of_an_odd_type_breaks_nothing(call: dict[str, Any]) -> None:
+    message = read(chunk({"tool_calls": [call]}), chunk({"tool_calls": [call]}), chunk({}, "tool_calls"))
+    assert all(isinstance(found["function"], dict) for found in message["tool_calls"])
+
+
+def test_an_event_that_is_nested_without_an_end_is_left_out() -> None:
+    deep = 'data: {"choices": [{"index": 0, "delta": {"content": ' + "[" * 600 + "]" * 600 + "}}]}\n\n"
+    assert read(chunk({"content": "good"}), deep, STOP)["content"] == "good"
 
 
 async def test_a_stream_that_breaks_off_is_asked_for_again(make_client: MakeClient, server: ScriptedLLM) -> None:

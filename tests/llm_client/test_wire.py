@@ -45,7 +45,12 @@ def read_call(arguments: Any, **function: Any) -> ToolCall:
         (["a", "b"], "ab"),
         ([{"type": "text", "text": None}], ""),
         ({"type": "text", "text": "one"}, "one"),
-        (7, ""),
+        (7, "7"),
+        (True, ""),
+        ({"success": True, "output": "42"}, '{"success": true, "output": "42"}'),
+        ([{"thought": True, "text": "hm"}, {"text": "42"}], "42"),
+        ([{"type": "reasoning_content", "text": "hm"}, {"text": "42"}], "42"),
+        ([{"type": "refusal", "refusal": "no"}], "no"),
         ([], ""),
         ("half of a \ud83d pair", "half of a ? pair"),
     ],
@@ -279,9 +284,54 @@ def test_entries_that_are_no_calls_are_skipped() -> None:
     assert read({"content": "x", "tool_calls": None}).tool_calls == ()
 
 
+CALL = {"function": {"name": "tool", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"tool_calls": CALL},
+        {"tool_calls": {"0": CALL}},
+        {"tool_calls": [{"name": "tool", "arguments": {}}]},
+        {"tool_calls": [CALL, {"id": "", "function": {"name": "", "arguments": ""}}]},
+        {"content": [{"type": "text", "text": "I look."}, {"type": "tool_use", "name": "tool", "input": {}}]},
+    ],
+)
+def test_a_call_in_another_place_is_read(message: dict[str, Any]) -> None:
+    [decoded] = read(message).tool_calls
+    assert (decoded.name, decoded.arguments, decoded.problem) == ("tool", {}, None)
+
+
+@pytest.mark.parametrize("calls", [{}, "", "[]", False, [{}], [{"id": "", "function": {"name": "", "arguments": ""}}]])
+def test_nothing_in_the_place_of_calls_is_none_beside_a_text(calls: Any) -> None:
+    assert read({"content": "42", "tool_calls": calls}).tool_calls == ()
+
+
+def test_arguments_under_another_name_are_read() -> None:
+    [decoded] = read({"tool_calls": [{"function": {"name": "tool", "parameters": {"x": 1}}}]}).tool_calls
+    assert decoded.arguments == {"x": 1}
+
+
+def test_thousands_of_calls_are_read_up_to_a_limit_in_little_time() -> None:
+    assert len(read({"tool_calls": [CALL] * 50_000}).tool_calls) == 128
+
+
+@pytest.mark.parametrize("depth", [70, 480, 900, 5000])
+@pytest.mark.parametrize("opener", ["[", '{"text":'])
+def test_an_answer_that_is_nested_without_an_end_is_no_completion(depth: int, opener: str) -> None:
+    inner = opener * depth + "1" + {"[": "]", ":": "}"}[opener[-1]] * depth
+    with pytest.raises(LLMProtocolError):
+        wire.parse(f'{{"choices": [{{"message": {{"reasoning": {inner}}}}}]}}'.encode())
+
+
+def test_an_error_under_http_200_in_the_form_of_vllm_is_one() -> None:
+    error = wire.find_error({"object": "error", "message": "busy", "code": 503}, success=True)
+    assert error == wire.ErrorObject("busy", "503")
+
+
 def test_tool_calls_must_be_a_list() -> None:
     with pytest.raises(LLMProtocolError, match="tool_calls is no list"):
-        read({"tool_calls": {"id": "c"}})
+        read({"tool_calls": 7})
 
 
 @pytest.mark.parametrize("body", [b"", b" \n", b'{"a": ', b'{"a": ' + b"[" * 100_000])

@@ -154,7 +154,9 @@ class ToolSpec:
         }
 
 
-_LENGTH_LIMIT = re.compile(r"length|max_(?:output_)?tokens|model_length|model_context_window_exceeded")
+_LENGTH_LIMIT = re.compile(
+    r"length|(?:max_?|max_output_|max_completion_|max_new_)tokens|(?:token_|max_)limit|model_length|model_context_window_exceeded"
+)
 """What servers give as ``finish_reason`` where an answer reached its length limit."""
 
 
@@ -186,7 +188,7 @@ class Completion:
 
     @property
     def cut(self) -> bool:
-        """Whether the answer ends at its length limit."""
+        """Return whether the answer ends at its length limit."""
         return _LENGTH_LIMIT.fullmatch(self.finish_reason.strip().lower()) is not None
 
     def to_message(self, tool_calls: tuple[ToolCall, ...] | None = None) -> Message:

@@ -165,6 +165,22 @@ def newest(value: str, most: int) -> str:
     return value if len(value) <= most else f"{CUT_MARK}{value[len(value) - most + len(CUT_MARK) :]}"
 
 
+def too_deep(value: object, most: int = MAX_DEPTH) -> bool:
+    """Return whether lists and objects are nested in one another more than ``most`` times."""
+    level = [value]
+    for _ in range(most):
+        inner: list[object] = []
+        for item in level:
+            if isinstance(item, dict):
+                inner += item.values()
+            elif isinstance(item, list):
+                inner += item
+        if not inner:
+            return False
+        level = inner
+    return any(isinstance(item, (dict, list)) for item in level)
+
+
 def lenient(body: Mapping[str, Any], name: str, read: Callable[[Any], T]) -> T | None:
     """Read one value; None where it is missing or not as it must be."""
     try:

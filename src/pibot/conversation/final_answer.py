@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pibot.contracts import TaskState
-from pibot.llm_client.answers import FINAL_KEYS, final_object
+from pibot.llm_client.final_objects import FINAL_KEYS, final_object
 
 CUT_MARK = "\n[the model's answer ends here: it reached its length limit]"
 

@@ -13,13 +13,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from pibot.contracts import Completion, Message, ToolCall, ToolSpec
-from pibot.jsontext import extract_json_object
 from pibot.llm_client.extras import encodable
+from pibot.llm_client.final_objects import final_object
 from pibot.llm_client.tool_calls import NewId, dumped, new_call_id, unused_id
 from pibot.llm_client.tool_names import resolve
-
-FINAL_KEYS = frozenset({"success", "data", "output"})
-"""Keys of the final JSON that ``worker_soul.md`` asks for; an object with one of them is the final answer."""
 
 _EXCERPT_CHARS = 120
 
@@ -67,11 +64,11 @@ class Answer:
     correction: str | None = None
 
 
-_LENGTH = frozenset({"length", "max_tokens", "max_output_tokens", "model_length", "model_context_window_exceeded"})
 _FILTERED = frozenset(
     {
         "content_filter",
         "content_filtered",
+        "contentfilter",
         "safety",
         "recitation",
         "prohibited_content",
@@ -95,6 +92,7 @@ _MALFORMED = frozenset(
         "invalid_tool_call",
     }
 )
+_CALLING = frozenset({"tool_calls", "tool_call", "function_call", "tool_use"})
 _BROKEN_OFF = frozenset(
     {
         "error",
@@ -105,6 +103,7 @@ _BROKEN_OFF = frozenset(
         "cancelled",
         "timeout",
         "overloaded",
+        "engine_overloaded",
         "other",
         "unknown",
     }
@@ -132,7 +131,7 @@ def read_answer(
     """
     reason = re.sub(r"[^a-z]+", "_", completion.finish_reason.lower()).strip("_")
     reason = reason.rpartition("function_call_filter_")[2] or reason  # Gemini behind its OpenAI endpoint
-    cut = reason in _LENGTH
+    cut = completion.cut
     thought, text = _split(completion.text, cut=cut)
     reasoning = completion.reasoning or thought
     if completion.tool_calls:
@@ -145,7 +144,8 @@ def read_answer(
         return unfinished
     if _begins_final(text):
         return answer
-    return _read_text(completion, answer, tools, taken=taken, data=data, new_id=new_id)
+    read = _read_text(completion, answer, tools, taken=taken, data=data, new_id=new_id)
+    return _malformed(read, completion) if read.kind is Kind.FINAL and tools and reason in _CALLING else read
 
 
 def plain_answer(completion: Completion) -> str:
@@ -153,19 +153,11 @@ def plain_answer(completion: Completion) -> str:
     return _split(completion.text, cut=completion.cut)[1]
 
 
-def final_object(text: str) -> dict[str, object] | None:
-    """Return the JSON object of a final answer; None where the text holds none."""
-    if "<" in text:
-        from pibot.llm_client.thinking import for_json
-
-        text = for_json(text)
-    found = extract_json_object(text, keys=FINAL_KEYS)
-    return found if found is not None and FINAL_KEYS & found.keys() else None
-
-
 def _split(text: str, *, cut: bool) -> tuple[str, str]:
     """Part a text into the reasoning at its beginning and the answer."""
-    if not any(mark in text for mark in ("<", "[THINK]", "[/THINK]", "◁")) and not text.startswith("analysis"):
+    if not any(
+        mark in text for mark in ("<", "[THINK]", "[/THINK]", "◁", "[|", "\ufeff", "\u200b")
+    ) and not text.startswith("analysis"):
         return "", text
     from pibot.llm_client.thinking import split_thinking
 
@@ -193,6 +185,8 @@ def _read_text(
             calls = _own([_as_call(call.name, call.arguments, new_id) for call in written.calls], tools, taken, new_id)
             message = _without_the_calls(completion, answer, written.before, calls)
             return replace(answer, kind=Kind.CALLS, message=message, calls=calls, text=written.before)
+    if _declines(text, data):
+        return replace(answer, kind=Kind.REFUSED, problem=f"refused the task: {_excerpt(text)}")
     if tools and _is_promise(text, data):
         return replace(
             answer,
@@ -207,7 +201,7 @@ def _read_text(
 def _may_hold_a_call(text: str) -> bool:
     stripped = text.strip()
     return (
-        any(mark in stripped for mark in ("<", "[TOOL_CALLS]", "Action", "```", "\n{", "\n[", "\n ", "to="))
+        any(mark in stripped for mark in ("<", "[TOOL_", "Action", "```", "\n{", "\n[", "\n ", "to="))
         or stripped[:1] in ("{", "[")
         or stripped[-1:] in (")", "]", "}", "✿")
     )
@@ -217,6 +211,12 @@ def _is_promise(text: str, data: Sequence[str]) -> bool:
     from pibot.llm_client import intent
 
     return intent.is_promise(text) and not any(map(intent.asks_for_wording, data[:1]))
+
+
+def _declines(text: str, data: Sequence[str]) -> bool:
+    from pibot.llm_client import intent
+
+    return intent.declines(text) and not any(map(intent.asks_for_wording, data[:1]))
 
 
 def _without_the_calls(completion: Completion, answer: Answer, before: str, calls: tuple[ToolCall, ...]) -> Message:
@@ -244,13 +244,7 @@ def _unfinished(completion: Completion, reason: str, answer: Answer) -> Answer |
         said = completion.refusal or answer.text
         return replace(answer, kind=Kind.REFUSED, problem=f"refused the task: {_excerpt(said)}")
     if reason in _MALFORMED:
-        return replace(
-            answer,
-            kind=Kind.MALFORMED_CALL,
-            problem=f"made a tool call that its provider could not read (finish_reason {completion.finish_reason})",
-            correction="Your last tool call could not be read. Make it again: the tool's name, and its arguments as a "
-            f"JSON object. If you need no tool, {_FINAL}.",
-        )
+        return _malformed(answer, completion)
     if reason in _BROKEN_OFF and (empty or final_object(answer.text) is None):
         return replace(
             answer,
@@ -259,6 +253,16 @@ def _unfinished(completion: Completion, reason: str, answer: Answer) -> Answer |
             correction="" if empty else f"Your last answer was broken off. Go on: call a tool, or {_FINAL}.",
         )
     return _nothing_said(answer) if empty else None
+
+
+def _malformed(answer: Answer, completion: Completion) -> Answer:
+    return replace(
+        answer,
+        kind=Kind.MALFORMED_CALL,
+        problem=f"made a tool call that its provider could not read (finish_reason {completion.finish_reason})",
+        correction="Your last tool call could not be read. Make it again: the tool's name, and its arguments as a "
+        f"JSON object. If you need no tool, {_FINAL}.",
+    )
 
 
 def _nothing_said(answer: Answer) -> Answer:

@@ -47,7 +47,7 @@ _SPACE = r"(?:[\w-]+:|｜DSML｜)?"
 NAME = r"[\w.:/-]{1,100}"
 
 
-def _json_calls(body: str) -> Iterator[WrittenCall]:
+def calls_in_text(body: str) -> Iterator[WrittenCall]:
     """Read JSON objects or lists of them, one after the other."""
     place = 0
     while (found := re.compile(r"[\s,;]*(?:```(?:json)?\s*)?(?=[\[{])").match(body, place)) is not None:
@@ -84,8 +84,8 @@ def tag_body(body: str) -> Iterator[WrittenCall]:
     """Read what stands between ``<tool_call>`` tags: JSON, XML or GLM's names and values."""
     stripped = body.strip()
     if stripped.startswith(("{", "[", "```")):
-        calls = list(_json_calls(stripped))
-        yield from calls or calls_in_json(_literal(stripped))
+        calls = list(calls_in_text(stripped))
+        yield from calls or calls_in_json(python_literal(stripped))
         if not calls:
             yield from python_calls(stripped)
         return
@@ -130,11 +130,12 @@ def _kimi(body: str) -> Iterator[WrittenCall]:
         yield WrittenCall(name, _decoded(arguments))
 
 
+_BEGIN, _SEP, _END = (rf"<[｜|]tool[▁_ ]{what}[｜|]>" for what in ("call[▁_ ]begin", "sep", "calls?[▁_ ]end"))
+"""DeepSeek's tokens, which some servers write with plain signs."""
+
+
 def _deepseek(body: str) -> Iterator[WrittenCall]:
-    pattern = (
-        r"<｜tool▁call▁begin｜>\s*(?:function\s*)?(?:<｜tool▁sep｜>)?\s*([\w.:/-]+)\s*(?:<｜tool▁sep｜>|\n)?(.*?)"
-        r"(?:<｜tool▁call▁end｜>|<｜tool▁calls▁end｜>|(?=<｜tool▁call▁begin｜>)|\Z)"
-    )
+    pattern = rf"{_BEGIN}\s*(?:function\s*)?(?:{_SEP})?\s*([\w.:/-]+)\s*(?:{_SEP}|\n)?(.*?)(?:{_END}|(?={_BEGIN})|\Z)"
     for name, arguments in re.findall(pattern, body, re.DOTALL):
         yield WrittenCall(name, _decoded(re.sub(r"\A\s*```(?:json)?|```\s*\Z", "", arguments)))
 
@@ -142,7 +143,7 @@ def _deepseek(body: str) -> Iterator[WrittenCall]:
 def mistral(body: str) -> Iterator[WrittenCall]:
     """Read what follows ``[TOOL_CALLS]``: a list, or ``name[ARGS]{…}`` and ``name{…}``."""
     if body.lstrip().startswith(("[", "{")):
-        yield from _json_calls(body)
+        yield from calls_in_text(body)
         return
     for found in re.finditer(rf"(?:\[TOOL_CALLS\])?\s*({NAME})\s*(?:\[CALL_ID\]\w*)?\s*(?:\[ARGS\])?\s*(?=\{{)", body):
         yield WrittenCall(found[1], _decoded(body[found.end() :]))
@@ -188,7 +189,7 @@ def python_calls(body: str) -> Iterator[WrittenCall]:
         return
 
 
-def _literal(text: str) -> Any:
+def python_literal(text: str) -> Any:
     """Return the value of a text in Python's notation, which some models take for JSON; None for any other."""
     if len(text) > MAX_PYTHON_CHARS:
         return None
@@ -235,15 +236,18 @@ def _decoded(text: str) -> Arguments:
     return value if isinstance(value, dict) else stripped
 
 
-def calls_in_json(value: Any, *, bare: bool = False) -> Iterator[WrittenCall]:
+def calls_in_json(value: Any, *, bare: bool = False, depth: int = 8) -> Iterator[WrittenCall]:
     """Return the calls that a JSON value holds, in the forms that models use.
 
     Args:
         value: decoded.
         bare: whether no tags stand around it, so that a name alone is no call.
+        depth: how many lists and wrappers may be around a call.
     """
+    if not depth:
+        return
     if isinstance(value, list):
-        found = [list(calls_in_json(item, bare=bare)) for item in value[:MAX_CALLS]]
+        found = [list(calls_in_json(item, bare=bare, depth=depth - 1)) for item in value[:MAX_CALLS]]
         if found and all(found):
             yield from (call for calls in found for call in calls)
         return
@@ -251,17 +255,19 @@ def calls_in_json(value: Any, *, bare: bool = False) -> Iterator[WrittenCall]:
         return
     for wrapper in ("tool_calls", "tool_uses", "calls"):
         if isinstance(value.get(wrapper), list):
-            yield from calls_in_json(value[wrapper])
+            yield from calls_in_json(value[wrapper], depth=depth - 1)
             return
     for wrapper in ("function", "function_call", "tool_call", "tool_use", "action"):
         if isinstance(value.get(wrapper), dict):
-            yield from calls_in_json(value[wrapper])
+            yield from calls_in_json(value[wrapper], depth=depth - 1)
             return
     name = next((value[key] for key in _NAME_KEYS if isinstance(value.get(key), str)), None)
     arguments = next((value[key] for key in _ARGUMENT_KEYS if isinstance(value.get(key), (dict, str))), None)
     if name is not None and arguments is not None and set(value) <= _KEYS:
         yield WrittenCall(name, arguments if isinstance(arguments, dict) else _decoded(arguments))
-    elif name is not None and len(value) == 1 and not bare:
+    elif name is not None and set(value) <= _KEYS and not any(value.get(key) for key in _ARGUMENT_KEYS):
+        if bare and not value.keys() & _ARGUMENT_KEYS:
+            return  # a name alone
         yield WrittenCall(name, {})
 
 
@@ -271,13 +277,13 @@ _KEYS = frozenset({*_NAME_KEYS, *_ARGUMENT_KEYS, "id", "type", "call_id", "index
 
 TAGS: tuple[tuple[str, str, Reader], ...] = (
     (
-        r"<\|tool_calls_section_begin\|>|<\|tool_call_begin\|>",
+        r"<\|tool_calls_section_begin\|>|<\|tool_call_begin\|>(?!\s*function\s*<)",
         r"<\|tool_calls_section_end\|>|<\|tool_call_end\|>(?!\s*<\|tool_call)",
         _kimi,
     ),
     (
-        r"<｜tool▁calls▁begin｜>|<｜tool▁call▁begin｜>",
-        r"<｜tool▁calls▁end｜>|<｜tool▁call▁end｜>(?!\s*<｜tool▁call)",
+        r"<[｜|]tool[▁_ ]calls?[▁_ ]begin[｜|]>",
+        r"<[｜|]tool[▁_ ]calls[▁_ ]end[｜|]>|<[｜|]tool[▁_ ]call[▁_ ]end[｜|]>(?!\s*<[｜|]tool[▁_ ]call)",
         _deepseek,
     ),
     (r"\[TOOL_CALLS\]", r"\Z", mistral),
@@ -285,7 +291,7 @@ TAGS: tuple[tuple[str, str, Reader], ...] = (
     (r"<\|tool_call>", r"<tool_call\|>(?!\s*<\|tool_call>)", _gemma),
     (
         r"(?:<\|start\|>\s*)?(?:assistant\s*)?(?:<\|channel\|>\s*\w*)?[ ]?to=[\w.]{1,100}[^{<]{0,60}"
-        r"(?:<\|channel\|>\s*\w*)?[ ]*(?:<\|constrain\|>\s*\w+)?<\|message\|>",
+        r"(?:<\|channel\|>\s*\w*)?[ ]*(?:\w+[ ]*)?(?:<\|constrain\|>\s*\w+)?<\|message\|>",
         r"<\|call\|>|<\|end\|>|\Z",
         _harmony,
     ),
@@ -300,10 +306,13 @@ TAGS: tuple[tuple[str, str, Reader], ...] = (
         _functions,
     ),
     (
-        r"<((?:[\w-]+:|｜DSML｜)?(?:tool_calls?|function_calls?|functioncall|toolcall|tools?_use|tool_code|TOOLCALL|tools))>",
+        r"<((?:[\w-]+:|｜DSML｜)?(?:tool_calls?|function_calls?|functioncall|toolcall|tools?_use|tool_code|toolcall))(?:\s[^<>]{0,200})?>",
         r"</{0}>",
         tag_body,
     ),
+    (r"<tools>(?=\s*[\[{])", r"</tools>", tag_body),
+    (r"\[TOOL_(?:REQUEST|CALL)\](?!\s*\w+\s)", r"\[END_TOOL_REQUEST\]|\[/TOOL_CALL\]|\Z", tag_body),
+    (r"<\|tools_prefix\|>", r"<\|tools_suffix\|>|\Z", tag_body),
     (r"<function\s*=\s*[\"']?[\w.:/-]+[\"']?\s*(?:>|(?=\{))|<function\s+name\s*=", r"</function>", _functions),
 )
-FORMS = tuple((re.compile(opener), closer, reader) for opener, closer, reader in TAGS)
+FORMS = tuple((re.compile(opener, re.IGNORECASE), closer, reader) for opener, closer, reader in TAGS)

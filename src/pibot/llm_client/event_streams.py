@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from pibot.contracts import JsonObject, bounded_int
+from pibot.contracts.reading import too_deep
 
 _FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
 """How a line of a stream of server-sent events begins. No JSON begins like that."""
@@ -21,6 +22,16 @@ class BadStream(ValueError):
 def begins_like_stream(body: bytes) -> bool:
     """Return whether a body begins like server-sent events; it may be its first part alone."""
     return body.lstrip().startswith(_FIELDS)
+
+
+def _is_whole(data: list[bytes]) -> bool:
+    if not data[-1].rstrip().endswith(b"}"):
+        return False
+    try:
+        json.loads(b"\n".join(data), parse_int=bounded_int)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 class StreamedCompletion:
@@ -76,7 +87,10 @@ class StreamedCompletion:
 
     def _take_line(self, line: bytes) -> None:
         if line.startswith(b"data:"):
-            self._data.append(line[5:].lstrip(b" "))
+            value = line[5:].lstrip(b" ")
+            if self._data and value[:1] in b"{[" and _is_whole(self._data):
+                self._take_line(b"")  # some servers send no blank line between the events
+            self._data.append(value)
         elif line.startswith(b"{"):  # a whole answer behind comments that kept the connection alive
             self._data.append(line)
         elif not line and self._data:
@@ -91,7 +105,7 @@ class StreamedCompletion:
             chunk = json.loads(data, parse_int=bounded_int)
         except (ValueError, RecursionError):
             return  # such as a text to keep the connection alive
-        if not isinstance(chunk, dict):
+        if not isinstance(chunk, dict) or too_deep(chunk):
             return
         if chunk.get("error"):
             self._whole = self._whole or {"error": chunk["error"]}
@@ -124,7 +138,7 @@ class StreamedCompletion:
 
     def _take_call(self, piece: JsonObject, place: int) -> None:
         key = piece.get("index")
-        if key is None:  # Gemini and others number none: an id or a name begins a new call
+        if not isinstance(key, (int, str)):  # Gemini and others number none: an id or a name begins a new call
             function = piece.get("function")
             begins = piece.get("id") or (isinstance(function, dict) and function.get("name"))
             key = f"{len(self._calls)}+" if begins or not self._calls else list(self._calls)[-1]
@@ -132,8 +146,8 @@ class StreamedCompletion:
             key = f"{len(self._calls)}+"  # every call has the same number
         call = self._calls.setdefault(key, {"type": "function", "function": {"name": "", "arguments": ""}})
         for name, value in piece.items():
-            if name == "function" and isinstance(value, dict):
-                self._take_function(call["function"], value)
+            if name == "function":
+                self._take_function(call["function"], value if isinstance(value, dict) else {})
             elif name == "id":
                 call["id"] = call.get("id") or value
             elif name not in ("index", "type") and value is not None:

@@ -90,9 +90,28 @@ def _thought(value: Any) -> str:
     return ""
 
 
+_THINKING = ("thinking", "reasoning", "redacted_thinking", "thought")
+"""How the types of parts that are reasoning begin."""
+
+
 def is_thinking(part: Any) -> bool:
     """Return whether a part of a content is reasoning and no text of the answer."""
-    return isinstance(part, dict) and part.get("type") in ("thinking", "reasoning", "redacted_thinking", "thought")
+    return isinstance(part, dict) and (part.get("thought") is True or str(part.get("type")).startswith(_THINKING))
+
+
+def refusal_in(content: Any) -> str:
+    """Return the refusal among a content's parts."""
+    parts = content if isinstance(content, list) else []
+    return "".join(part["refusal"] for part in parts if isinstance(part, dict) and isinstance(part.get("refusal"), str))
+
+
+def calls_in(content: Any) -> list[JsonObject] | None:
+    """Return the tool calls among a content's parts, as gateways to Anthropic's protocol leave them there."""
+    parts = content if isinstance(content, list) else []
+    found = [part for part in parts if isinstance(part, dict) and part.get("type") == "tool_use"]
+    return [
+        {"id": part.get("id"), "function": {"name": part.get("name"), "arguments": part.get("input")}} for part in found
+    ] or None
 
 
 def _size(name: str, value: Any) -> int:

@@ -37,18 +37,21 @@ _OTHERS = (
     r"(?:ich werde|lass mich|lassen sie mich|je vais|laissez-moi|voy a|déjame|vou\s|deixe-me|sto per|ik ga|"
     r"я сейчас|сейчас я|я (?:вы|про|по|за)\w+)"
 )
+_NO_VERB = r"(?:nicht|nie|immer|alt|älter|bien|bem|mal|bueno|a las?|à|au|al|in|im|en|um)\b"
+"""What follows "ich werde", "je vais" and their like where they announce nothing."""
+
 _CHINESE = (
     r"(?:好的|好|首先|现在|接下来|然后|那么|嗯|明白了|没问题|当然|下一步|，|,|。|\s)*"
-    r"(?:我(?:将|会|来|先|要|需要|现在|马上|这就|正在|准备)|让我|正在|请稍等|稍等)[^。！？\n]*"
+    r"(?:我(?:将|会|来|先|要|需要|现在|马上|这就|正在|准备)(?!自|于)|让我|正在|请稍等|稍等)[^。！？\n]*"
 )
 _CHINESE_VERBS = re.compile(
     "运行|执行|查看|检查|调用|读取|搜索|列出|获取|使用|看|打开|查询|下载|创建|写|尝试|开始|分析|查找|稍等|访问|统计"
 )
 
 _PROMISE = re.compile(
-    rf"{_LEAD}(?:{_WILL}{_ADVERBS}\s+(?:{_VERBS})\b(?!\s+(?:you|forward))|{_OTHERS}\s*\w+).*|"
+    rf"{_LEAD}(?:{_WILL}{_ADVERBS}\s+(?:{_VERBS})\b(?!\s+(?:you|forward))|{_OTHERS}\s*(?!{_NO_VERB})\w+).*|"
     rf"{_LEAD}{_GERUND}\b[^.!?]*(?:\.\.\.|…|\bnow\b\.?)|"
-    rf"(?:{_LEAD}i(?:'m|’m| am) (?:now |currently )?|(?:now|currently|next|first)[, ]+){_GERUND}\b[^!?]*",
+    rf"(?:{_LEAD}i(?:'m|’m| am) (?:now |currently )?|(?:now|currently)[, ]+){_GERUND}\b[^!?\d]*",
     re.IGNORECASE | re.DOTALL,
 )
 _FILLER = re.compile(
@@ -96,6 +99,22 @@ def asks_for_wording(task: str) -> bool:
     return bool(_WORDING_TASK.search(task))
 
 
+_DECLINED = re.compile(
+    r"(?:(?:i['’]?m|i am) (?:very |really |truly )?sorry|sorry|i apologi[sz]e|unfortunately)?[\s,;.:—-]*(?:but\s+)?"
+    r"(?:i|we) (?:can['’]?t|can ?not|won['’]?t|will not|am (?:not able|unable) to|['’]m (?:not able|unable) to)\s+"
+    r"(?:help|assist|comply|fulfill?)(?: you)?(?:\s+(?:with|in))?(?:\s+(?:that|this|your|such|these|the|a))?"
+    r"(?:\s+(?:kind of\s+)?(?:requests?|tasks?))?[.!]?|"
+    r"(?:很|非常)?(?:抱歉|对不起)[，,。\s]*(?:但)?我(?:无法|不能|没办法)(?:协助|帮助您?|提供帮助|满足|完成|处理|回答)?(?:您的|你的|这个|此|该|这一)?"
+    r"(?:请求|要求|问题|任务)?[。！]?",
+    re.IGNORECASE,
+)
+
+
+def declines(text: str) -> bool:
+    """Return whether a text is nothing but the set phrase with which models refuse."""
+    return len(text) < 200 and bool(_DECLINED.fullmatch(text.strip()))
+
+
 def is_promise(text: str) -> bool:
     """Return whether a text says what its writer will do now, and nothing else."""
     if len(text) > MAX_PROMISE_CHARS:
@@ -111,7 +130,15 @@ def is_promise(text: str) -> bool:
             promised = True
         elif not _FILLER.fullmatch(f"{sentence} "):
             return False
-    return promised
+    return promised and not _OUTCOME.search(plain)
+
+
+_OUTCOME = re.compile(
+    r"\b(?:because|but (?:it|there|the|i can't|i cannot|i don't)|tomorrow|every (?:day|hour|week|night|morning)|"
+    r"doesn['’]t|isn['’]t|can['’]?not|can['’]t|couldn['’]t|from you)\b|\d ?%|因为|更多信息|明天|了[,，]|[是会]说",
+    re.IGNORECASE,
+)
+"""Words of an answer in what would be a promise otherwise: a reason, a finding, a time, a question."""
 
 
 def _is_chinese_promise(sentence: str) -> bool:

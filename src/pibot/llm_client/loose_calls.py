@@ -17,12 +17,17 @@ from pibot.llm_client.tool_names import resolve
 
 MAX_CHARS = 4000
 
+_WORDS = r"(?:(?:tool[ _]?call|tool|function|call|action|functioncall|recipient|to|name)\W{1,6}){0,2}"
+_BETWEEN = (
+    r"(?:\b(?:json|code)\b\W{0,6}?)?"
+    r"(?:(?:with\s+)?(?:arguments?|args|action[ _]input|input|parameters|params|content)\W{1,6}?)?"
+)
 _NAMED = re.compile(
-    rf"\W{{0,12}}(?:(?:tool[ _]?call|tool|function|call|action|functioncall|recipient|to|name)\W{{1,6}}){{0,2}}({NAME})"
-    r"\W{0,12}?(?:(?:with\s+)?(?:arguments?|args|action[ _]input|input|parameters|params|content)\W{1,6}?)?"
+    rf"\W{{0,12}}(?:commentary\W{{1,3}}(?=to=))?{_WORDS}({NAME})\W{{0,12}}?{_BETWEEN}"
     r"(\{.*\}|\[[^\]\n]*\]|\([^)\n]*\))[^\w{}]*(?:RESULT\W*)?",
     re.DOTALL | re.IGNORECASE,
 )
+_ACTION_ALONE = re.compile(rf"(?:Thought:[^\n]*\n\s*)?Action:\s*`?({NAME}?)`?(?:\(\))?", re.IGNORECASE)
 _ELEMENT = re.compile(
     rf"<\s*([\w:-]+)[^<>]*\bname\s*=\s*[\"']({NAME})[\"']|<\s*(?:tool_name|name|action|tool|function)\s*>\s*({NAME})\s*<|"
     r"<\s*([\w:-]+)\s*>"
@@ -44,6 +49,9 @@ def read_loose(text: str, tools: Mapping[str, ToolSpec]) -> WrittenCall | None:
             written = found[2] or found[3] or found[4]
             if written in tools:  # as it is: an element of HTML may be like a tool's name
                 return WrittenCall(written, stripped)
+    action = _ACTION_ALONE.fullmatch(stripped)
+    if action is not None and action[1] in tools:
+        return WrittenCall(action[1], stripped)
     named = _NAMED.fullmatch(stripped)
     name = resolve(named[1], tools) if named else None
     if named is None or name is None:

@@ -19,6 +19,7 @@ from pibot.llm_client.call_forms import (
     end_of_json,
     mistral,
     python_calls,
+    python_literal,
     react,
     tag_body,
 )
@@ -42,14 +43,16 @@ class Markup:
     inner: int = 0
 
 
-_ANY_TAG = re.compile("|".join(f"(?:{re.sub(r'[(](?![?])', '(?:', opener)})" for opener, _, _ in TAGS))
+_ANY_TAG = re.compile("|".join(f"(?:{re.sub(r'[(](?![?])', '(?:', opener)})" for opener, _, _ in TAGS), re.IGNORECASE)
 
 _REACT = re.compile(
     rf"^[ \t]*(?:\*\*)?Action:?(?:\*\*)?:?[ \t]*`?{NAME}`?(?:\(\))?[ \t]*\n\s*(?:\*\*)?Action[ _]Input",
     re.MULTILINE | re.I,
 )
 _THOUGHT = re.compile(r"^[ \t]*(?:\*\*)?(?:Thought|Question)(?:\*\*)?:", re.MULTILINE)
-_FENCE = re.compile(r"```[ \t]*(?:json|tool_code|tool_call|tool|xml|python)?[ \t]*\n(.*?)```", re.DOTALL)
+_FENCE = re.compile(
+    r"```[ \t]*(?:json|tool_code|tool_call|tool|xml|python)?[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE
+)
 
 
 def find_markup(text: str, start: int = 0) -> Markup | None:
@@ -67,7 +70,7 @@ def find_markup(text: str, start: int = 0) -> Markup | None:
         if form is None:
             continue
         tag = re.escape(form[1]) if form.re.groups else ""
-        closed = re.compile(closer.replace("{0}", tag)).search(text, end_of_json(text, form.end()))
+        closed = re.compile(closer.replace("{0}", tag), re.IGNORECASE).search(text, end_of_json(text, form.end()))
         end = closed.end() if closed else len(text)
         whole = text[opened.start() : end]
         inner = text[form.end() : closed.start() if closed else end]
@@ -90,7 +93,8 @@ def find_bare_call(text: str) -> Markup | None:
     start = text.find(stripped)
     fence = _FENCE.fullmatch(stripped)
     body = fence[1].strip() if fence else stripped
-    calls = _whole_json_calls(body) or tuple(python_calls(body))
+    calls = _whole_json_calls(body.removeprefix("functools")) or tuple(python_calls(body))
+    calls = calls or tuple(calls_in_json(python_literal(body), bare=True))
     if calls:
         return Markup(start, len(text), calls, certain=False)
     last = re.search(r"\n[ \t]*(?=[{\[])[^\n]*\Z", stripped) or re.search(r"\n[ \t]*\{\s*\n.*\Z", stripped, re.DOTALL)
@@ -101,6 +105,8 @@ def find_bare_call(text: str) -> Markup | None:
     fences = list(_FENCE.finditer(stripped))
     if fences and fences[-1].end() == len(stripped):
         calls = _whole_json_calls(fences[-1][1].strip())
+        if not calls and "tool_c" in fences[-1][0].partition("\n")[0]:
+            calls = tuple(python_calls(fences[-1][1]))
         return Markup(start + fences[-1].start(), len(text), calls, certain=False) if calls else None
     return None
 

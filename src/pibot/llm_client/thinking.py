@@ -13,10 +13,13 @@ from typing import NamedTuple
 MAX_CLOSERS = 50
 """Closing tags that are looked at in one text: each costs time in proportion to the text."""
 
-_NAMES = r"(?:[\w-]{1,12}[:_])?(?:think|thinking|thought|thoughts|reasoning|scratchpad|reflection|antthinking)"
+_NAMES = (
+    r"(?:(?:[\w-]{1,12}[:_])?(?:think|thinking|thought|thoughts|reasoning|scratchpad|reflection|antthinking)|"
+    r"(?:thought|thinking)_process|in(?:n|t)er(?:nal)?_monologue|chain_of_thought)"
+)
 
 _OPENERS: tuple[tuple[str, str], ...] = (
-    (rf"<({_NAMES})(?:\s[^<>]{{0,200}})?>", r"</\s*{0}\s*>"),
+    (rf"<({_NAMES})(?:\s[^<>]{{0,200}})?(?<!/)>", r"</\s*{0}\s*>"),
     (r"\[(THINK)\]", r"\[/THINK\]"),
     (r"<\|(begin_of_thought)\|>", r"<\|end_of_thought\|>"),
     (r"<\|(START_THINKING)\|>", r"<\|END_THINKING\|>"),
@@ -45,16 +48,25 @@ _HARMONY = re.compile(
     r"(.*?)(?=<\|end\|>|<\|return\|>|<\|call\|>|<\|start\|>|<\|channel\|>|\Z)(?:<\|end\|>|<\|return\|>|<\|call\|>)?\s*",
     re.DOTALL,
 )
-_HARMONY_BARE = re.compile(r"analysis(?=[A-Z\"'(])(.*?)assistant\s?final(.*)", re.DOTALL)
+_HARMONY_BARE = re.compile(r"analysis(?=[A-Z\"'(])(.*?)assistant\s?(?:final|(?=commentary\s+to=))(.*)", re.DOTALL)
 """The same form from a server that shows no special tokens."""
 
 _WRAPPED = re.compile(r"\s*<(answer|final_answer|response|final)>(.*?)(?:</\1>\s*)?\Z", re.DOTALL | re.IGNORECASE)
 _SOLUTION = re.compile(r"\s*<\|begin_of_solution\|>(.*?)(?:<\|end_of_solution\|>\s*)?\Z", re.DOTALL)
 
-_END_TOKENS = re.compile(
-    r"(?:\s*(?:<\|im_end\|>|<\|eot_id\|>|<\|eom_id\|>|<\|endoftext\|>|<\|return\|>|<\|end_of_text\|>|<end_of_turn>|"
-    r"<\|END_RESPONSE\|>|<\|END_OF_TURN_TOKEN\|>|<｜end▁of▁sentence｜>|<seed:eos>|\[e~\[|<\|user\|>|<\|observation\|>))+\s*\Z"
+_END_TOKEN = (
+    r"(?:</s>|<eos>|\[\|endofturn\|\]|<\|end\|>|<\|assistant\|>|<\|end_of_box\|>|<\|im_end\|>|<\|eot_id\|>|<\|eom_id\|>|"
+    r"<\|start_header_id\|>assistant<\|end_header_id\|>|<\|im_start\|>assistant|<\|endoftext\|>|<\|return\|>|"
+    r"<\|end_of_text\|>|<end_of_turn>|<\|END_RESPONSE\|>|<\|END_OF_TURN_TOKEN\|>|<｜end▁of▁sentence｜>|<seed:eos>|\[e~\[|"
+    r"<\|user\|>|<\|observation\|>)"
 )
+_END_TOKENS = re.compile(rf"(?<!\s)(?P<gap>\s*){_END_TOKEN}(?:\s*{_END_TOKEN})*\s*\Z")
+
+_BEGIN_TOKENS = re.compile(
+    r"[\s\ufeff\u200b\u2060]*(?:(?:<\|im_start\|>\s*assistant|<\|start_header_id\|>\s*assistant\s*<\|end_header_id\|>|"
+    r"<\|START_RESPONSE\|>|<\|begin_of_box\|>|<\|assistant\|>|<\|begin_of_text\|>|\[\|assistant\|\])\s*|[\ufeff\u200b\u2060]\s*)+"
+)
+"""Tokens that begin a turn or an answer, where a server passes them on."""
 
 _BLOCK_ANYWHERE = re.compile(rf"^[ \t]*<({_NAMES})>[ \t]*\n.*?^[ \t]*</\1>[ \t]*$", re.DOTALL | re.MULTILINE | re.I)
 
@@ -79,6 +91,7 @@ def split_thinking(text: str, *, cut: bool = False) -> Thought:
         text: what the model wrote.
         cut: whether it ended at its length limit, so that its reasoning may have no end.
     """
+    text = _without_begin_tokens(text)
     harmony = _split_harmony(text)
     if harmony is not None:
         return Thought(harmony.reasoning, _without_end_tokens(harmony.answer))
@@ -91,7 +104,9 @@ def split_thinking(text: str, *, cut: bool = False) -> Thought:
     if orphan is not None:
         thoughts.append(orphan.reasoning)
         rest = orphan.answer
-    rest = _without_end_tokens(rest)
+    rest = _without_end_tokens(_without_begin_tokens(rest))
+    rest, later = _later_blocks(rest)
+    thoughts += later
     if thoughts:
         wrapped = _WRAPPED.match(rest)
         rest = wrapped[2] if wrapped else rest
@@ -125,6 +140,7 @@ def _leading_block(text: str, *, cut: bool) -> Thought | None:
             continue
         body = stripped[opened.end() :]
         closed = _closer(body, re.compile(closer.format(re.escape(opened[1])), re.IGNORECASE))
+        closed = closed or _closer(body, _CLOSER_ALONE)
         if closed is None:
             if not cut and (SPOKEN_OF.match(body) or not body.strip()):
                 return None if body.strip() else Thought("", "")
@@ -194,4 +210,40 @@ def _split_harmony(text: str) -> Thought | None:
 
 def _without_end_tokens(text: str) -> str:
     """Take the tokens off that end a turn, where a server passes them on."""
-    return _END_TOKENS.sub("", text)
+    found = _END_TOKENS.search(text)
+    if found and "</s>" in found[0] and "<s>" in text:
+        return text  # HTML
+    if found is None or (found["gap"] and "\n" not in found["gap"] and _GOES_ON.search(text[: found.start()])):
+        return text  # "the token is <|im_end|>"
+    return text[: found.start()]
+
+
+_GOES_ON = re.compile(r"[\w,:：=]\Z")
+
+
+def _without_begin_tokens(text: str) -> str:
+    found = _BEGIN_TOKENS.match(text)
+    return text[found.end() :] if found and not SPOKEN_OF.match(text, found.end()) else text
+
+
+def _later_blocks(text: str) -> tuple[str, list[str]]:
+    """Take the blocks off that a model wrote between the paragraphs of its answer; those that it quotes stay."""
+    if "<" not in text or text.lstrip()[:1] in ("{", "["):
+        return text, []
+    thoughts: list[str] = []
+    kept, place = "", 0
+    for block in itertools.islice(_BLOCK_BETWEEN.finditer(text), MAX_CLOSERS):
+        from pibot.llm_client.intent import quotes, speaks_of
+
+        before = text[: block.start()]
+        if before.count("```") % 2 or quotes(before) or speaks_of(before):
+            continue
+        thoughts.append(block[2])
+        kept += text[place : block.start()]
+        place = block.end()
+    return kept + text[place:], thoughts
+
+
+_BLOCK_BETWEEN = re.compile(
+    rf"^<({_NAMES})>((?:(?!</?{_NAMES}>).)*)</\1>[ \t]*(?:\n+|\Z)", re.DOTALL | re.MULTILINE | re.I
+)

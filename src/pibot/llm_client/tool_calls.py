@@ -17,6 +17,9 @@ MAX_TOOL_NAME_CHARS = 64
 
 MAX_WRITTEN_NAME_CHARS = 200
 
+MAX_CALLS = 128
+"""Calls that are read from one answer; the agent runs far fewer."""
+
 _EXCERPT_CHARS = 200
 
 NewId = Callable[[], str]
@@ -38,21 +41,40 @@ def read_tool_calls(calls: Any, new_id: NewId, *, cut: bool = False) -> tuple[To
     Raises:
         LLMProtocolError: it is no list.
     """
-    if calls is None:
+    if isinstance(calls, dict):  # one call without its list, or calls by their numbers
+        calls = [calls] if calls.keys() & {"function", "name"} else list(calls.values())
+    if not calls or calls == "[]":
         return ()
     if not isinstance(calls, list):
         raise LLMProtocolError("a completion whose tool_calls is no list")
     decoded: list[ToolCall] = []
-    for call in calls:
-        if isinstance(call, dict):
-            decoded.append(read_tool_call(call, {c.call_id for c in decoded}, new_id, cut=cut))
+    taken: set[str] = set()
+    found = [call for call in calls if isinstance(call, dict)]
+    for call in ([call for call in found if not is_hollow(call)] or found)[:MAX_CALLS]:
+        decoded.append(read_tool_call(call, taken, new_id, cut=cut))
+        taken.add(decoded[-1].call_id)
     return tuple(decoded)
+
+
+def is_hollow(call: JsonObject) -> bool:
+    """Return whether a call has neither name nor arguments: some servers send one such beside every answer."""
+    function = _function_of(call)
+    return not function.get("name") and function.get("arguments") in (None, "", "{}", {})
+
+
+def _function_of(call: JsonObject) -> JsonObject:
+    """Return what a call calls, which a few servers write into the call itself."""
+    function = call.get("function")
+    if not isinstance(function, dict):
+        function = {name: call[name] for name in ("name", "arguments", "parameters") if name in call}
+    if "arguments" not in function and isinstance(function.get("parameters"), dict):
+        return {**function, "arguments": function["parameters"]}
+    return function
 
 
 def read_tool_call(call: JsonObject, taken: Collection[str], new_id: NewId, *, cut: bool = False) -> ToolCall:
     """Read one tool call. Whatever is wrong with it becomes its ``problem``."""
-    function = call.get("function")
-    function = function if isinstance(function, dict) else {}
+    function = _function_of(call)
     call_id = call.get("id")
     call_id = encodable(str(call_id)) if isinstance(call_id, (str, int)) else ""
     if not call_id or call_id in taken:  # some servers number the calls of each answer from 0, or give all the same id

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import Any, Callable
 
 from pibot.contracts import Completion, JsonObject, Message, ToolCall, ToolSpec, Usage, bounded_int
+from pibot.contracts.reading import too_deep
 from pibot.errors import LLMProtocolError
-from pibot.llm_client.extras import encodable, is_thinking, message_extra, reasoning_of
-from pibot.llm_client.tool_calls import dumped, new_call_id, read_tool_call, read_tool_calls
+from pibot.llm_client.extras import calls_in, encodable, is_thinking, message_extra, reasoning_of, refusal_in
+from pibot.llm_client.tool_calls import dumped, is_hollow, new_call_id, read_tool_call, read_tool_calls
 
 
 class EmptyAnswer(LLMProtocolError):
@@ -53,13 +54,16 @@ def parse(body: bytes) -> Any:
         LLMProtocolError: it is no JSON.
     """
     try:
-        return json.loads(body, parse_int=bounded_int)
+        data = json.loads(body, parse_int=bounded_int, strict=False)
     except (ValueError, RecursionError):  # ValueError: no JSON, no UTF-8, or a number with too many digits
         if not body.strip():
             raise EmptyAnswer("an empty answer") from None
         if body.lstrip()[:1] == b"{":
             raise EmptyAnswer("broken JSON") from None
         raise LLMProtocolError("something that is no JSON") from None
+    if too_deep(data):
+        raise LLMProtocolError("JSON that is nested too deeply")
+    return data
 
 
 def find_error(data: Any, *, success: bool) -> ErrorObject | None:
@@ -80,7 +84,7 @@ def find_error(data: Any, *, success: bool) -> ErrorObject | None:
     if choice is not None and not _says_something(choice):
         return _error_object(choice.get("error"), beside_answer=True)  # OpenRouter, with finish_reason "error"
     if choice is None and success:
-        return _status_object(data.get("base_resp"))
+        return _status_object(data.get("base_resp")) or _named_error(data)
     text = None if success else data.get("message") or data.get("detail")
     if text:
         return ErrorObject(text if isinstance(text, str) else dumped(text), str(data.get("code") or ""))
@@ -116,13 +120,26 @@ def _status_object(status: Any) -> ErrorObject | None:
     return ErrorObject(str(status.get("status_msg") or dumped(status)), str(status["status_code"]))
 
 
+def _named_error(data: JsonObject) -> ErrorObject | None:
+    """Read vLLM's and FastChat's older ``{"object": "error", "message": …, "code": …}``, also under HTTP 200."""
+    if data.get("object") != "error" or "choices" in data:
+        return None
+    message = data.get("message")
+    kind = data.get("type")
+    return ErrorObject(
+        message if isinstance(message, str) else dumped(data),
+        str(data.get("code") or ""),
+        kind if isinstance(kind, str) else "",
+    )
+
+
 def _first_choice(data: JsonObject) -> JsonObject | None:
     choices = data.get("choices")
     return choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
 
 
 def _says_something(choice: JsonObject) -> bool:
-    """Whether a choice holds text, tool calls or a refusal."""
+    """Return whether a choice holds text, tool calls or a refusal."""
     message = choice.get("message")
     if not isinstance(message, dict):
         return False
@@ -152,7 +169,7 @@ def completion(data: Any, *, model: str, new_id: Callable[[], str] | None = None
     calls = _calls_of(message, new_id or new_call_id, cut=reason == "length")
     usage = Usage.from_json(data.get("usage"))
     named = data.get("model")
-    refusal = encodable(_text(message.get("refusal")))
+    refusal = encodable(_text(message.get("refusal")) or refusal_in(message.get("content")))
     return Completion(
         text=encodable(_text(message.get("content"))) or refusal,
         tool_calls=calls,
@@ -186,7 +203,10 @@ def _best_choice(choices: Any) -> tuple[JsonObject, JsonObject]:
 
 def _calls_of(message: JsonObject, new_id: Callable[[], str], *, cut: bool) -> tuple[ToolCall, ...]:
     """Read the tool calls, or the one ``function_call`` of the protocol before 2023-11."""
-    calls = read_tool_calls(message.get("tool_calls"), new_id, cut=cut)
+    sent = message.get("tool_calls") or calls_in(message.get("content"))
+    if isinstance(sent, list) and _text(message.get("content")).strip():
+        sent = [call for call in sent if not (isinstance(call, dict) and is_hollow(call))]
+    calls = read_tool_calls(sent, new_id, cut=cut)
     function = message.get("function_call")
     if not calls and isinstance(function, dict) and function.get("name"):
         return (read_tool_call({"function": function}, (), new_id, cut=cut),)
@@ -197,7 +217,11 @@ def _text(content: Any) -> str:
     """Return the text of a message's content, which may be text, a list of parts, or null."""
     if isinstance(content, str):
         return content
+    if isinstance(content, (int, float)) and not isinstance(content, bool):
+        return dumped(content)
     if isinstance(content, dict):
+        if not content.keys() & {"text", "type"}:
+            return dumped(content)  # a final answer in JSON, which its server decoded
         content = [content]
     if not isinstance(content, list):
         return ""

@@ -118,6 +118,11 @@ def test_a_key_is_removed_where_an_event_is_too_long_to_be_read_whole(cut: int) 
     assert shown == filling + b"***" + b"y" * 100 + b"\n\n"
 
 
+def test_an_event_that_is_nested_without_an_end_is_not_passed_on() -> None:
+    deep = b'data: {"choices": [' + b"[" * 600 + b"]" * 600 + b"]}\n\n"
+    assert heard(passed_on([deep, *said("hello")])) == "hello"
+
+
 def test_a_key_in_the_query_and_in_a_header_is_removed() -> None:
     redactor = answers(url="http://127.0.0.1:9/v1?version=2024-06&key=another-key-of-17")
     assert redactor.body(200, b"another-key-of-17, 2024-06") == b"***, 2024-06"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pibot.contracts import JsonObject, Usage
+from pibot.contracts.reading import too_deep
 from pibot.errors import LLMProtocolError
 from pibot.llm_client.backend import HttpAnswer
 from pibot.master_hub.gateway.origin import StreamMark
@@ -76,7 +77,7 @@ def of_hung_up(body_bytes: int, seconds: float) -> Counted:
 
 
 def asks_for_usage(call: JsonObject) -> bool:
-    """Whether the caller of a stream asks for the chunk with its token counts."""
+    """Return whether the caller of a stream asks for the chunk with its token counts."""
     options = call.get("stream_options")
     return isinstance(options, dict) and options.get("include_usage") is True
 
@@ -152,6 +153,8 @@ class StreamMeter:
             chunk = json.loads(data) if data.startswith(b"{") else None
         except (ValueError, RecursionError):
             chunk = None
+        if too_deep(chunk):
+            return b""  # no client reads it, and no secret could be looked for in it
         if not isinstance(chunk, dict):
             last = data == b"[DONE]"
             self.done = self.done or last
