@@ -7,7 +7,7 @@ from pibot.jsontext import extract_json_object
 FINAL_KEYS = frozenset({"success", "data", "output"})
 """Keys of the final JSON that ``worker_soul.md`` asks for; an object with one of them is the final answer."""
 
-_ERROR_KEYS = frozenset({"error", "status", "code", "message", "details"})
+_ERROR_KEYS = frozenset({"error", "message", "details"})
 """Keys of an object that says an error and nothing else."""
 
 

@@ -135,7 +135,8 @@ def is_promise(text: str) -> bool:
 
 _OUTCOME = re.compile(
     r"\b(?:because|but (?:it|there|the|i can't|i cannot|i don't)|tomorrow|every (?:day|hour|week|night|morning)|"
-    r"doesn['’]t|isn['’]t|can['’]?not|can['’]t|couldn['’]t|from you)\b|\d ?%|因为|更多信息|明天|了[,，]|[是会]说",
+    r"doesn['’]t|isn['’]t|can['’]?not|can['’]t|couldn['’]t|from you)\b|\d ?%|"
+    r"因为|更多信息|明天|了[,，\s/\d]|的是|[是会]说",
     re.IGNORECASE,
 )
 """Words of an answer in what would be a promise otherwise: a reason, a finding, a time, a question."""

@@ -1,7 +1,8 @@
-"""Take what a model thought off the beginning of its answer.
+"""Take what a model thought, and the tokens of its template, off its answer.
 
-Models write their reasoning into the answer where the server does not take it out. Only blocks at the beginning are
-reasoning: behind it, such a tag is something that the answer speaks of.
+Models write their reasoning into the answer where the server does not take it out. A block at the beginning is
+reasoning. Behind it, such a tag may be something that the answer speaks of, and only a block with lines of its own is
+reasoning.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from pibot.contracts import ToolSpec
 from pibot.llm_client.call_forms import WrittenCall, calls_in_text, end_of_json
+from pibot.llm_client.injected import is_injected
 from pibot.llm_client.intent import announces, quotes, speaks_of
 from pibot.llm_client.loose_calls import MAX_CHARS, read_loose
 from pibot.llm_client.text_calls import Markup, find_bare_call, find_markup
@@ -72,8 +73,14 @@ def read_written(text: str, tools: Sequence[ToolSpec], data: Sequence[str] = ())
     Args:
         text: without the model's reasoning.
         tools: the task's own.
-        data: texts that the model was given. What it repeats from them is a quotation, whoever wrote it.
+        data: texts that the model was given: the task, then what the tools gave. What it repeats from them is a
+            quotation, whoever wrote it.
     """
+    written = _read(text, tools, data)
+    return _ATTEMPT if any(is_injected(call, data[1:]) for call in written.calls) else written
+
+
+def _read(text: str, tools: Sequence[ToolSpec], data: Sequence[str]) -> Written:
     if len(text) > MAX_TEXT_CHARS or not text.strip():
         return _PROSE
     code = [found.span() for found in _CODE.finditer(text)]
@@ -187,13 +194,17 @@ def _is_call_with_more(text: str, tools: Sequence[ToolSpec]) -> bool:
         names = specs[element[1]].parameters.get("properties") or {}
         return any(f"<{name}>" in element[0] for name in names) and not (quotes(before) or speaks_of(before))
     words = _NAMED_IN_WORDS.fullmatch(stripped) if len(stripped) <= MAX_CHARS else None
-    return words is not None and resolve(words[1], specs) is not None
+    return words is not None and resolve(words[1], specs) is not None and not quotes(stripped) and _is_json(words[2])
+
+
+def _is_json(text: str) -> bool:
+    return end_of_json(text, 0) == len(text)
 
 
 _ELEMENT_AT_END = re.compile(r"^<([\w-]{2,64})>\s*<[\w-]{1,64}>[^`]*</\1>\Z", re.MULTILINE)
 _NAMED_IN_WORDS = re.compile(
     r"(?:[^\n.]{0,80}\b(?:call|calling|use|using|invoke|invoking|run|running|execute|executing)\b)\s+(?:the\s+)?"
-    r"(?:tool\s+|function\s+)?[`\"'*]{0,3}([\w.]{1,64})[`\"'*]{0,3}(?:\s+(?:tool|function))?\s+with\b[^\n{]{0,60}\s*\{.*\}",
+    r"(?:tool\s+|function\s+)?[`\"'*]{0,3}([\w.]{1,64})[`\"'*]{0,3}(?:\s+(?:tool|function))?\s+with\b[^\n{]{0,60}\s*(\{.*\})",
     re.DOTALL | re.IGNORECASE,
 )
 
