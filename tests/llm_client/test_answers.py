@@ -260,6 +260,8 @@ PROSE = {
     "a call of python's own": "os.remove(path='x')",
     "an end token that it speaks of": "The end token is <|im_end|>",
     "html that ends like a token": "The price is <s>5</s>",
+    "a document with thoughts": "<root>\n<thought>\na\n</thought>\n</root>",
+    "a part that is called reasoning": "Here it is.\n\n<reasoning>\nx\n</reasoning>",
     "an empty element": '<reasoning effort="high"/>',
     "a state": "Currently running nginx 1.18.",
     "a need with its reason": "We should check the logs because the disk is 98% full.",

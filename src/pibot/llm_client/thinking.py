@@ -229,7 +229,7 @@ def _without_begin_tokens(text: str) -> str:
 
 def _later_blocks(text: str) -> tuple[str, list[str]]:
     """Take the blocks off that a model wrote between the paragraphs of its answer; those that it quotes stay."""
-    if "<" not in text or text.lstrip()[:1] in ("{", "["):
+    if "<" not in text or text.lstrip()[:1] in ("{", "[", "<"):
         return text, []
     thoughts: list[str] = []
     kept, place = "", 0
@@ -245,6 +245,9 @@ def _later_blocks(text: str) -> tuple[str, list[str]]:
     return kept + text[place:], thoughts
 
 
+_THINK = r"(?:[\w-]{1,12}:)?think(?:ing)?"
+"""The tags that no document is likely to have."""
+
 _BLOCK_BETWEEN = re.compile(
-    rf"^<({_NAMES})>((?:(?!</?{_NAMES}>).)*)</\1>[ \t]*(?:\n+|\Z)", re.DOTALL | re.MULTILINE | re.I
+    rf"^<({_THINK})>((?:(?!</?{_THINK}>).)*)</\1>[ \t]*(?:\n+|\Z)", re.DOTALL | re.MULTILINE | re.I
 )
