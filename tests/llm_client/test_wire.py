@@ -111,7 +111,8 @@ def test_an_error_that_says_nothing_beside_an_answer_is_none(error: Any) -> None
         ({"choices": [], "error": {}}, "{}", ""),
         ({"choices": [{"message": {"content": ""}, "error": {"message": "upstream", "code": 502}}]}, "upstream", "502"),
         ({"choices": [{"finish_reason": "error", "error": {"message": "upstream"}}]}, "upstream", ""),
-        ({"choices": None, "base_resp": {"status_code": 1008, "status_msg": "no balance"}}, "no balance", "1008"),
+        ({"choices": None, "base_resp": {"status_code": 1008, "status_msg": "no balance"}}, "no balance", "402"),
+        ({"choices": None, "base_resp": {"status_code": 1026, "status_msg": "sensitive"}}, "sensitive", "1026"),
     ],
 )
 def test_an_error_is_found_beside_the_choices_and_in_one(data: Any, message: str, code: str) -> None:

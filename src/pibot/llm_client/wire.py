@@ -113,11 +113,23 @@ def _error_object(error: Any, *, beside_answer: bool) -> ErrorObject | None:
     return None
 
 
+_MINIMAX = {
+    **dict.fromkeys(("1000", "1013", "1024", "1033"), "500"),
+    "1001": "504",
+    **dict.fromkeys(("1002", "1039", "1041", "2045", "2056"), "429"),
+    **dict.fromkeys(("1004", "2049"), "401"),
+    "1008": "402",
+    "2013": "400",
+}
+"""MiniMax's codes, by the HTTP status that others send."""
+
+
 def _status_object(status: Any) -> ErrorObject | None:
     """Read MiniMax's ``base_resp``, which says under HTTP 200 why there are no choices."""
     if not isinstance(status, dict) or not status.get("status_code"):
         return None
-    return ErrorObject(str(status.get("status_msg") or dumped(status)), str(status["status_code"]))
+    code = str(status["status_code"])
+    return ErrorObject(str(status.get("status_msg") or dumped(status)), _MINIMAX.get(code, code))
 
 
 def _named_error(data: JsonObject) -> ErrorObject | None:

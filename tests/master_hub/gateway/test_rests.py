@@ -181,10 +181,19 @@ def test_want_of_money_is_told_a_worker_as_the_masters_and_asked_for_once(
             complete(hub)
 
 
-def test_a_refusal_under_http_200_goes_to_the_fallback_too(llm: ScriptedLLM, second: ScriptedLLM) -> None:
-    refusal = {"choices": None, "base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}}
+@pytest.mark.parametrize(
+    ("refusal", "asked"),
+    [
+        ({"choices": None, "base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}}, 1),
+        ({"choices": None, "base_resp": {"status_code": 1002, "status_msg": "rate limit, retry in 2 hours"}}, 1),
+        ({"error": {"message": "rate limited"}}, 5),
+    ],
+)
+def test_a_refusal_under_http_200_goes_to_the_fallback_too(
+    llm: ScriptedLLM, second: ScriptedLLM, refusal: dict[str, Any], asked: int
+) -> None:
     with gateway(llm, FakeClock(), second) as hub:
-        llm.enqueue(model.reply_json(refusal))
+        llm.enqueue(*[model.reply_json(refusal)] * asked)
         second.enqueue(model.text("instead"))
         assert hub.chat(key=TOKEN).json()["choices"][0]["message"]["content"] == "instead"
 

@@ -32,6 +32,14 @@ CUT = "(The model's answer was cut off here, at its length limit.)"
 """Added to a summary that the model could not finish."""
 
 
+_MISSING = re.compile(
+    rf"^[ \t*_`#>-]*{MISSING_MARK[:-1]}[ \t*_`]*[:：]((?:.|\n(?![ \t]*\n))*)", re.IGNORECASE | re.MULTILINE
+)
+_NOTHING_MISSING = re.compile(
+    r"(?:none|nothing|n/a|无|没有)\s?(?:[.,;:(—–-]|(?:is |else |more )?missing\b)", re.IGNORECASE
+)
+
+
 class TaskPlanner:
     """Plans jobs and sums up their results.
 
@@ -175,10 +183,11 @@ class TaskPlanner:
 
 
 def _without_missing(text: str) -> tuple[str, str]:
-    """Return a summary without its last line about what is missing, and what that line says."""
-    before, _, last = text.rpartition("\n")
-    found = re.match(rf"[\s*_`]*{MISSING_MARK}[\s*_`]*(.*)", last)
-    if found is None:
+    """Return a summary without its last paragraph about what is missing, and what that says."""
+    every = list(_MISSING.finditer(text))
+    if not every:
         return text, ""
-    missing = found[1].strip(" *_`.")
-    return before.strip(), "" if missing.casefold() in NOTHING else missing
+    found = every[-1]
+    missing = " ".join(found[1].split()).strip(" *_`.")
+    nothing = missing.casefold() in NOTHING or _NOTHING_MISSING.match(missing)
+    return (text[: found.start()] + text[found.end() :]).strip(), "" if nothing else missing

@@ -283,8 +283,8 @@ class ModelCaller:
         read = failures.read_completion(provider.endpoint, answer.http, self._retry_loop.wall_clock)
         if isinstance(read, Completion):
             return Answered(answer, completion=read)
-        fall_back = isinstance(read.error, (LLMAway, LLMUnpaid)) or status in (402, 408, 409, 429) or status >= 500
-        return _CallFailure(read.error, read.may_pass, read.retry_after, answer=answer, fall_back=fall_back)
+        away = isinstance(read.error, (LLMAway, LLMUnpaid)) or status in (402, 408, 409, 429) or status >= 500
+        return _CallFailure(read.error, read.may_pass, read.retry_after, answer=answer, fall_back=away or read.may_pass)
 
     def _model_of(self, provider: Provider, call: ModelCall) -> str:
         """Return the name of the model that the provider is asked for."""
