@@ -329,7 +329,7 @@ def _named_skills(named: str, known: Mapping[str, str], step: _Step, skills: Seq
     each = [find(part) for part in _OR_BARS.split(named)]
     if len(each) > 1 and None not in each:
         return [skill for skill in each if skill is not None]
-    one = find(named) or find(_BEHIND_A_NAME.sub("", named, count=1))
+    one = find(named) or find(_BEHIND_A_NAME.sub("", named[: wording.LONGEST_PLACE], count=1))
     if one is not None:
         return [one]
     found = []
@@ -344,6 +344,7 @@ def _named_skills(named: str, known: Mapping[str, str], step: _Step, skills: Seq
 
 def _bare(said: str) -> str:
     """Return a name without what models write around it."""
+    said = said[: wording.LONGEST_PLACE]
     before = _BEFORE_A_NAME.match(said)
     return _BEHIND_A_NAME.sub("", said[before.end() if before else 0 :], count=1).strip()
 

@@ -103,6 +103,10 @@ def has_words(text: object) -> bool:
     return isinstance(text, str) and any(char.isalnum() for char in text) and not is_place(text)
 
 
+LONGEST_PLACE = 500
+"""Characters of a place for words, and of a name with what stands around it."""
+
+
 def is_place(text: str, *, brackets: bool = True) -> bool:
     """Return whether a text only holds a place for another one: dots, or the name of its type.
 
@@ -111,4 +115,4 @@ def is_place(text: str, *, brackets: bool = True) -> bool:
     """
     places = r"[.…\s]+|string(?:\s?(?:or|\|)\s?null)?|<[^<>]*answer[^<>]*>"
     places += r"|<[^<>]*>|\{[^{}]*\}|\[[^\[\]]*\]" if brackets else ""
-    return re.fullmatch(rf"\s*(?:{places})\s*", text, re.IGNORECASE) is not None
+    return len(text) <= LONGEST_PLACE and re.fullmatch(rf"\s*(?:{places})\s*", text, re.IGNORECASE) is not None
