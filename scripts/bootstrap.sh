@@ -1,13 +1,13 @@
 #!/bin/sh
 # Make a virtual environment from a hash-locked requirements file, and add this checkout's package.
 #
-#   scripts/bootstrap.sh runtime|openai|dev|bench|llama|ansible [FOLDER]
+#   scripts/bootstrap.sh runtime|openai|dev|bench|llama|litellm|ansible [FOLDER]
 #
 # FOLDER is .venv by default. Does nothing if it is up to date, and makes it again if it is incomplete or outdated.
 # PYTHON names the interpreter; the default is python3, or the newest python3.x if python3 is too old.
 set -eu
 
-lock=${1:?usage: scripts/bootstrap.sh runtime|openai|dev|bench|llama|ansible [FOLDER]}
+lock=${1:?usage: scripts/bootstrap.sh runtime|openai|dev|bench|llama|litellm|ansible [FOLDER]}
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd -P)
 cd "$root"
 venv=${2:-.venv}
@@ -31,9 +31,10 @@ is_current() {
     case $lock in runtime | openai) [ "$made_from" = "$(fingerprint dev)" ] ;; *) return 1 ;; esac
 }
 
-# Ansible needs a newer Python on the control computer than PiBot on a node, and so does llama.cpp for the tests.
+# Ansible needs a newer Python on the control computer than PiBot on a node, and so do the servers for the tests.
 case $lock in
     llama) what=llama.cpp oldest=3.10 ;;
+    litellm) what=LiteLLM oldest=3.10 ;;
     ansible) what=Ansible oldest=3.11 ;;
     *) what=PiBot oldest=3.9 ;;
 esac

@@ -29,9 +29,10 @@ lock dev.txt "$@" -c requirements/openai.txt --extra openai pyproject.toml requi
 lock build.txt "$@" -c requirements/dev.txt requirements/build.in
 lock bench.txt "$@" requirements/bench.in
 
-# A model's server for the tests, which has no packages for an older Python.
+# Two servers for the tests, which have no packages for an older Python.
 oldest=3.10
 lock llama.txt "$@" requirements/llama.in
+lock litellm.txt "$@" requirements/litellm.in
 
 # Ansible runs on the control computer, and needs a newer Python there.
 oldest=3.11

@@ -16,6 +16,9 @@ from tests.support.scripted_llm import MODEL, ScriptedLLM, error, hang, html, ra
     ("reply", "status", "words"),
     [
         pytest.param(error(401, "no such key"), 401, ["no such key", "VOLC_API_KEY", "OPENAI_API_KEY"], id="401"),
+        pytest.param(
+            error(400, "No connected db.", type="no_db_connection"), 401, ["(400)", "VOLC_API_KEY"], id="LiteLLM's 401"
+        ),
         pytest.param(error(403, "not yours"), 403, ["not yours", "VOLC_API_KEY", MODEL], id="403"),
         pytest.param(
             error(404, "no such model"), 404, ["no such model", "MODEL_NAME", MODEL, "VOLC_BASE_URL"], id="404"

@@ -71,6 +71,12 @@ REFUSALS = [
     ),
     (500, "the request exceeds the available context size (n_ctx). try increasing the context size", Overflow()),
     (400, "Requested tokens (3011) exceed context window of 2048", Overflow(2048, 3011)),
+    # LiteLLM, in front of any other
+    (
+        400,
+        "litellm.ContextWindowExceededError: litellm.BadRequestError: it does not fit\nmodel=small. fallbacks=None.",
+        Overflow(),
+    ),
     # LM Studio
     (
         400,

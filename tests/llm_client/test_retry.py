@@ -72,6 +72,16 @@ async def test_after_a_429_the_client_waits_as_long_as_the_server_asks(
     assert time.slept == [7.0]
 
 
+async def test_a_wait_that_a_proxy_repeats_under_a_name_of_its_own_counts_too(
+    make_client: MakeClient, server: ScriptedLLM, time: FakeTime
+) -> None:
+    thousandths = {"llm_provider-retry-after-ms": "3000"}
+    server.enqueue(error(429, headers={"llm_provider-retry-after": "7"}), error(429, headers=thousandths), text("done"))
+
+    assert (await make_client().complete(HELLO)).text == "done"
+    assert time.slept == [7.0, 3.0]
+
+
 async def test_after_a_429_with_a_date_the_client_waits_until_then(
     make_client: MakeClient, server: ScriptedLLM, time: FakeTime
 ) -> None:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
-from tests.support.processes import ROOT, clean_environment
+from tests.support.installing import installed
+from tests.support.processes import clean_environment
 from tests.support.tiny_model import write_tiny_model
-
-ENVIRONMENT = ROOT / ".venv-llama"
 
 LONGEST_ANSWER = 48
 """Tokens of an answer."""
@@ -56,10 +52,10 @@ def llama_server(folder: Path, *, window: int = 8192) -> Iterator[LlamaServer]:
 
     Where it can't be installed the test is skipped, and with ``CI`` set it fails.
     """
-    _install()
+    python = installed("llama")
     model = folder / "tiny.gguf"
     write_tiny_model(model, window=window)
-    argv = [str(ENVIRONMENT / "bin" / "python"), "-c", PROGRAM, str(model), str(window), str(LONGEST_ANSWER), KEY]
+    argv = [str(python), "-c", PROGRAM, str(model), str(window), str(LONGEST_ANSWER), KEY]
     log = folder / "llama.log"
     with log.open("wb") as errors:
         process = subprocess.Popen(
@@ -77,14 +73,3 @@ def llama_server(folder: Path, *, window: int = 8192) -> Iterator[LlamaServer]:
         process.kill()
         process.wait(30)
         process.stdout.close()
-
-
-def _install() -> None:
-    made = subprocess.run(
-        ["sh", str(ROOT / "scripts" / "bootstrap.sh"), "llama", str(ENVIRONMENT)], capture_output=True, text=True
-    )
-    if made.returncode != 0:
-        why = f"llama.cpp's server can't be installed: {made.stderr.strip()}"
-        if os.environ.get("CI"):
-            pytest.fail(why)
-        pytest.skip(why)

@@ -30,6 +30,9 @@ MAX_ERROR_BYTES = 64 * 1024
 MAX_LIMITS = 32
 """Headers about rate limits that are looked at."""
 
+PASSED_ON = "llm_provider-"
+"""What LiteLLM's proxy writes before the names of the provider's own headers."""
+
 CONNECT_SECONDS = 10.0
 """Time limit for connecting. Linux alone would try for two minutes, and a Pi's Wi-Fi reports a dead host late."""
 
@@ -76,7 +79,7 @@ class HttpAnswer:
             status,
             body,
             headers.get("Content-Type", ""),
-            headers.get("Retry-After"),
+            headers.get("Retry-After", headers.get(f"{PASSED_ON}retry-after")),
             headers.get("Date"),
             headers.get("Location"),
             headers.get("x-should-retry"),
@@ -106,8 +109,13 @@ def _window(text: str) -> int | None:
 
 def _limits(headers: Mapping[str, str]) -> Mapping[str, str]:
     """Return the headers about rate limits, such as ``x-ratelimit-reset-tokens``, as many as a server may have."""
-    names = (n for n in headers if "ratelimit" in n.lower().replace("-", "") or n.lower().endswith("retry-after-ms"))
-    return {name.lower(): headers[name] for name in islice(names, MAX_LIMITS)}
+    named = ((name.lower().removeprefix(PASSED_ON), value) for name, value in headers.items())
+    limits = (
+        (name, value)
+        for name, value in named
+        if "ratelimit" in name.replace("-", "") or name.endswith("retry-after-ms")
+    )
+    return dict(islice(limits, MAX_LIMITS))
 
 
 class Cause(enum.Enum):

@@ -43,6 +43,10 @@ _GATEWAY_LASTING = frozenset({"no_provider", "provider_refuses"})
 _GATEWAY_SLOW = frozenset({"share_used_up", "provider_timeout", "answer_too_large", "provider_redirects"})
 """Codes of the gateway with which the provider is there; the others of 429 and above mean that it is away for now."""
 
+_UNKNOWN_KEY = frozenset({"no_db_connection"})
+"""Types of errors that mean a wrong key whatever their status: LiteLLM's proxy without a database has nothing else to
+say of a key that is not its own."""
+
 _ERRORS_OF_CAUSE = {Cause.UNREACHABLE: LLMUnreachable, Cause.BROKE_OFF: LLMAway}
 
 _LASTING_KINDS = ("invalid", "authentication", "permission", "not_found", "insufficient")
@@ -107,9 +111,10 @@ def _refusal(endpoint: Endpoint, answer: HttpAnswer, error: wire.ErrorObject | N
         return Failure(LLMUnpaid(message, status=status))
     passes = _may_pass(status, error) or (status == 402 and asked.seconds is not None)
     if not passes:
-        advice = _advice(endpoint, status, answer)
+        meant = 401 if error is not None and error.kind in _UNKNOWN_KEY else status
+        advice = _advice(endpoint, meant, answer)
         message = f"the model's server at {endpoint.shown} refused ({status}){said}; {advice}"
-        return Failure(LLMRejected(message, status=status))
+        return Failure(LLMRejected(message, status=meant))
     final = answer.should_retry == "false"  # the openai library respects that header too
     later = "" if final or asked.seconds else "; try again later"
     # A rest is shown to people, who may have several models.

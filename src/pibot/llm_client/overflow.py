@@ -1,8 +1,8 @@
 """Recognise a server's refusal of a prompt that is longer than the model's window, and read the numbers in it.
 
 The sentences are those of OpenAI, OpenRouter, vLLM, SGLang, llama.cpp, LM Studio, Ollama, TGI, Anthropic, Gemini,
-Mistral, DashScope, Ark, Moonshot, Zhipu, MiniMax, SiliconFlow, Groq, xAI, Cohere, Bedrock and GitHub, from their
-documentation and from public threads.
+Mistral, DashScope, Ark, Moonshot, Zhipu, MiniMax, SiliconFlow, Groq, xAI, Cohere, Bedrock, GitHub and LiteLLM, from
+their documentation and from public threads.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ _SENTENCES: tuple[tuple[re.Pattern[str], int, int], ...] = tuple(
         (rf"request (?:body )?too large for .{{0,80}}max size: {_N} tokens", 1, 0),
         (r"reduce the length of the (?:messages|prompt|input)|exceeds the context window", 0, 0),
         (r"prompt (?:length )?exceeds max(?:imum)? length", 0, 0),
+        (r"\bContextWindowExceededError\b", 0, 0),  # LiteLLM's: any provider's refusal, after this name
         (r"(?:输入|上下文|提示词?|prompt|消息).{0,12}(?:超长|过长|超过|超出).{0,12}(?:限制|长度|上限|最大)?", 0, 0),
     )
 )

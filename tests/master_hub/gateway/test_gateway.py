@@ -148,6 +148,20 @@ def test_a_provider_that_refuses_the_masters_settings_refuses_none_of_a_workers(
     assert model.API_KEY[:10] not in sentence
 
 
+def test_a_wrong_key_of_the_masters_counts_as_one_under_any_status(hub: Running, llm: ScriptedLLM) -> None:
+    llm.answer_with(model.error(400, "No connected db.", type="no_db_connection"))
+
+    to_worker = hub.chat(key=TOKEN)
+
+    assert (to_worker.status, to_worker.json()["error"]["code"]) == (502, "provider_refuses")
+    assert "VOLC_API_KEY" in to_worker.json()["error"]["message"]
+
+
+def test_a_wait_that_a_proxy_repeats_is_passed_on_as_retry_after(hub: Running, llm: ScriptedLLM) -> None:
+    llm.answer_with(model.error(429, "slowly", headers={"llm_provider-retry-after": "45"}))
+    assert hub.chat().headers["Retry-After"] == "45"
+
+
 def test_a_key_repeated_by_the_provider_is_removed(hub: Running, llm: ScriptedLLM) -> None:
     llm.enqueue(
         model.error(401, f"Incorrect API key provided: {model.API_KEY}"),

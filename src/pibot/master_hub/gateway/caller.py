@@ -9,7 +9,7 @@ from functools import partial
 from typing import Union
 
 from pibot.contracts import Completion, JsonObject
-from pibot.errors import LLMAway, LLMProtocolError, LLMUnpaid
+from pibot.errors import LLMAway, LLMProtocolError, LLMRejected, LLMUnpaid
 from pibot.llm_client import failures, wire
 from pibot.llm_client.backend import NoAnswer
 from pibot.llm_client.configuration import COMPLETIONS
@@ -314,7 +314,8 @@ def _settle(call: ModelCall, failure: _CallFailure, headers: dict[str, str] | No
     if call.own:
         return Answered(answer, error=failure.final_error())
     of_worker = call.body is not None and call.caller is not None and call.caller.worker_id is not None
-    if of_worker and (answer.http.status in _REFUSES_MASTER or isinstance(failure.error, LLMUnpaid)):
+    status = failure.error.status if isinstance(failure.error, LLMRejected) else answer.http.status
+    if of_worker and (status in _REFUSES_MASTER or isinstance(failure.error, LLMUnpaid)):
         raise errors.provider_refuses(failure.error)
     if answer.http.status in (400, 422):
         headers = errors.NO_RETRY  # the gateway has asked in every form that it knows

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pibot.llm_client.adapting import Adapter
 from pibot.llm_client.backend import (
     CONNECT_SECONDS,
+    PASSED_ON,
     WINDOW_HEADER,
     Cause,
     HttpAnswer,
@@ -142,6 +143,8 @@ class Provider:
                 raise NoAnswer("answers with a redirect", Cause.REDIRECTED, may_pass=False)
             hide = self.redactor.header
             passed_on = {name: hide(response.headers[name]) for name in _PASSED_ON if name in response.headers}
+            if response.headers.get(f"{PASSED_ON}retry-after"):
+                passed_on.setdefault("Retry-After", hide(response.headers[f"{PASSED_ON}retry-after"]))
             passed_on["Content-Type"] = hide(response.headers.get("Content-Type", "application/json"))
             if profile.window is not None:
                 passed_on[WINDOW_HEADER] = str(profile.window)
