@@ -32,8 +32,11 @@ def answer(request: RecordedRequest) -> Reply:
 
 
 @pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    """A hub and a worker whose shell commands need the owner's approval; the model asks for one of them."""
+def fleet(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Fleet]:
+    """A hub and a worker whose shell commands need the owner's approval; the model asks for one of them.
+
+    The parameter, if any, is the task's limit in seconds.
+    """
     with ScriptedLLM() as llm:
         llm.answer_with(answer)
         with process_fleet(
@@ -43,7 +46,7 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
             PIBOT_APPROVE="shell_exec",
             PIBOT_SKILLS_DIR=str(ROOT / "skills"),
             PIBOT_LEASE_SECONDS="3",
-            PIBOT_TASK_TIMEOUT="2",
+            PIBOT_TASK_TIMEOUT=getattr(request, "param", "60"),
         ) as running:
             yield running
 
@@ -101,16 +104,16 @@ def test_an_approval_of_another_command_runs_nothing(fleet: Fleet) -> None:
     assert (late.status, "does not wait any more" in late.json()["error"]) == (410, True)
 
 
+@pytest.mark.parametrize("fleet", ["6"], indirect=True)
 def test_waiting_for_approval_counts_against_the_jobs_limit_but_not_the_tasks(fleet: Fleet) -> None:
     patient = submit(fleet)
     fleet.waiting_call(patient)
-    assert (
-        fleet.ask("GET", f"/task/{patient}/result", Prefer="wait=5").status == 202
-    )  # longer than the task's limit of 2 s and the lease of 3 s
+    # Longer than the task's limit of 6 s and the lease of 3 s.
+    assert fleet.ask("GET", f"/task/{patient}/result", Prefer="wait=8").status == 202
     assert len(fleet.job(patient)["subtasks"][0]["attempts"]) == 1
     fleet.pibot("approve", patient, "--yes")
     assert fleet.result(patient)["status"] == "completed"
-    hurried = submit(fleet, timeout=2)
+    hurried = submit(fleet, timeout=6)
     fleet.waiting_call(hurried)
     ended = fleet.result(hurried)
     assert (ended["status"], "seconds were up" in ended["error"]) == ("failed", True)
