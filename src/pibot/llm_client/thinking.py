@@ -55,13 +55,13 @@ _HARMONY_BARE = re.compile(r"analysis(?=[A-Z\"'(])(.*?)assistant\s?(?:final|(?=c
 _WRAPPED = re.compile(r"\s*<(answer|final_answer|response|final)>(.*?)(?:</\1>\s*)?\Z", re.DOTALL | re.IGNORECASE)
 _SOLUTION = re.compile(r"\s*<\|begin_of_solution\|>(.*?)(?:<\|end_of_solution\|>\s*)?\Z", re.DOTALL)
 
-_END_TOKEN = (
+_END_MARK = (
     r"(?:</s>|<eos>|\[\|endofturn\|\]|<\|end\|>|<\|assistant\|>|<\|end_of_box\|>|<\|im_end\|>|<\|eot_id\|>|<\|eom_id\|>|"
     r"<\|start_header_id\|>assistant<\|end_header_id\|>|<\|im_start\|>assistant|<\|endoftext\|>|<\|return\|>|"
     r"<\|end_of_text\|>|<end_of_turn>|<\|END_RESPONSE\|>|<\|END_OF_TURN_TOKEN\|>|<｜end▁of▁sentence｜>|<seed:eos>|\[e~\[|"
     r"<\|user\|>|<\|observation\|>)"
 )
-_END_TOKENS = re.compile(rf"(?<!\s)(?P<gap>\s*){_END_TOKEN}(?:\s*{_END_TOKEN})*\s*\Z")
+_END_MARKS = re.compile(rf"(?<!\s)(?P<gap>\s*){_END_MARK}(?:\s*{_END_MARK})*\s*\Z")
 
 _BEGIN_TOKENS = re.compile(
     r"[\s\ufeff\u200b\u2060]*(?:(?:<\|im_start\|>\s*assistant|<\|start_header_id\|>\s*assistant\s*<\|end_header_id\|>|"
@@ -211,7 +211,7 @@ def _split_harmony(text: str) -> Thought | None:
 
 def _without_end_tokens(text: str) -> str:
     """Take the tokens off that end a turn, where a server passes them on."""
-    found = _END_TOKENS.search(text)
+    found = _END_MARKS.search(text)
     if found and "</s>" in found[0] and "<s>" in text:
         return text  # HTML
     if found is None or (found["gap"] and "\n" not in found["gap"] and _GOES_ON.search(text[: found.start()])):
